@@ -1,0 +1,25 @@
+//! Floor 4: the devices behind one trait.
+
+use crate::token::Packed;
+use thiserror::Error;
+
+/// A model on a device, owned by one lane's thread.
+pub trait Scorer: Send {
+    /// Scores each sequence of `batch` into `logits` (`[sequences]`, raw logits in f32). A
+    /// non-finite logit is the caller's to find: it trips the lane.
+    ///
+    /// # Errors
+    /// [`ScoreError`]; `logits` then holds nothing of use.
+    fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError>;
+}
+
+/// Why a batch has no scores.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ScoreError {
+    /// The device has no room for a batch of this size; a smaller one may pass.
+    #[error("the device is out of memory")]
+    OutOfMemory,
+    /// Anything else; the lane is restarted.
+    #[error("{0}")]
+    Failed(String),
+}

@@ -1,0 +1,5 @@
+//! Floor 0: words that every other module uses. Nothing here knows about Podium's business.
+
+mod units;
+
+pub use units::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier, Tokens};

@@ -1,0 +1,1 @@
+//! Floor 2: what work takes and costs.

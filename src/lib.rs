@@ -1,0 +1,28 @@
+//! Podium: a reranking inference server.
+//!
+//! A module imports only from lower floors. A request enters at the top, sinks to the scheduler,
+//! and comes back as scores with a receipt; `src/README.md` follows it file by file.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 7 | [`cli`]: one file a command |
+//! | 6 | [`http`]: accept, route, the life of a request |
+//! | 5 | [`engine`]: the running server, a driver of the scheduler |
+//! | 4 | [`backend`]: devices behind one trait |
+//! | 3 | [`sched`]: pure; events in, actions out |
+//! | 2 | [`cost`], [`model`], [`wire`], [`telemetry`] |
+//! | 1 | [`rerank`], [`token`] |
+//! | 0 | [`base`] |
+
+pub mod backend;
+pub mod base;
+pub mod cli;
+pub mod cost;
+pub mod engine;
+pub mod http;
+pub mod model;
+pub mod rerank;
+pub mod sched;
+pub mod telemetry;
+pub mod token;
+pub mod wire;

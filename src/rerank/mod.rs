@@ -1,0 +1,9 @@
+//! Floor 1: what a rerank request is and what its answer is, in no dialect and for no engine.
+
+mod outcome;
+mod ranking;
+mod request;
+
+pub use outcome::{Degradation, Outcome, Receipt, Refusal, Served};
+pub use ranking::{RankError, Ranked, merge_top_k, order, rank, sigmoid};
+pub use request::{Options, Policy, Priority, Query, Request, ScoreForm, Truncation};

@@ -1,0 +1,159 @@
+//! What became of a request: scores with a receipt, or a refusal with its reason.
+
+use crate::base::{DeviceNs, Nanodollars, Ns, Tokens};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// An answered request.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// A logit for each document, in the caller's order, on the primary's scale. Finite, always.
+    pub scores: Vec<f32>,
+    /// Documents that lost tokens to truncation, one flag for each, in the caller's order.
+    pub truncated: Vec<bool>,
+    /// Tokens of all pairs, special tokens included.
+    pub tokens: Tokens,
+    /// How the answer came about and what it cost.
+    pub receipt: Receipt,
+}
+
+/// How an answer came about and what it cost; declared on every response.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// What was done.
+    pub served: Served,
+    /// Why the answer is less than the policy's best; none when it is not.
+    pub degraded: Option<Degradation>,
+    /// The budget that applied, the server's default included.
+    pub budget: Option<Ns>,
+    /// From arrival to the answer.
+    pub elapsed: Ns,
+    /// The part of it spent waiting for a lane.
+    pub queue: Ns,
+    /// The part of it in which a lane worked on this request.
+    pub compute: Ns,
+    /// The name of the model that answered (the primary's for full and top-k).
+    pub model: Arc<str>,
+    /// The version of that model: the first 12 hex digits of its weights' sha256.
+    pub version: Arc<str>,
+    /// Device time charged to the request over both tiers.
+    pub device: DeviceNs,
+    /// The price of that device time.
+    pub cost: Nanodollars,
+}
+
+impl Receipt {
+    /// Whether the answer came within its budget; true where there is none.
+    pub fn within_budget(&self) -> bool {
+        self.budget.is_none_or(|budget| self.elapsed <= budget)
+    }
+}
+
+/// What was done for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Served {
+    /// The primary scored every candidate.
+    Full,
+    /// The fallback scored every candidate and the primary the best `k`.
+    TopK {
+        /// How many candidates the primary scored.
+        k: u32,
+    },
+    /// The fallback scored every candidate.
+    Fallback,
+}
+
+impl Served {
+    /// The lower-case name that bodies, headers and labels use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::TopK { .. } => "topk",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
+/// Why an answer is less than its policy's best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Degradation {
+    /// The primary was predicted, on arrival, not to finish within the budget.
+    PredictedLate,
+    /// The primary was admitted, and turned out late.
+    PrimaryLate,
+    /// The primary's lanes were down or its breaker open.
+    PrimaryUnavailable,
+    /// The primary failed on this request's work.
+    PrimaryFailed,
+    /// The answer came after its budget; nothing faster was to be had.
+    Late,
+}
+
+impl Degradation {
+    /// Every reason, for metrics and documents.
+    pub const ALL: [Self; 5] =
+        [Self::PredictedLate, Self::PrimaryLate, Self::PrimaryUnavailable, Self::PrimaryFailed, Self::Late];
+
+    /// The stable name that bodies, headers and labels use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PredictedLate => "predicted_late",
+            Self::PrimaryLate => "primary_late",
+            Self::PrimaryUnavailable => "primary_unavailable",
+            Self::PrimaryFailed => "primary_failed",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// Why a request was not answered with scores.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The queues are full, or the predicted wait is past the bound.
+    #[error("the server is at capacity; retry in {} ms", .retry_after.0 / 1_000_000)]
+    Overloaded {
+        /// When the backlog is predicted to have drained.
+        retry_after: Ns,
+    },
+    /// No tier can answer within the budget.
+    #[error("no tier can answer within the latency budget; retry in {} ms", .retry_after.0 / 1_000_000)]
+    BudgetTooShort {
+        /// When the backlog is predicted to have drained.
+        retry_after: Ns,
+    },
+    /// The budget was already spent when the request could first be scheduled.
+    #[error("the latency budget was spent before the request could be scheduled")]
+    BudgetSpent,
+    /// The tenant is past its quota of device time.
+    #[error("the tenant is past its quota of device time; retry in {} ms", .retry_after.0 / 1_000_000)]
+    QuotaExceeded {
+        /// When the quota is next available.
+        retry_after: Ns,
+    },
+    /// The input cannot be scored as asked: the field and the limit are in the message.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// Our name of the field (`query`, `documents[3]`); dialects translate it.
+        field: String,
+        /// What is wrong, with the limit.
+        message: String,
+    },
+    /// The request names a model that is not served.
+    #[error("model: {name} is not served here")]
+    UnknownModel {
+        /// The model that the caller named.
+        name: String,
+    },
+    /// Every tier that the policy allows failed on this work.
+    #[error("the model failed on this request")]
+    ModelFailed,
+    /// Every tier that the policy allows is down.
+    #[error("no lane of an allowed tier is up")]
+    Unavailable,
+    /// The server is shutting down.
+    #[error("the server is draining")]
+    Draining,
+}

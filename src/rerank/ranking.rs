@@ -1,0 +1,143 @@
+//! From scores to an order: score descending, index ascending; the sigmoid in f32.
+
+use super::ScoreForm;
+use thiserror::Error;
+
+/// One candidate in an order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranked {
+    /// The candidate's place in the request.
+    pub index: usize,
+    /// Its score in the form that was asked for.
+    pub score: f32,
+}
+
+/// A score that cannot be ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the score of document {index} is not a number")]
+pub struct RankError {
+    /// The candidate's place in the request.
+    pub index: usize,
+}
+
+/// Orders candidates by logit and returns the best `top_n` (all when none is given) in the
+/// form asked for. Ordering is by logit, so saturated sigmoids do not make ties.
+///
+/// # Errors
+/// A NaN is an error, never a rank.
+pub fn rank(logits: &[f32], form: ScoreForm, top_n: Option<usize>) -> Result<Vec<Ranked>, RankError> {
+    let mut order = order(logits)?;
+    order.truncate(top_n.unwrap_or(usize::MAX));
+    Ok(order
+        .into_iter()
+        .map(|index| {
+            let score = match form {
+                ScoreForm::Probability => sigmoid(logits[index]),
+                ScoreForm::Logit => logits[index],
+            };
+            Ranked { index, score }
+        })
+        .collect())
+}
+
+/// Indexes of `logits` from best to worst: logit descending, index ascending.
+///
+/// # Errors
+/// A NaN is an error, never a rank.
+pub fn order(logits: &[f32]) -> Result<Vec<usize>, RankError> {
+    if let Some(index) = logits.iter().position(|logit| logit.is_nan()) {
+        return Err(RankError { index });
+    }
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    let descending = |a: usize, b: usize| logits[b].partial_cmp(&logits[a]).expect("no logit is NaN");
+    order.sort_by(|&a, &b| descending(a, b).then(a.cmp(&b)));
+    Ok(order)
+}
+
+/// Lays the primary's logits of the best candidates over the fallback's of all, so that the
+/// primary's block leads: when a remaining fallback logit would outrank the block's lowest, all
+/// remaining ones move down together, which keeps their order and keeps scores descending.
+///
+/// `scores` holds the fallback's logits on the primary's scale and is changed in place;
+/// `block` pairs each index that the primary scored with its logit.
+pub fn merge_top_k(scores: &mut [f32], block: &[(usize, f32)]) {
+    let Some(lowest) = block.iter().map(|&(_, logit)| logit).min_by(f32::total_cmp) else { return };
+    let mut leads = vec![false; scores.len()];
+    for &(index, logit) in block {
+        leads[index] = true;
+        scores[index] = logit;
+    }
+    let rest = || (0..leads.len()).filter(|&index| !leads[index]);
+    let Some(highest) = rest().map(|index| scores[index]).max_by(f32::total_cmp) else { return };
+    let excess = highest - lowest;
+    if excess >= 0.0 {
+        // One part in a thousand below, so that f32 rounding leaves no tie with the block.
+        let drop = excess + 1e-3 * (1.0 + lowest.abs());
+        for index in rest().collect::<Vec<_>>() {
+            scores[index] -= drop;
+        }
+    }
+}
+
+/// The logistic function, in f32, without overflow at either end.
+pub fn sigmoid(logit: f32) -> f32 {
+    if logit >= 0.0 {
+        1.0 / (1.0 + (-logit).exp())
+    } else {
+        let e = logit.exp();
+        e / (1.0 + e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ties_go_to_the_earlier_candidate() {
+        assert_eq!(order(&[1.0, 2.0, 1.0, 2.0]).unwrap(), [1, 3, 0, 2]);
+    }
+
+    #[test]
+    fn a_nan_is_an_error_and_names_the_document() {
+        assert_eq!(rank(&[0.0, f32::NAN], ScoreForm::Logit, None), Err(RankError { index: 1 }));
+    }
+
+    #[test]
+    fn saturated_probabilities_keep_the_logits_order() {
+        let ranked = rank(&[40.0, 50.0], ScoreForm::Probability, None).unwrap();
+        assert_eq!(ranked.iter().map(|r| r.index).collect::<Vec<_>>(), [1, 0]);
+        assert_eq!(ranked[0].score, 1.0);
+    }
+
+    #[test]
+    fn an_empty_request_ranks_to_nothing() {
+        assert!(rank(&[], ScoreForm::Probability, Some(3)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn infinities_have_probabilities() {
+        assert_eq!((sigmoid(f32::INFINITY), sigmoid(f32::NEG_INFINITY)), (1.0, 0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn the_primary_s_block_leads_and_both_parts_keep_their_order(
+            fallback in prop::collection::vec(-15f32..15.0, 1..60),
+            primary in prop::collection::vec(-15f32..15.0, 0..60),
+        ) {
+            let best: Vec<usize> = order(&fallback).unwrap().into_iter().take(primary.len()).collect();
+            let block: Vec<(usize, f32)> = best.iter().copied().zip(primary).collect();
+            let mut merged = fallback.clone();
+            merge_top_k(&mut merged, &block);
+            let ranked = order(&merged).unwrap();
+            let (lead, rest) = ranked.split_at(block.len());
+            let mut expected_lead = best.clone();
+            let logit = |i: usize| block.iter().find(|b| b.0 == i).unwrap().1;
+            expected_lead.sort_by(|&a, &b| logit(b).total_cmp(&logit(a)).then(a.cmp(&b)));
+            prop_assert_eq!(lead, &expected_lead[..]);
+            prop_assert!(rest.iter().all(|i| !best.contains(i)));
+        }
+    }
+}

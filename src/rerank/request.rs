@@ -1,0 +1,131 @@
+//! A rerank request after decoding: every field is valid, and nobody checks it again.
+
+use crate::base::Ns;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// One query and the candidates to order by it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The model that the caller named, if any.
+    pub model: Option<String>,
+    /// What the candidates are judged against.
+    pub query: Query,
+    /// The candidates, in the caller's order; may be empty.
+    pub documents: Vec<Arc<str>>,
+    /// How many of the best to return; none means all. Every candidate is scored either way.
+    pub top_n: Option<usize>,
+    /// Whether the answer repeats the candidates' text.
+    pub return_documents: bool,
+    /// The scale of the returned scores.
+    pub score: ScoreForm,
+    /// What happens to a pair that is longer than the model reads.
+    pub truncation: Truncation,
+    /// Keeps at most this many tokens of each document.
+    pub document_tokens_max: Option<u32>,
+    /// Keeps at most this many tokens of each pair, special tokens included.
+    pub pair_tokens_max: Option<u32>,
+    /// The wishes that are ours and not the dialect's.
+    pub options: Options,
+}
+
+impl Request {
+    /// A request with every default, for callers that have only a query and candidates.
+    pub fn new(query: impl Into<String>, documents: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        Self {
+            model: None,
+            query: Query::Shared(query.into()),
+            documents: documents.into_iter().map(|document| Arc::from(document.as_ref())).collect(),
+            top_n: None,
+            return_documents: false,
+            score: ScoreForm::Probability,
+            truncation: Truncation::DocumentOnly,
+            document_tokens_max: None,
+            pair_tokens_max: None,
+            options: Options::default(),
+        }
+    }
+}
+
+/// What the candidates are judged against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// One query for all candidates.
+    Shared(String),
+    /// A query for each candidate, as many as there are candidates (vLLM's N:N score).
+    PerDocument(Vec<String>),
+}
+
+/// The scale of the returned scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoreForm {
+    /// The sigmoid of the logit, computed in f32: between 0 and 1.
+    Probability,
+    /// The model's logit as it is.
+    Logit,
+}
+
+/// What happens to a pair that is longer than the model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// The document loses its end; a query that leaves no room for a document is an error.
+    DocumentOnly,
+    /// The longer of the two loses tokens at its end until the pair fits.
+    LongestFirst,
+    /// As [`Truncation::LongestFirst`], from the beginning.
+    LongestFirstLeft,
+    /// The request is refused.
+    Refuse,
+}
+
+/// The wishes that are ours and not the dialect's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The time from arrival within which the answer is of use; none means no limit.
+    pub latency_budget: Option<Ns>,
+    /// How the request ranks among its own tenant's.
+    pub priority: Priority,
+    /// Which tiers may answer.
+    pub policy: Policy,
+}
+
+/// How a request ranks among its own tenant's; tenants cannot outrank each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Somebody is waiting.
+    High,
+    /// The default.
+    #[default]
+    Normal,
+    /// Nobody is waiting.
+    Low,
+}
+
+/// Which tiers may answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// The best that fits the budget: full, then top-k, then fallback, then a refusal.
+    #[default]
+    Auto,
+    /// The primary on every candidate, or a refusal.
+    Full,
+    /// The fallback on every candidate and the primary on the best.
+    TopK,
+    /// The fallback only.
+    Fallback,
+}
+
+impl Policy {
+    /// The lower-case name that bodies and headers use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Full => "full",
+            Self::TopK => "topk",
+            Self::Fallback => "fallback",
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A batch without padding: the pairs of many requests, end to end.
+
+use crate::base::Tokens;
+
+/// Token ids of several sequences, end to end; sequence `i` is `ids[starts[i]..starts[i + 1]]`.
+///
+/// Positions are not stored: they count from zero in each sequence, and the encoder adds its own
+/// offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    ids: Vec<u32>,
+    types: Vec<u8>,
+    starts: Vec<u32>,
+}
+
+impl Default for Packed {
+    fn default() -> Self {
+        Self { ids: Vec::new(), types: Vec::new(), starts: vec![0] }
+    }
+}
+
+impl Packed {
+    /// Appends a sequence of `(token id, token type)`; it must not be empty.
+    pub fn push(&mut self, sequence: impl IntoIterator<Item = (u32, u8)>) {
+        let before = self.ids.len();
+        for (id, kind) in sequence {
+            self.ids.push(id);
+            self.types.push(kind);
+        }
+        assert!(self.ids.len() > before, "a sequence has at least one token");
+        self.starts.push(u32::try_from(self.ids.len()).expect("a batch has fewer than 2^32 tokens"));
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        self.types.clear();
+        self.starts.truncate(1);
+    }
+
+    /// Number of sequences.
+    pub fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Whether there is no sequence.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of tokens over all sequences.
+    pub fn tokens(&self) -> Tokens {
+        Tokens(self.ids.len() as u64)
+    }
+
+    /// Token ids, `[tokens]`.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Token types (segments), `[tokens]`.
+    pub fn types(&self) -> &[u8] {
+        &self.types
+    }
+
+    /// Where each sequence starts, and at last the number of tokens: `[sequences + 1]`.
+    pub fn starts(&self) -> &[u32] {
+        &self.starts
+    }
+
+    /// Lengths of the sequences, in order.
+    pub fn lengths(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        self.starts.windows(2).map(|pair| pair[1] - pair[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_lie_end_to_end() {
+        let mut batch = Packed::default();
+        batch.push([(101, 0), (102, 1)]);
+        batch.push([(7, 0)]);
+        assert_eq!(batch.starts(), [0, 2, 3]);
+        assert_eq!(batch.lengths().collect::<Vec<_>>(), [2, 1]);
+        batch.clear();
+        assert_eq!(batch, Packed::default());
+    }
+}
