@@ -88,6 +88,8 @@ pub struct Options {
     pub priority: Priority,
     /// Which tiers may answer.
     pub policy: Policy,
+    /// At most how many candidates the primary scores in a top-k; none lets the server choose.
+    pub top_k: Option<u32>,
 }
 
 /// How a request ranks among its own tenant's; tenants cannot outrank each other.
