@@ -1,1 +1,3 @@
 //! Floor 2: what work takes and costs.
+pub mod predict;
+pub mod split;

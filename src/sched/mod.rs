@@ -1,1 +1,323 @@
-//! Floor 3: the scheduler.
+//! Floor 3: the scheduler. Pure: events in, actions out, time an argument.
+//!
+//! It knows ids, token lengths, deadlines and lanes, and decides what runs where and when, who is
+//! answered by which tier, and who is refused. It has no text, tensor, channel, clock, thread,
+//! randomness or hash order; equal events give equal actions. The server (`engine`) and the
+//! simulation (`sim`) drive the same one.
+//!
+//! | file | when it decides |
+//! |---|---|
+//! | `admit` | a job arrives: full, top-k, fallback or refuse, by predicted finish times |
+//! | `batch` | a lane has room: who goes next, and how much of it |
+//! | `hedge` | time passes: who will be late, and what answers instead |
+//! | `settle` | a batch ends: charge, learn, answer, or recover from a fault |
+//! | `check` | the invariants, for the simulation |
+
+mod admit;
+mod batch;
+mod check;
+mod config;
+mod event;
+mod hedge;
+mod horizon;
+mod job;
+mod lane;
+mod queue;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, LaneConfig, Limits, TenantConfig};
+pub use event::{
+    Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId, Slice,
+};
+
+use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use crate::cost::predict::Predictor;
+use crate::rerank::{Degradation, Refusal, Served};
+use admit::Quota;
+use hedge::HedgeTokens;
+use job::{Job, Stage};
+use lane::Lane;
+use queue::TierQueue;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// The scheduler's state between events.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    now: Ns,
+    draining: bool,
+    jobs: HashMap<JobId, Job, BuildHasherDefault<IdHasher>>,
+    /// Pairs of all jobs inside.
+    pairs: u64,
+    queues: PerTier<TierQueue>,
+    lanes: Vec<Lane>,
+    predictors: PerTier<Predictor>,
+    quotas: Vec<Quota>,
+    hedges: HedgeTokens,
+    timers: BinaryHeap<Reverse<(Ns, u64, Timer)>>,
+    timer_seq: u64,
+    /// The earliest refill timer that is set.
+    refill_at: Ns,
+    batch_seq: u64,
+    stats: Stats,
+    /// Device time given away in answers and discards; with what jobs hold, it is all there was.
+    settled: DeviceNs,
+}
+
+/// Counts since the start, for metrics and reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Jobs that arrived.
+    pub arrived: u64,
+    /// Jobs answered with scores.
+    pub answered: u64,
+    /// Jobs refused.
+    pub refused: u64,
+    /// Jobs whose client left first.
+    pub cancelled: u64,
+    /// Fallback runs started against a primary that might be late.
+    pub hedges: u64,
+    /// Hedges whose fallback answered.
+    pub hedges_won: u64,
+    /// Device time whose scores nobody used, faults included.
+    pub discarded: DeviceNs,
+    /// Faults of lanes, out of memory included.
+    pub faults: u64,
+}
+
+/// What a tier looks like now, for metrics and the admin page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauge {
+    /// Jobs waiting.
+    pub jobs: usize,
+    /// Tokens waiting.
+    pub tokens: u64,
+    /// Predicted device time of what waits.
+    pub work: Ns,
+    /// Lanes that work.
+    pub lanes_up: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The last moment at which the fallback can still meet a job's budget.
+    Hedge(JobId),
+    /// A job's deadline, less the margin for the answer's way back.
+    Deadline(JobId),
+    /// A batch should have ended long ago.
+    Stall(LaneId, BatchId),
+    /// A lane has rested.
+    Rested(LaneId),
+    /// A lane with room behind a running batch might take the next one.
+    Refill,
+}
+
+impl Scheduler {
+    /// Builds a scheduler; its lanes take work once [`Event::LaneUp`] says so.
+    pub fn new(config: &Config) -> Self {
+        assert!(!config.tenants.is_empty(), "there is at least the anonymous tenant");
+        let quantum = Ns(config.limits.batch_ns_max.0 / 4);
+        let weights = || config.tenants.iter().map(|tenant| tenant.weight);
+        Self {
+            limits: config.limits.clone(),
+            now: Ns::ZERO,
+            draining: false,
+            jobs: HashMap::default(),
+            pairs: 0,
+            queues: PerTier::from_fn(|_| TierQueue::new(weights(), quantum)),
+            lanes: config.lanes.iter().cloned().map(Lane::new).collect(),
+            predictors: PerTier::from_fn(|tier| Predictor::new(&config.seeds[tier])),
+            quotas: config.tenants.iter().map(|tenant| Quota::new(tenant.quota)).collect(),
+            hedges: HedgeTokens::new(&config.limits),
+            timers: BinaryHeap::new(),
+            timer_seq: 0,
+            refill_at: Ns::MAX,
+            batch_seq: 0,
+            stats: Stats::default(),
+            settled: DeviceNs::ZERO,
+        }
+    }
+
+    /// Takes one event and appends what has to be done about it, in order. Time never runs
+    /// backwards here: an earlier `now` counts as the last one.
+    pub fn step(&mut self, now: Ns, event: Event, out: &mut Vec<Action>) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Arrive(arrival) => self.admit(arrival, out),
+            Event::Cancel { job } => self.cancel(job, out),
+            Event::Done(done) => self.settle(&done, out),
+            Event::Ranked { job, order } => self.choose_k(job, order, out),
+            Event::LaneUp { lane } => {
+                if let Some(until) = self.lanes[lane.0 as usize].loaded(self.now) {
+                    self.set_timer(until, Timer::Rested(lane));
+                }
+            }
+            Event::Tick => {}
+            Event::Drain => self.draining = true,
+        }
+        self.run_timers(out);
+        self.fill_lanes(out);
+    }
+
+    /// When the driver should send [`Event::Tick`] if nothing happens before.
+    pub fn next_wake(&mut self) -> Option<Ns> {
+        while let Some(&Reverse((at, _, timer))) = self.timers.peek() {
+            if self.is_current(timer) {
+                return Some(at);
+            }
+            self.timers.pop();
+        }
+        None
+    }
+
+    /// Jobs that are neither answered nor refused.
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Whether every job was answered or refused.
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Counts since the start.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// What a tier looks like now.
+    pub fn gauge(&self, tier: Tier) -> Gauge {
+        let queue = &self.queues[tier];
+        let lanes_up = self.lanes_of(tier).filter(|lane| lane.health == lane::Health::Up).count();
+        Gauge { jobs: queue.jobs(), tokens: queue.tokens(), work: queue.work(), lanes_up }
+    }
+
+    /// A tier's predictor, for the metric of its error.
+    pub fn predictor(&self, tier: Tier) -> &Predictor {
+        &self.predictors[tier]
+    }
+
+    fn run_timers(&mut self, out: &mut Vec<Action>) {
+        while let Some(&Reverse((at, _, timer))) = self.timers.peek() {
+            if at > self.now {
+                break;
+            }
+            self.timers.pop();
+            match timer {
+                Timer::Hedge(job) => self.hedge(job, out),
+                Timer::Deadline(job) => self.deadline(job, out),
+                Timer::Stall(lane, batch) => self.stalled(lane, batch, out),
+                Timer::Rested(lane) => self.lanes[lane.0 as usize].rested(self.now),
+                Timer::Refill => self.refill_at = Ns::MAX,
+            }
+        }
+    }
+
+    fn set_timer(&mut self, at: Ns, timer: Timer) {
+        self.timer_seq += 1;
+        self.timers.push(Reverse((at, self.timer_seq, timer)));
+    }
+
+    /// Timers are never taken out of the heap; those without a point any more are skipped.
+    fn is_current(&self, timer: Timer) -> bool {
+        match timer {
+            Timer::Hedge(job) => self.jobs.get(&job).is_some_and(|job| job.stage == Stage::Full),
+            Timer::Deadline(job) => self.jobs.contains_key(&job),
+            Timer::Stall(lane, batch) => {
+                self.lanes[lane.0 as usize].running.iter().any(|running| running.id == batch)
+            }
+            Timer::Rested(_) | Timer::Refill => true,
+        }
+    }
+
+    fn lanes_of(&self, tier: Tier) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().filter(move |lane| lane.tier == tier)
+    }
+
+    /// Answers a job and forgets it; whatever still runs for it will be discarded.
+    fn answer(&mut self, id: JobId, served: Served, out: &mut Vec<Action>) {
+        let mut job = self.forget(id);
+        if job.stage == Stage::Hedged && served == Served::Fallback {
+            self.stats.hedges_won += 1;
+        }
+        // The margin kept for the way back does not make an answer late.
+        let margin = self.limits.answer_ns_margin;
+        if job.deadline.is_some_and(|deadline| self.now > deadline.saturating_add(margin)) {
+            job.degraded = Some(Degradation::Late);
+        }
+        if job.batches > 0 {
+            job.compute += self.now.saturating_sub(job.busy_since);
+        }
+        self.stats.answered += 1;
+        self.settled += job.charged.primary + job.charged.fallback;
+        let answer = Answer { served, degraded: job.degraded, charged: job.charged, compute: job.compute };
+        out.push(Action::Answer { job: id, answer });
+    }
+
+    /// Refuses a job that is inside and forgets it.
+    fn refuse(&mut self, id: JobId, refusal: Refusal, out: &mut Vec<Action>) {
+        let job = self.forget(id);
+        self.stats.refused += 1;
+        self.discard_charged(&job, out);
+        out.push(Action::Refuse { job: id, refusal });
+    }
+
+    fn cancel(&mut self, id: JobId, out: &mut Vec<Action>) {
+        if self.jobs.contains_key(&id) {
+            let job = self.forget(id);
+            self.stats.cancelled += 1;
+            self.discard_charged(&job, out);
+        }
+    }
+
+    fn discard_charged(&mut self, job: &Job, out: &mut Vec<Action>) {
+        for tier in Tier::ALL {
+            self.discard(Some(job.tenant), tier, job.charged[tier], out);
+        }
+    }
+
+    fn discard(&mut self, tenant: Option<TenantId>, tier: Tier, device: DeviceNs, out: &mut Vec<Action>) {
+        if device > DeviceNs::ZERO {
+            self.settled += device;
+            self.stats.discarded += device;
+            out.push(Action::Discard { tenant, tier, device });
+        }
+    }
+
+    fn forget(&mut self, id: JobId) -> Job {
+        for tier in Tier::ALL {
+            self.withdraw(id, tier);
+        }
+        let job = self.jobs.remove(&id).expect("a job that is answered or refused is inside");
+        self.pairs -= u64::from(job.pairs());
+        job
+    }
+
+    fn job(&mut self, id: JobId) -> &mut Job {
+        self.jobs.get_mut(&id).expect("a job that is decided on is inside")
+    }
+}
+
+/// Job ids are consecutive numbers: one multiplication spreads them. The map is never iterated
+/// where the order could show.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("job ids hash as one u64");
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // 2^64 divided by the golden ratio (Knuth, multiplicative hashing).
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}

@@ -1,0 +1,266 @@
+//! Admission: full, top-k, fallback or refuse, by predicted finish times.
+
+use super::event::{Action, Answer, Arrival, JobId};
+use super::job::{Job, Part, Stage};
+use super::lane::Health;
+use super::{Scheduler, Timer};
+use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use crate::cost::predict::Load;
+use crate::rerank::{Degradation, Policy, Refusal, Served};
+use std::sync::Arc;
+
+/// What a tier could do for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prospect {
+    InTime,
+    Late,
+    /// Not configured, or every lane down.
+    Unavailable,
+}
+
+impl Scheduler {
+    pub(super) fn admit(&mut self, arrival: Arrival, out: &mut Vec<Action>) {
+        self.stats.arrived += 1;
+        self.hedges.earn();
+        let job = Job::new(arrival, self.limits.answer_ns_margin, self.limits.patience);
+        let id = job.id;
+        if let Err(refusal) = self.door(&job) {
+            self.stats.refused += 1;
+            out.push(Action::Refuse { job: id, refusal });
+            return;
+        }
+        if job.pairs() == 0 {
+            self.stats.answered += 1;
+            let answer = Answer {
+                served: Served::Full,
+                degraded: None,
+                charged: PerTier::default(),
+                compute: Ns::ZERO,
+            };
+            out.push(Action::Answer { job: id, answer });
+            return;
+        }
+        let plan = self.plan(&job);
+        self.pairs += u64::from(job.pairs());
+        let deadline = job.deadline;
+        self.jobs.insert(id, job);
+        match plan {
+            Ok((stage, degraded)) => {
+                self.job(id).degraded = degraded;
+                self.start(id, stage);
+            }
+            Err(refusal) => return self.refuse(id, refusal, out),
+        }
+        if let Some(deadline) = deadline {
+            self.set_timer(deadline, Timer::Deadline(id));
+        }
+    }
+
+    /// What refuses a job before anything is predicted.
+    fn door(&mut self, job: &Job) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        if job.deadline.is_some_and(|deadline| deadline <= self.now) {
+            return Err(Refusal::BudgetSpent);
+        }
+        let room = self.jobs.len() < self.limits.jobs_max
+            && self.pairs + u64::from(job.pairs()) <= self.limits.pairs_max;
+        if !room {
+            return Err(Refusal::Overloaded { retry_after: self.drained_in() });
+        }
+        self.quotas[job.tenant.0 as usize].check(self.now)
+    }
+
+    /// The best stage to start in that the policy and the budget allow.
+    fn plan(&self, job: &Job) -> Result<(Stage, Option<Degradation>), Refusal> {
+        let prospect = PerTier::from_fn(|tier| self.prospect(job, tier));
+        let full = Ok((Stage::Full, None));
+        let staged = |then_top_k, degraded| Ok((Stage::Fallback { then_top_k }, degraded));
+        let late = || self.too_late(job);
+        match job.policy {
+            Policy::Full => match prospect.primary {
+                Prospect::InTime => full,
+                Prospect::Late => Err(late()),
+                Prospect::Unavailable => Err(Refusal::Unavailable),
+            },
+            Policy::Fallback => match prospect.fallback {
+                Prospect::InTime => staged(false, None),
+                Prospect::Late => Err(late()),
+                Prospect::Unavailable => Err(Refusal::Unavailable),
+            },
+            Policy::TopK => match (prospect.fallback, prospect.primary) {
+                (Prospect::InTime, Prospect::Unavailable) => {
+                    staged(false, Some(Degradation::PrimaryUnavailable))
+                }
+                (Prospect::InTime, _) => staged(true, None),
+                (Prospect::Late, _) => Err(late()),
+                (Prospect::Unavailable, _) => Err(Refusal::Unavailable),
+            },
+            Policy::Auto => match (prospect.primary, prospect.fallback) {
+                (Prospect::InTime, _) => full,
+                (Prospect::Late, Prospect::InTime) => {
+                    staged(true, Some(Degradation::PredictedLate))
+                }
+                (Prospect::Unavailable, Prospect::InTime) => {
+                    staged(false, Some(Degradation::PrimaryUnavailable))
+                }
+                (Prospect::Unavailable, Prospect::Unavailable) => Err(Refusal::Unavailable),
+                (Prospect::Late | Prospect::Unavailable, _) => Err(late()),
+            },
+        }
+    }
+
+    fn too_late(&self, job: &Job) -> Refusal {
+        let retry_after = self.drained_in();
+        match job.deadline {
+            Some(_) => Refusal::BudgetTooShort { retry_after },
+            None => Refusal::Overloaded { retry_after },
+        }
+    }
+
+    fn prospect(&self, job: &Job, tier: Tier) -> Prospect {
+        let lengths = &job.lengths[tier];
+        if lengths.is_empty() || !self.is_available(tier) {
+            return Prospect::Unavailable;
+        }
+        let load = Load::of(lengths.iter().copied());
+        let finish = self.finish(tier, job.tenant, job.due, &load);
+        let latest = job.deadline.unwrap_or(self.now.saturating_add(self.limits.wait_ns_max));
+        if finish <= latest { Prospect::InTime } else { Prospect::Late }
+    }
+
+    /// Whether a tier has a lane that works, or one that wants to try and nothing to try it on.
+    pub(super) fn is_available(&self, tier: Tier) -> bool {
+        self.lanes_of(tier).any(|lane| lane.health == Health::Up)
+            || (self.queues[tier].jobs() == 0
+                && self.lanes_of(tier).any(|lane| lane.health == Health::Probing && lane.has_room()))
+    }
+
+    /// When a tier is predicted, with its margin, to be through with some new work.
+    pub(super) fn finish(&self, tier: Tier, tenant: TenantId, due: Ns, load: &Load) -> Ns {
+        let predictor = &self.predictors[tier];
+        let own = predictor.predict(load);
+        let margin = predictor.p99(load).saturating_sub(own);
+        let (mut lanes, mut free_at) = (0, Ns::MAX);
+        for lane in self.lanes_of(tier).filter(|lane| matches!(lane.health, Health::Up | Health::Probing)) {
+            lanes += 1;
+            free_at = free_at.min(lane.free_at(self.now));
+        }
+        if lanes == 0 {
+            return Ns::MAX;
+        }
+        let ahead = Ns(self.queues[tier].ahead(self.now, tenant, due, own).0 / lanes);
+        free_at.saturating_add(ahead).saturating_add(own).saturating_add(margin)
+    }
+
+    /// When the backlog is predicted to be gone; at least a millisecond, so that nobody spins.
+    fn drained_in(&self) -> Ns {
+        let drained = |tier: Tier| {
+            let lanes = self.lanes_of(tier).filter(|lane| lane.health == Health::Up).count().max(1);
+            let free_at = self.lanes_of(tier).map(|lane| lane.free_at(self.now)).min();
+            let busy = free_at.map_or(Ns::ZERO, |at| at.saturating_sub(self.now));
+            busy.saturating_add(Ns(self.queues[tier].work().0 / lanes as u64))
+        };
+        Tier::ALL.map(drained).into_iter().max().unwrap_or(Ns::ZERO).max(Ns::from_millis(1))
+    }
+
+    /// Puts a job into a stage and its pairs into that stage's queue.
+    pub(super) fn start(&mut self, id: JobId, stage: Stage) {
+        let job = self.job(id);
+        job.stage = stage;
+        match stage {
+            Stage::Full => {
+                let pairs = job.pairs();
+                self.enqueue_all(id, Tier::Primary, None, pairs);
+                self.arm_hedge(id);
+            }
+            Stage::Hedged | Stage::Fallback { .. } => {
+                let pairs = job.pairs();
+                self.enqueue_all(id, Tier::Fallback, None, pairs);
+            }
+            Stage::TopK { .. } | Stage::Ranking => {}
+        }
+    }
+
+    /// Replaces a tier's part of a job by the first `pairs` places of an order, and queues it.
+    pub(super) fn enqueue_all(&mut self, id: JobId, tier: Tier, order: Option<Arc<[u32]>>, pairs: u32) {
+        let part = &mut self.job(id).parts[tier];
+        debug_assert!(part.queued.is_none() && part.running == 0, "a part is replaced when idle");
+        *part = Part { order, pairs, ..Part::default() };
+        part.todo.push_back(0..pairs);
+        self.requeue(id, tier);
+    }
+
+    /// Measures what a part has to do and puts it in line with that.
+    pub(super) fn requeue(&mut self, id: JobId, tier: Tier) {
+        self.leave_queue(id, tier);
+        let job = self.jobs.get_mut(&id).expect("a job that is queued is inside");
+        let (mut tokens, mut work) = (0, Ns::ZERO);
+        for place in job.parts[tier].todo.iter().cloned().flatten() {
+            let length = job.length(tier, place);
+            tokens += u64::from(length);
+            work += self.predictors[tier].marginal(length);
+        }
+        if tokens == 0 {
+            return;
+        }
+        let ticket =
+            self.queues[tier].push(self.now, (job.tenant, id), job.due, (tokens, work));
+        let part = &mut job.parts[tier];
+        (part.tokens, part.work, part.queued) = (tokens, work, Some(ticket));
+    }
+
+    /// Takes a part out of the line but leaves what it has to do.
+    fn leave_queue(&mut self, id: JobId, tier: Tier) {
+        let job = self.jobs.get_mut(&id).expect("a job that leaves a queue is inside");
+        let part = &mut job.parts[tier];
+        if let Some(ticket) = part.queued.take() {
+            self.queues[tier].remove(job.tenant, ticket, (part.tokens, part.work));
+            (part.tokens, part.work) = (0, Ns::ZERO);
+        }
+    }
+
+    /// Drops what a part has not yet dispatched.
+    pub(super) fn withdraw(&mut self, id: JobId, tier: Tier) {
+        self.leave_queue(id, tier);
+        self.job(id).parts[tier].todo.clear();
+    }
+}
+
+/// A tenant's device-time quota: a token bucket that holds one second's worth.
+#[derive(Debug)]
+pub(super) struct Quota {
+    per_second: Option<DeviceNs>,
+    balance: i64,
+    refilled: Ns,
+}
+
+impl Quota {
+    pub fn new(per_second: Option<DeviceNs>) -> Self {
+        Self { per_second, balance: per_second.map_or(0, |quota| quota.0 as i64), refilled: Ns::ZERO }
+    }
+
+    fn check(&mut self, now: Ns) -> Result<(), Refusal> {
+        let Some(DeviceNs(per_second)) = self.per_second else { return Ok(()) };
+        let earned = u128::from(now.saturating_sub(self.refilled).0) * u128::from(per_second) / 1_000_000_000;
+        let earned = i64::try_from(earned).unwrap_or(i64::MAX);
+        if earned > 0 {
+            self.balance = self.balance.saturating_add(earned).min(per_second as i64);
+            self.refilled = now;
+        }
+        if self.balance > 0 {
+            return Ok(());
+        }
+        let missing = u128::from(self.balance.unsigned_abs() + 1) * 1_000_000_000;
+        let retry_after = Ns(u64::try_from(missing / u128::from(per_second.max(1))).unwrap_or(u64::MAX));
+        Err(Refusal::QuotaExceeded { retry_after })
+    }
+
+    /// Takes measured device time off.
+    pub fn spend(&mut self, device: DeviceNs) {
+        if self.per_second.is_some() {
+            self.balance = self.balance.saturating_sub(device.0 as i64);
+        }
+    }
+}

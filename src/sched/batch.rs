@@ -1,0 +1,174 @@
+//! Batching: when a lane has room, who goes next and how much of it.
+//!
+//! An idle lane takes what there is at once. A busy one that may hold a second batch lets it
+//! grow until it is full, until its most urgent job must start, or until the lane is about to
+//! run dry. Deferral is thus bought with slack and never configured (Symphony, arXiv 2308.07470).
+
+use super::event::{Action, BatchId, Dispatch, JobId, LaneId, Slice};
+use super::lane::{Batch, Health, Member};
+use super::{Scheduler, Timer};
+use crate::base::{Ns, TenantId, Tier};
+use crate::cost::predict::Load;
+
+/// A lane about to run dry gets its next batch this early: the host's share of a dispatch.
+const REFILL_LEAD: Ns = Ns(500_000);
+/// A probing lane is trusted with this much.
+const PROBE_TOKENS_MAX: u64 = 512;
+/// A batch past its bound is given up after so many times its prediction, or later.
+const STALL_FACTOR: u64 = 20;
+
+/// A batch while it is put together.
+struct Draft {
+    tokens_max: u64,
+    load: Load,
+    members: Vec<Member>,
+    /// The earliest deadline of a job that ends in this batch; growth must not pass it.
+    tightest: Ns,
+    starts: Ns,
+}
+
+impl Scheduler {
+    pub(super) fn fill_lanes(&mut self, out: &mut Vec<Action>) {
+        for index in 0..self.lanes.len() {
+            let tier = self.lanes[index].tier;
+            while self.queues[tier].jobs() > 0 && self.lanes[index].has_room() && self.is_time(index) {
+                if !self.fill(LaneId(index as u32), out) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether a lane with room should take a batch now.
+    fn is_time(&mut self, index: usize) -> bool {
+        let lane = &self.lanes[index];
+        let Some(running) = lane.running.back() else { return true };
+        let queue = &self.queues[lane.tier];
+        let dry = running.ends.saturating_sub(REFILL_LEAD);
+        if queue.tokens() >= lane.tokens_max || dry <= self.now {
+            return true;
+        }
+        // The head's latest start: it then runs right after what runs now.
+        let own = self.predictors[lane.tier].p99(&Load::of([queue.tokens() as u32 / queue.jobs() as u32]));
+        let latest = queue.first_due().map_or(dry, |due| due.saturating_sub(own));
+        if latest <= self.now {
+            return true;
+        }
+        let at = dry.min(latest);
+        if at < self.refill_at {
+            self.refill_at = at;
+            self.set_timer(at, Timer::Refill);
+        }
+        false
+    }
+
+    /// Forms a batch and dispatches it; false when nothing was left to run.
+    fn fill(&mut self, lane_id: LaneId, out: &mut Vec<Action>) -> bool {
+        let lane = &self.lanes[lane_id.0 as usize];
+        let (tier, probing) = (lane.tier, lane.health == Health::Probing);
+        let starts = lane.free_at(self.now);
+        let tokens_max = if probing { lane.tokens_max.min(PROBE_TOKENS_MAX) } else { lane.tokens_max };
+        let mut draft =
+            Draft { tokens_max, load: Load::default(), members: Vec::new(), tightest: Ns::MAX, starts };
+        while let Some((tenant, id)) = self.queues[tier].front() {
+            if self.give_up_late(id, tier, starts, out) {
+                continue;
+            }
+            if !self.take(&mut draft, tier, tenant, id) || probing {
+                break;
+            }
+        }
+        if draft.members.is_empty() {
+            return false;
+        }
+        self.dispatch(lane_id, draft, out);
+        true
+    }
+
+    /// Moves pairs of one job into the draft; false when the draft is full.
+    fn take(&mut self, draft: &mut Draft, tier: Tier, tenant: TenantId, id: JobId) -> bool {
+        let predictor = &self.predictors[tier];
+        let job = self.jobs.get_mut(&id).expect("a queued job is inside");
+        let range = job.parts[tier].todo.front().cloned().expect("a queued part has something to do");
+        let allowance = self.queues[tier].allowance(tenant);
+        let before = draft.load;
+        let (mut end, mut taken, mut full) = (range.start, Ns::ZERO, false);
+        while end < range.end && taken < allowance {
+            let length = job.length(tier, end);
+            let mut load = draft.load;
+            load.add(length);
+            if draft.load.pairs > 0 {
+                let fits = load.tokens <= draft.tokens_max
+                    && predictor.predict(&load) <= self.limits.batch_ns_max
+                    && draft.starts.saturating_add(predictor.p99(&load)) <= draft.tightest;
+                if !fits {
+                    full = true;
+                    break;
+                }
+            }
+            draft.load = load;
+            taken += predictor.marginal(length);
+            end += 1;
+        }
+        if end == range.start {
+            return false;
+        }
+        let part = &mut job.parts[tier];
+        let tokens = draft.load.tokens - before.tokens;
+        // The last pairs take the remainder, so that what was queued and what is taken agree.
+        let work = if tokens == part.tokens {
+            part.work
+        } else {
+            Ns((u128::from(part.work.0) * u128::from(tokens) / u128::from(part.tokens)) as u64)
+        };
+        let ticket = part.queued.expect("a queued part has a ticket");
+        part.tokens -= tokens;
+        part.work -= work;
+        part.running += end - range.start;
+        let order = part.order.clone();
+        if end < range.end {
+            part.todo[0].start = end;
+        } else {
+            part.todo.pop_front();
+        }
+        let finished = part.todo.is_empty();
+        if finished {
+            part.queued = None;
+            draft.tightest = draft.tightest.min(job.deadline.unwrap_or(Ns::MAX));
+        }
+        job.batches += 1;
+        if job.batches == 1 {
+            job.busy_since = self.now;
+        }
+        let queue = &mut self.queues[tier];
+        if finished {
+            queue.remove(tenant, ticket, (tokens, work));
+        } else {
+            queue.take(tenant, ticket, (tokens, work));
+        }
+        queue.charge(tenant, work.0 as i64);
+        let slice = Slice { job: id, range: range.start..end, order };
+        draft.members.push(Member { slice, tenant, work });
+        !full
+    }
+
+    fn dispatch(&mut self, lane_id: LaneId, draft: Draft, out: &mut Vec<Action>) {
+        self.batch_seq += 1;
+        let id = BatchId(self.batch_seq);
+        let lane = &mut self.lanes[lane_id.0 as usize];
+        let predictor = &self.predictors[lane.tier];
+        let predicted = predictor.predict(&draft.load);
+        let slices = draft.members.iter().map(|member| member.slice.clone()).collect();
+        lane.running.push_back(Batch {
+            id,
+            load: draft.load,
+            members: draft.members,
+            starts: draft.starts,
+            ends: draft.starts.saturating_add(predicted),
+            ends_p99: draft.starts.saturating_add(predictor.p99(&draft.load)),
+        });
+        let bound = self.limits.stall_ns_min.max(Ns(predicted.0.saturating_mul(STALL_FACTOR)));
+        self.set_timer(draft.starts.saturating_add(bound), Timer::Stall(lane_id, id));
+        out.push(Action::Dispatch(Dispatch { lane: lane_id, batch: id, slices }));
+    }
+}

@@ -1,0 +1,151 @@
+//! A job's state while it is inside: which tier works on what, and what has come back.
+
+use super::event::{Arrival, JobId};
+use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use crate::rerank::{Degradation, Policy, Priority};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A job inside the scheduler.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub id: JobId,
+    pub tenant: TenantId,
+    pub policy: Policy,
+    pub top_k: Option<u32>,
+    pub deadline: Option<Ns>,
+    /// Where it stands in its tenant's queue: earliest first.
+    pub due: Ns,
+    pub lengths: PerTier<Arc<[u32]>>,
+    pub stage: Stage,
+    pub parts: PerTier<Part>,
+    pub degraded: Option<Degradation>,
+    pub charged: PerTier<DeviceNs>,
+    /// Tiers that failed on this job once; each gets one more try.
+    pub failed: PerTier<bool>,
+    /// Batches that hold pairs of this job, and since when there is at least one.
+    pub batches: u32,
+    pub busy_since: Ns,
+    pub compute: Ns,
+}
+
+/// What the job waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The primary on every candidate.
+    Full,
+    /// As [`Stage::Full`], and the fallback has been started against lateness.
+    Hedged,
+    /// The fallback on every candidate; afterwards the primary on the best, or an answer.
+    Fallback { then_top_k: bool },
+    /// The driver's order of the fallback's scores.
+    Ranking,
+    /// The primary on the best `k`; the fallback's scores are at hand.
+    TopK { k: u32 },
+}
+
+/// One tier's work on a job.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    /// The order in which candidates are taken, for a top-k.
+    pub order: Option<Arc<[u32]>>,
+    /// Places not yet dispatched.
+    pub todo: VecDeque<Range<u32>>,
+    /// Their tokens and predicted device time; zero exactly when `todo` is empty.
+    pub tokens: u64,
+    pub work: Ns,
+    /// Pairs in batches now.
+    pub running: u32,
+    /// Places that came back, in the order they did.
+    pub done: Vec<Range<u32>>,
+    /// Pairs that the tier has been asked for.
+    pub pairs: u32,
+    /// The place in its tenant's queue while anything is to do.
+    pub queued: Option<super::queue::Ticket>,
+}
+
+impl Part {
+    /// Whether every pair that was asked for has come back.
+    pub fn complete(&self) -> bool {
+        self.pairs > 0 && self.done_pairs() == self.pairs
+    }
+
+    /// Pairs that came back.
+    pub fn done_pairs(&self) -> u32 {
+        self.done.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// Places from the first on that have all come back.
+    pub fn done_prefix(&self) -> u32 {
+        let mut ranges: Vec<&Range<u32>> = self.done.iter().collect();
+        ranges.sort_by_key(|range| range.start);
+        ranges.iter().fold(0, |end, range| if range.start <= end { end.max(range.end) } else { end })
+    }
+
+    /// The candidate at a place.
+    pub fn candidate(&self, place: u32) -> usize {
+        match &self.order {
+            Some(order) => order[place as usize] as usize,
+            None => place as usize,
+        }
+    }
+}
+
+impl Job {
+    pub fn new(arrival: Arrival, answer_margin: Ns, patience: Ns) -> Self {
+        let deadline = arrival.deadline.map(|deadline| deadline.saturating_sub(answer_margin));
+        let slack = deadline.map_or(patience, |deadline| deadline.saturating_sub(arrival.arrived));
+        // Priorities scale the slack, so that a low one rises as it waits and none starves.
+        let due = match arrival.priority {
+            Priority::High => Ns(slack.0 / 8),
+            Priority::Normal => slack,
+            Priority::Low => Ns(slack.0.saturating_mul(8)),
+        };
+        Self {
+            id: arrival.job,
+            tenant: arrival.tenant,
+            policy: arrival.policy,
+            top_k: arrival.top_k,
+            deadline,
+            due: arrival.arrived.saturating_add(due),
+            lengths: arrival.lengths,
+            stage: Stage::Full,
+            parts: PerTier::default(),
+            degraded: None,
+            charged: PerTier::default(),
+            failed: PerTier::default(),
+            batches: 0,
+            busy_since: Ns::ZERO,
+            compute: Ns::ZERO,
+        }
+    }
+
+    /// Number of candidates.
+    pub fn pairs(&self) -> u32 {
+        self.lengths.primary.len().max(self.lengths.fallback.len()) as u32
+    }
+
+    /// Whether the fallback's scores for every candidate are at hand.
+    pub fn has_fallback_scores(&self) -> bool {
+        self.parts.fallback.complete()
+    }
+
+    /// The tokens of a place in a tier's part.
+    pub fn length(&self, tier: Tier, place: u32) -> u32 {
+        self.lengths[tier][self.parts[tier].candidate(place)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_ends_at_the_first_gap() {
+        let part = Part { done: vec![4..6, 0..2, 2..3], pairs: 6, ..Part::default() };
+        assert_eq!(part.done_prefix(), 3);
+        assert_eq!(part.done_pairs(), 5);
+        assert!(!part.complete());
+    }
+}

@@ -1,0 +1,135 @@
+//! A lane as the scheduler sees it: what runs on it, and a circuit breaker for when it fails.
+
+use super::config::{LaneConfig, Limits};
+use super::event::{BatchId, Slice};
+use crate::base::{DeviceNs, Ns, TenantId, Tier};
+use crate::cost::predict::Load;
+use std::collections::VecDeque;
+
+/// One lane.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub tier: Tier,
+    pub running: VecDeque<Batch>,
+    pub health: Health,
+    /// Most tokens of a batch now: halved when memory runs out, restored bit by bit.
+    pub tokens_max: u64,
+    /// Device time of all its batches.
+    pub busy: DeviceNs,
+    config: LaneConfig,
+    /// Faults since it last finished a batch.
+    faults: u32,
+}
+
+/// A batch on its way.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub id: BatchId,
+    pub members: Vec<Member>,
+    pub load: Load,
+    /// When the lane is predicted to begin with it.
+    pub starts: Ns,
+    /// When it is predicted to end: the mean, and with its margin.
+    pub ends: Ns,
+    pub ends_p99: Ns,
+}
+
+/// Pairs of one job in a batch.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub slice: Slice,
+    pub tenant: TenantId,
+    /// Predicted device time: its weight when the measured time is split.
+    pub work: Ns,
+}
+
+/// The breaker (Nygard, "Release It!"): closed, open, half open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// The scorer is being made; it may rest a while after that.
+    Loading { rest_until: Ns },
+    /// It is made, and rests.
+    Resting { until: Ns },
+    /// One batch is let through to see.
+    Probing,
+    /// It works.
+    Up,
+}
+
+impl Lane {
+    pub fn new(config: LaneConfig) -> Self {
+        Self {
+            tier: config.tier,
+            running: VecDeque::new(),
+            health: Health::Loading { rest_until: Ns::ZERO },
+            tokens_max: config.batch_tokens_max,
+            busy: DeviceNs::ZERO,
+            config,
+            faults: 0,
+        }
+    }
+
+    /// Whether another batch may be dispatched to it.
+    pub fn has_room(&self) -> bool {
+        match self.health {
+            Health::Up => self.running.len() < self.config.depth.max(1),
+            Health::Probing => self.running.is_empty(),
+            Health::Loading { .. } | Health::Resting { .. } => false,
+        }
+    }
+
+    /// When it is predicted to take the next batch.
+    pub fn free_at(&self, now: Ns) -> Ns {
+        self.running.back().map_or(now, |batch| batch.ends.max(now))
+    }
+
+    /// The scorer is made; returns when to let a batch through, if not at once.
+    pub fn loaded(&mut self, now: Ns) -> Option<Ns> {
+        let Health::Loading { rest_until } = self.health else { return None };
+        if self.faults == 0 {
+            self.health = Health::Up;
+            return None;
+        }
+        let until = rest_until.max(now);
+        self.health = Health::Resting { until };
+        Some(until)
+    }
+
+    /// The rest is over, if it is.
+    pub fn rested(&mut self, now: Ns) {
+        if matches!(self.health, Health::Resting { until } if until <= now) {
+            self.health = Health::Probing;
+        }
+    }
+
+    /// A batch came back with scores.
+    pub fn succeeded(&mut self, batch: &Batch) {
+        self.health = Health::Up;
+        self.faults = 0;
+        if batch.load.tokens * 2 > self.tokens_max {
+            let step = (self.config.batch_tokens_max / 256).max(1);
+            self.tokens_max = (self.tokens_max + step).min(self.config.batch_tokens_max);
+        }
+    }
+
+    /// Memory ran out on a batch of so many tokens.
+    pub fn out_of_memory(&mut self, tokens: u64) {
+        self.tokens_max = (tokens / 2).max(1);
+    }
+
+    /// It must be made anew.
+    pub fn failed(&mut self, now: Ns, limits: &Limits) {
+        let rest = limits.rest_ns_min.0.saturating_mul(1 << self.faults.min(30));
+        self.faults += 1;
+        self.health =
+            Health::Loading { rest_until: now.saturating_add(Ns(rest.min(limits.rest_ns_max.0))) };
+    }
+
+    /// Takes the oldest batch if it is this one.
+    pub fn finish(&mut self, id: BatchId) -> Option<Batch> {
+        if self.running.front()?.id != id {
+            return None;
+        }
+        self.running.pop_front()
+    }
+}

@@ -1,0 +1,220 @@
+//! The end of a batch: charge, learn, answer; or recover from a fault.
+
+use super::event::{Action, BatchId, Done, Fault, JobId, LaneId};
+use super::job::Stage;
+use super::lane::{Batch, Member};
+use super::{Scheduler, Timer};
+use crate::base::{DeviceNs, Ns, Tier};
+use crate::cost::split::split;
+use crate::rerank::{Degradation, Policy, Refusal, Served};
+
+impl Scheduler {
+    pub(super) fn settle(&mut self, done: &Done, out: &mut Vec<Action>) {
+        let lane = &mut self.lanes[done.lane.0 as usize];
+        // A batch that was given up was booked then.
+        let Some(batch) = lane.finish(done.batch) else { return };
+        lane.busy += done.device;
+        match done.result {
+            Ok(()) => self.succeeded(done, &batch, out),
+            Err(fault) => self.faulted(done.lane, fault, done.device, batch, out),
+        }
+    }
+
+    fn succeeded(&mut self, done: &Done, batch: &Batch, out: &mut Vec<Action>) {
+        let lane = &mut self.lanes[done.lane.0 as usize];
+        let tier = lane.tier;
+        lane.succeeded(batch);
+        self.predictors[tier].observe(&batch.load, Ns(done.device.0));
+        let weights: Vec<u64> = batch.members.iter().map(|member| member.work.0).collect();
+        for (member, charge) in batch.members.iter().zip(split(done.device, &weights)) {
+            self.pay(tier, member, charge, out);
+        }
+        // Answers come after all charges, so that an answer has its whole price.
+        for member in &batch.members {
+            self.came_back(tier, member, out);
+        }
+    }
+
+    fn pay(&mut self, tier: Tier, member: &Member, charge: DeviceNs, out: &mut Vec<Action>) {
+        // What was charged by prediction is corrected to what was measured.
+        self.queues[tier].charge(member.tenant, charge.0 as i64 - member.work.0 as i64);
+        self.quotas[member.tenant.0 as usize].spend(charge);
+        match self.jobs.get_mut(&member.slice.job) {
+            Some(job) => job.charged[tier] += charge,
+            None => self.discard(Some(member.tenant), tier, charge, out),
+        }
+    }
+
+    fn came_back(&mut self, tier: Tier, member: &Member, out: &mut Vec<Action>) {
+        let id = member.slice.job;
+        if !self.leave_batch(tier, member) {
+            return;
+        }
+        let job = self.job(id);
+        job.parts[tier].done.push(member.slice.range.clone());
+        if !job.parts[tier].complete() {
+            // Withdrawn at the last moment, and the last of what ran has come back.
+            let part = &job.parts[tier];
+            let cut_short = part.running == 0 && part.todo.is_empty();
+            if matches!(job.stage, Stage::TopK { .. }) && tier == Tier::Primary && cut_short {
+                self.answer_top_k(id, Degradation::PrimaryLate, out);
+            }
+            return;
+        }
+        match (tier, job.stage) {
+            (Tier::Primary, Stage::Full | Stage::Hedged) => {
+                job.degraded = None;
+                self.answer(id, Served::Full, out);
+            }
+            (Tier::Primary, Stage::TopK { .. }) => self.answer_top_k(id, Degradation::PrimaryLate, out),
+            (Tier::Fallback, _) => self.fallback_came_back(id, out),
+            // The primary came back after all, though its job was given to the fallback.
+            (Tier::Primary, Stage::Fallback { .. } | Stage::Ranking) => {
+                job.degraded = None;
+                self.answer(id, Served::Full, out);
+            }
+        }
+    }
+
+    /// Books a batch's end for one of its jobs; false when the job is not inside any more.
+    fn leave_batch(&mut self, tier: Tier, member: &Member) -> bool {
+        let now = self.now;
+        let Some(job) = self.jobs.get_mut(&member.slice.job) else { return false };
+        job.parts[tier].running -= member.slice.range.end - member.slice.range.start;
+        job.batches -= 1;
+        if job.batches == 0 {
+            job.compute += now.saturating_sub(job.busy_since);
+        }
+        true
+    }
+
+    fn faulted(&mut self, id: LaneId, fault: Fault, device: DeviceNs, batch: Batch, out: &mut Vec<Action>) {
+        self.stats.faults += 1;
+        let tier = self.lanes[id.0 as usize].tier;
+        self.discard(None, tier, device, out);
+        let lane = &mut self.lanes[id.0 as usize];
+        let may_shrink = fault == Fault::OutOfMemory && batch.load.pairs > 1;
+        let mut lost = vec![batch];
+        if fault == Fault::OutOfMemory {
+            lane.out_of_memory(lost[0].load.tokens);
+        } else {
+            lane.failed(self.now, &self.limits);
+            // What waited behind it on the lane goes with it.
+            lost.extend(lane.running.drain(..));
+            out.push(Action::Restart { lane: id, fault });
+        }
+        for (index, batch) in lost.iter().enumerate() {
+            for member in &batch.members {
+                if self.leave_batch(tier, member) {
+                    let blameless = may_shrink || index > 0;
+                    self.put_back(tier, member);
+                    if !blameless {
+                        self.tier_failed(member.slice.job, tier, out);
+                    }
+                }
+            }
+        }
+        if !self.is_available(tier) {
+            self.tier_went_down(tier, out);
+        }
+    }
+
+    pub(super) fn stalled(&mut self, id: LaneId, batch: BatchId, out: &mut Vec<Action>) {
+        let lane = &mut self.lanes[id.0 as usize];
+        // Only the oldest can have stalled; one behind it waits and gets its own moment.
+        let Some(oldest) = lane.running.front() else { return };
+        if oldest.id != batch {
+            if lane.running.iter().any(|running| running.id == batch) {
+                let again = self.now.saturating_add(self.limits.stall_ns_min);
+                self.set_timer(again, Timer::Stall(id, batch));
+            }
+            return;
+        }
+        let batch = lane.running.pop_front().expect("the oldest batch was just seen");
+        let device = DeviceNs(self.now.saturating_sub(batch.starts).0);
+        lane.busy += device;
+        self.faulted(id, Fault::Stalled, device, batch, out);
+    }
+
+    /// Lines a member's pairs up again, in front of what else the job has to do.
+    fn put_back(&mut self, tier: Tier, member: &Member) {
+        let id = member.slice.job;
+        let wanted = match (tier, self.job(id).stage) {
+            (Tier::Primary, Stage::Full | Stage::Hedged | Stage::TopK { .. }) => true,
+            (Tier::Fallback, Stage::Hedged | Stage::Fallback { .. }) => true,
+            (Tier::Primary, Stage::Fallback { .. } | Stage::Ranking) => false,
+            (Tier::Fallback, Stage::Full | Stage::Ranking | Stage::TopK { .. }) => false,
+        };
+        if wanted {
+            self.job(id).parts[tier].todo.push_front(member.slice.range.clone());
+            self.requeue(id, tier);
+        }
+    }
+
+    /// A tier failed on a job's own pairs. They are in line for one more try, unless the other
+    /// tier can take over.
+    fn tier_failed(&mut self, id: JobId, tier: Tier, out: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let again = std::mem::replace(&mut job.failed[tier], true);
+        let stage = job.stage;
+        match (tier, stage) {
+            (Tier::Primary, Stage::TopK { .. }) => {
+                self.answer_top_k(id, Degradation::PrimaryFailed, out);
+            }
+            (Tier::Primary, Stage::Full | Stage::Hedged)
+                if stage == Stage::Hedged || self.may_fall_back(id) =>
+            {
+                self.fall_back(id, Degradation::PrimaryFailed, out);
+            }
+            (Tier::Fallback, Stage::Hedged) => {
+                self.withdraw(id, Tier::Fallback);
+                self.job(id).stage = Stage::Full;
+            }
+            (Tier::Fallback, Stage::Fallback { .. }) if self.may_go_full(id) => {
+                self.withdraw(id, Tier::Fallback);
+                self.start(id, Stage::Full);
+            }
+            (Tier::Primary, Stage::Full | Stage::Hedged) | (Tier::Fallback, Stage::Fallback { .. })
+                if again =>
+            {
+                self.refuse(id, Refusal::ModelFailed, out);
+            }
+            // One more try, or nothing to do: the tier's work was not waited for.
+            (Tier::Primary | Tier::Fallback, _) => {}
+        }
+    }
+
+    /// Whether the primary may take over what the fallback failed on.
+    fn may_go_full(&self, id: JobId) -> bool {
+        let job = &self.jobs[&id];
+        let part = &job.parts.primary;
+        job.policy == Policy::Auto
+            && !job.lengths.primary.is_empty()
+            && !job.failed.primary
+            && part.running == 0
+            && self.is_available(Tier::Primary)
+    }
+
+    /// No lane of a tier is left: whoever may use the other one moves there now.
+    fn tier_went_down(&mut self, tier: Tier, out: &mut Vec<Action>) {
+        for id in self.queues[tier].all() {
+            let Some(job) = self.jobs.get(&id) else { continue };
+            match (tier, job.stage) {
+                (Tier::Primary, Stage::Full | Stage::Hedged)
+                    if job.stage == Stage::Hedged || self.may_fall_back(id) =>
+                {
+                    self.fall_back(id, Degradation::PrimaryUnavailable, out);
+                }
+                (Tier::Primary, Stage::TopK { .. }) => {
+                    self.answer_top_k(id, Degradation::PrimaryUnavailable, out);
+                }
+                (Tier::Fallback, Stage::Fallback { .. }) if self.may_go_full(id) => {
+                    self.withdraw(id, Tier::Fallback);
+                    self.start(id, Stage::Full);
+                }
+                // They wait for a lane to come back, until their deadline.
+                (Tier::Primary | Tier::Fallback, _) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Scenarios by hand: one primary lane at 1 ms a pair of 100 tokens, one fallback lane ten times
+//! as fast. The simulation covers what nobody thought of.
+
+use super::*;
+use crate::cost::predict::{Load, Measured};
+use crate::rerank::{Policy, Priority};
+use std::sync::Arc;
+
+const PRIMARY: LaneId = LaneId(0);
+const FALLBACK: LaneId = LaneId(1);
+const MS: u64 = 1_000_000;
+
+struct World {
+    sched: Scheduler,
+    now: Ns,
+    actions: Vec<Action>,
+}
+
+fn seeds(pair_ns: u64) -> Vec<Measured> {
+    (0..8)
+        .map(|power| {
+            let load = Load::of(vec![100; 1 << power]);
+            Measured { load, took: DeviceNs(pair_ns << power) }
+        })
+        .collect()
+}
+
+fn config() -> Config {
+    let lane = |tier| LaneConfig { tier, batch_tokens_max: 4096, depth: 1 };
+    Config {
+        lanes: vec![lane(Tier::Primary), lane(Tier::Fallback)],
+        tenants: vec![TenantConfig::default(), TenantConfig::default()],
+        seeds: PerTier { primary: seeds(MS), fallback: seeds(MS / 10) },
+        limits: Limits { batch_ns_max: Ns::from_millis(10), ..Limits::default() },
+    }
+}
+
+impl World {
+    fn new(config: Config) -> Self {
+        let mut world = Self { sched: Scheduler::new(&config), now: Ns::ZERO, actions: Vec::new() };
+        for lane in 0..config.lanes.len() as u32 {
+            world.step(Event::LaneUp { lane: LaneId(lane) });
+        }
+        world
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        self.sched.step(self.now, event, &mut out);
+        self.sched.check();
+        self.actions.extend(out.iter().cloned());
+        out
+    }
+
+    fn wait(&mut self, millis: u64) -> Vec<Action> {
+        self.now += Ns::from_millis(millis);
+        self.step(Event::Tick)
+    }
+
+    fn arrive(&mut self, id: u64, pairs: usize, budget_ms: Option<u64>, policy: Policy) -> Vec<Action> {
+        let lengths: Arc<[u32]> = vec![100; pairs].into();
+        self.step(Event::Arrive(Arrival {
+            job: JobId(id),
+            tenant: TenantId(0),
+            priority: Priority::Normal,
+            policy,
+            arrived: self.now,
+            deadline: budget_ms.map(|budget| self.now + Ns::from_millis(budget)),
+            top_k: None,
+            lengths: PerTier { primary: lengths.clone(), fallback: lengths },
+        }))
+    }
+
+    fn done(&mut self, lane: LaneId, batch: BatchId, result: Result<(), Fault>) -> Vec<Action> {
+        self.step(Event::Done(Done { lane, batch, device: DeviceNs(5 * MS), result }))
+    }
+
+    fn rank(&mut self, job: u64, pairs: u32) -> Vec<Action> {
+        self.step(Event::Ranked { job: JobId(job), order: (0..pairs).rev().collect() })
+    }
+
+    /// Runs every batch at once until nothing is dispatched any more.
+    fn run_all(&mut self, mut actions: Vec<Action>) {
+        while let Some(dispatch) = dispatched(&actions) {
+            actions = self.done(dispatch.lane, dispatch.batch, Ok(()));
+        }
+    }
+
+    fn answers(&self) -> Vec<(u64, Served, Option<Degradation>)> {
+        self.actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Answer { job, answer } => Some((job.0, answer.served, answer.degraded)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn refusals(&self) -> Vec<(u64, Refusal)> {
+        self.actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Refuse { job, refusal } => Some((job.0, refusal.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn dispatched(actions: &[Action]) -> Option<Dispatch> {
+    actions.iter().find_map(|action| match action {
+        Action::Dispatch(dispatch) => Some(dispatch.clone()),
+        _ => None,
+    })
+}
+
+fn dispatched_to(actions: &[Action], lane: LaneId) -> Dispatch {
+    actions
+        .iter()
+        .find_map(|action| match action {
+            Action::Dispatch(dispatch) if dispatch.lane == lane => Some(dispatch.clone()),
+            _ => None,
+        })
+        .unwrap_or_else(|| panic!("no dispatch to {lane:?} in {actions:?}"))
+}
+
+#[test]
+fn an_idle_lane_takes_work_at_once() {
+    let mut world = World::new(config());
+    let dispatch = dispatched(&world.arrive(1, 4, None, Policy::Auto)).unwrap();
+    assert_eq!((dispatch.lane, dispatch.slices[0].range.clone()), (PRIMARY, 0..4));
+    world.done(PRIMARY, dispatch.batch, Ok(()));
+    assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn an_empty_request_is_answered_without_a_lane() {
+    let mut world = World::new(config());
+    world.arrive(1, 0, Some(10), Policy::Auto);
+    assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn a_large_request_is_split_and_answered_once() {
+    let mut world = World::new(config());
+    let first = world.arrive(1, 500, None, Policy::Auto);
+    assert!(dispatched(&first).unwrap().slices[0].range.end <= 11);
+    world.run_all(first);
+    assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn requests_share_a_batch() {
+    let mut world = World::new(config());
+    let first = dispatched(&world.arrive(1, 2, None, Policy::Auto)).unwrap();
+    world.arrive(2, 2, None, Policy::Auto);
+    world.arrive(3, 2, None, Policy::Auto);
+    let second = dispatched(&world.done(PRIMARY, first.batch, Ok(()))).unwrap();
+    assert_eq!(second.slices.iter().map(|slice| slice.job.0).collect::<Vec<_>>(), [2, 3]);
+}
+
+#[test]
+fn a_spent_budget_is_refused_at_once() {
+    let mut world = World::new(config());
+    world.now = Ns::from_millis(50);
+    world.arrive(1, 2, Some(0), Policy::Auto);
+    assert_eq!(world.refusals(), [(1, Refusal::BudgetSpent)]);
+}
+
+#[test]
+fn a_budget_too_short_for_the_primary_gets_a_top_k() {
+    let mut world = World::new(config());
+    let first = dispatched(&world.arrive(1, 100, Some(60), Policy::Auto)).unwrap();
+    assert_eq!(first.lane, FALLBACK);
+    let mut actions = world.done(FALLBACK, first.batch, Ok(()));
+    while !actions.contains(&Action::Rank { job: JobId(1) }) {
+        let dispatch = dispatched(&actions).unwrap();
+        actions = world.done(dispatch.lane, dispatch.batch, Ok(()));
+    }
+    let actions = world.rank(1, 100);
+    assert_eq!(dispatched(&actions).unwrap().slices[0].candidates().next(), Some(99));
+    world.run_all(actions);
+    let [(1, Served::TopK { k }, Some(Degradation::PredictedLate))] = world.answers()[..] else {
+        panic!("{:?}", world.answers());
+    };
+    assert!((30..60).contains(&k), "{k}");
+}
+
+#[test]
+fn a_budget_too_short_for_any_tier_is_refused_with_the_drain_time() {
+    let mut world = World::new(config());
+    world.arrive(1, 400, None, Policy::Auto);
+    world.arrive(2, 400, Some(8), Policy::Auto);
+    let [(2, Refusal::BudgetTooShort { retry_after })] = &world.refusals()[..] else {
+        panic!("{:?}", world.refusals());
+    };
+    assert!(retry_after.0 > 300 * MS, "{retry_after:?}");
+}
+
+#[test]
+fn policies_hold() {
+    let mut world = World::new(config());
+    let fallback = dispatched(&world.arrive(1, 2, None, Policy::Fallback)).unwrap();
+    assert_eq!(fallback.lane, FALLBACK);
+    world.done(FALLBACK, fallback.batch, Ok(()));
+    world.arrive(2, 100, Some(20), Policy::Full);
+    assert_eq!(world.answers(), [(1, Served::Fallback, None)]);
+    assert!(matches!(world.refusals()[..], [(2, Refusal::BudgetTooShort { .. })]));
+}
+
+#[test]
+fn a_top_k_without_a_budget_takes_the_default_k() {
+    let mut world = World::new(config());
+    let mut actions = world.arrive(1, 50, None, Policy::TopK);
+    while !actions.contains(&Action::Rank { job: JobId(1) }) {
+        let dispatch = dispatched(&actions).unwrap();
+        actions = world.done(dispatch.lane, dispatch.batch, Ok(()));
+    }
+    let actions = world.rank(1, 50);
+    world.run_all(actions);
+    assert_eq!(world.answers(), [(1, Served::TopK { k: 20 }, None)]);
+}
+
+#[test]
+fn what_the_primary_has_not_begun_is_withdrawn_when_it_turns_out_late() {
+    let mut world = World::new(config());
+    let stuck = dispatched(&world.arrive(1, 10, None, Policy::Auto)).unwrap();
+    world.arrive(2, 10, Some(60), Policy::Auto);
+    let actions = world.wait(47);
+    let hedge = dispatched_to(&actions, FALLBACK);
+    assert_eq!(hedge.slices[0].job, JobId(2));
+    world.done(FALLBACK, hedge.batch, Ok(()));
+    assert_eq!(world.answers(), [(2, Served::Fallback, Some(Degradation::PrimaryLate))]);
+    assert_eq!(world.sched.stats().discarded, DeviceNs::ZERO);
+    world.done(PRIMARY, stuck.batch, Ok(()));
+    assert_eq!(world.answers().len(), 2);
+}
+
+#[test]
+fn a_race_goes_to_the_primary_if_it_makes_the_budget_after_all() {
+    let mut world = World::new(config());
+    let primary = dispatched(&world.arrive(1, 10, Some(30), Policy::Auto)).unwrap();
+    let hedge = dispatched_to(&world.wait(24), FALLBACK);
+    world.done(FALLBACK, hedge.batch, Ok(()));
+    assert!(world.answers().is_empty(), "the better answer is awaited until the last moment");
+    world.done(PRIMARY, primary.batch, Ok(()));
+    assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn a_race_goes_to_the_fallback_at_the_last_moment() {
+    let mut world = World::new(config());
+    let primary = dispatched(&world.arrive(1, 10, Some(30), Policy::Auto)).unwrap();
+    let hedge = dispatched_to(&world.wait(24), FALLBACK);
+    world.done(FALLBACK, hedge.batch, Ok(()));
+    world.wait(3);
+    assert_eq!(world.answers(), [(1, Served::Fallback, Some(Degradation::PrimaryLate))]);
+    assert_eq!((world.sched.stats().hedges, world.sched.stats().hedges_won), (1, 1));
+    world.done(PRIMARY, primary.batch, Ok(()));
+    assert_eq!(world.sched.stats().discarded, DeviceNs(5 * MS));
+}
+
+#[test]
+fn hedges_are_capped() {
+    let mut config = config();
+    config.limits.hedges_burst = 0;
+    let mut world = World::new(config);
+    let primary = dispatched(&world.arrive(1, 10, Some(30), Policy::Auto)).unwrap();
+    assert_eq!(world.wait(24), []);
+    world.wait(20);
+    world.done(PRIMARY, primary.batch, Ok(()));
+    assert_eq!(world.answers(), [(1, Served::Full, Some(Degradation::Late))]);
+}
+
+#[test]
+fn a_top_k_that_is_cut_short_answers_with_what_came_back() {
+    let mut world = World::new(config());
+    let mut actions = world.arrive(1, 40, Some(40), Policy::TopK);
+    while !actions.contains(&Action::Rank { job: JobId(1) }) {
+        let dispatch = dispatched(&actions).unwrap();
+        actions = world.done(dispatch.lane, dispatch.batch, Ok(()));
+    }
+    let first = dispatched(&world.rank(1, 40)).unwrap();
+    let begun = first.slices[0].range.end;
+    world.done(PRIMARY, first.batch, Ok(()));
+    world.wait(38);
+    assert_eq!(world.answers(), [(1, Served::TopK { k: begun }, Some(Degradation::PrimaryLate))]);
+}
+
+#[test]
+fn a_lane_that_returns_nan_is_restarted_and_its_work_goes_to_the_other_tier() {
+    let mut world = World::new(config());
+    let primary = dispatched(&world.arrive(1, 4, None, Policy::Auto)).unwrap();
+    let actions = world.done(PRIMARY, primary.batch, Err(Fault::NonFinite));
+    assert!(actions.contains(&Action::Restart { lane: PRIMARY, fault: Fault::NonFinite }));
+    let fallback = dispatched_to(&actions, FALLBACK);
+    world.done(FALLBACK, fallback.batch, Ok(()));
+    assert_eq!(world.answers(), [(1, Served::Fallback, Some(Degradation::PrimaryFailed))]);
+    // While the lane is down, newcomers go to the fallback; they say why.
+    let next = world.arrive(2, 4, None, Policy::Auto);
+    world.run_all(next);
+    assert_eq!(world.answers()[1], (2, Served::Fallback, Some(Degradation::PrimaryUnavailable)));
+}
+
+#[test]
+fn a_restarted_lane_rests_and_is_probed_with_one_batch() {
+    let mut world = World::new(config());
+    let primary = dispatched(&world.arrive(1, 4, None, Policy::Full)).unwrap();
+    world.done(PRIMARY, primary.batch, Err(Fault::Failed));
+    world.step(Event::LaneUp { lane: PRIMARY });
+    assert_eq!(dispatched(&world.wait(50)), None, "it rests");
+    let probe = dispatched(&world.wait(60)).unwrap();
+    world.done(PRIMARY, probe.batch, Ok(()));
+    assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn work_that_fails_twice_is_refused() {
+    let mut world = World::new(config());
+    let first = dispatched(&world.arrive(1, 4, None, Policy::Full)).unwrap();
+    world.done(PRIMARY, first.batch, Err(Fault::Failed));
+    world.step(Event::LaneUp { lane: PRIMARY });
+    let second = dispatched(&world.wait(150)).unwrap();
+    world.done(PRIMARY, second.batch, Err(Fault::Failed));
+    assert_eq!(world.refusals(), [(1, Refusal::ModelFailed)]);
+}
+
+#[test]
+fn out_of_memory_halves_and_requeues() {
+    let mut world = World::new(config());
+    let first = dispatched(&world.arrive(1, 10, None, Policy::Auto)).unwrap();
+    let second = dispatched(&world.done(PRIMARY, first.batch, Err(Fault::OutOfMemory))).unwrap();
+    assert_eq!(second.slices[0].range.end, 5);
+    let rest = world.done(PRIMARY, second.batch, Ok(()));
+    world.run_all(rest);
+    assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn a_lane_that_hangs_is_given_up() {
+    let mut world = World::new(config());
+    let stuck = dispatched(&world.arrive(1, 4, None, Policy::Auto)).unwrap();
+    let actions = world.wait(6_000);
+    assert!(actions.contains(&Action::Restart { lane: PRIMARY, fault: Fault::Stalled }));
+    let fallback = dispatched_to(&actions, FALLBACK);
+    world.done(FALLBACK, fallback.batch, Ok(()));
+    assert_eq!(world.done(PRIMARY, stuck.batch, Ok(())), [], "its late result is ignored");
+    assert_eq!(world.answers(), [(1, Served::Fallback, Some(Degradation::PrimaryFailed))]);
+}
+
+#[test]
+fn a_client_that_leaves_frees_the_queue_and_pays_for_what_ran() {
+    let mut world = World::new(config());
+    let running = dispatched(&world.arrive(1, 4, None, Policy::Auto)).unwrap();
+    world.arrive(2, 4, None, Policy::Auto);
+    world.step(Event::Cancel { job: JobId(1) });
+    world.step(Event::Cancel { job: JobId(2) });
+    assert!(world.sched.is_empty());
+    let actions = world.done(PRIMARY, running.batch, Ok(()));
+    let tenant = Some(TenantId(0));
+    assert_eq!(actions, [Action::Discard { tenant, tier: Tier::Primary, device: DeviceNs(5 * MS) }]);
+}
+
+#[test]
+fn a_quota_refuses_until_it_is_earned_back() {
+    let mut config = config();
+    config.tenants[0].quota = Some(DeviceNs(MS));
+    let mut world = World::new(config);
+    let first = world.arrive(1, 4, None, Policy::Auto);
+    world.run_all(first);
+    world.arrive(2, 4, None, Policy::Auto);
+    let [(2, Refusal::QuotaExceeded { retry_after })] = world.refusals()[..] else {
+        panic!("{:?}", world.refusals());
+    };
+    world.now += retry_after;
+    let again = world.arrive(3, 4, None, Policy::Auto);
+    world.run_all(again);
+    assert_eq!(world.answers().len(), 2);
+}
+
+#[test]
+fn a_draining_server_finishes_what_it_has() {
+    let mut world = World::new(config());
+    let running = world.arrive(1, 4, None, Policy::Auto);
+    world.step(Event::Drain);
+    world.arrive(2, 4, None, Policy::Auto);
+    world.run_all(running);
+    assert_eq!(world.refusals(), [(2, Refusal::Draining)]);
+    assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn urgent_work_overtakes_patient_work_of_the_same_tenant() {
+    let mut world = World::new(config());
+    let running = dispatched(&world.arrive(1, 10, None, Policy::Auto)).unwrap();
+    world.arrive(2, 10, Some(5_000), Policy::Auto);
+    world.arrive(3, 10, Some(100), Policy::Auto);
+    let next = dispatched(&world.done(PRIMARY, running.batch, Ok(()))).unwrap();
+    assert_eq!(next.slices[0].job, JobId(3));
+}
