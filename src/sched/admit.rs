@@ -99,9 +99,7 @@ impl Scheduler {
             },
             Policy::Auto => match (prospect.primary, prospect.fallback) {
                 (Prospect::InTime, _) => full,
-                (Prospect::Late, Prospect::InTime) => {
-                    staged(true, Some(Degradation::PredictedLate))
-                }
+                (Prospect::Late, Prospect::InTime) => staged(true, Some(Degradation::PredictedLate)),
                 (Prospect::Unavailable, Prospect::InTime) => {
                     staged(false, Some(Degradation::PrimaryUnavailable))
                 }
@@ -205,8 +203,7 @@ impl Scheduler {
         if tokens == 0 {
             return;
         }
-        let ticket =
-            self.queues[tier].push(self.now, (job.tenant, id), job.due, (tokens, work));
+        let ticket = self.queues[tier].push(self.now, (job.tenant, id), job.due, (tokens, work));
         let part = &mut job.parts[tier];
         (part.tokens, part.work, part.queued) = (tokens, work, Some(ticket));
     }

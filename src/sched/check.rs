@@ -29,7 +29,8 @@ impl Scheduler {
         let mut held = DeviceNs::ZERO;
         for job in self.jobs.values() {
             held += job.charged.primary + job.charged.fallback;
-            let mut waits = job.stage == Stage::Ranking || (job.stage == Stage::Hedged && job.has_fallback_scores());
+            let mut waits =
+                job.stage == Stage::Ranking || (job.stage == Stage::Hedged && job.has_fallback_scores());
             for tier in Tier::ALL {
                 let part = &job.parts[tier];
                 let todo: u32 = part.todo.iter().map(|range| range.end - range.start).sum();

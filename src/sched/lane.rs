@@ -121,8 +121,7 @@ impl Lane {
     pub fn failed(&mut self, now: Ns, limits: &Limits) {
         let rest = limits.rest_ns_min.0.saturating_mul(1 << self.faults.min(30));
         self.faults += 1;
-        self.health =
-            Health::Loading { rest_until: now.saturating_add(Ns(rest.min(limits.rest_ns_max.0))) };
+        self.health = Health::Loading { rest_until: now.saturating_add(Ns(rest.min(limits.rest_ns_max.0))) };
     }
 
     /// Takes the oldest batch if it is this one.
