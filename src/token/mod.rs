@@ -1,5 +1,11 @@
 //! Floor 1: from text to the token ids that an encoder reads, packed end to end.
 
+mod cache;
 mod packed;
+mod pair;
+mod tokenizer;
 
+pub use cache::TokenCache;
 pub use packed::Packed;
+pub use pair::{Cut, FitError, Pair};
+pub use tokenizer::{Template, Tokenizer, TokenizerError};

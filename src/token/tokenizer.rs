@@ -1,0 +1,221 @@
+//! A model's tokenizer: text to ids without special tokens, and where those go in a pair.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A tokenizer as `tokenizer.json` describes it, without its truncation and padding: those are
+/// the request's business and the packed batch's.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    template: Arc<Template>,
+}
+
+/// A tokenizer that cannot be used.
+#[derive(Debug, Error)]
+pub enum TokenizerError {
+    /// The file is missing, or is no `tokenizer.json`.
+    #[error("{} cannot be loaded: {reason}", .path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What the library said.
+        reason: String,
+    },
+    /// The probe pair came out in a shape that is no template.
+    #[error("the tokenizer's pair template is not `specials query specials document specials`: {reason}")]
+    Template {
+        /// What was seen.
+        reason: String,
+    },
+    /// A text cannot be encoded.
+    #[error("the text cannot be tokenised: {reason}")]
+    Encode {
+        /// What the library said.
+        reason: String,
+    },
+}
+
+/// The special tokens around the two texts of a pair, each with its token type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Template {
+    /// Before the query.
+    pub before: Vec<(u32, u8)>,
+    /// Between the query and the document.
+    pub between: Vec<(u32, u8)>,
+    /// After the document.
+    pub after: Vec<(u32, u8)>,
+    /// The query's token type.
+    pub query_type: u8,
+    /// The document's token type.
+    pub document_type: u8,
+}
+
+impl Template {
+    /// Number of special tokens in a pair.
+    pub fn specials(&self) -> u32 {
+        (self.before.len() + self.between.len() + self.after.len()) as u32
+    }
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Load`] and [`TokenizerError::Template`].
+    pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
+        let load = |reason: String| TokenizerError::Load { path: path.to_owned(), reason };
+        let bytes = std::fs::read(path).map_err(|error| load(error.to_string()))?;
+        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| load(error.to_string()))?;
+        Self::new(inner)
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer) -> Result<Self, TokenizerError> {
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| TokenizerError::Template { reason: error.to_string() })?;
+        let template = Arc::new(probe(&inner)?);
+        Ok(Self { inner, template })
+    }
+
+    /// Ids of a text alone, without special tokens; empty for an empty text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn encode(&self, text: &str) -> Result<Arc<[u32]>, TokenizerError> {
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
+        Ok(encoding.get_ids().into())
+    }
+
+    /// The special tokens of a pair.
+    pub fn template(&self) -> &Arc<Template> {
+        &self.template
+    }
+
+    /// The ids that it gives, from 0 to one less than this.
+    pub fn vocabulary(&self) -> u32 {
+        self.inner.get_vocab(true).values().max().map_or(0, |&id| id + 1)
+    }
+}
+
+/// Learns the template from what the library makes of a pair.
+fn probe(inner: &tokenizers::Tokenizer) -> Result<Template, TokenizerError> {
+    let template_error = |reason: &str| TokenizerError::Template { reason: reason.to_owned() };
+    let encoding = inner
+        .encode(("a b", "c d"), true)
+        .map_err(|error| TokenizerError::Template { reason: error.to_string() })?;
+    let origins = encoding.get_sequence_ids();
+    let tokens: Vec<(u32, u8)> = std::iter::zip(encoding.get_ids(), encoding.get_type_ids())
+        .map(|(&id, &kind)| (id, u8::try_from(kind).unwrap_or(u8::MAX)))
+        .collect();
+    let run = |origin: usize| -> Result<std::ops::Range<usize>, TokenizerError> {
+        let start = origins.iter().position(|&o| o == Some(origin));
+        let start = start.ok_or_else(|| template_error("one of the texts has no tokens"))?;
+        let length = origins[start..].iter().take_while(|&&o| o == Some(origin)).count();
+        match origins.iter().filter(|&&o| o == Some(origin)).count() == length {
+            true => Ok(start..start + length),
+            false => Err(template_error("special tokens stand inside one of the texts")),
+        }
+    };
+    let (query, document) = (run(0)?, run(1)?);
+    if query.end > document.start {
+        return Err(template_error("the document comes before the query"));
+    }
+    Ok(Template {
+        before: tokens[..query.start].to_vec(),
+        between: tokens[query.end..document.start].to_vec(),
+        after: tokens[document.end..].to_vec(),
+        query_type: tokens[query.start].1,
+        document_type: tokens[document.start].1,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Cut, Packed, Pair};
+    use proptest::prelude::*;
+    use tokenizers::models::wordpiece::WordPiece;
+    use tokenizers::normalizers::BertNormalizer;
+    use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+    use tokenizers::processors::bert::BertProcessing;
+    use tokenizers::{TruncationDirection, TruncationParams, truncate_encodings};
+
+    /// A BERT tokenizer over single letters; `[CLS]` is 1 and `[SEP]` is 2.
+    fn letters() -> tokenizers::Tokenizer {
+        let specials = ["[UNK]", "[CLS]", "[SEP]"].map(str::to_owned).into_iter();
+        let words =
+            specials.chain(('a'..='z').map(String::from)).chain(('a'..='z').map(|c| format!("##{c}")));
+        let vocab: [(String, u32); 55] = words.zip(0..).collect::<Vec<_>>().try_into().unwrap();
+        let model = WordPiece::builder().vocab(vocab).unk_token("[UNK]".to_owned()).build().unwrap();
+        let mut inner = tokenizers::Tokenizer::new(model);
+        inner.with_normalizer(Some(BertNormalizer::default()));
+        inner.with_pre_tokenizer(Some(BertPreTokenizer));
+        inner.with_post_processor(Some(BertProcessing::new(("[SEP]".into(), 2), ("[CLS]".into(), 1))));
+        inner
+    }
+
+    #[test]
+    fn the_template_is_what_the_library_puts_around_a_pair() {
+        let tokenizer = Tokenizer::new(letters()).unwrap();
+        let expected = Template {
+            before: vec![(1, 0)],
+            between: vec![(2, 0)],
+            after: vec![(2, 1)],
+            query_type: 0,
+            document_type: 1,
+        };
+        assert_eq!(**tokenizer.template(), expected);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Tokenizer::from_file(Path::new("nowhere/tokenizer.json")).err().unwrap();
+        assert!(error.to_string().starts_with("nowhere/tokenizer.json cannot be loaded"), "{error}");
+    }
+
+    fn packed(pair: &Pair, tokenizer: &Tokenizer) -> Packed {
+        let mut packed = Packed::default();
+        pair.push_into(&mut packed, tokenizer.template());
+        packed
+    }
+
+    proptest! {
+        #[test]
+        fn a_spliced_pair_equals_the_library_s(
+            query in "[ a-zA-Z.,é0-9]{0,40}", document in "\\PC{0,60}",
+        ) {
+            let tokenizer = Tokenizer::new(letters()).unwrap();
+            let ids = |text: &str| tokenizer.encode(text).unwrap();
+            let pair = Pair::fit(ids(&query), ids(&document), tokenizer.template(), Cut::Nothing, 512).unwrap();
+            let packed = packed(&pair, &tokenizer);
+            let expected = letters().encode((query.as_str(), document.as_str()), true).unwrap();
+            prop_assert_eq!(packed.ids(), expected.get_ids());
+            let types: Vec<u32> = packed.types().iter().map(|&kind| u32::from(kind)).collect();
+            prop_assert_eq!(&types[..], expected.get_type_ids());
+        }
+
+        #[test]
+        fn the_longer_text_is_cut_as_the_library_cuts_it(
+            query in "[a-z]{0,40}", document in "[a-z]{0,40}", limit in 4u32..60, left: bool,
+        ) {
+            let tokenizer = Tokenizer::new(letters()).unwrap();
+            let ids = |text: &str| tokenizer.encode(text).unwrap();
+            let cut = if left { Cut::LongestFirstLeft } else { Cut::LongestFirst };
+            let pair = Pair::fit(ids(&query), ids(&document), tokenizer.template(), cut, limit).unwrap();
+            // The library's own `encode` cuts each text to the limit first, which moves odd tokens.
+            let alone = |text: &str| letters().encode(text, false).unwrap();
+            let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
+            let max_length = limit as usize - 3;
+            let params = TruncationParams { max_length, direction, ..Default::default() };
+            let (a, b) = truncate_encodings(alone(&query), Some(alone(&document)), &params).unwrap();
+            let expected = [&[1], a.get_ids(), &[2], b.unwrap().get_ids(), &[2]].concat();
+            let packed = packed(&pair, &tokenizer);
+            prop_assert_eq!(packed.ids(), &expected[..]);
+        }
+    }
+}
