@@ -1,5 +1,11 @@
 //! Floor 4: the devices behind one trait.
 
+mod reference;
+mod scripted;
+
+pub use reference::Reference;
+pub use scripted::{Play, Script, Scripted};
+
 use crate::token::Packed;
 use thiserror::Error;
 

@@ -7,5 +7,5 @@ mod tokenizer;
 
 pub use cache::TokenCache;
 pub use packed::Packed;
-pub use pair::{Cut, FitError, Pair};
+pub use pair::{Cut, Fit, FitError, Pair};
 pub use tokenizer::{Template, Tokenizer, TokenizerError};

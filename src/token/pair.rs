@@ -15,6 +15,17 @@ pub struct Pair {
     specials: u32,
 }
 
+/// What a pair must fit into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// Most tokens of the sequence, special tokens included.
+    pub limit: u32,
+    /// Most tokens of the document; what is more is cut from its end first.
+    pub document_max: Option<u32>,
+    /// What is cut from a pair that is still longer than the limit.
+    pub cut: Cut,
+}
+
 /// What is cut from a pair that is longer than its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -58,23 +69,23 @@ pub enum FitError {
 }
 
 impl Pair {
-    /// Fits a query and a document into `limit` tokens, special tokens included.
+    /// Fits a query and a document into what the model reads.
     ///
     /// # Errors
-    /// [`FitError`]; which one depends on `cut`.
+    /// [`FitError`]; which one depends on what may be cut.
     pub fn fit(
         query: Arc<[u32]>,
         document: Arc<[u32]>,
         template: &Template,
-        cut: Cut,
-        limit: u32,
+        &Fit { limit, document_max, cut }: &Fit,
     ) -> Result<Self, FitError> {
         let specials = template.specials();
         if limit <= specials {
             return Err(FitError::LimitTooShort { limit, specials });
         }
         let room = limit - specials;
-        let (q, d) = (query.len() as u32, document.len() as u32);
+        let q = query.len() as u32;
+        let d = (document.len() as u32).min(document_max.unwrap_or(u32::MAX));
         let (q_kept, d_kept) = match cut {
             Cut::DocumentOnly if q >= room => {
                 return Err(FitError::QueryTooLong { tokens: q, limit: room });
@@ -155,6 +166,10 @@ mod tests {
         }
     }
 
+    fn fit(query: Arc<[u32]>, document: Arc<[u32]>, cut: Cut, limit: u32) -> Result<Pair, FitError> {
+        Pair::fit(query, document, &template(), &Fit { limit, document_max: None, cut })
+    }
+
     fn packed(pair: &Pair) -> Vec<u32> {
         let mut batch = Packed::default();
         pair.push_into(&mut batch, &template());
@@ -164,34 +179,42 @@ mod tests {
 
     #[test]
     fn the_document_alone_is_cut() {
-        let pair = Pair::fit(ids(10..13), ids(20..30), &template(), Cut::DocumentOnly, 8).unwrap();
+        let pair = fit(ids(10..13), ids(20..30), Cut::DocumentOnly, 8).unwrap();
         assert_eq!(packed(&pair), [1, 10, 11, 12, 2, 20, 21, 2]);
         assert!(pair.truncated());
     }
 
     #[test]
     fn a_query_that_leaves_no_room_is_an_error_with_both_numbers() {
-        let error = Pair::fit(ids(10..15), ids(20..30), &template(), Cut::DocumentOnly, 8).unwrap_err();
+        let error = fit(ids(10..15), ids(20..30), Cut::DocumentOnly, 8).unwrap_err();
         assert_eq!(error, FitError::QueryTooLong { tokens: 5, limit: 5 });
-        assert!(Pair::fit(ids(10..14), ids(20..30), &template(), Cut::DocumentOnly, 8).is_ok());
+        assert!(fit(ids(10..14), ids(20..30), Cut::DocumentOnly, 8).is_ok());
     }
 
     #[test]
     fn nothing_is_cut_where_nothing_may_be() {
-        let fit = |document| Pair::fit(ids(10..12), document, &template(), Cut::Nothing, 8);
+        let fit = |document| fit(ids(10..12), document, Cut::Nothing, 8);
         assert_eq!(fit(ids(20..24)).unwrap_err(), FitError::PairTooLong { tokens: 9, limit: 8 });
         assert!(!fit(ids(20..23)).unwrap().truncated());
     }
 
     #[test]
     fn empty_texts_make_a_pair_of_special_tokens() {
-        let pair = Pair::fit(ids(0..0), ids(0..0), &template(), Cut::DocumentOnly, 8).unwrap();
+        let pair = fit(ids(0..0), ids(0..0), Cut::DocumentOnly, 8).unwrap();
         assert_eq!(packed(&pair), [1, 2, 2]);
     }
 
     #[test]
     fn a_limit_without_room_is_an_error() {
-        let error = Pair::fit(ids(1..2), ids(1..2), &template(), Cut::LongestFirst, 3).unwrap_err();
+        let error = fit(ids(1..2), ids(1..2), Cut::LongestFirst, 3).unwrap_err();
         assert_eq!(error, FitError::LimitTooShort { limit: 3, specials: 3 });
+    }
+
+    #[test]
+    fn a_document_is_cut_to_its_own_limit_first() {
+        let limits = Fit { limit: 20, document_max: Some(2), cut: Cut::Nothing };
+        let pair = Pair::fit(ids(10..12), ids(20..25), &template(), &limits).unwrap();
+        assert_eq!(packed(&pair), [1, 10, 11, 2, 20, 21, 2]);
+        assert!(pair.truncated());
     }
 }

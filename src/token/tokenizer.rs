@@ -137,7 +137,7 @@ fn probe(inner: &tokenizers::Tokenizer) -> Result<Template, TokenizerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Cut, Packed, Pair};
+    use crate::token::{Cut, Fit, FitError, Packed, Pair};
     use proptest::prelude::*;
     use tokenizers::models::wordpiece::WordPiece;
     use tokenizers::normalizers::BertNormalizer;
@@ -153,7 +153,7 @@ mod tests {
         let vocab: [(String, u32); 55] = words.zip(0..).collect::<Vec<_>>().try_into().unwrap();
         let model = WordPiece::builder().vocab(vocab).unk_token("[UNK]".to_owned()).build().unwrap();
         let mut inner = tokenizers::Tokenizer::new(model);
-        inner.with_normalizer(Some(BertNormalizer::default()));
+        inner.with_normalizer(Some(BertNormalizer::default())).unwrap();
         inner.with_pre_tokenizer(Some(BertPreTokenizer));
         inner.with_post_processor(Some(BertProcessing::new(("[SEP]".into(), 2), ("[CLS]".into(), 1))));
         inner
@@ -178,6 +178,18 @@ mod tests {
         assert!(error.to_string().starts_with("nowhere/tokenizer.json cannot be loaded"), "{error}");
     }
 
+    fn fit(
+        tokenizer: &Tokenizer,
+        query: &str,
+        document: &str,
+        cut: Cut,
+        limit: u32,
+    ) -> Result<Pair, FitError> {
+        let ids = |text: &str| tokenizer.encode(text).unwrap();
+        let limits = Fit { limit, document_max: None, cut };
+        Pair::fit(ids(query), ids(document), tokenizer.template(), &limits)
+    }
+
     fn packed(pair: &Pair, tokenizer: &Tokenizer) -> Packed {
         let mut packed = Packed::default();
         pair.push_into(&mut packed, tokenizer.template());
@@ -190,8 +202,7 @@ mod tests {
             query in "[ a-zA-Z.,é0-9]{0,40}", document in "\\PC{0,60}",
         ) {
             let tokenizer = Tokenizer::new(letters()).unwrap();
-            let ids = |text: &str| tokenizer.encode(text).unwrap();
-            let pair = Pair::fit(ids(&query), ids(&document), tokenizer.template(), Cut::Nothing, 512).unwrap();
+            let pair = fit(&tokenizer, &query, &document, Cut::Nothing, 512).unwrap();
             let packed = packed(&pair, &tokenizer);
             let expected = letters().encode((query.as_str(), document.as_str()), true).unwrap();
             prop_assert_eq!(packed.ids(), expected.get_ids());
@@ -204,9 +215,8 @@ mod tests {
             query in "[a-z]{0,40}", document in "[a-z]{0,40}", limit in 4u32..60, left: bool,
         ) {
             let tokenizer = Tokenizer::new(letters()).unwrap();
-            let ids = |text: &str| tokenizer.encode(text).unwrap();
             let cut = if left { Cut::LongestFirstLeft } else { Cut::LongestFirst };
-            let pair = Pair::fit(ids(&query), ids(&document), tokenizer.template(), cut, limit).unwrap();
+            let pair = fit(&tokenizer, &query, &document, cut, limit).unwrap();
             // The library's own `encode` cuts each text to the limit first, which moves odd tokens.
             let alone = |text: &str| letters().encode(text, false).unwrap();
             let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };

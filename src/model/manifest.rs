@@ -1,0 +1,154 @@
+//! Where a model comes from: name, version, checksum, licence.
+
+use super::{ModelError, read};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// A model's papers. `podium.json` in its directory states them; what it leaves out is worked out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The name under which it is served.
+    pub name: String,
+    /// sha256 of `model.safetensors`, in hex.
+    pub sha256: String,
+    /// An SPDX name, or `unknown`.
+    pub licence: String,
+    /// Brings its logits to another model's scale.
+    pub calibration: Calibration,
+}
+
+/// A line from one model's logits to another's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// The slope; positive, so that no order changes.
+    pub scale: f32,
+    /// The offset.
+    pub offset: f32,
+}
+
+impl Calibration {
+    /// The logit on the other model's scale.
+    pub fn apply(self, logit: f32) -> f32 {
+        self.scale * logit + self.offset
+    }
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self { scale: 1.0, offset: 0.0 }
+    }
+}
+
+/// `podium.json`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Stated {
+    name: Option<String>,
+    sha256: Option<String>,
+    licence: Option<String>,
+    calibration: Calibration,
+}
+
+impl Manifest {
+    /// Works out the papers of a directory whose weights are given, and checks what is stated.
+    ///
+    /// # Errors
+    /// A `podium.json` that cannot be read, or that states another checksum.
+    pub fn read(directory: &Path, weights: &[u8]) -> Result<Self, ModelError> {
+        let path = directory.join("podium.json");
+        let unusable = |reason: String| ModelError::Unusable { path: path.clone(), reason };
+        let stated: Stated = match read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?,
+            Err(ModelError::Missing { .. }) => Stated::default(),
+            Err(error) => return Err(error),
+        };
+        let sha256: String = Sha256::digest(weights).iter().map(|byte| format!("{byte:02x}")).collect();
+        if let Some(expected) = stated.sha256.filter(|expected| *expected != sha256) {
+            return Err(unusable(format!(
+                "sha256 of model.safetensors is {sha256}, and {expected} is stated"
+            )));
+        }
+        let scale = stated.calibration.scale;
+        if !(scale.is_finite() && scale > 0.0 && stated.calibration.offset.is_finite()) {
+            return Err(unusable("calibration: scale must be positive, and both finite".to_owned()));
+        }
+        Ok(Self {
+            name: stated.name.unwrap_or_else(|| name_of(directory)),
+            sha256,
+            licence: stated.licence.unwrap_or_else(|| licence_of(directory)),
+            calibration: stated.calibration,
+        })
+    }
+
+    /// The first 12 hex digits of the checksum.
+    pub fn version(&self) -> &str {
+        &self.sha256[..12]
+    }
+}
+
+/// The directory's name; for a hub cache (`models--owner--name/snapshots/revision`) the id.
+fn name_of(directory: &Path) -> String {
+    let hub = directory.ancestors().nth(2).and_then(Path::file_name).and_then(|name| name.to_str());
+    if let Some(id) = hub.and_then(|name| name.strip_prefix("models--")) {
+        return id.replace("--", "/");
+    }
+    let whole = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    whole.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The licence that a model card's header names, or the text of a licence file begins with.
+fn licence_of(directory: &Path) -> String {
+    let card = std::fs::read_to_string(directory.join("README.md")).unwrap_or_default();
+    let header = card.strip_prefix("---").and_then(|rest| rest.split("\n---").next()).unwrap_or_default();
+    if let Some(named) = header.lines().find_map(|line| line.strip_prefix("license:")) {
+        return named.trim().to_owned();
+    }
+    let text = std::fs::read_to_string(directory.join("LICENSE")).unwrap_or_default();
+    let known = [
+        ("Apache License", "Apache-2.0"),
+        ("MIT License", "MIT"),
+        ("Permission is hereby granted, free of charge", "MIT"),
+    ];
+    let found = known.iter().find(|(mark, _)| text.contains(mark));
+    found.map_or("unknown", |(_, name)| name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::write;
+
+    #[test]
+    fn what_is_not_stated_is_worked_out() {
+        let place = tempfile::tempdir().unwrap();
+        let model = place.path().join("tiny");
+        std::fs::create_dir(&model).unwrap();
+        write(model.join("README.md"), "---\nlanguage: en\nlicense: mit\n---\n# Tiny\n").unwrap();
+        let manifest = Manifest::read(&model, b"weights").unwrap();
+        assert_eq!((manifest.name.as_str(), manifest.licence.as_str()), ("tiny", "mit"));
+        // printf weights | sha256sum
+        assert_eq!(manifest.version(), "9a129038d9a0");
+    }
+
+    #[test]
+    fn another_checksum_than_stated_is_an_error() {
+        let place = tempfile::tempdir().unwrap();
+        write(place.path().join("podium.json"), r#"{"sha256": "00"}"#).unwrap();
+        let error = Manifest::read(place.path(), b"weights").unwrap_err().to_string();
+        assert!(error.contains("and 00 is stated"), "{error}");
+    }
+
+    #[test]
+    fn a_calibration_that_turns_the_order_round_is_an_error() {
+        let place = tempfile::tempdir().unwrap();
+        write(place.path().join("podium.json"), r#"{"calibration": {"scale": -1, "offset": 0}}"#).unwrap();
+        assert!(Manifest::read(place.path(), b"").unwrap_err().to_string().contains("calibration"));
+    }
+
+    #[test]
+    fn a_hub_cache_gives_its_id() {
+        assert_eq!(name_of(Path::new("hub/models--owner--name/snapshots/abc")), "owner/name");
+    }
+}
