@@ -1,1 +1,225 @@
-//! Floor 5: the running server.
+//! Floor 5: the running server. One driver thread owns the scheduler; one thread a lane owns a
+//! scorer; a bounded pool of threads tokenises. They speak over crossbeam channels, and of tokio
+//! there is only the one-shot reply.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `handle` | the way in: [`Handle::rank`], from request to outcome |
+//! | `prepare` | tokenisation: pool, cache, pairs |
+//! | `driver` | the loop that feeds the scheduler and does what it asks for |
+//! | `answer` | scores of both tiers, merged into an outcome with its receipt |
+//! | `books` | metrics, prices, ledger and journal: the one place that facts go to |
+//! | `lane` | a scorer's thread |
+//! | `pool` | lanes made, warmed and measured |
+//! | `clock` | the only reader of time |
+
+mod answer;
+mod books;
+mod clock;
+mod driver;
+mod handle;
+mod lane;
+mod pool;
+mod prepare;
+
+pub use books::Books;
+pub use clock::Clock;
+pub use handle::{Caller, Handle, ModelInfo, State};
+pub use lane::MakeScorer;
+pub use prepare::PrepareLimits;
+
+use crate::base::{Ns, PerTier, Tier};
+use crate::model::Calibration;
+use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
+use crate::token::Tokenizer;
+use driver::Driver;
+use handle::Shared;
+use prepare::Prepare;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// The running server's inside; dropping it ends its threads, and what is inside is refused.
+pub struct Engine {
+    handle: Handle,
+    driver: Option<JoinHandle<()>>,
+    started: Option<oneshot::Receiver<Result<(), StartError>>>,
+    /// Its other end goes with the driver, however that ends.
+    alive: oneshot::Receiver<()>,
+}
+
+impl Engine {
+    /// Starts loading. The handle refuses requests until every lane is up.
+    ///
+    /// # Errors
+    /// [`StartError::Incomplete`]; a lane that does not come up is told by [`Engine::ready`].
+    pub fn start(setup: Setup) -> Result<Self, StartError> {
+        setup.check()?;
+        let clock = setup.clock;
+        let (driver_sender, inbox) = crossbeam_channel::unbounded();
+        let seats = pool::seats(&setup.lanes, &setup.tiers, setup.limits.batch_ns_max, clock, &driver_sender);
+        let config = Config {
+            lanes: setup.lanes.iter().map(LaneSetup::config).collect(),
+            tenants: setup.tenants.iter().map(|(_, config)| config.clone()).collect(),
+            seeds: PerTier::default(),
+            limits: setup.limits.clone(),
+        };
+        let readers = PerTier::from_fn(|tier| {
+            setup.tiers[tier].as_ref().map(|tier| (tier.tokenizer.clone(), tier.pair_tokens_max))
+        });
+        let prepare = Prepare::start(&readers, setup.prepare.clone());
+        let shared = Arc::new(Shared::new(&setup, driver_sender, prepare));
+        let (started, receiver) = oneshot::channel();
+        let driver = Driver {
+            clock,
+            inbox,
+            shared: shared.clone(),
+            books: setup.books,
+            tiers: setup.tiers,
+            config,
+            seats,
+            started,
+        };
+        let (alive, ended) = oneshot::channel();
+        let driver = thread::Builder::new()
+            .name("driver".to_owned())
+            .spawn(move || {
+                let _alive = alive;
+                driver.run();
+            })
+            .expect("the system has room for one more thread");
+        Ok(Self { handle: Handle::new(shared), driver: Some(driver), started: Some(receiver), alive: ended })
+    }
+
+    /// The way in.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until every lane is up. Call once.
+    ///
+    /// # Errors
+    /// [`StartError::Lane`] for the first lane that did not come up.
+    pub async fn ready(&mut self) -> Result<(), StartError> {
+        let started = self.started.take().expect("readiness is asked for once");
+        started.await.unwrap_or(Err(StartError::Stopped))
+    }
+
+    /// Waits until the driver ends, which it does of itself only by a bug of ours; a server that
+    /// sees it should end too, and be started anew.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.alive).await;
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.handle.stop();
+        if let Some(driver) = self.driver.take()
+            && driver.join().is_err()
+        {
+            tracing::error!("the driver panicked");
+        }
+    }
+}
+
+/// Everything that an engine is made from.
+pub struct Setup {
+    /// The time that everything counts by.
+    pub clock: Clock,
+    /// The models; at least one of them.
+    pub tiers: PerTier<Option<TierSetup>>,
+    /// The lanes; each tier that is configured has at least one.
+    pub lanes: Vec<LaneSetup>,
+    /// The tenants with their names; the first is the anonymous one.
+    pub tenants: Vec<(Arc<str>, TenantConfig)>,
+    /// The scheduler's bounds.
+    pub limits: Limits,
+    /// Tokenisation's bounds.
+    pub prepare: PrepareLimits,
+    /// The budget of requests that bring none.
+    pub default_budget: Option<Ns>,
+    /// Whether a request that names a model which is not served gets the primary all the same.
+    pub any_model: bool,
+    /// Where facts are counted, priced and kept.
+    pub books: Books,
+}
+
+impl Setup {
+    fn check(&self) -> Result<(), StartError> {
+        let incomplete = |tier, what| Err(StartError::Incomplete { tier, what });
+        if self.tiers.primary.is_none() && self.tiers.fallback.is_none() {
+            return incomplete(Tier::Primary, "no model, and nor has the other");
+        }
+        for tier in Tier::ALL {
+            let lanes = self.lanes.iter().filter(|lane| lane.tier == tier).count();
+            match (&self.tiers[tier], lanes) {
+                (Some(_), 0) => return incomplete(tier, "a model and no lane"),
+                (None, 1..) => return incomplete(tier, "a lane and no model"),
+                (Some(_), 1..) | (None, 0) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One tier's model, apart from its scorers.
+#[derive(Clone)]
+pub struct TierSetup {
+    /// The name under which it is served.
+    pub name: Arc<str>,
+    /// The first 12 hex digits of its weights' sha256.
+    pub version: Arc<str>,
+    /// Its licence, for `/v1/models`.
+    pub licence: Arc<str>,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The longest pair that it reads, special tokens included.
+    pub pair_tokens_max: u32,
+    /// Brings its logits to the primary's scale.
+    pub calibration: Calibration,
+}
+
+/// One lane.
+#[derive(Clone)]
+pub struct LaneSetup {
+    /// Whose model it runs.
+    pub tier: Tier,
+    /// Most tokens of a batch.
+    pub batch_tokens_max: u64,
+    /// Batches that it may hold at once.
+    pub depth: usize,
+    /// Makes its scorer.
+    pub make: MakeScorer,
+}
+
+impl LaneSetup {
+    fn config(&self) -> LaneConfig {
+        LaneConfig { tier: self.tier, batch_tokens_max: self.batch_tokens_max, depth: self.depth }
+    }
+}
+
+/// An engine that could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Neither a primary nor a fallback is configured, or a tier has no lane.
+    #[error("the {} tier has {what}", .tier.name())]
+    Incomplete {
+        /// Which tier.
+        tier: Tier,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A lane's scorer could not be made.
+    #[error("lane {lane} did not come up: {why}")]
+    Lane {
+        /// Which lane.
+        lane: u32,
+        /// Why.
+        why: String,
+    },
+    /// It was stopped while it loaded.
+    #[error("the engine was stopped while its models loaded")]
+    Stopped,
+}

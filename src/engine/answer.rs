@@ -1,0 +1,115 @@
+//! A job as the driver keeps it: its pairs, the scores that have come back, and who waits.
+
+use super::TierSetup;
+use super::driver::Submission;
+use super::prepare::Prepared;
+use crate::base::{Nanodollars, Ns, PerTier, TenantId, Tier};
+use crate::rerank::{Outcome, Receipt, Refusal, Served, merge_top_k, order};
+use crate::sched::{Answer, Arrival, Slice};
+use crate::token::Pair;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// A job between its arrival and its answer.
+pub(super) struct Entry {
+    tenant: TenantId,
+    arrived: Ns,
+    budget: Option<Ns>,
+    prepared: Prepared,
+    /// A logit for each candidate, on its own tier's scale; empty until the tier's first came back.
+    scores: PerTier<Vec<f32>>,
+    /// Candidates from best to worst by the fallback, once a top-k asked for it.
+    order: Option<Arc<[u32]>>,
+    reply: oneshot::Sender<Result<Outcome, Refusal>>,
+}
+
+impl Entry {
+    /// Splits a submission into what the scheduler is told and what is kept here.
+    pub fn new(submission: Submission) -> (Arrival, Self) {
+        let Submission { arrival, prepared, budget, reply } = submission;
+        let (tenant, arrived) = (arrival.tenant, arrival.arrived);
+        let (scores, order) = (PerTier::default(), None);
+        (arrival, Self { tenant, arrived, budget, prepared, scores, order, reply })
+    }
+
+    /// Who pays.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// A tier's pairs, one for each candidate.
+    pub fn pairs(&self, tier: Tier) -> Arc<[Pair]> {
+        self.prepared[tier].pairs.clone()
+    }
+
+    /// Keeps the logits that a tier gave a slice.
+    pub fn keep(&mut self, tier: Tier, slice: &Slice, logits: &[f32]) {
+        let scores = &mut self.scores[tier];
+        if scores.is_empty() {
+            scores.resize(self.prepared[tier].pairs.len(), 0.0);
+        }
+        for (candidate, &logit) in slice.candidates().zip(logits) {
+            scores[candidate] = logit;
+        }
+    }
+
+    /// Orders the candidates by the fallback's scores.
+    pub fn rank(&mut self) -> Arc<[u32]> {
+        let order = order(&self.scores.fallback).expect("a lane reports finite scores only");
+        let order: Arc<[u32]> = order.into_iter().map(|index| index as u32).collect();
+        self.order = Some(order.clone());
+        order
+    }
+
+    /// Sends the refusal to whoever waits.
+    pub fn refuse(self, refusal: Refusal) {
+        let _ = self.reply.send(Err(refusal));
+    }
+
+    /// Sends the outcome to whoever waits.
+    pub fn answer(mut self, now: Ns, answer: &Answer, cost: Nanodollars, tiers: &PerTier<Option<TierSetup>>) {
+        let tier = match answer.served {
+            Served::Full | Served::TopK { .. } => Tier::Primary,
+            Served::Fallback => Tier::Fallback,
+        };
+        let setup = tiers[tier].as_ref().expect("a tier that answers is configured");
+        let elapsed = now.saturating_sub(self.arrived);
+        let receipt = Receipt {
+            served: answer.served,
+            degraded: answer.degraded,
+            budget: self.budget,
+            elapsed,
+            queue: elapsed.saturating_sub(answer.compute),
+            compute: answer.compute,
+            model: setup.name.clone(),
+            version: setup.version.clone(),
+            device: answer.charged.primary + answer.charged.fallback,
+            cost,
+        };
+        let read = &self.prepared[tier].pairs;
+        let truncated = read.iter().map(Pair::truncated).collect();
+        let tokens = self.prepared[tier].tokens();
+        let scores = self.merge(answer.served, tiers);
+        let _ = self.reply.send(Ok(Outcome { scores, truncated, tokens, receipt }));
+    }
+
+    /// The scores that the answer is made of, on the primary's scale.
+    fn merge(&mut self, served: Served, tiers: &PerTier<Option<TierSetup>>) -> Vec<f32> {
+        let primary = std::mem::take(&mut self.scores.primary);
+        let mut fallback = std::mem::take(&mut self.scores.fallback);
+        if served == Served::Full {
+            return primary;
+        }
+        let calibration = tiers.fallback.as_ref().expect("the fallback answered").calibration;
+        for score in &mut fallback {
+            *score = calibration.apply(*score);
+        }
+        if let Served::TopK { k } = served {
+            let order = self.order.as_ref().expect("a top-k was ranked");
+            let best = order[..k as usize].iter().map(|&index| index as usize);
+            let block: Vec<(usize, f32)> = best.map(|index| (index, primary[index])).collect();
+            merge_top_k(&mut fallback, &block);
+        }
+        fallback
+    }
+}

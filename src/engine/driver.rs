@@ -1,0 +1,300 @@
+//! The loop that feeds the scheduler what happened and does what it asks for.
+
+use super::answer::Entry;
+use super::books::{BatchFacts, Books};
+use super::clock::Clock;
+use super::handle::Shared;
+use super::lane::{News, Report, Spawn, Work};
+use super::prepare::Prepared;
+use super::{StartError, TierSetup};
+use crate::base::{Ns, PerTier, Tier};
+use crate::cost::predict::Measured;
+use crate::rerank::{Outcome, Refusal};
+use crate::sched::{Action, Arrival, BatchId, Config, Dispatch, Event, JobId, LaneId, Scheduler, Slice};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// A scorer that cannot be made is tried again after this, doubling to 256 times as much.
+const RETRY_NS_MIN: Ns = Ns::from_millis(100);
+
+/// What the driver can be told.
+pub(super) enum Message {
+    Submit(Box<Submission>),
+    Cancel(JobId),
+    Report(Report),
+    Drain,
+    /// Ends the loop; jobs still inside are refused as draining.
+    Stop,
+}
+
+/// A tokenised request at the scheduler's door.
+pub(super) struct Submission {
+    pub arrival: Arrival,
+    pub prepared: Prepared,
+    pub budget: Option<Ns>,
+    pub reply: oneshot::Sender<Result<Outcome, Refusal>>,
+}
+
+/// How a lane's thread is made, for the first time and after each fault.
+pub(super) struct LaneSeat {
+    pub tier: Tier,
+    /// Makes a spawn for a generation, that waits so long first; generation 0 warms up in full.
+    pub spawn: Box<dyn Fn(u32, Ns) -> Spawn + Send>,
+}
+
+/// A lane's thread as the driver sees it.
+struct Seat {
+    seat: LaneSeat,
+    generation: u32,
+    /// Times in a row that its scorer could not be made.
+    failures: u32,
+    work: Sender<Work>,
+    /// What it was sent and has not answered.
+    running: VecDeque<(BatchId, Vec<Slice>)>,
+}
+
+pub(super) struct Driver {
+    pub clock: Clock,
+    pub inbox: Receiver<Message>,
+    pub shared: Arc<Shared>,
+    pub books: Books,
+    pub tiers: PerTier<Option<TierSetup>>,
+    pub config: Config,
+    pub seats: Vec<LaneSeat>,
+    /// Told once whether every lane came up.
+    pub started: oneshot::Sender<Result<(), StartError>>,
+}
+
+/// The driver once every lane is up.
+struct Running {
+    clock: Clock,
+    inbox: Receiver<Message>,
+    books: Books,
+    tiers: PerTier<Option<TierSetup>>,
+    sched: Scheduler,
+    seats: Vec<Seat>,
+    entries: HashMap<JobId, Entry>,
+    actions: Vec<Action>,
+    /// Events that must come before any other.
+    replies: VecDeque<Event>,
+}
+
+impl Driver {
+    /// Brings the lanes up, then runs until told to stop.
+    pub fn run(mut self) {
+        let mut seats: Vec<Seat> = self
+            .seats
+            .into_iter()
+            .map(|seat| {
+                let work = (seat.spawn)(0, Ns::ZERO).start();
+                Seat { seat, generation: 0, failures: 0, work, running: VecDeque::new() }
+            })
+            .collect();
+        let mut config = self.config;
+        match warm_up(&self.inbox, &seats) {
+            Ok(seeds) => config.seeds = seeds,
+            Err(error) => {
+                seats.clear();
+                let _ = self.started.send(Err(error));
+                return;
+            }
+        }
+        self.books.begin(&config);
+        let mut running = Running {
+            clock: self.clock,
+            inbox: self.inbox,
+            books: self.books,
+            tiers: self.tiers,
+            sched: Scheduler::new(&config),
+            seats,
+            entries: HashMap::new(),
+            actions: Vec::new(),
+            replies: VecDeque::new(),
+        };
+        for lane in 0..running.seats.len() as u32 {
+            running.step(Event::LaneUp { lane: LaneId(lane) });
+        }
+        // A drain that came while loading must not be undone.
+        self.shared.loaded();
+        let _ = self.started.send(Ok(()));
+        running.run();
+    }
+}
+
+/// Waits until every lane is up and returns what they measured, by tier.
+fn warm_up(inbox: &Receiver<Message>, seats: &[Seat]) -> Result<PerTier<Vec<Measured>>, StartError> {
+    let mut seeds: PerTier<Vec<Measured>> = PerTier::default();
+    let mut missing = seats.len();
+    while missing > 0 {
+        match inbox.recv() {
+            Ok(Message::Report(Report { lane, news: News::Up(measured), .. })) => {
+                seeds[seats[lane.0 as usize].seat.tier].extend(measured);
+                missing -= 1;
+            }
+            Ok(Message::Report(Report { lane, news: News::Down(why), .. })) => {
+                return Err(StartError::Lane { lane: lane.0, why });
+            }
+            Ok(Message::Report(Report { news: News::Ended { .. }, .. })) => {
+                unreachable!("no batch is sent before every lane is up")
+            }
+            // The handle refuses requests while loading; only one that raced gets here.
+            Ok(Message::Submit(submission)) => {
+                let _ = submission.reply.send(Err(Refusal::Unavailable));
+            }
+            Ok(Message::Cancel(_) | Message::Drain) => {}
+            Ok(Message::Stop) | Err(_) => {
+                return Err(StartError::Stopped);
+            }
+        }
+    }
+    Ok(seeds)
+}
+
+impl Running {
+    fn run(&mut self) {
+        loop {
+            let message = match self.sched.next_wake() {
+                Some(at) => self.inbox.recv_deadline(self.clock.instant(at)),
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match message {
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(message) => self.hear(message),
+                Err(RecvTimeoutError::Timeout) => self.step(Event::Tick),
+            }
+            if self.inbox.is_empty() {
+                self.books.snapshot(&self.sched, &self.clock);
+            }
+        }
+        for (_, entry) in self.entries.drain() {
+            entry.refuse(Refusal::Draining);
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Submit(submission) => {
+                let (arrival, entry) = Entry::new(*submission);
+                self.entries.insert(arrival.job, entry);
+                self.step(Event::Arrive(arrival));
+            }
+            Message::Cancel(job) => {
+                // A client that left before its submission came is seen when the reply is closed.
+                self.entries.remove(&job);
+                self.step(Event::Cancel { job });
+            }
+            Message::Report(report) => self.hear_lane(report),
+            Message::Drain => self.step(Event::Drain),
+            Message::Stop => unreachable!("the loop ends on it"),
+        }
+    }
+
+    fn hear_lane(&mut self, report: Report) {
+        let seat = &mut self.seats[report.lane.0 as usize];
+        if report.generation != seat.generation {
+            tracing::info!(lane = report.lane.0, "a lane that was given up has returned");
+            return;
+        }
+        match report.news {
+            News::Up(_) => {
+                seat.failures = 0;
+                self.step(Event::LaneUp { lane: report.lane });
+            }
+            News::Down(why) => {
+                tracing::error!(lane = report.lane.0, why, "a lane did not come up again; it is retried");
+                seat.failures += 1;
+                self.restart(report.lane);
+            }
+            News::Ended { done, logits } => {
+                let (batch, slices) =
+                    seat.running.pop_front().expect("a lane reports only batches that it was sent");
+                assert_eq!(batch, done.batch, "a lane runs its batches in order");
+                let tier = seat.seat.tier;
+                if done.result.is_ok() {
+                    let mut rest = &logits[..];
+                    for slice in &slices {
+                        let (part, tail) = rest.split_at(slice.range.len());
+                        rest = tail;
+                        if let Some(entry) = self.entries.get_mut(&slice.job) {
+                            entry.keep(tier, slice, part);
+                        }
+                    }
+                }
+                self.books.batch(&BatchFacts { tier, pairs: logits.len(), done: &done });
+                self.step(Event::Done(done));
+            }
+        }
+    }
+
+    /// Tells the scheduler, and does what it asks for until it is content.
+    fn step(&mut self, event: Event) {
+        self.replies.push_back(event);
+        while let Some(event) = self.replies.pop_front() {
+            let now = self.clock.now();
+            self.books.event(now, &event);
+            let mut actions = std::mem::take(&mut self.actions);
+            self.sched.step(now, event, &mut actions);
+            for action in actions.drain(..) {
+                self.act(now, action);
+            }
+            self.actions = actions;
+        }
+    }
+
+    fn act(&mut self, now: Ns, action: Action) {
+        match action {
+            Action::Dispatch(dispatch) => self.dispatch(dispatch),
+            Action::Rank { job } => {
+                let order = match self.entries.get_mut(&job) {
+                    Some(entry) => entry.rank(),
+                    None => Arc::from([]),
+                };
+                self.replies.push_back(Event::Ranked { job, order });
+            }
+            Action::Answer { job, answer } => {
+                let Some(entry) = self.entries.remove(&job) else { return };
+                let cost = self.books.charge(entry.tenant(), answer.charged);
+                entry.answer(now, &answer, cost, &self.tiers);
+            }
+            Action::Refuse { job, refusal } => {
+                if let Some(entry) = self.entries.remove(&job) {
+                    entry.refuse(refusal);
+                }
+            }
+            Action::Restart { lane, fault } => {
+                tracing::error!(lane = lane.0, ?fault, "a lane is restarted");
+                self.restart(lane);
+            }
+            Action::Discard { tenant, tier, device } => self.books.discard(tenant, tier, device),
+        }
+    }
+
+    fn dispatch(&mut self, dispatch: Dispatch) {
+        let seat = &mut self.seats[dispatch.lane.0 as usize];
+        let tier = seat.seat.tier;
+        let slices = dispatch
+            .slices
+            .iter()
+            .map(|slice| {
+                let entry = self.entries.get(&slice.job).expect("a job that is dispatched has its entry");
+                (slice.clone(), entry.pairs(tier))
+            })
+            .collect();
+        seat.running.push_back((dispatch.batch, dispatch.slices));
+        // A lane whose thread has ended is about to report it, and is then restarted.
+        let _ = seat.work.send(Work { batch: dispatch.batch, slices });
+    }
+
+    fn restart(&mut self, lane: LaneId) {
+        let seat = &mut self.seats[lane.0 as usize];
+        seat.generation += 1;
+        seat.running.clear();
+        let wait = match seat.failures {
+            0 => Ns::ZERO,
+            failures => Ns(RETRY_NS_MIN.0 << failures.min(8)),
+        };
+        seat.work = (seat.seat.spawn)(seat.generation, wait).start();
+    }
+}

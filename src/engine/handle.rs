@@ -1,0 +1,254 @@
+//! The way into the engine: from a request to its outcome.
+
+use super::Setup;
+use super::clock::Clock;
+use super::driver::{Message, Submission};
+use super::prepare::{Prepare, Prepared};
+use crate::base::{Ns, PerTier, TenantId, Tier};
+use crate::rerank::{Outcome, Policy, Refusal, Request};
+use crate::sched::{Arrival, JobId};
+use crossbeam_channel::Sender;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use tokio::sync::oneshot;
+
+/// The running engine; clones are cheap and share it.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// Who asks, and since when.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Who pays.
+    pub tenant: TenantId,
+    /// When the request was accepted, by [`Handle::now`].
+    pub arrived: Ns,
+}
+
+/// Whether the engine takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Models are being loaded and warmed.
+    Loading,
+    /// It takes requests.
+    Ready,
+    /// It finishes what it has and takes no more.
+    Draining,
+}
+
+/// A model that is served.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The first 12 hex digits of its weights' sha256.
+    pub version: Arc<str>,
+    /// What it is there for.
+    pub tier: Tier,
+    /// The longest pair that it reads.
+    pub pair_tokens_max: u32,
+    /// Its licence.
+    pub licence: Arc<str>,
+    /// When the engine was started, in seconds since 1970.
+    pub created_unix: u64,
+}
+
+pub(super) struct Shared {
+    clock: Clock,
+    driver: Sender<Message>,
+    prepare: Prepare,
+    models: Vec<ModelInfo>,
+    any_model: bool,
+    default_budget: Option<Ns>,
+    state: AtomicU8,
+    jobs: AtomicU64,
+    /// Requests between the door and their answer, and how many there may be.
+    inside: AtomicUsize,
+    inside_max: usize,
+}
+
+impl Shared {
+    pub fn new(setup: &Setup, driver: Sender<Message>, prepare: Prepare) -> Self {
+        let created_unix = setup.clock.unix_seconds();
+        let info = |tier: Tier| {
+            setup.tiers[tier].as_ref().map(|model| ModelInfo {
+                name: model.name.clone(),
+                version: model.version.clone(),
+                tier,
+                pair_tokens_max: model.pair_tokens_max,
+                licence: model.licence.clone(),
+                created_unix,
+            })
+        };
+        Self {
+            clock: setup.clock,
+            driver,
+            prepare,
+            models: Tier::ALL.into_iter().filter_map(info).collect(),
+            any_model: setup.any_model,
+            default_budget: setup.default_budget,
+            state: AtomicU8::new(State::Loading as u8),
+            jobs: AtomicU64::new(0),
+            inside: AtomicUsize::new(0),
+            // Those being tokenised come on top of the scheduler's own bound.
+            inside_max: setup.limits.jobs_max + setup.prepare.queued_max,
+        }
+    }
+
+    /// Opens the door, unless a drain came while loading.
+    pub fn loaded(&self) {
+        let (loading, ready) = (State::Loading as u8, State::Ready as u8);
+        let _ = self.state.compare_exchange(loading, ready, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// Cancels the job unless it was answered.
+struct CancelOnDrop<'a> {
+    shared: &'a Shared,
+    job: JobId,
+    answered: bool,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        self.shared.inside.fetch_sub(1, Ordering::Relaxed);
+        if !self.answered {
+            let _ = self.shared.driver.send(Message::Cancel(self.job));
+        }
+    }
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The engine's time.
+    pub fn now(&self) -> Ns {
+        self.shared.clock.now()
+    }
+
+    /// Seconds since 1970.
+    pub fn unix_seconds(&self) -> u64 {
+        self.shared.clock.unix_seconds()
+    }
+
+    /// Whether requests are taken.
+    pub fn state(&self) -> State {
+        match self.shared.state.load(Ordering::Acquire) {
+            state if state == State::Loading as u8 => State::Loading,
+            state if state == State::Ready as u8 => State::Ready,
+            _ => State::Draining,
+        }
+    }
+
+    /// The models that are served, the primary first.
+    pub fn models(&self) -> &[ModelInfo] {
+        &self.shared.models
+    }
+
+    /// Takes no more requests; those inside are answered.
+    pub fn drain(&self) {
+        self.shared.state.store(State::Draining as u8, Ordering::Release);
+        let _ = self.shared.driver.send(Message::Drain);
+    }
+
+    pub(super) fn stop(&self) {
+        let _ = self.shared.driver.send(Message::Stop);
+    }
+
+    /// Lookups of texts in the token cache since the start: found, and not found.
+    pub fn token_lookups(&self) -> (u64, u64) {
+        self.shared.prepare.lookups()
+    }
+
+    /// Requests that are neither answered nor refused.
+    pub fn inside(&self) -> usize {
+        self.shared.inside.load(Ordering::Relaxed)
+    }
+
+    /// Scores a request's candidates. All of its documents are admitted together or refused
+    /// together. Dropping the future cancels the work.
+    ///
+    /// # Errors
+    /// Every reason for which there is no answer is a [`Refusal`].
+    pub async fn rank(&self, request: Arc<Request>, caller: Caller) -> Result<Outcome, Refusal> {
+        let shared = &*self.shared;
+        match self.state() {
+            State::Loading => return Err(Refusal::Unavailable),
+            State::Draining => return Err(Refusal::Draining),
+            State::Ready => {}
+        }
+        let policy = self.policy(&request)?;
+        let job = JobId(shared.jobs.fetch_add(1, Ordering::Relaxed));
+        if shared.inside.fetch_add(1, Ordering::Relaxed) >= shared.inside_max {
+            shared.inside.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::Overloaded { retry_after: Ns::from_millis(100) });
+        }
+        let mut guard = CancelOnDrop { shared, job, answered: false };
+        let result = async {
+            let prepared = shared.prepare.prepare(&request).await?;
+            let (reply, outcome) = oneshot::channel();
+            let submission = self.submission(&request, policy, (job, caller), (prepared, reply));
+            shared.driver.send(Message::Submit(Box::new(submission))).map_err(|_| Refusal::Draining)?;
+            // The driver drops a reply only when it ends.
+            outcome.await.unwrap_or(Err(Refusal::Draining))
+        }
+        .await;
+        guard.answered = true;
+        result
+    }
+
+    fn submission(
+        &self,
+        request: &Request,
+        policy: Policy,
+        (job, caller): (JobId, Caller),
+        (prepared, reply): (Prepared, oneshot::Sender<Result<Outcome, Refusal>>),
+    ) -> Submission {
+        let budget = request.options.latency_budget.or(self.shared.default_budget);
+        let arrival = Arrival {
+            job,
+            tenant: caller.tenant,
+            priority: request.options.priority,
+            policy,
+            arrived: caller.arrived,
+            deadline: budget.map(|budget| caller.arrived.saturating_add(budget)),
+            top_k: request.options.top_k,
+            lengths: PerTier::from_fn(|tier| prepared[tier].lengths.clone()),
+        };
+        Submission { arrival, prepared, budget, reply }
+    }
+
+    /// The policy that holds: a request that names the fallback's model wants only that, and a
+    /// policy needs its tiers.
+    fn policy(&self, request: &Request) -> Result<Policy, Refusal> {
+        let shared = &*self.shared;
+        let served = |tier: Tier| shared.models.iter().find(|model| model.tier == tier);
+        let mut policy = request.options.policy;
+        if let Some(name) = request.model.as_deref() {
+            let named = shared.models.iter().find(|model| &*model.name == name);
+            match named.map(|model| model.tier) {
+                Some(Tier::Fallback) if served(Tier::Primary).is_some() => policy = Policy::Fallback,
+                Some(_) => {}
+                None if shared.any_model => {}
+                None => return Err(Refusal::UnknownModel { name: name.to_owned() }),
+            }
+        }
+        let needs: &[Tier] = match policy {
+            Policy::Auto => &[],
+            Policy::Full => &[Tier::Primary],
+            Policy::TopK => &[Tier::Primary, Tier::Fallback],
+            Policy::Fallback => &[Tier::Fallback],
+        };
+        match needs.iter().find(|&&tier| served(tier).is_none()) {
+            None => Ok(policy),
+            Some(tier) => Err(Refusal::Invalid {
+                field: "policy".to_owned(),
+                message: format!("`{}` needs a {} model, and none is configured", policy.name(), tier.name()),
+            }),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One thread a scorer: packs what the driver sends, runs it, and reports.
+
+use super::clock::Clock;
+use super::driver::Message;
+use crate::backend::{ScoreError, Scorer};
+use crate::base::{DeviceNs, Ns};
+use crate::cost::predict::{Load, Measured};
+use crate::sched::{BatchId, Done, Fault, LaneId, Slice};
+use crate::token::{Packed, Pair, Template};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+/// Makes a lane's scorer; called on the lane's own thread, again after each fault.
+pub type MakeScorer = Arc<dyn Fn() -> Result<Box<dyn Scorer>, String> + Send + Sync>;
+
+/// What a lane's thread needs to exist.
+pub(super) struct Spawn {
+    pub lane: LaneId,
+    /// Counts the lane's restarts, so that reports of a thread that was given up are known.
+    pub generation: u32,
+    pub make: MakeScorer,
+    /// How long to wait before making it.
+    pub wait: Ns,
+    pub template: Arc<Template>,
+    /// The batches to warm up with, in this order.
+    pub warm_up: Arc<[Packed]>,
+    /// Warm-up ends early once a batch takes this long: no batch that long is ever formed.
+    pub warm_up_ns_max: Ns,
+    /// Batches that may wait for the thread.
+    pub depth: usize,
+    pub clock: Clock,
+    pub driver: Sender<Message>,
+}
+
+/// A batch to run: the pairs of each job, and which of them.
+pub(super) struct Work {
+    pub batch: BatchId,
+    pub slices: Vec<(Slice, Arc<[Pair]>)>,
+}
+
+/// What a lane's thread has to say.
+pub(super) struct Report {
+    pub lane: LaneId,
+    pub generation: u32,
+    pub news: News,
+}
+
+pub(super) enum News {
+    /// The scorer is made, and these are its warm-up runs.
+    Up(Vec<Measured>),
+    /// The scorer could not be made; the thread has ended.
+    Down(String),
+    /// A batch ended; with one logit for each pair, slices end to end, where it succeeded.
+    Ended { done: Done, logits: Vec<f32> },
+}
+
+impl Spawn {
+    /// Starts the thread and returns the way to give it work; it ends when that is dropped.
+    pub fn start(self) -> Sender<Work> {
+        let (sender, receiver) = bounded(self.depth.max(1));
+        thread::Builder::new()
+            .name(format!("lane-{}", self.lane.0))
+            .spawn(move || self.run(&receiver))
+            .expect("the system has room for one more thread");
+        sender
+    }
+
+    fn run(self, work: &Receiver<Work>) {
+        if self.wait > Ns::ZERO {
+            // Nobody sends work to a lane that is not up: this only waits, or ends with the driver.
+            if let Err(RecvTimeoutError::Disconnected) = work.recv_timeout(self.wait.into()) {
+                return;
+            }
+        }
+        let made = catch_unwind(AssertUnwindSafe(|| self.make_and_warm()));
+        let (mut scorer, measured) = match made {
+            Ok(Ok(made)) => made,
+            Ok(Err(why)) => return self.report(News::Down(why)),
+            Err(panic) => return self.report(News::Down(message_of(&panic))),
+        };
+        self.report(News::Up(measured));
+        let mut packed = Packed::default();
+        for work in work {
+            packed.clear();
+            for (slice, pairs) in &work.slices {
+                for candidate in slice.candidates() {
+                    pairs[candidate].push_into(&mut packed, &self.template);
+                }
+            }
+            let mut logits = vec![0.0; packed.len()];
+            let started = self.clock.now();
+            let result = self.score(scorer.as_mut(), &packed, &mut logits);
+            let device = DeviceNs(self.clock.now().saturating_sub(started).0);
+            let broken = matches!(result, Err(fault) if fault != Fault::OutOfMemory);
+            let done = Done { lane: self.lane, batch: work.batch, device, result };
+            self.report(News::Ended { done, logits });
+            if broken {
+                // The driver restarts the lane with a fresh scorer on a fresh thread.
+                return;
+            }
+        }
+    }
+
+    fn make_and_warm(&self) -> Result<(Box<dyn Scorer>, Vec<Measured>), String> {
+        let mut scorer = (self.make)()?;
+        let mut measured = Vec::new();
+        for packed in self.warm_up.iter() {
+            let mut logits = vec![0.0; packed.len()];
+            let mut took = Ns::MAX;
+            // The first run of a size pays for allocations; the second is like all that follow.
+            for _ in 0..2 {
+                let started = self.clock.now();
+                match self.score(scorer.as_mut(), packed, &mut logits) {
+                    Ok(()) => took = took.min(self.clock.now().saturating_sub(started)),
+                    // Larger batches will not fit either; the scheduler learns the bound as it goes.
+                    Err(Fault::OutOfMemory) => return Ok((scorer, measured)),
+                    Err(Fault::NonFinite) => return Err("a warm-up score is not finite".to_owned()),
+                    Err(Fault::Failed | Fault::Stalled) => return Err("the warm-up failed".to_owned()),
+                }
+            }
+            measured.push(Measured { load: Load::of(packed.lengths()), took: DeviceNs(took.0) });
+            if took > self.warm_up_ns_max {
+                break;
+            }
+        }
+        Ok((scorer, measured))
+    }
+
+    fn score(&self, scorer: &mut dyn Scorer, packed: &Packed, logits: &mut [f32]) -> Result<(), Fault> {
+        match catch_unwind(AssertUnwindSafe(|| scorer.score(packed, logits))) {
+            Ok(Ok(())) if logits.iter().all(|logit| logit.is_finite()) => Ok(()),
+            Ok(Ok(())) => {
+                tracing::error!(lane = self.lane.0, "a score is not finite");
+                Err(Fault::NonFinite)
+            }
+            Ok(Err(ScoreError::OutOfMemory)) => {
+                tracing::warn!(lane = self.lane.0, tokens = packed.tokens().0, "out of memory");
+                Err(Fault::OutOfMemory)
+            }
+            Ok(Err(ScoreError::Failed(why))) => {
+                tracing::error!(lane = self.lane.0, why, "the scorer failed");
+                Err(Fault::Failed)
+            }
+            Err(panic) => {
+                tracing::error!(lane = self.lane.0, why = message_of(&panic), "the scorer panicked");
+                Err(Fault::Failed)
+            }
+        }
+    }
+
+    fn report(&self, news: News) {
+        let report = Report { lane: self.lane, generation: self.generation, news };
+        // A driver that is gone has no use for news.
+        let _ = self.driver.send(Message::Report(report));
+    }
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

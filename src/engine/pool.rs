@@ -1,0 +1,90 @@
+//! The warm pool: lanes are made, run through every token bucket and measured before they work.
+
+use super::clock::Clock;
+use super::driver::{LaneSeat, Message};
+use super::lane::Spawn;
+use super::{LaneSetup, TierSetup};
+use crate::base::{Ns, PerTier};
+use crate::sched::LaneId;
+use crate::token::{Cut, Fit, Packed, Pair, Template};
+use crossbeam_channel::Sender;
+use std::sync::Arc;
+
+/// Tokens of the smallest warm-up batch; the next ones double.
+const BUCKET_TOKENS_MIN: u64 = 32;
+/// Tokens of a warm-up pair: what query and passage commonly have together.
+const PAIR_TOKENS: u64 = 128;
+
+/// Prepares the making of each lane.
+pub(super) fn seats(
+    lanes: &[LaneSetup],
+    tiers: &PerTier<Option<TierSetup>>,
+    batch_ns_max: Ns,
+    clock: Clock,
+    driver: &Sender<Message>,
+) -> Vec<LaneSeat> {
+    lanes
+        .iter()
+        .zip(0..)
+        .map(|(lane, number)| {
+            let setup = tiers[lane.tier].as_ref().expect("a lane's tier is configured");
+            let template = setup.tokenizer.template().clone();
+            let buckets = buckets(&template, setup.pair_tokens_max, lane.batch_tokens_max);
+            let (tier, lane, driver) = (lane.tier, lane.clone(), driver.clone());
+            let spawn = move |generation: u32, wait: Ns| Spawn {
+                lane: LaneId(number),
+                generation,
+                make: lane.make.clone(),
+                wait,
+                template: template.clone(),
+                // A lane that comes back is known already; one batch proves that it works.
+                warm_up: if generation == 0 { buckets.clone() } else { buckets[..1].into() },
+                warm_up_ns_max: Ns(2 * batch_ns_max.0),
+                depth: lane.depth,
+                clock,
+                driver: driver.clone(),
+            };
+            LaneSeat { tier, spawn: Box::new(spawn) }
+        })
+        .collect()
+}
+
+/// One batch for each power of two of tokens, up to the lane's cap.
+fn buckets(template: &Arc<Template>, pair_tokens_max: u32, batch_tokens_max: u64) -> Arc<[Packed]> {
+    let sizes = (0..).map(|power| BUCKET_TOKENS_MIN << power).take_while(|&size| size < batch_tokens_max);
+    sizes
+        .chain([batch_tokens_max])
+        .map(|tokens| {
+            let pairs = tokens.div_ceil(PAIR_TOKENS);
+            let limit = ((tokens / pairs) as u32).clamp(template.specials() + 2, pair_tokens_max);
+            // Any ids do: an encoder's time depends on how many there are.
+            let text: Arc<[u32]> = (0..limit).map(|_| 3).collect();
+            let fit = Fit { limit, document_max: None, cut: Cut::LongestFirst };
+            let pair = Pair::fit(text.clone(), text, template, &fit).expect("the limit has room for texts");
+            let mut batch = Packed::default();
+            for _ in 0..pairs {
+                pair.push_into(&mut batch, template);
+            }
+            batch
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warm_up_covers_every_power_of_two_and_the_cap() {
+        let template = Arc::new(Template { before: vec![(1, 0)], ..Template::default() });
+        let tokens: Vec<u64> = buckets(&template, 512, 1000).iter().map(|batch| batch.tokens().0).collect();
+        assert_eq!(tokens, [32, 64, 128, 256, 512, 1000]);
+    }
+
+    #[test]
+    fn warm_up_pairs_stay_within_a_short_model() {
+        let template = Arc::new(Template::default());
+        let batches = buckets(&template, 40, 256);
+        assert!(batches.iter().all(|batch| batch.lengths().all(|length| length <= 40)));
+    }
+}

@@ -1,0 +1,316 @@
+//! From a request to tokenised pairs: a bounded pool of threads, and a cache of texts seen before.
+//!
+//! A request waits in line once and is read in chunks, going to the back of the line after each,
+//! so that ten thousand documents do not hold up the three behind them.
+
+use crate::base::{Ns, PerTier, Tokens};
+use crate::rerank::{Query, Refusal, Request, Truncation};
+use crate::token::{Cut, Fit, FitError, Pair, TokenCache, Tokenizer};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use tokio::sync::Notify;
+
+/// Texts that a thread reads before it looks after another request: about 5 ms of work.
+const CHUNK: usize = 32;
+
+/// Tokenisation's bounds, each with its reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrepareLimits {
+    /// Threads that tokenise. The lanes want the other cores.
+    pub threads: usize,
+    /// Requests that may wait for them. Bounds memory and the wait.
+    pub queued_max: usize,
+    /// Bytes of tokenised texts that are kept, each tokenizer its own.
+    pub cache_bytes_max: u64,
+    /// New text up to this is tokenised where it arrives: a hand-over would take as long.
+    pub inline_bytes_max: usize,
+}
+
+impl Default for PrepareLimits {
+    fn default() -> Self {
+        Self { threads: 1, queued_max: 1_024, cache_bytes_max: 256 << 20, inline_bytes_max: 2_048 }
+    }
+}
+
+/// A request's pairs as each tier reads them; nothing for a tier that is not configured.
+pub(super) type Prepared = PerTier<Pairs>;
+
+/// One tier's pairs, in the caller's order.
+#[derive(Clone)]
+pub(super) struct Pairs {
+    pub pairs: Arc<[Pair]>,
+    /// Tokens of each.
+    pub lengths: Arc<[u32]>,
+}
+
+impl Pairs {
+    fn new(pairs: Vec<Pair>) -> Self {
+        Self { lengths: pairs.iter().map(Pair::len).collect(), pairs: pairs.into() }
+    }
+
+    /// Tokens of all.
+    pub fn tokens(&self) -> Tokens {
+        Tokens(self.lengths.iter().map(|&length| u64::from(length)).sum())
+    }
+}
+
+/// The way to the pool; the threads end with it.
+pub(super) struct Prepare {
+    encoders: Arc<[Encoder]>,
+    /// Which encoder a tier reads by, and its longest pair.
+    tiers: PerTier<Option<(usize, u32)>>,
+    /// A request in line; none ends a thread.
+    line: Sender<Option<Weak<Reading>>>,
+    waiting: AtomicUsize,
+    limits: PrepareLimits,
+}
+
+/// A tokenizer with what it has read; tiers with the same one share it.
+struct Encoder {
+    tokenizer: Arc<Tokenizer>,
+    cache: TokenCache,
+}
+
+/// A request being read. The one who waits owns it: when the client leaves, the line finds nothing.
+struct Reading {
+    request: Arc<Request>,
+    encoders: Arc<[Encoder]>,
+    /// Ids of each text, by encoder; queries first, then documents.
+    ids: Vec<Vec<OnceLock<Arc<[u32]>>>>,
+    queries: usize,
+    /// The next text that nobody has taken.
+    next: AtomicUsize,
+    /// Texts that have not been read.
+    left: AtomicUsize,
+    failed: OnceLock<(usize, String)>,
+    done: Notify,
+}
+
+impl Prepare {
+    /// Starts the threads. A tier's tokenizer comes with the longest pair that its model reads.
+    pub fn start(tiers: &PerTier<Option<(Arc<Tokenizer>, u32)>>, limits: PrepareLimits) -> Self {
+        let mut encoders: Vec<Encoder> = Vec::new();
+        let tiers = PerTier::from_fn(|tier| {
+            let (tokenizer, pair_tokens_max) = tiers[tier].as_ref()?;
+            let known = encoders.iter().position(|encoder| Arc::ptr_eq(&encoder.tokenizer, tokenizer));
+            let place = known.unwrap_or_else(|| {
+                let cache = TokenCache::new(limits.cache_bytes_max);
+                encoders.push(Encoder { tokenizer: tokenizer.clone(), cache });
+                encoders.len() - 1
+            });
+            Some((place, *pair_tokens_max))
+        });
+        let (line, receiver) = unbounded();
+        for number in 0..limits.threads.max(1) {
+            let (line, receiver) = (line.clone(), receiver.clone());
+            thread::Builder::new()
+                .name(format!("tokenise-{number}"))
+                .spawn(move || read_in_turn(&receiver, &line))
+                .expect("the system has room for one more thread");
+        }
+        Self { encoders: encoders.into(), tiers, line, waiting: AtomicUsize::new(0), limits }
+    }
+
+    /// Lookups in the caches since the start: found, and not found.
+    pub fn lookups(&self) -> (u64, u64) {
+        let each = self.encoders.iter().map(|encoder| encoder.cache.lookups());
+        each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// Tokenises a request's pairs for every tier.
+    ///
+    /// # Errors
+    /// A text that does not fit, named by its field; or a line that is full.
+    pub async fn prepare(&self, request: &Arc<Request>) -> Result<Prepared, Refusal> {
+        let reading = Arc::new(Reading::new(request.clone(), self.encoders.clone()));
+        if reading.look_up() <= self.limits.inline_bytes_max {
+            reading.read(0..reading.texts());
+        } else {
+            let waiting = Waiting::enter(&self.waiting, self.limits.queued_max)?;
+            // Each thread may take a chunk of it at once.
+            for _ in 0..self.limits.threads.clamp(1, reading.texts().div_ceil(CHUNK)) {
+                let _ = self.line.send(Some(Arc::downgrade(&reading)));
+            }
+            reading.done.notified().await;
+            drop(waiting);
+        }
+        self.fit(&reading)
+    }
+
+    fn fit(&self, reading: &Reading) -> Result<Prepared, Refusal> {
+        if let Some((text, message)) = reading.failed.get() {
+            return Err(Refusal::Invalid { field: reading.field(*text), message: message.clone() });
+        }
+        let none = || Pairs::new(Vec::new());
+        let primary = self.tiers.primary.map(|tier| reading.pairs(tier)).transpose()?;
+        if self.tiers.primary == self.tiers.fallback {
+            let both = primary.unwrap_or_else(none);
+            return Ok(PerTier { primary: both.clone(), fallback: both });
+        }
+        let fallback = self.tiers.fallback.map(|tier| reading.pairs(tier)).transpose()?;
+        Ok(PerTier { primary: primary.unwrap_or_else(none), fallback: fallback.unwrap_or_else(none) })
+    }
+}
+
+impl Drop for Prepare {
+    fn drop(&mut self) {
+        for _ in 0..self.limits.threads.max(1) {
+            let _ = self.line.send(None);
+        }
+    }
+}
+
+/// A place among those who wait for the pool.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize, max: usize) -> Result<Self, Refusal> {
+        let place = Self(count);
+        if count.fetch_add(1, Ordering::Relaxed) >= max {
+            return Err(Refusal::Overloaded { retry_after: Ns::from_millis(1_000) });
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn read_in_turn(line: &Receiver<Option<Weak<Reading>>>, back: &Sender<Option<Weak<Reading>>>) {
+    while let Ok(Some(reading)) = line.recv() {
+        let Some(reading) = reading.upgrade() else { continue };
+        if reading.read_chunk() {
+            let _ = back.send(Some(Arc::downgrade(&reading)));
+        }
+    }
+}
+
+impl Reading {
+    fn new(request: Arc<Request>, encoders: Arc<[Encoder]>) -> Self {
+        let queries = match &request.query {
+            Query::Shared(_) => 1,
+            Query::PerDocument(queries) => queries.len(),
+        };
+        let texts = queries + request.documents.len();
+        let ids = encoders.iter().map(|_| (0..texts).map(|_| OnceLock::new()).collect()).collect();
+        let (next, left) = (AtomicUsize::new(0), AtomicUsize::new(texts));
+        let (failed, done) = (OnceLock::new(), Notify::new());
+        Self { request, encoders, ids, queries, next, left, failed, done }
+    }
+
+    fn texts(&self) -> usize {
+        self.queries + self.request.documents.len()
+    }
+
+    fn text(&self, place: usize) -> &str {
+        match (&self.request.query, place.checked_sub(self.queries)) {
+            (_, Some(document)) => &self.request.documents[document],
+            (Query::Shared(query), None) => query,
+            (Query::PerDocument(queries), None) => &queries[place],
+        }
+    }
+
+    fn field(&self, place: usize) -> String {
+        match (&self.request.query, place.checked_sub(self.queries)) {
+            (_, Some(document)) => format!("documents[{document}]"),
+            (Query::Shared(_), None) => "query".to_owned(),
+            (Query::PerDocument(_), None) => format!("queries[{place}]"),
+        }
+    }
+
+    /// Fills in what the caches know; returns the bytes that remain to be read.
+    fn look_up(&self) -> usize {
+        let mut bytes = 0;
+        for (encoder, ids) in self.encoders.iter().zip(&self.ids) {
+            for (place, slot) in ids.iter().enumerate() {
+                let text = self.text(place);
+                match encoder.cache.get(text) {
+                    Some(found) => slot.set(found).expect("nobody else reads yet"),
+                    None => bytes += text.len().max(1),
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Reads the next chunk; whether another one is left to take.
+    fn read_chunk(&self) -> bool {
+        let start = self.next.fetch_add(CHUNK, Ordering::Relaxed);
+        let end = (start + CHUNK).min(self.texts());
+        if start >= end {
+            return false;
+        }
+        self.read(start..end);
+        // The last one of all wakes who waits; the release pairs with the others' acquire.
+        if self.left.fetch_sub(end - start, Ordering::AcqRel) == end - start {
+            self.done.notify_one();
+        }
+        end < self.texts()
+    }
+
+    fn read(&self, places: Range<usize>) {
+        for (encoder, ids) in self.encoders.iter().zip(&self.ids) {
+            for place in places.clone().filter(|&place| ids[place].get().is_none()) {
+                if self.failed.get().is_some() {
+                    return;
+                }
+                let text = self.text(place);
+                // A panic in the library costs this request, not the thread that serves all.
+                let encoded = catch_unwind(AssertUnwindSafe(|| encoder.tokenizer.encode(text)));
+                match encoded {
+                    Ok(Ok(encoded)) => {
+                        let key = match place.checked_sub(self.queries) {
+                            Some(document) => self.request.documents[document].clone(),
+                            None => text.into(),
+                        };
+                        encoder.cache.insert(key, encoded.clone());
+                        ids[place].set(encoded).expect("each place is read by one thread");
+                    }
+                    Ok(Err(error)) => drop(self.failed.set((place, error.to_string()))),
+                    Err(_) => {
+                        drop(self.failed.set((place, "the tokenizer panicked on this text".to_owned())))
+                    }
+                }
+            }
+        }
+    }
+
+    fn pairs(&self, (encoder, pair_tokens_max): (usize, u32)) -> Result<Pairs, Refusal> {
+        let request = &*self.request;
+        let template = self.encoders[encoder].tokenizer.template();
+        let fit = Fit {
+            limit: request.pair_tokens_max.unwrap_or(u32::MAX).min(pair_tokens_max),
+            document_max: request.document_tokens_max,
+            cut: match request.truncation {
+                Truncation::DocumentOnly => Cut::DocumentOnly,
+                Truncation::LongestFirst => Cut::LongestFirst,
+                Truncation::LongestFirstLeft => Cut::LongestFirstLeft,
+                Truncation::Refuse => Cut::Nothing,
+            },
+        };
+        let ids = |place: usize| self.ids[encoder][place].get().expect("every text was read").clone();
+        let pair = |document: usize| {
+            let place = if self.queries == 1 { 0 } else { document };
+            let fitted = Pair::fit(ids(place), ids(self.queries + document), template, &fit);
+            fitted.map_err(|error| {
+                let field = match error {
+                    FitError::QueryTooLong { .. } => self.field(place),
+                    FitError::PairTooLong { .. } => self.field(self.queries + document),
+                    FitError::LimitTooShort { .. } => "pair_tokens_max".to_owned(),
+                };
+                Refusal::Invalid { field, message: error.to_string() }
+            })
+        };
+        let pairs: Result<Vec<Pair>, Refusal> = (0..request.documents.len()).map(pair).collect();
+        pairs.map(Pairs::new)
+    }
+}
