@@ -1,0 +1,318 @@
+//! The engine on scripted scorers: what goes in comes out, and what breaks stays inside.
+
+mod common;
+
+use common::{logit, setup};
+use podium::backend::{Play, Script, Scripted};
+use podium::base::{Ns, TenantId};
+use podium::engine::{Caller, Engine, Handle, Setup, StartError, State};
+use podium::rerank::{Degradation, Options, Outcome, Policy, Query, Refusal, Request, Served, Truncation};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+async fn up(setup: Setup) -> Engine {
+    let mut engine = Engine::start(setup).unwrap();
+    engine.ready().await.unwrap();
+    engine
+}
+
+async fn rank(handle: &Handle, request: Request) -> Result<Outcome, Refusal> {
+    let caller = Caller { tenant: TenantId(0), arrived: handle.now() };
+    handle.rank(Arc::new(request), caller).await
+}
+
+fn plain() -> Request {
+    Request::new("ab", ["abc", "x y z", ""])
+}
+
+fn with_budget(budget: Ns) -> Request {
+    let options = Options { latency_budget: Some(budget), ..Options::default() };
+    Request { options, ..plain() }
+}
+
+fn expected() -> Vec<f32> {
+    ["abc", "x y z", ""].map(|document| logit("ab", document)).to_vec()
+}
+
+fn scripted(script: &Script) -> Scripted {
+    Scripted { script: script.clone(), ..Scripted::default() }
+}
+
+#[test]
+fn scores_come_back_in_the_caller_s_order_with_a_receipt() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), None)).await;
+        let outcome = rank(&engine.handle(), plain()).await.unwrap();
+        assert_eq!(outcome.scores, expected());
+        assert_eq!(outcome.truncated, [false; 3]);
+        assert_eq!(outcome.tokens.0, 8 + 8 + 5);
+        let receipt = outcome.receipt;
+        assert_eq!((receipt.served, receipt.degraded), (Served::Full, None));
+        assert_eq!((&*receipt.model, &*receipt.version), ("large", "0123456789ab"));
+        assert_eq!(receipt.elapsed, receipt.queue + receipt.compute);
+        assert!(receipt.device.0 > 0);
+    });
+}
+
+#[test]
+fn no_candidates_are_an_answer_and_not_an_error() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), None)).await;
+        let outcome = rank(&engine.handle(), Request::new("ab", [""; 0])).await.unwrap();
+        assert!(outcome.scores.is_empty());
+    });
+}
+
+#[test]
+fn ten_thousand_documents_are_one_request_and_a_small_one_passes_it() {
+    block_on(async {
+        let slow = Scripted { per_token: Duration::from_micros(2), ..Scripted::default() };
+        let engine = up(setup(slow, None)).await;
+        let documents: Vec<String> = (0..10_000).map(|n| format!("{n:o}").replace(['0', '1'], "q")).collect();
+        let handle = engine.handle();
+        let mut large = pin!(rank(&handle, Request::new("ab", &documents)));
+        // The large one is sent first and is still there when the small one is answered.
+        assert!(poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx))).await.is_pending());
+        assert_eq!(rank(&handle, plain()).await.unwrap().scores, expected());
+        assert!(poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx))).await.is_pending());
+        let outcome = large.await.unwrap();
+        let wanted: Vec<f32> = documents[..50].iter().map(|document| logit("ab", document)).collect();
+        assert_eq!(outcome.scores[..50], wanted);
+        assert_eq!(outcome.scores.len(), 10_000);
+    });
+}
+
+#[test]
+fn a_query_that_leaves_no_room_is_refused_by_name_and_number() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), None)).await;
+        let query = "a".repeat(90) + " " + &"b".repeat(90);
+        let refusal = rank(&engine.handle(), Request::new(query.clone(), ["x"])).await.unwrap_err();
+        let message = refusal.to_string();
+        assert!(
+            message.starts_with("query: the query has 180 tokens and must have fewer than 125"),
+            "{message}"
+        );
+        // Where the dialect says so, the longer of the two is cut instead.
+        let request = Request { truncation: Truncation::LongestFirst, ..Request::new(query, ["x"]) };
+        assert_eq!(rank(&engine.handle(), request).await.unwrap().truncated, [true]);
+    });
+}
+
+#[test]
+fn a_document_that_may_not_be_cut_is_named() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), None)).await;
+        let long = "a ".repeat(200);
+        let request = Request { truncation: Truncation::Refuse, ..Request::new("ab", ["x", &long]) };
+        let refusal = rank(&engine.handle(), request).await.unwrap_err().to_string();
+        assert_eq!(refusal, "documents[1]: the pair has 205 tokens, and the limit is 128");
+    });
+}
+
+#[test]
+fn each_document_may_have_its_own_query() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), None)).await;
+        let query = Query::PerDocument(vec!["ab".into(), "cd".into()]);
+        let request = Request { query, ..Request::new("", ["x", "y"]) };
+        let outcome = rank(&engine.handle(), request).await.unwrap();
+        assert_eq!(outcome.scores, [logit("ab", "x"), logit("cd", "y")]);
+    });
+}
+
+#[test]
+fn a_fault_of_the_primary_is_answered_by_the_fallback_and_said() {
+    for play in [Play::Panic, Play::NonFinite, Play::Fail] {
+        block_on(async {
+            let script = Script::default();
+            let engine = up(setup(scripted(&script), Some(Scripted::default()))).await;
+            script.extend([play.clone()]);
+            let outcome = rank(&engine.handle(), plain()).await.unwrap();
+            assert_eq!(outcome.scores, expected());
+            assert_eq!(outcome.receipt.served, Served::Fallback, "{play:?}");
+            assert_eq!(outcome.receipt.degraded, Some(Degradation::PrimaryFailed));
+            assert_eq!(&*outcome.receipt.model, "small");
+        });
+    }
+}
+
+#[test]
+fn a_lane_that_broke_works_again() {
+    block_on(async {
+        let script = Script::default();
+        let engine = up(setup(scripted(&script), Some(Scripted::default()))).await;
+        script.extend([Play::Panic]);
+        rank(&engine.handle(), plain()).await.unwrap();
+        // While it rests the fallback answers; each answer says so, and the last one is full again.
+        loop {
+            let receipt = rank(&engine.handle(), plain()).await.unwrap().receipt;
+            match receipt.degraded {
+                None => break assert_eq!(receipt.served, Served::Full),
+                Some(_) => assert_eq!(receipt.served, Served::Fallback),
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn without_a_fallback_a_fault_is_tried_once_more() {
+    block_on(async {
+        let script = Script::default();
+        let engine = up(setup(scripted(&script), None)).await;
+        script.extend([Play::Fail]);
+        assert_eq!(rank(&engine.handle(), plain()).await.unwrap().scores, expected());
+        // A warm-up run, then the work itself, for each of two tries.
+        script.extend([Play::Fail, Play::Answer, Play::Answer, Play::Fail]);
+        assert_eq!(rank(&engine.handle(), plain()).await.unwrap_err(), Refusal::ModelFailed);
+    });
+}
+
+#[test]
+fn out_of_memory_makes_batches_smaller_and_loses_nothing() {
+    block_on(async {
+        let script = Script::default();
+        let engine = up(setup(scripted(&script), None)).await;
+        script.extend([Play::OutOfMemory, Play::OutOfMemory]);
+        let outcome = rank(&engine.handle(), plain()).await.unwrap();
+        assert_eq!(outcome.scores, expected());
+        assert_eq!((outcome.receipt.degraded, script.left()), (None, 0));
+    });
+}
+
+#[test]
+fn a_lane_that_hangs_does_not_make_an_answer_late() {
+    block_on(async {
+        let script = Script::default();
+        let engine = up(setup(scripted(&script), Some(Scripted::default()))).await;
+        script.extend([Play::Hang(Duration::from_secs(2))]);
+        let receipt = rank(&engine.handle(), with_budget(Ns::from_millis(200))).await.unwrap().receipt;
+        assert_eq!((receipt.served, receipt.degraded), (Served::Fallback, Some(Degradation::PrimaryLate)));
+        assert!(receipt.within_budget(), "{receipt:?}");
+    });
+}
+
+#[test]
+fn a_policy_without_its_tier_is_refused_by_name() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), None)).await;
+        let options = Options { policy: Policy::Fallback, ..Options::default() };
+        let refusal = rank(&engine.handle(), Request { options, ..plain() }).await.unwrap_err().to_string();
+        assert_eq!(refusal, "policy: `fallback` needs a fallback model, and none is configured");
+    });
+}
+
+#[test]
+fn naming_the_fallback_s_model_gets_it_without_a_degradation() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), Some(Scripted::default()))).await;
+        let request = Request { model: Some("small".into()), ..plain() };
+        let receipt = rank(&engine.handle(), request).await.unwrap().receipt;
+        assert_eq!((receipt.served, receipt.degraded), (Served::Fallback, None));
+    });
+}
+
+#[test]
+fn an_unknown_model_is_refused_where_names_matter() {
+    block_on(async {
+        let engine = up(Setup { any_model: false, ..setup(Scripted::default(), None) }).await;
+        let request = Request { model: Some("other".into()), ..plain() };
+        let refusal = rank(&engine.handle(), request).await.unwrap_err();
+        assert_eq!(refusal, Refusal::UnknownModel { name: "other".into() });
+    });
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_work_along() {
+    block_on(async {
+        let slow = Scripted { per_token: Duration::from_micros(100), ..Scripted::default() };
+        let engine = up(setup(slow, None)).await;
+        let handle = engine.handle();
+        {
+            let mut gone = pin!(rank(&handle, Request::new("ab", vec!["abc"; 5_000])));
+            assert!(poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx))).await.is_pending());
+            assert_eq!(handle.inside(), 1);
+        }
+        assert_eq!(handle.inside(), 0);
+        assert_eq!(rank(&handle, plain()).await.unwrap().scores, expected());
+    });
+}
+
+#[test]
+fn a_draining_engine_answers_what_is_inside_and_takes_nothing_more() {
+    block_on(async {
+        let slow = Scripted { per_token: Duration::from_micros(100), ..Scripted::default() };
+        let engine = up(setup(slow, None)).await;
+        let handle = engine.handle();
+        let mut inside = pin!(rank(&handle, plain()));
+        assert!(poll_fn(|cx| Poll::Ready(inside.as_mut().poll(cx))).await.is_pending());
+        handle.drain();
+        assert_eq!(handle.state(), State::Draining);
+        assert_eq!(rank(&handle, plain()).await.unwrap_err(), Refusal::Draining);
+        assert_eq!(inside.await.unwrap().scores, expected());
+    });
+}
+
+#[test]
+fn a_scorer_that_cannot_be_made_is_told_at_the_start() {
+    block_on(async {
+        let mut setup = setup(Scripted::default(), None);
+        setup.lanes[0].make = Arc::new(|| Err("no such device".to_owned()));
+        let mut engine = Engine::start(setup).unwrap();
+        let error = engine.ready().await.unwrap_err();
+        assert_eq!(error.to_string(), "lane 0 did not come up: no such device");
+        let refusal = rank(&engine.handle(), plain()).await.unwrap_err();
+        assert_eq!(refusal, Refusal::Unavailable);
+    });
+}
+
+#[test]
+fn a_tier_without_a_lane_is_an_error() {
+    let mut setup = setup(Scripted::default(), None);
+    setup.lanes.clear();
+    assert!(matches!(Engine::start(setup), Err(StartError::Incomplete { what: "a model and no lane", .. })));
+}
+
+#[test]
+fn a_crowd_is_answered_once_each_whatever_breaks() {
+    block_on(async {
+        let (primary, fallback) = (Script::default(), Script::default());
+        let engine = up(setup(scripted(&primary), Some(scripted(&fallback)))).await;
+        let faults = [Play::Answer, Play::Panic, Play::Answer, Play::OutOfMemory, Play::NonFinite];
+        primary.extend(faults.iter().cycle().take(200).cloned());
+        fallback.extend([Play::Answer, Play::Answer, Play::Answer, Play::OutOfMemory, Play::Answer]);
+        let handle = engine.handle();
+        let crowd: Vec<_> = (0..500)
+            .map(|number| {
+                let handle = handle.clone();
+                let document = format!("{number:o}").replace(|digit: char| digit.is_ascii_digit(), "w");
+                async move {
+                    let outcome = rank(&handle, Request::new("ab", [&document, "x"])).await.unwrap();
+                    assert_eq!(outcome.scores, [logit("ab", &document), logit("ab", "x")]);
+                }
+            })
+            .collect();
+        let set: Vec<_> = crowd
+            .into_iter()
+            .map(|one| Box::pin(one) as std::pin::Pin<Box<dyn Future<Output = ()>>>)
+            .collect();
+        join_all(set).await;
+        assert_eq!(handle.inside(), 0);
+    });
+}
+
+async fn join_all(mut futures: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>>) {
+    poll_fn(move |cx| {
+        futures.retain_mut(|future| future.as_mut().poll(cx).is_pending());
+        if futures.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
