@@ -1,8 +1,85 @@
-//! temporary
-#![allow(missing_docs)]
+//! Divides a batch's device time among the pairs' owners, to the nanosecond.
+
 use crate::base::DeviceNs;
+
+/// Divides `total` in proportion to `weights`; the parts add up to `total` exactly.
+///
+/// Part i ends at `floor(total * (w_0 + .. + w_i) / sum(w))`, so each part is within one nanosecond
+/// of its exact share and a weight of zero gets nothing. Where all weights are zero, the parts are
+/// equal instead: somebody used the time. Without weights there is nobody to charge and no part.
 pub fn split(total: DeviceNs, weights: &[u64]) -> Vec<DeviceNs> {
-    let sum: u128 = weights.iter().map(|&w| u128::from(w)).sum();
-    let (mut acc, mut given) = (0u128, 0u64);
-    weights.iter().enumerate().map(|(i,&w)| { acc += u128::from(w); let upto = if i + 1 == weights.len() { total.0 } else { (u128::from(total.0) * acc / sum.max(1)) as u64 }; let part = upto - given; given = upto; DeviceNs(part) }).collect()
+    let sum: u128 = weights.iter().map(|&weight| u128::from(weight)).sum();
+    let is_level = sum == 0;
+    let sum = if is_level { weights.len() as u128 } else { sum };
+    let (mut before, mut given) = (0_u128, 0_u64);
+    weights
+        .iter()
+        .map(|&weight| {
+            before += if is_level { 1 } else { u128::from(weight) };
+            let end = share(total.0, before, sum);
+            let part = DeviceNs(end - given);
+            given = end;
+            part
+        })
+        .collect()
+}
+
+/// `floor(total * part / whole)` for `part <= whole`, without overflow.
+fn share(total: u64, part: u128, whole: u128) -> u64 {
+    // More than 2^64 needs more than one weight of that size; both are then scaled down together.
+    let shift = (u128::BITS - whole.leading_zeros()).saturating_sub(u64::BITS);
+    let (part, whole) = if part == whole { (1, 1) } else { (part >> shift, whole >> shift) };
+    (u128::from(total) * part / whole) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parts(total: u64, weights: &[u64]) -> Vec<u64> {
+        split(DeviceNs(total), weights).into_iter().map(|part| part.0).collect()
+    }
+
+    #[test]
+    fn a_remainder_is_given_away_and_not_lost() {
+        assert_eq!(parts(10, &[1, 1, 1]), [3, 3, 4]);
+        assert_eq!(parts(1, &[5, 5]), [0, 1]);
+    }
+
+    #[test]
+    fn a_weight_of_zero_pays_nothing() {
+        assert_eq!(parts(100, &[0, 7, 0, 3, 0]), [0, 70, 0, 30, 0]);
+    }
+
+    #[test]
+    fn weights_of_only_zeros_share_equally() {
+        assert_eq!(parts(7, &[0, 0]), [3, 4]);
+    }
+
+    #[test]
+    fn nobody_is_charged_where_nobody_is() {
+        assert!(parts(7, &[]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn parts_add_up_exactly(total: u64, weights in prop::collection::vec(any::<u64>(), 1..40)) {
+            prop_assert_eq!(split(DeviceNs(total), &weights).into_iter().sum::<DeviceNs>(), DeviceNs(total));
+        }
+
+        #[test]
+        fn a_part_is_within_a_nanosecond_of_its_share(
+            total in 0_u64..1_000_000_000_000,
+            weights in prop::collection::vec(0_u64..1_000_000_000, 1..40),
+        ) {
+            let sum: u64 = weights.iter().sum();
+            prop_assume!(sum > 0);
+            for (part, &weight) in parts(total, &weights).into_iter().zip(&weights) {
+                let share = u128::from(total) * u128::from(weight) / u128::from(sum);
+                prop_assert!(u128::from(part).abs_diff(share) <= 1, "{part} of {share}");
+                prop_assert!(weight > 0 || part == 0);
+            }
+        }
+    }
 }
