@@ -1,1 +1,89 @@
-//! Floor 7: the commands.
+//! Floor 7: the commands, one file each.
+
+mod config;
+mod pool;
+mod rank;
+mod serve;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Podium: a reranking inference server.
+///
+/// It orders candidates by a cross-encoder, within each request's latency budget, says what
+/// answered and why, and puts a price on every answer.
+#[derive(Parser)]
+#[command(name = "podium", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves a model, and if given a fallback, over HTTP in every dialect.
+    Serve(serve::Args),
+    /// Orders lines by a query, without a server.
+    Rank(rank::Args),
+}
+
+/// Why a command failed, and the exit code that says so (BSD's `sysexits.h`).
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The command line or the configuration is wrong.
+    fn usage(message: impl Into<String>) -> Self {
+        Self { code: 64, message: message.into() }
+    }
+
+    /// The input's content is wrong.
+    fn data(message: impl Into<String>) -> Self {
+        Self { code: 65, message: message.into() }
+    }
+
+    /// A file cannot be read.
+    fn input(message: impl Into<String>) -> Self {
+        Self { code: 66, message: message.into() }
+    }
+
+    /// A port, a model or a device cannot be had.
+    fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: 69, message: message.into() }
+    }
+
+    /// A bug of ours.
+    fn internal(message: impl Into<String>) -> Self {
+        Self { code: 70, message: message.into() }
+    }
+
+    /// Output cannot be written.
+    fn output(message: impl Into<String>) -> Self {
+        Self { code: 74, message: message.into() }
+    }
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Rank(args) => rank::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, message }) => {
+            eprintln!("podium: {message}");
+            ExitCode::from(code)
+        }
+    }
+}

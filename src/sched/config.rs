@@ -45,6 +45,7 @@ impl Default for TenantConfig {
 
 /// The scheduler's bounds, each with its reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Jobs inside at once. Bounds memory: a job is a few hundred bytes and 4 a pair.
     pub jobs_max: usize,

@@ -1,0 +1,217 @@
+//! What a server is configured by: flags over `PODIUM_*` environment over `podium.toml`.
+
+use super::Failure;
+use crate::engine::PrepareLimits;
+use crate::sched::Limits;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The file that is read where none is named, if it is there.
+const FILE: &str = "podium.toml";
+
+/// `podium.toml`. Every key may be left out.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Config {
+    /// Addresses to listen on. Default `["127.0.0.1:8080"]`.
+    pub listen: Vec<SocketAddr>,
+    /// The large model. Required, here or by flag.
+    pub primary: Option<TierConfig>,
+    /// The small model that answers when the primary cannot. Default none.
+    pub fallback: Option<TierConfig>,
+    /// The latency budget of requests that bring none, in milliseconds. Default none: no limit.
+    pub latency_budget_ms: Option<f64>,
+    /// Whether a request that names a model which is not served gets the primary. Default true.
+    pub any_model: bool,
+    /// Who may ask. Default: everybody, as one tenant `anonymous`.
+    pub tenants: Vec<TenantEntry>,
+    /// Opens `/admin/*` and `/v1/costs`. Default none: they are closed.
+    pub admin_key: Option<String>,
+    /// The scheduler's bounds.
+    pub limits: Limits,
+    /// Tokenisation's bounds.
+    pub prepare: PrepareLimits,
+}
+
+/// A tier's model and its lanes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TierConfig {
+    /// A directory in Hugging Face layout, or a hub id.
+    pub model: String,
+    /// The name under which it is served. Default: its manifest's.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Lanes: scorers with a thread of their own. Default 1.
+    #[serde(default = "lanes")]
+    pub lanes: usize,
+    /// Most tokens of a batch. Default 4096.
+    #[serde(default = "batch_tokens_max")]
+    pub batch_tokens_max: u64,
+    /// Batches that a lane may hold at once. Default 1: a CPU has nothing to overlap.
+    #[serde(default = "depth")]
+    pub depth: usize,
+}
+
+fn lanes() -> usize {
+    1
+}
+
+fn batch_tokens_max() -> u64 {
+    4_096
+}
+
+fn depth() -> usize {
+    1
+}
+
+/// A tenant with its keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TenantEntry {
+    /// Its name in metrics and the ledger.
+    pub name: String,
+    /// Its API keys.
+    pub keys: Vec<String>,
+    /// Its share of device time relative to the others'. Default 1.
+    #[serde(default = "weight")]
+    pub weight: u32,
+    /// Device milliseconds that it may use in each second. Default none: no quota.
+    #[serde(default)]
+    pub quota_ms_per_s: Option<u64>,
+}
+
+fn weight() -> u32 {
+    1
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            primary: None,
+            fallback: None,
+            latency_budget_ms: None,
+            any_model: true,
+            tenants: Vec::new(),
+            admin_key: None,
+            limits: Limits::default(),
+            prepare: PrepareLimits::default(),
+        }
+    }
+}
+
+impl TierConfig {
+    /// A tier with every default.
+    pub fn new(model: String) -> Self {
+        Self { model, name: None, lanes: lanes(), batch_tokens_max: batch_tokens_max(), depth: depth() }
+    }
+}
+
+impl Config {
+    /// Reads the file, or `podium.toml` where none is named and that is there.
+    pub fn read(file: Option<&Path>) -> Result<Self, Failure> {
+        let path = file.map_or_else(|| PathBuf::from(FILE), Path::to_owned);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(_) if file.is_none() && !path.exists() => return Ok(Self::default()),
+            Err(error) => return Err(Failure::usage(format!("{}: {error}", path.display()))),
+        };
+        toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    }
+
+    /// Checks what types cannot say; names the key.
+    pub fn check(&self) -> Result<(), Failure> {
+        let wrong = |message: String| Err(Failure::usage(message));
+        if self.primary.is_none() {
+            return wrong("primary: no model is configured; give --primary DIR_OR_HUB_ID".to_owned());
+        }
+        if self.listen.is_empty() {
+            return wrong("listen: at least one address is needed".to_owned());
+        }
+        for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
+            let Some(tier) = tier else { continue };
+            if !(1..=256).contains(&tier.lanes) {
+                return wrong(format!("{key}.lanes: {} is not between 1 and 256", tier.lanes));
+            }
+            if !(64..=1 << 24).contains(&tier.batch_tokens_max) {
+                let tokens = tier.batch_tokens_max;
+                return wrong(format!("{key}.batch_tokens_max: {tokens} is not between 64 and 2^24"));
+            }
+            if !(1..=16).contains(&tier.depth) {
+                return wrong(format!("{key}.depth: {} is not between 1 and 16", tier.depth));
+            }
+        }
+        if let Some(budget) = self.latency_budget_ms
+            && !(budget > 0.0 && budget <= 3_600_000.0)
+        {
+            return wrong(format!("latency_budget_ms: {budget} is not between 0 and 3600000"));
+        }
+        self.check_tenants()
+    }
+
+    fn check_tenants(&self) -> Result<(), Failure> {
+        let mut names = std::collections::BTreeSet::new();
+        let mut keys = std::collections::BTreeSet::new();
+        for (place, tenant) in self.tenants.iter().enumerate() {
+            let wrong = |what: &str| Err(Failure::usage(format!("tenants[{place}].{what}")));
+            if tenant.name.is_empty() || tenant.name == "podium" {
+                return wrong("name: must not be empty, nor `podium`, the house's own account");
+            }
+            if !names.insert(&tenant.name) {
+                return wrong("name: is another tenant's already");
+            }
+            if tenant.keys.is_empty() {
+                return wrong("keys: at least one is needed");
+            }
+            if tenant.keys.iter().any(|key| key.len() < 8) {
+                return wrong("keys: a key has at least 8 bytes");
+            }
+            if !tenant.keys.iter().all(|key| keys.insert(key)) {
+                return wrong("keys: a key belongs to one tenant");
+            }
+            if !(1..=10_000).contains(&tenant.weight) {
+                return wrong("weight: is not between 1 and 10000");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(text: &str) -> String {
+        match toml::from_str::<Config>(text) {
+            Ok(config) => config.check().map_or_else(|failure| failure.message, |()| String::new()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_complaint_names_the_key() {
+        let primary = "[primary]\nmodel = 'x'\n";
+        let rows = [
+            ("", "primary: no model"),
+            ("listen = []\n[primary]\nmodel = 'x'", "listen: at least one"),
+            ("latency_budget_ms = -1\n[primary]\nmodel = 'x'", "latency_budget_ms: -1"),
+            ("[primary]\nmodel = 'x'\nlanes = 0", "primary.lanes: 0"),
+            ("[primary]\nmodel = 'x'\nbatch_tokens_max = 1", "primary.batch_tokens_max: 1"),
+            ("[[tenants]]\nname = 'podium'\nkeys = []\n", "tenants[0].name"),
+            ("[[tenants]]\nname = 'a'\nkeys = ['short']\n", "tenants[0].keys: a key has at least 8"),
+        ];
+        for (text, expected) in rows {
+            let text = if text.contains("[primary]") || text.is_empty() {
+                text.into()
+            } else {
+                format!("{text}{primary}")
+            };
+            let complaint = complaint(&text);
+            assert!(complaint.starts_with(expected), "{complaint}");
+        }
+        assert!(complaint("[primary]\nmodel = 'x'\ntypo = 1").contains("typo"));
+        assert_eq!(complaint(primary), "");
+    }
+}

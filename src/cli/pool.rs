@@ -1,0 +1,89 @@
+//! From the configuration to an engine's setup: models opened, checked and laid out on lanes.
+
+use super::Failure;
+use super::config::{Config, TenantEntry, TierConfig};
+use crate::backend::Reference;
+use crate::base::{DeviceNs, Ns, PerTier, Tier};
+use crate::engine::{Books, Clock, LaneSetup, MakeScorer, Setup, TierSetup};
+use crate::model::{Forward, Model, Place, locate};
+use crate::sched::TenantConfig;
+use crate::token::Tokenizer;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Opens the configured models.
+pub(super) fn setup(config: &Config, clock: Clock, books: Books) -> Result<Setup, Failure> {
+    let mut tokenizers: Vec<(Vec<u8>, Arc<Tokenizer>)> = Vec::new();
+    let mut tiers = PerTier::default();
+    let mut lanes = Vec::new();
+    for (tier, configured) in [(Tier::Primary, &config.primary), (Tier::Fallback, &config.fallback)] {
+        let Some(configured) = configured else { continue };
+        let (setup, make) = open(configured, &mut tokenizers)?;
+        tiers[tier] = Some(setup);
+        lanes.extend((0..configured.lanes).map(|_| LaneSetup {
+            tier,
+            batch_tokens_max: configured.batch_tokens_max,
+            depth: configured.depth,
+            make: make.clone(),
+        }));
+    }
+    Ok(Setup {
+        clock,
+        tiers,
+        lanes,
+        tenants: tenants(&config.tenants),
+        limits: config.limits.clone(),
+        prepare: config.prepare.clone(),
+        default_budget: config.latency_budget_ms.map(|budget| Ns((budget * 1e6) as u64)),
+        any_model: config.any_model,
+        books,
+    })
+}
+
+/// The tenants as the scheduler wants them; without any, everybody is one.
+fn tenants(configured: &[TenantEntry]) -> Vec<(Arc<str>, TenantConfig)> {
+    if configured.is_empty() {
+        return vec![("anonymous".into(), TenantConfig::default())];
+    }
+    let quota = |tenant: &TenantEntry| tenant.quota_ms_per_s.map(|quota| DeviceNs(quota * 1_000_000));
+    let config = |tenant: &TenantEntry| TenantConfig { weight: tenant.weight, quota: quota(tenant) };
+    configured.iter().map(|tenant| (tenant.name.as_str().into(), config(tenant))).collect()
+}
+
+fn open(
+    configured: &TierConfig,
+    tokenizers: &mut Vec<(Vec<u8>, Arc<Tokenizer>)>,
+) -> Result<(TierSetup, MakeScorer), Failure> {
+    let unavailable =
+        |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", configured.model));
+    let place = Place { cache: None, offline: std::env::var_os("HF_HUB_OFFLINE").is_some() };
+    let directory: PathBuf = locate(&configured.model, &place).map_err(|error| unavailable(&error))?;
+    let model = Model::open(&directory).map_err(|error| unavailable(&error))?;
+    // Tiers with the same tokenizer share it, and so what it has read.
+    let bytes = std::fs::read(&model.tokenizer).map_err(|error| unavailable(&error))?;
+    let tokenizer = match tokenizers.iter().find(|(known, _)| *known == bytes) {
+        Some((_, tokenizer)) => tokenizer.clone(),
+        None => {
+            let tokenizer = Tokenizer::from_file(&model.tokenizer).map_err(|error| unavailable(&error))?;
+            let tokenizer = Arc::new(tokenizer);
+            tokenizers.push((bytes, tokenizer.clone()));
+            tokenizer
+        }
+    };
+    if tokenizer.vocabulary() as usize > model.encoder.vocabulary {
+        let (ids, rows) = (tokenizer.vocabulary(), model.encoder.vocabulary);
+        return Err(unavailable(&format!("tokenizer.json gives {ids} ids, and the model has {rows} words")));
+    }
+    let forward = Forward::new(&model.encoder, &model.weights).map_err(|error| unavailable(&error))?;
+    let forward = Arc::new(forward);
+    let setup = TierSetup {
+        name: configured.name.as_deref().unwrap_or(&model.manifest.name).into(),
+        version: model.manifest.version().into(),
+        licence: model.manifest.licence.as_str().into(),
+        tokenizer,
+        pair_tokens_max: model.encoder.pair_tokens_max(),
+        calibration: model.manifest.calibration,
+    };
+    let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
+    Ok((setup, make))
+}

@@ -1,0 +1,149 @@
+//! `podium rank`: orders lines by a query, without a server.
+
+use super::config::{Config, TierConfig};
+use super::{Failure, pool};
+use crate::base::TenantId;
+use crate::engine::{Books, Caller, Clock, Engine, Handle};
+use crate::rerank::{Ranked, Request, ScoreForm, rank};
+use indicatif::ProgressBar;
+use serde::Deserialize;
+use serde_json::json;
+use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Documents that are scored together; between two such groups the progress bar moves.
+const GROUP: usize = 64;
+
+/// Orders lines by a query, without a server.
+///
+/// Candidates are lines of the files, or of standard input; empty lines are left out. With
+/// --jsonl each line is a whole request, {"query": "...", "documents": ["...", ...]}.
+///
+///     printf 'Berlin has 3.5 million inhabitants.\nBerlin has museums.\n' |
+///         podium rank --model DIR --query 'how many people live in berlin?'
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    /// A directory in Hugging Face layout, or a hub id (owner/name or owner/name@revision).
+    #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID")]
+    model: String,
+    /// What the lines are judged against.
+    #[arg(long, short, required_unless_present = "jsonl", conflicts_with = "jsonl")]
+    query: Option<String>,
+    /// Reads whole requests, one JSON object a line.
+    #[arg(long)]
+    jsonl: bool,
+    /// Prints only the best N.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    top_n: Option<u32>,
+    /// Prints logits in place of probabilities.
+    #[arg(long)]
+    logits: bool,
+    /// Prints one JSON object a request.
+    #[arg(long)]
+    json: bool,
+    /// Where the lines are; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+/// One line of --jsonl.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    query: String,
+    documents: Vec<String>,
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let config = Config { primary: Some(TierConfig::new(args.model.clone())), ..Config::default() };
+    let setup = pool::setup(&config, Clock::start(), Books::default())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
+    runtime.block_on(async {
+        let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
+        engine.ready().await.map_err(|error| Failure::unavailable(error.to_string()))?;
+        let handle = engine.handle();
+        if args.jsonl {
+            for line in lines(&args.files)? {
+                let (place, text) = line?;
+                let Line { query, documents } = serde_json::from_str(&text)
+                    .map_err(|error| Failure::data(format!("{place}: {error}")))?;
+                one(&args, &handle, &query, &documents).await?;
+            }
+            return Ok(());
+        }
+        let query = args.query.clone().expect("clap asks for a query where there is no --jsonl");
+        let documents =
+            lines(&args.files)?.map(|line| line.map(|(_, text)| text)).collect::<Result<Vec<_>, _>>()?;
+        one(&args, &handle, &query, &documents).await
+    })
+}
+
+/// Scores one request in groups and prints its order.
+async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) -> Result<(), Failure> {
+    let bar = match documents.len() > GROUP && std::io::stderr().is_terminal() {
+        true => ProgressBar::new(documents.len() as u64),
+        false => ProgressBar::hidden(),
+    };
+    let mut logits = Vec::with_capacity(documents.len());
+    for group in documents.chunks(GROUP) {
+        let caller = Caller { tenant: TenantId(0), arrived: handle.now() };
+        let outcome = handle.rank(Arc::new(Request::new(query, group)), caller).await;
+        logits.extend(outcome.map_err(|refusal| Failure::data(refusal.to_string()))?.scores);
+        bar.inc(group.len() as u64);
+    }
+    bar.finish_and_clear();
+    let form = if args.logits { ScoreForm::Logit } else { ScoreForm::Probability };
+    let ranked = rank(&logits, form, args.top_n.map(|top_n| top_n as usize))
+        .map_err(|error| Failure::internal(error.to_string()))?;
+    match print(args.json, query, documents, &ranked) {
+        // Whoever reads has had enough (`| head`).
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::output(format!("standard output: {error}"))),
+    }
+}
+
+fn print(as_json: bool, query: &str, documents: &[String], ranked: &[Ranked]) -> std::io::Result<()> {
+    let mut out = stdout().lock();
+    if as_json {
+        let results: Vec<_> = ranked
+            .iter()
+            .map(|one| json!({"index": one.index, "score": one.score, "document": documents[one.index]}))
+            .collect();
+        writeln!(out, "{}", json!({"query": query, "results": results}))?;
+    } else {
+        for one in ranked {
+            writeln!(out, "{:>9.6}\t{}\t{}", one.score, one.index, documents[one.index])?;
+        }
+    }
+    out.flush()
+}
+
+type NumberedLine = Result<(String, String), Failure>;
+
+/// The lines that are not empty, each with its place.
+fn lines(files: &[PathBuf]) -> Result<impl Iterator<Item = NumberedLine>, Failure> {
+    let standard = [PathBuf::from("-")];
+    let files = if files.is_empty() { &standard } else { files };
+    let mut sources: Vec<(String, Box<dyn BufRead>)> = Vec::new();
+    for file in files {
+        if file.as_os_str() == "-" {
+            sources.push(("standard input".to_owned(), Box::new(BufReader::new(stdin()))));
+        } else {
+            let opened = std::fs::File::open(file)
+                .map_err(|error| Failure::input(format!("{}: {error}", file.display())))?;
+            sources.push((file.display().to_string(), Box::new(BufReader::new(opened))));
+        }
+    }
+    let numbered = sources.into_iter().flat_map(|(name, source)| {
+        source.lines().zip(1..).map(move |(line, number): (_, u64)| {
+            let place = format!("{name}:{number}");
+            match line {
+                Ok(line) => Ok((place, line)),
+                Err(error) => Err(Failure::data(format!("{place}: {error}"))),
+            }
+        })
+    });
+    Ok(numbered.filter(|line| !matches!(line, Ok((_, text)) if text.trim().is_empty())))
+}

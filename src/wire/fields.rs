@@ -1,0 +1,548 @@
+//! A JSON body's fields, read in one pass before its dialect is known; then taken out one by one,
+//! each with an error that names it.
+
+use super::{ApiError, Code, Dialect};
+use crate::base::Ns;
+use crate::rerank::{Options, Policy, Priority, Query, Truncation};
+use http::HeaderMap;
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest latency budget; an hour.
+const BUDGET_MS_MAX: f64 = 3_600_000.0;
+
+/// Every field that some dialect knows; the values of others are skipped unread.
+const NAMES: &[&str] = &[
+    "document_tokens_max",
+    "documents",
+    "id",
+    "latency_budget_ms",
+    "max_chunks_per_doc",
+    "max_tokens_per_doc",
+    "model",
+    "pair_tokens_max",
+    "passages",
+    "policy",
+    "priority",
+    "queries",
+    "query",
+    "rank_fields",
+    "raw_scores",
+    "return_documents",
+    "return_text",
+    "scores",
+    "text_1",
+    "text_2",
+    "texts",
+    "top_k",
+    "top_n",
+    "truncate",
+    "truncate_prompt_tokens",
+    "truncation",
+    "truncation_direction",
+    "user",
+];
+
+/// The fields of a body, in its order; those that were taken are null.
+pub(super) struct Fields {
+    known: Vec<(&'static str, Field)>,
+    unknown: Vec<String>,
+}
+
+/// A value of a known field.
+pub(super) enum Field {
+    Null,
+    Bool(bool),
+    Number(f64),
+    Text(Arc<str>),
+    List(Vec<Item>),
+    Object(Map<String, Value>),
+}
+
+/// An element of a list.
+pub(super) enum Item {
+    Text(Arc<str>),
+    Object(Map<String, Value>),
+    /// What else it is.
+    Other(&'static str),
+}
+
+impl Field {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Object(_) => "an object",
+        }
+    }
+}
+
+impl Fields {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// Says where the body stops being an object in JSON.
+    pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
+        if body.is_empty() {
+            return Err(invalid("the body is empty, and must be a JSON object".to_owned()));
+        }
+        let text = std::str::from_utf8(body)
+            .map_err(|error| invalid(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+        serde_json::from_str(text).map_err(|error| invalid(format!("the body is not valid: {error}")))
+    }
+
+    /// Whether the body has a field, null or not.
+    pub fn has(&self, name: &str) -> bool {
+        self.known.iter().any(|(known, _)| *known == name)
+    }
+
+    /// Fields that a dialect does not know.
+    pub fn unknown(&self, known: &[&str]) -> Vec<String> {
+        let foreign = self.known.iter().map(|(name, _)| *name).filter(|name| !known.contains(name));
+        self.unknown.iter().cloned().chain(foreign.map(str::to_owned)).collect()
+    }
+
+    /// The ids of documents that bring one; empty when none does.
+    pub fn document_ids(&self) -> Vec<Option<String>> {
+        let list = self.known.iter().find(|(name, _)| *name == "documents");
+        let Some((_, Field::List(items))) = list else { return Vec::new() };
+        let id = |item: &Item| match item {
+            Item::Object(object) => object.get("id").and_then(Value::as_str).map(str::to_owned),
+            Item::Text(_) | Item::Other(_) => None,
+        };
+        let ids: Vec<Option<String>> = items.iter().map(id).collect();
+        if ids.iter().all(Option::is_none) { Vec::new() } else { ids }
+    }
+
+    /// Takes a field out; null and absent are the same.
+    pub fn take(&mut self, name: &str) -> Option<Field> {
+        debug_assert!(NAMES.contains(&name), "{name} is listed");
+        let (_, field) = self.known.iter_mut().find(|(known, _)| *known == name)?;
+        match std::mem::replace(field, Field::Null) {
+            Field::Null => None,
+            field => Some(field),
+        }
+    }
+
+    /// Takes a string.
+    pub fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Field::Text(text)) => Ok(Some(text.as_ref().to_owned())),
+            Some(other) => Err(must_be(name, "a string", &other)),
+        }
+    }
+
+    /// Takes a boolean.
+    pub fn bool(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Field::Bool(value)) => Ok(Some(value)),
+            Some(other) => Err(must_be(name, "a boolean", &other)),
+        }
+    }
+
+    /// Takes a whole number of at least `min`.
+    pub fn count(&mut self, name: &str, min: u32) -> Result<Option<u32>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Field::Number(value)) if value.fract() == 0.0 && value >= f64::from(min) => {
+                // What is more than there can ever be is as good as the most.
+                Ok(Some(value as u32))
+            }
+            Some(Field::Number(value)) => {
+                Err(ApiError::invalid(name, format!("{value} is not a whole number of at least {min}")))
+            }
+            Some(other) => Err(must_be(name, "a whole number", &other)),
+        }
+    }
+
+    /// Takes the query, which must be there and not empty.
+    pub fn query(&mut self) -> Result<Query, ApiError> {
+        match self.take("query") {
+            Some(Field::Text(text)) => shared_query("query", &text),
+            Some(other) => Err(must_be("query", "a string", &other)),
+            None => Err(ApiError::invalid("query", "is missing")),
+        }
+    }
+
+    /// Takes a list of texts, which must be there.
+    pub fn items(&mut self, name: &str) -> Result<Vec<Item>, ApiError> {
+        match self.take(name) {
+            Some(Field::List(items)) => Ok(items),
+            Some(other) => Err(must_be(name, "a list", &other)),
+            None => Err(ApiError::invalid(name, "is missing")),
+        }
+    }
+
+    /// Takes a list of strings, which must be there and have at least one.
+    pub fn texts(&mut self, name: &str) -> Result<Vec<Arc<str>>, ApiError> {
+        let items = self.items(name)?;
+        not_empty(name, &items)?;
+        items.into_iter().enumerate().map(|(place, item)| item.text(name, place)).collect()
+    }
+
+    /// Takes a list of strings or objects with a `text`, which must be there.
+    pub fn documents(&mut self, name: &str) -> Result<Vec<Arc<str>>, ApiError> {
+        let items = self.items(name)?;
+        items.into_iter().enumerate().map(|(place, item)| item.text_or_object(name, place)).collect()
+    }
+
+    /// Takes one of several words.
+    pub fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, ApiError> {
+        self.text(name)?.map(|word| one_of(name, &word, words)).transpose()
+    }
+
+    /// Takes our own fields.
+    pub fn options(&mut self) -> Result<Options, ApiError> {
+        let latency_budget = match self.take("latency_budget_ms") {
+            None => None,
+            Some(Field::Number(millis)) => Some(budget("latency_budget_ms", millis)?),
+            Some(other) => return Err(must_be("latency_budget_ms", "a number", &other)),
+        };
+        Ok(Options {
+            latency_budget,
+            priority: self.word("priority", PRIORITIES)?.unwrap_or_default(),
+            policy: self.word("policy", POLICIES)?.unwrap_or_default(),
+            top_k: self.count("top_k", 1)?,
+        })
+    }
+}
+
+pub(super) const PRIORITIES: &[(&str, Priority)] =
+    &[("high", Priority::High), ("normal", Priority::Normal), ("low", Priority::Low)];
+
+pub(super) const POLICIES: &[(&str, Policy)] =
+    &[("auto", Policy::Auto), ("full", Policy::Full), ("topk", Policy::TopK), ("fallback", Policy::Fallback)];
+
+pub(super) const TRUNCATIONS: &[(&str, Truncation)] = &[
+    ("document_only", Truncation::DocumentOnly),
+    ("longest_first", Truncation::LongestFirst),
+    ("longest_first_left", Truncation::LongestFirstLeft),
+    ("refuse", Truncation::Refuse),
+];
+
+/// Reads the `x-podium-*` headers of a request; they win over the body, as whoever routes a
+/// request knows more than whoever wrote it.
+pub(super) fn options(headers: &HeaderMap, _: Dialect, options: &mut Options) -> Result<(), ApiError> {
+    if let Some((name, text)) = header(headers, "x-podium-latency-budget-ms")? {
+        let millis = text.parse().unwrap_or(f64::NAN);
+        options.latency_budget = Some(budget(name, millis)?);
+    }
+    if let Some((name, text)) = header(headers, "x-podium-priority")? {
+        options.priority = one_of(name, text, PRIORITIES)?;
+    }
+    if let Some((name, text)) = header(headers, "x-podium-policy")? {
+        options.policy = one_of(name, text, POLICIES)?;
+    }
+    if let Some((name, text)) = header(headers, "x-podium-top-k")? {
+        let count = text.parse().ok().filter(|&count| count >= 1);
+        let message = || ApiError::invalid(name, format!("`{text}` is not a whole number of at least 1"));
+        options.top_k = Some(count.ok_or_else(message)?);
+    }
+    Ok(())
+}
+
+fn header<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> Result<Option<(&'static str, &'a str)>, ApiError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| ApiError::invalid(name, "is not ASCII text"))?;
+    Ok(Some((name, text.trim())))
+}
+
+pub(super) fn budget(name: &str, millis: f64) -> Result<Ns, ApiError> {
+    if (0.0..=BUDGET_MS_MAX).contains(&millis) {
+        return Ok(Ns((millis * 1e6) as u64));
+    }
+    Err(ApiError::invalid(name, format!("must be a number of milliseconds from 0 to {BUDGET_MS_MAX}")))
+}
+
+pub(super) fn one_of<T: Copy>(name: &str, word: &str, words: &[(&str, T)]) -> Result<T, ApiError> {
+    let found = words.iter().find(|(known, _)| *known == word);
+    found.map(|&(_, value)| value).ok_or_else(|| {
+        let known: Vec<&str> = words.iter().map(|(known, _)| *known).collect();
+        ApiError::invalid(name, format!("`{word}` is not one of {}", known.join(", ")))
+    })
+}
+
+pub(super) fn shared_query(name: &str, text: &str) -> Result<Query, ApiError> {
+    match text {
+        "" => Err(ApiError::invalid(name, "must not be empty")),
+        text => Ok(Query::Shared(text.to_owned())),
+    }
+}
+
+pub(super) fn not_empty<T>(name: &str, list: &[T]) -> Result<(), ApiError> {
+    match list {
+        [] => Err(ApiError::invalid(name, "must have at least one element")),
+        _ => Ok(()),
+    }
+}
+
+fn must_be(name: &str, wanted: &str, found: &Field) -> ApiError {
+    ApiError::invalid(name, format!("must be {wanted}, and is {}", found.kind()))
+}
+
+impl Item {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Object(_) => "an object",
+            Self::Other(kind) => kind,
+        }
+    }
+
+    /// A string.
+    pub fn text(self, name: &str, place: usize) -> Result<Arc<str>, ApiError> {
+        match self {
+            Self::Text(text) => Ok(text),
+            other => {
+                let message = format!("must be a string, and is {}", other.kind());
+                Err(ApiError::invalid(format!("{name}[{place}]"), message))
+            }
+        }
+    }
+
+    /// A string, or the `text` of an object.
+    pub fn text_or_object(self, name: &str, place: usize) -> Result<Arc<str>, ApiError> {
+        let invalid = |message: String| Err(ApiError::invalid(format!("{name}[{place}]"), message));
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Object(object) => match object.get("text") {
+                Some(Value::String(text)) => Ok(text.as_str().into()),
+                Some(_) => invalid("`text` must be a string".to_owned()),
+                None => invalid("the object has no `text`".to_owned()),
+            },
+            Self::Other(kind) => {
+                invalid(format!("must be a string or an object with a `text`, and is {kind}"))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Body;
+
+        impl<'de> Visitor<'de> for Body {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields { known: Vec::new(), unknown: Vec::new() };
+                while let Some(name) = map.next_key::<std::borrow::Cow<str>>()? {
+                    match NAMES.iter().find(|known| **known == name) {
+                        Some(known) if fields.has(known) => {
+                            return Err(A::Error::custom(format!("field `{known}` is there twice")));
+                        }
+                        Some(known) => fields.known.push((known, map.next_value()?)),
+                        None => {
+                            // A long name is cut: it goes into a header.
+                            fields.unknown.push(name.chars().take(64).collect());
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(fields)
+            }
+        }
+
+        deserializer.deserialize_map(Body)
+    }
+}
+
+macro_rules! scalars {
+    ($value:ty, $null:expr, $bool:expr, $number:expr, $text:expr) => {
+        fn visit_unit<E: Error>(self) -> Result<$value, E> {
+            Ok($null)
+        }
+
+        fn visit_bool<E: Error>(self, value: bool) -> Result<$value, E> {
+            Ok($bool(value))
+        }
+
+        fn visit_u64<E: Error>(self, value: u64) -> Result<$value, E> {
+            Ok($number(value as f64))
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<$value, E> {
+            Ok($number(value as f64))
+        }
+
+        fn visit_f64<E: Error>(self, value: f64) -> Result<$value, E> {
+            Ok($number(value))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<$value, E> {
+            Ok($text(text.into()))
+        }
+    };
+}
+
+fn object<'de, A: MapAccess<'de>>(mut map: A) -> Result<Map<String, Value>, A::Error> {
+    let mut object = Map::new();
+    while let Some((name, value)) = map.next_entry()? {
+        object.insert(name, value);
+    }
+    Ok(object)
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Field;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            scalars!(Field, Field::Null, Field::Bool, Field::Number, Field::Text);
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Field, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    items.push(item);
+                }
+                Ok(Field::List(items))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Field, A::Error> {
+                object(map).map(Field::Object)
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Item;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an element")
+            }
+
+            scalars!(
+                Item,
+                Item::Other("null"),
+                |_| Item::Other("a boolean"),
+                |_| Item::Other("a number"),
+                Item::Text
+            );
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Item, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Item::Other("a list"))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Item, A::Error> {
+                object(map).map(Item::Object)
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_object_in_json_is_an_error_that_says_where() {
+        let rows: [(&[u8], &str); 9] = [
+            (b"", "the body is empty"),
+            (b"hello", "the body is not valid: expected value at line 1 column 1"),
+            (b"[1]", "the body is not valid: invalid type: sequence, expected a JSON object"),
+            (b"{\"query\": \"a\xff\"}", "the body is not UTF-8 at byte 12"),
+            (
+                br#"{"query": "\ud800"}"#,
+                "the body is not valid: unexpected end of hex escape at line 1 column 18",
+            ),
+            (br#"{"query": "\ud800x"}"#, "the body is not valid: "),
+            (br#"{"query": "a"} x"#, "the body is not valid: trailing characters at line 1 column 16"),
+            (br#"{"query": "a", "query": "b"}"#, "the body is not valid: field `query` is there twice"),
+            (br#"{"query": "a""#, "the body is not valid: EOF while parsing an object at line 1 column 13"),
+        ];
+        for (body, expected) in rows {
+            let error = Fields::parse(body).err().expect("the body is wrong").message;
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_deep_nest_is_an_error_and_not_a_crash() {
+        let nest = "[".repeat(100_000);
+        for body in [format!("{{\"x\": {nest}"), format!("{{\"documents\": {nest}")] {
+            assert!(Fields::parse(body.as_bytes()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_field_of_another_type_is_named() {
+        let mut fields =
+            Fields::parse(br#"{"query": 5, "top_n": 1.5, "documents": ["a", 7], "model": []}"#).unwrap();
+        let message = |error: ApiError| error.full_message();
+        assert_eq!(fields.query().map_err(message).unwrap_err(), "query: must be a string, and is a number");
+        let top_n = fields.count("top_n", 1).map_err(message).unwrap_err();
+        assert_eq!(top_n, "top_n: 1.5 is not a whole number of at least 1");
+        let documents = fields.texts("documents").map_err(message).unwrap_err();
+        assert_eq!(documents, "documents[1]: must be a string, and is a number");
+        assert_eq!(
+            fields.text("model").map_err(message).unwrap_err(),
+            "model: must be a string, and is a list"
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_remembered_and_not_read() {
+        let fields = Fields::parse(br#"{"query": "a", "typo": {"deep": [1, 2]}, "texts": []}"#).unwrap();
+        assert_eq!(fields.unknown(&["query"]), ["typo", "texts"]);
+    }
+
+    #[test]
+    fn headers_set_what_a_dialect_has_no_field_for() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-podium-latency-budget-ms", "12.5".parse().unwrap());
+        headers.insert("x-podium-priority", "high".parse().unwrap());
+        headers.insert("x-podium-policy", "topk".parse().unwrap());
+        headers.insert("x-podium-top-k", "7".parse().unwrap());
+        let mut found = Options::default();
+        options(&headers, Dialect::Tei, &mut found).unwrap();
+        let expected = Options {
+            latency_budget: Some(Ns(12_500_000)),
+            priority: Priority::High,
+            policy: Policy::TopK,
+            top_k: Some(7),
+        };
+        assert_eq!(found, expected);
+        for (name, value) in [
+            ("x-podium-latency-budget-ms", "-1"),
+            ("x-podium-latency-budget-ms", "nan"),
+            ("x-podium-latency-budget-ms", "3600001"),
+            ("x-podium-priority", "urgent"),
+            ("x-podium-top-k", "0"),
+        ] {
+            let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+            let error = options(&headers, Dialect::Tei, &mut Options::default()).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some(name), "{value}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The Open Inference Protocol, version 2: `POST /v2/models/{model}[/versions/{v}]/infer`, in JSON
+//! and with its binary tensor data extension.
+//!
+//! Inputs are `QUERY` (one text, or one for each passage) and `PASSAGE`; outputs are `SCORE`
+//! (FP32, in the order and shape of the passages) and, if asked for, `INDEX` (INT64, best first).
+
+use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query};
+use super::{Answered, ApiError, Code};
+use crate::rerank::{Options, Query, Request, ScoreForm, Truncation, order, sigmoid};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+pub(super) const KNOWN: &[&str] = &["id", "parameters", "inputs", "outputs"];
+
+/// Where the JSON part of a binary body ends.
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+#[derive(Deserialize)]
+struct Body {
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    inputs: Vec<Tensor>,
+    #[serde(default)]
+    outputs: Option<Vec<Output>>,
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Tensor {
+    name: String,
+    shape: Vec<u64>,
+    datatype: String,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    #[serde(default)]
+    data: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Output {
+    name: String,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+}
+
+/// What the caller wants back.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    id: Option<String>,
+    model: String,
+    version: Option<String>,
+    shape: Vec<u64>,
+    /// Names and whether each is binary.
+    outputs: Vec<(Name, bool)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Score,
+    Index,
+}
+
+pub(super) fn decode(
+    path: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<(Request, Vec<String>, Wanted), ApiError> {
+    let (model, version) = model_of(path);
+    let (head, mut binary) = split(headers, body)?;
+    let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
+    let text = std::str::from_utf8(head)
+        .map_err(|error| invalid(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    let body: Body =
+        serde_json::from_str(text).map_err(|error| invalid(format!("the body is not valid: {error}")))?;
+    let (mut queries, mut passages) = (None, None);
+    for tensor in body.inputs {
+        let name = tensor.name.clone();
+        let slot = match name.as_str() {
+            "QUERY" => &mut queries,
+            "PASSAGE" => &mut passages,
+            _ => return Err(ApiError::invalid("inputs", format!("`{name}` is not QUERY or PASSAGE"))),
+        };
+        let shape = tensor.shape.clone();
+        if slot.replace((texts(tensor, &mut binary)?, shape)).is_some() {
+            return Err(ApiError::invalid(name, "is there twice"));
+        }
+    }
+    if !binary.is_empty() {
+        let left = binary.len();
+        return Err(invalid(format!("{left} bytes of tensor data are left over")));
+    }
+    let missing = |name: &str| ApiError::invalid(name, "is missing");
+    let (queries, _) = queries.ok_or_else(|| missing("QUERY"))?;
+    let (documents, shape) = passages.ok_or_else(|| missing("PASSAGE"))?;
+    let request = Request {
+        model: Some(model.clone()),
+        query: query(&queries, documents.len())?,
+        documents,
+        top_n: None,
+        return_documents: false,
+        score: match body.parameters.get("raw_scores") {
+            Some(Value::Bool(true)) => ScoreForm::Logit,
+            _ => ScoreForm::Probability,
+        },
+        truncation: Truncation::DocumentOnly,
+        document_tokens_max: None,
+        pair_tokens_max: None,
+        options: options(&body.parameters)?,
+    };
+    let all_binary = is_true(&body.parameters, "binary_data_output");
+    let outputs = outputs(body.outputs, all_binary)?;
+    let unknown = body.unknown.into_iter().map(|(name, _)| name).collect();
+    Ok((request, unknown, Wanted { id: body.id, model, version, shape, outputs }))
+}
+
+/// `/v2/models/{model}[/versions/{version}]/infer`; a model's name may have slashes.
+fn model_of(path: &str) -> (String, Option<String>) {
+    let middle = path.strip_prefix("/v2/models/").and_then(|rest| rest.strip_suffix("/infer"));
+    let middle = middle.unwrap_or_default();
+    let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    match middle.rsplit_once("/versions/") {
+        Some((model, version)) => (decode(model), Some(decode(version))),
+        None => (decode(middle), None),
+    }
+}
+
+fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ApiError> {
+    let Some(value) = headers.get(JSON_LENGTH) else { return Ok((body, &[])) };
+    let length = value.to_str().ok().and_then(|text| text.parse::<usize>().ok());
+    match length.filter(|&length| length <= body.len()) {
+        Some(length) => Ok(body.split_at(length)),
+        None => {
+            let limit = body.len();
+            let message = format!("must be a number of bytes of at most {limit}, the body's length");
+            Err(ApiError::invalid(JSON_LENGTH.as_str(), message))
+        }
+    }
+}
+
+fn query(queries: &[Arc<str>], documents: usize) -> Result<Query, ApiError> {
+    match queries {
+        [one] => shared_query("QUERY", one),
+        many if many.len() == documents => {
+            Ok(Query::PerDocument(many.iter().map(|text| text.as_ref().to_owned()).collect()))
+        }
+        many => {
+            let queries = many.len();
+            let message = format!("has {queries} texts, and PASSAGE has {documents}: give one, or as many");
+            Err(ApiError::invalid("QUERY", message))
+        }
+    }
+}
+
+fn texts(tensor: Tensor, binary: &mut &[u8]) -> Result<Vec<Arc<str>>, ApiError> {
+    let name = &tensor.name;
+    if tensor.datatype != "BYTES" {
+        let message = format!("has datatype {}, and must have BYTES", tensor.datatype);
+        return Err(ApiError::invalid(name, message));
+    }
+    let texts = match (tensor.parameters.get("binary_data_size"), tensor.data) {
+        (Some(size), None) => {
+            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
+            let Some((mine, rest)) = size.and_then(|size| binary.split_at_checked(size)) else {
+                let message = "binary_data_size is past the end of the body";
+                return Err(ApiError::invalid(name, message));
+            };
+            *binary = rest;
+            binary_texts(name, mine)?
+        }
+        (None, Some(Value::Array(data))) => {
+            let mut texts = Vec::new();
+            flatten(name, data, &mut texts)?;
+            texts
+        }
+        (Some(_), Some(_)) => return Err(ApiError::invalid(name, "has both data and binary_data_size")),
+        (None, _) => return Err(ApiError::invalid(name, "needs a list as data, or binary_data_size")),
+    };
+    // An empty shape is a scalar's.
+    let elements = tensor.shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
+    if elements != Some(texts.len() as u64) {
+        let message = format!("has {} elements, and its shape is {:?}", texts.len(), tensor.shape);
+        return Err(ApiError::invalid(name, message));
+    }
+    Ok(texts)
+}
+
+/// Row-major data may be nested or flat.
+fn flatten(name: &str, data: Vec<Value>, texts: &mut Vec<Arc<str>>) -> Result<(), ApiError> {
+    for value in data {
+        match value {
+            Value::String(text) => texts.push(text.into()),
+            Value::Array(inner) => flatten(name, inner, texts)?,
+            _ => return Err(ApiError::invalid(format!("{name}[{}]", texts.len()), "must be a string")),
+        }
+    }
+    Ok(())
+}
+
+/// Each element is a length of 4 bytes, little-endian, and as many bytes.
+fn binary_texts(name: &str, mut bytes: &[u8]) -> Result<Vec<Arc<str>>, ApiError> {
+    let mut texts: Vec<Arc<str>> = Vec::new();
+    while !bytes.is_empty() {
+        let field = || format!("{name}[{}]", texts.len());
+        let element = bytes
+            .split_first_chunk()
+            .and_then(|(length, rest)| rest.split_at_checked(u32::from_le_bytes(*length) as usize));
+        let Some((text, rest)) = element else {
+            return Err(ApiError::invalid(field(), "is cut short"));
+        };
+        let text = std::str::from_utf8(text).map_err(|error| {
+            ApiError::invalid(field(), format!("is not UTF-8 at byte {}", error.valid_up_to()))
+        })?;
+        texts.push(text.into());
+        bytes = rest;
+    }
+    Ok(texts)
+}
+
+fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
+    let mut options = Options::default();
+    if let Some(value) = parameters.get("latency_budget_ms") {
+        options.latency_budget = Some(budget("latency_budget_ms", value.as_f64().unwrap_or(f64::NAN))?);
+    }
+    if let Some(value) = parameters.get("priority") {
+        options.priority = one_of("priority", value.as_str().unwrap_or_default(), PRIORITIES)?;
+    }
+    if let Some(value) = parameters.get("policy") {
+        options.policy = one_of("policy", value.as_str().unwrap_or_default(), POLICIES)?;
+    }
+    if let Some(value) = parameters.get("top_k") {
+        let count = value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0);
+        let wrong = || ApiError::invalid("top_k", "must be a whole number of at least 1");
+        options.top_k = Some(count.ok_or_else(wrong)?);
+    }
+    Ok(options)
+}
+
+fn outputs(asked: Option<Vec<Output>>, all_binary: bool) -> Result<Vec<(Name, bool)>, ApiError> {
+    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else {
+        return Ok(vec![(Name::Score, all_binary)]);
+    };
+    let output = |output: Output| {
+        let name = match output.name.as_str() {
+            "SCORE" => Name::Score,
+            "INDEX" => Name::Index,
+            other => return Err(ApiError::invalid("outputs", format!("`{other}` is not SCORE or INDEX"))),
+        };
+        let binary = match output.parameters.contains_key("binary_data") {
+            true => is_true(&output.parameters, "binary_data"),
+            false => all_binary,
+        };
+        Ok((name, binary))
+    };
+    asked.into_iter().map(output).collect()
+}
+
+fn is_true(parameters: &Map<String, Value>, name: &str) -> bool {
+    parameters.get(name) == Some(&Value::Bool(true))
+}
+
+pub(super) fn encode(
+    answer: &Answered,
+    wanted: &Wanted,
+    headers: &mut Vec<(HeaderName, HeaderValue)>,
+) -> (&'static str, Vec<u8>) {
+    let logits = &answer.outcome.scores;
+    let scores: Vec<f32> = match answer.request.score {
+        ScoreForm::Logit => logits.clone(),
+        ScoreForm::Probability => logits.iter().map(|&logit| sigmoid(logit)).collect(),
+    };
+    let mut outputs = Vec::new();
+    let mut binary: Vec<u8> = Vec::new();
+    for &(name, is_binary) in &wanted.outputs {
+        let (mut tensor, data, bytes) = match name {
+            Name::Score => {
+                let bytes: Vec<u8> = scores.iter().flat_map(|score| score.to_le_bytes()).collect();
+                (json!({"name": "SCORE", "datatype": "FP32", "shape": wanted.shape}), numbers(&scores), bytes)
+            }
+            Name::Index => {
+                let order = order(logits).expect("the scores were ranked before");
+                let order: Vec<i64> = order.into_iter().map(|index| index as i64).collect();
+                let bytes = order.iter().flat_map(|index| index.to_le_bytes()).collect();
+                (json!({"name": "INDEX", "datatype": "INT64", "shape": [order.len()]}), json!(order), bytes)
+            }
+        };
+        match is_binary {
+            true => {
+                tensor["parameters"] = json!({"binary_data_size": bytes.len()});
+                binary.extend(bytes);
+            }
+            false => tensor["data"] = data,
+        }
+        outputs.push(tensor);
+    }
+    let receipt = &answer.outcome.receipt;
+    let head = json!({
+        "id": wanted.id.as_deref().unwrap_or(&answer.stamp.id),
+        "model_name": wanted.model,
+        "model_version": wanted.version.as_deref().unwrap_or(&receipt.version),
+        "outputs": outputs,
+        "parameters": {
+            "podium_tier": receipt.served.name(),
+            "podium_degraded": receipt.degraded.map_or("", |reason| reason.name()),
+            "podium_elapsed_ms": receipt.elapsed.as_millis_f64(),
+            "podium_device_ns": receipt.device.0,
+            "podium_cost_nanodollars": receipt.cost.0,
+        },
+    });
+    let mut body = super::json(&head);
+    if wanted.outputs.iter().all(|(_, is_binary)| !is_binary) {
+        return ("application/json", body);
+    }
+    headers.push((JSON_LENGTH, HeaderValue::from(body.len())));
+    body.extend(binary);
+    ("application/octet-stream", body)
+}
+
+/// As f32 prints them: through f64 each would grow a tail of digits.
+fn numbers(scores: &[f32]) -> Value {
+    let number = |score: &f32| format!("{score:?}").parse().map_or(Value::Null, Value::Number);
+    Value::Array(scores.iter().map(number).collect())
+}

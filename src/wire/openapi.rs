@@ -1,0 +1,33 @@
+//! The description of the API at `/openapi.json`.
+
+/// The document; a test holds each of its examples against the decoders.
+pub fn openapi() -> &'static [u8] {
+    include_bytes!("openapi.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Settings, decode};
+    use http::HeaderMap;
+    use serde_json::Value;
+
+    #[test]
+    fn every_example_decodes_without_a_warning() {
+        let document: Value = serde_json::from_slice(openapi()).unwrap();
+        let mut examples = 0;
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            let content = &methods["post"]["requestBody"]["content"]["application/json"]["examples"];
+            for (name, example) in content.as_object().into_iter().flatten() {
+                let path = path.replace("{model}", "some-model");
+                let body = serde_json::to_vec(&example["value"]).unwrap();
+                let decoded = decode(&path, &HeaderMap::new(), &body, &Settings::default());
+                let decoded = decoded.unwrap_or_else(|(_, error)| panic!("{path} {name}: {error:?}"));
+                assert!(decoded.warnings.is_empty(), "{path} {name}: {:?}", decoded.warnings);
+                assert_eq!(decoded.reply.dialect().name(), name, "{path}");
+                examples += 1;
+            }
+        }
+        assert!(examples >= 11, "{examples}");
+    }
+}

@@ -1,0 +1,56 @@
+//! Text Embeddings Inference: `POST /rerank` with `texts`; the answer is a bare list.
+
+use super::fields::{Fields, one_of};
+use super::{Answered, ApiError};
+use crate::rerank::{Options, Ranked, Request, ScoreForm, Truncation};
+use serde::Serialize;
+
+pub(super) const KNOWN: &[&str] =
+    &["query", "texts", "truncate", "truncation_direction", "raw_scores", "return_text"];
+
+const DIRECTIONS: &[(&str, Truncation)] = &[
+    ("Right", Truncation::LongestFirst),
+    ("right", Truncation::LongestFirst),
+    ("Left", Truncation::LongestFirstLeft),
+    ("left", Truncation::LongestFirstLeft),
+];
+
+pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
+    let direction = fields.text("truncation_direction")?;
+    let direction = one_of("truncation_direction", direction.as_deref().unwrap_or("Right"), DIRECTIONS)?;
+    Ok(Request {
+        model: None,
+        query: fields.query()?,
+        documents: fields.texts("texts")?,
+        top_n: None,
+        return_documents: fields.bool("return_text")?.unwrap_or(false),
+        score: match fields.bool("raw_scores")? {
+            Some(true) => ScoreForm::Logit,
+            Some(false) | None => ScoreForm::Probability,
+        },
+        truncation: match fields.bool("truncate")? {
+            Some(true) => direction,
+            Some(false) | None => Truncation::Refuse,
+        },
+        document_tokens_max: None,
+        pair_tokens_max: None,
+        options: Options::default(),
+    })
+}
+
+#[derive(Serialize)]
+pub(super) struct Rank<'a> {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    score: f32,
+}
+
+pub(super) fn body<'a>(answer: &'a Answered) -> Vec<Rank<'a>> {
+    let rank = |&ranked: &Ranked| Rank {
+        index: ranked.index,
+        text: answer.text_if_wanted(ranked),
+        score: ranked.score,
+    };
+    answer.ranked.iter().map(rank).collect()
+}

@@ -1,0 +1,389 @@
+//! Each dialect from bytes to bytes, and what it makes of bad input.
+
+use super::{Code, Decoded, Dialect, Encoded, Pins, Settings, Stamp, decode};
+use crate::base::{DeviceNs, Nanodollars, Ns, Tokens};
+use crate::rerank::{Degradation, Outcome, Priority, Query, Receipt, ScoreForm, Served, Truncation};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
+
+fn try_decode(path: &str, body: &Value) -> Result<Decoded, (Dialect, String)> {
+    decode(path, &HeaderMap::new(), &serde_json::to_vec(body).unwrap(), &Settings::default())
+        .map_err(|(dialect, error)| (dialect, error.full_message()))
+}
+
+fn decoded(path: &str, body: &Value) -> Decoded {
+    try_decode(path, body).unwrap_or_else(|error| panic!("{path}: {error:?}"))
+}
+
+fn outcome(scores: &[f32]) -> Outcome {
+    Outcome {
+        scores: scores.to_vec(),
+        truncated: scores.iter().map(|&score| score == 0.5).collect(),
+        tokens: Tokens(21),
+        receipt: Receipt {
+            served: Served::TopK { k: 2 },
+            degraded: Some(Degradation::PredictedLate),
+            budget: Some(Ns::from_millis(50)),
+            elapsed: Ns::from_millis(12),
+            queue: Ns::from_millis(4),
+            compute: Ns::from_millis(8),
+            model: "served".into(),
+            version: "0123456789ab".into(),
+            device: DeviceNs(1_234),
+            cost: Nanodollars(56),
+        },
+    }
+}
+
+fn encode(decoded: &Decoded, scores: &[f32]) -> Encoded {
+    let stamp = Stamp { id: "ab12".into(), created_unix: 1_700_000_000 };
+    decoded.reply.encode(&decoded.request, &outcome(scores), &stamp, &decoded.warnings)
+}
+
+fn answer(path: &str, body: &Value, scores: &[f32]) -> Value {
+    let encoded = encode(&decoded(path, body), scores);
+    assert_eq!(encoded.status, 200);
+    serde_json::from_slice(&encoded.body).unwrap()
+}
+
+fn header<'a>(encoded: &'a Encoded, name: &str) -> Option<&'a str> {
+    encoded.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_str().unwrap())
+}
+
+#[test]
+fn podium_says_everything() {
+    let body = json!({
+        "query": "q", "documents": ["a", {"id": "x", "text": "b"}, "c"], "top_n": 2,
+        "return_documents": true, "scores": "logit", "latency_budget_ms": 50,
+    });
+    let expected = json!({
+        "id": "ab12",
+        "results": [
+            {"index": 1, "id": "x", "score": 2.5, "document": "b"},
+            {"index": 2, "score": 0.5, "truncated": true, "document": "c"},
+        ],
+        "tier": "topk", "k": 2, "degraded": "predicted_late", "budget_ms": 50.0, "elapsed_ms": 12.0,
+        "queue_ms": 4.0, "compute_ms": 8.0, "model": "served", "version": "0123456789ab",
+        "cost": {"device_ns": 1234, "nanodollars": 56, "usd": 5.6e-8},
+        "usage": {"tokens": 21, "documents": 3},
+    });
+    assert_eq!(answer("/v1/rank", &body, &[-1.0, 2.5, 0.5]), expected);
+}
+
+#[test]
+fn every_answer_declares_itself_in_headers() {
+    let decoded = decoded("/rerank", &json!({"query": "q", "texts": ["a", "b"], "typo\n": 1}));
+    let encoded = encode(&decoded, &[0.5, 1.0]);
+    for (name, expected) in [
+        ("x-podium-tier", "topk"),
+        ("x-podium-top-k", "2"),
+        ("x-podium-degraded", "predicted_late"),
+        ("x-podium-budget-ms", "50.000"),
+        ("x-podium-elapsed-ms", "12.000"),
+        ("x-podium-queue-ms", "4.000"),
+        ("x-podium-compute-ms", "8.000"),
+        ("x-podium-model", "served"),
+        ("x-podium-version", "0123456789ab"),
+        ("x-podium-device-ns", "1234"),
+        ("x-podium-cost-nanodollars", "56"),
+        ("x-podium-truncated", "1"),
+        ("x-podium-warning", "unknown field `typo?` was ignored"),
+        ("x-podium-request-id", "ab12"),
+    ] {
+        assert_eq!(header(&encoded, name), Some(expected), "{name}");
+    }
+}
+
+#[test]
+fn cohere_v1_carries_what_jina_and_vllm_look_for() {
+    let body =
+        json!({"model": "m", "query": "q", "documents": ["a", {"text": "b"}], "return_documents": true});
+    let answer = answer("/v1/rerank", &body, &[0.0, 40.0]);
+    let first = json!({"index": 1, "relevance_score": 1.0, "document": {"text": "b"}});
+    assert_eq!(answer["results"][0], first);
+    assert_eq!(answer["results"][1]["relevance_score"], 0.5);
+    assert_eq!(answer["meta"]["billed_units"]["search_units"], 1);
+    assert_eq!(answer["meta"]["podium"]["tier"], "topk");
+    assert_eq!((&answer["model"], &answer["usage"]["total_tokens"]), (&json!("m"), &json!(21)));
+}
+
+#[test]
+fn cohere_s_rank_fields_are_read_in_their_order() {
+    let body = json!({
+        "query": "q", "documents": [{"title": "T", "body": "B", "year": 7}], "rank_fields": ["body", "year", "no"],
+    });
+    assert_eq!(&*decoded("/v1/rerank", &body).request.documents[0], "body: B\nyear: 7");
+}
+
+#[test]
+fn cohere_v2_gives_no_documents_and_reads_a_priority() {
+    let body =
+        json!({"model": "m", "query": "q", "documents": ["a"], "priority": 5, "max_tokens_per_doc": 9});
+    let decoded = decoded("/v2/rerank", &body);
+    assert_eq!(decoded.request.options.priority, Priority::Low);
+    assert_eq!(decoded.request.document_tokens_max, Some(9));
+    let answer: Value = serde_json::from_slice(&encode(&decoded, &[0.0]).body).unwrap();
+    assert_eq!(answer["results"], json!([{"index": 0, "relevance_score": 0.5}]));
+    assert_eq!(answer["meta"]["api_version"]["version"], "2");
+}
+
+#[test]
+fn jina_gives_documents_unless_they_are_declined() {
+    let pins = Pins { v1_rerank: Some(Dialect::Jina), ..Pins::default() };
+    let settings = Settings { pins, ..Settings::default() };
+    let body = br#"{"model": "m", "query": "q", "documents": ["a"]}"#;
+    let decoded = decode("/v1/rerank", &HeaderMap::new(), body, &settings).unwrap();
+    let answer: Value = serde_json::from_slice(&encode(&decoded, &[0.0]).body).unwrap();
+    assert_eq!(answer["results"], json!([{"index": 0, "relevance_score": 0.5, "document": {"text": "a"}}]));
+}
+
+#[test]
+fn voyage_answers_with_data() {
+    let body = json!({"model": "m", "query": "q", "documents": ["a", "b"], "top_k": 1, "truncation": false});
+    assert_eq!(decoded("/v1/rerank", &body).request.truncation, Truncation::Refuse);
+    let answer = answer("/v1/rerank", &body, &[0.0, -1.0]);
+    assert_eq!(answer["object"], "list");
+    assert_eq!(answer["data"], json!([{"index": 0, "relevance_score": 0.5}]));
+    assert_eq!(answer["usage"], json!({"total_tokens": 21}));
+}
+
+#[test]
+fn tei_answers_with_a_bare_list() {
+    let body = json!({"query": "q", "texts": ["a", "b"], "raw_scores": true, "return_text": true});
+    let request = &decoded("/rerank", &body).request;
+    assert_eq!((request.truncation, request.score), (Truncation::Refuse, ScoreForm::Logit));
+    let expected =
+        json!([{"index": 1, "text": "b", "score": 3.25}, {"index": 0, "text": "a", "score": -1.0}]);
+    assert_eq!(answer("/rerank", &body, &[-1.0, 3.25]), expected);
+    let left = json!({"query": "q", "texts": ["a"], "truncate": true, "truncation_direction": "Left"});
+    assert_eq!(decoded("/rerank", &left).request.truncation, Truncation::LongestFirstLeft);
+}
+
+#[test]
+fn vllm_s_top_n_of_0_means_all() {
+    let body = json!({"query": "q", "documents": ["a", "b"], "top_n": 0, "truncate_prompt_tokens": 7});
+    for path in ["/rerank", "/v1/rerank", "/v2/rerank"] {
+        assert_eq!(decoded(path, &body).request.pair_tokens_max, Some(7));
+        let answer = answer(path, &body, &[0.0, -1.0]);
+        assert_eq!(answer["results"].as_array().unwrap().len(), 2);
+        assert_eq!(answer["results"][0]["document"], json!({"text": "a"}));
+        assert_eq!(answer["id"], "rerank-ab12");
+    }
+}
+
+#[test]
+fn vllm_scores_one_to_many_and_many_to_many_in_order() {
+    let one = json!({"text_1": "q", "text_2": ["a", "b"]});
+    let data =
+        json!([{"index": 0, "object": "score", "score": 0.5}, {"index": 1, "object": "score", "score": 1.0}]);
+    assert_eq!(answer("/score", &one, &[0.0, 40.0])["data"], data);
+    let many = json!({"queries": ["p", "q"], "documents": ["a", "b"]});
+    let expected = Query::PerDocument(vec!["p".into(), "q".into()]);
+    assert_eq!(decoded("/v1/score", &many).request.query, expected);
+    let (_, error) = try_decode("/score", &json!({"text_1": ["p", "q"], "text_2": ["a"]})).unwrap_err();
+    assert_eq!(error, "text_1: has 2 texts, and text_2 has 1: give one, or as many");
+}
+
+#[test]
+fn infinity_gives_documents_as_strings() {
+    let body = json!({"model": "m", "query": "q", "documents": ["a"], "return_documents": true});
+    let answer = answer("/rerank", &body, &[0.0]);
+    assert_eq!(answer["object"], "rerank");
+    assert_eq!(answer["results"], json!([{"relevance_score": 0.5, "index": 0, "document": "a"}]));
+}
+
+#[test]
+fn nim_ranks_by_logits() {
+    let body = json!({"model": "m", "query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]});
+    let expected = json!({"rankings": [{"index": 1, "logit": 2.0}, {"index": 0, "logit": -3.5}]});
+    assert_eq!(answer("/v1/ranking", &body, &[-3.5, 2.0]), expected);
+}
+
+fn oip_json() -> Value {
+    json!({
+        "id": "mine", "inputs": [
+            {"name": "QUERY", "shape": [1], "datatype": "BYTES", "data": ["q"]},
+            {"name": "PASSAGE", "shape": [2, 1], "datatype": "BYTES", "data": [["a"], ["b"]]},
+        ],
+        "outputs": [{"name": "SCORE"}, {"name": "INDEX"}], "parameters": {"raw_scores": true},
+    })
+}
+
+#[test]
+fn the_open_inference_protocol_speaks_json() {
+    let path = "/v2/models/owner%2Fname/versions/3/infer";
+    assert_eq!(decoded(path, &oip_json()).request.model.as_deref(), Some("owner/name"));
+    let answer = answer(path, &oip_json(), &[-1.5, 2.0]);
+    assert_eq!((&answer["id"], &answer["model_version"]), (&json!("mine"), &json!("3")));
+    let outputs = json!([
+        {"name": "SCORE", "datatype": "FP32", "shape": [2, 1], "data": [-1.5, 2.0]},
+        {"name": "INDEX", "datatype": "INT64", "shape": [2], "data": [1, 0]},
+    ]);
+    assert_eq!(answer["outputs"], outputs);
+}
+
+fn binary_body(texts: &[u8], size: usize) -> (HeaderMap, Vec<u8>) {
+    let head = json!({
+        "inputs": [
+            {"name": "QUERY", "shape": [1], "datatype": "BYTES", "data": ["q"]},
+            {"name": "PASSAGE", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": size}},
+        ],
+        "outputs": [{"name": "SCORE", "parameters": {"binary_data": true}}],
+    });
+    let mut body = serde_json::to_vec(&head).unwrap();
+    let name = HeaderName::from_static("inference-header-content-length");
+    let headers = HeaderMap::from_iter([(name, HeaderValue::from(body.len()))]);
+    body.extend(texts);
+    (headers, body)
+}
+
+#[test]
+fn the_open_inference_protocol_speaks_binary() {
+    let (headers, body) = binary_body(b"\x01\0\0\0a\x02\0\0\0bc", 11);
+    let decoded = decode("/v2/models/m/infer", &headers, &body, &Settings::default()).unwrap();
+    assert_eq!(&*decoded.request.documents[1], "bc");
+    let encoded = encode(&decoded, &[0.0, 40.0]);
+    let length: usize = header(&encoded, "inference-header-content-length").unwrap().parse().unwrap();
+    let (head, data) = encoded.body.split_at(length);
+    let head: Value = serde_json::from_slice(head).unwrap();
+    assert_eq!(head["outputs"][0]["parameters"], json!({"binary_data_size": 8}));
+    assert_eq!(data, [0.5f32.to_le_bytes(), 1.0f32.to_le_bytes()].concat());
+}
+
+#[test]
+fn binary_tensors_that_lie_are_named() {
+    for (texts, size, expected) in [
+        (&b"\x01\0\0\0a\x02\0\0\0b"[..], 10, "PASSAGE[1]: is cut short"),
+        (b"\x01\0\0\0a\xff\xff\xff\xff", 9, "PASSAGE[1]: is cut short"),
+        (b"\x01\0\0\0a", 99, "PASSAGE: binary_data_size is past the end of the body"),
+        (b"\x01\0\0\0a", 5, "PASSAGE: has 1 elements, and its shape is [2]"),
+        (b"\x01\0\0\0a\x01\0\0\0\xff", 10, "PASSAGE[1]: is not UTF-8 at byte 0"),
+        (b"\x01\0\0\0a\x01\0\0\0bxx", 10, "2 bytes of tensor data are left over"),
+    ] {
+        let (headers, body) = binary_body(texts, size);
+        let (_, error) = decode("/v2/models/m/infer", &headers, &body, &Settings::default()).unwrap_err();
+        assert_eq!(error.full_message(), expected);
+    }
+}
+
+#[test]
+fn bad_input_names_the_field_in_the_dialect_that_asked() {
+    let rows = [
+        ("/v1/rank", json!({"documents": []}), Dialect::Podium, "query: is missing"),
+        ("/v1/rank", json!({"query": "", "documents": []}), Dialect::Podium, "query: must not be empty"),
+        ("/v1/rank", json!({"query": "q"}), Dialect::Podium, "documents: is missing"),
+        (
+            "/v1/rank",
+            json!({"query": "q", "documents": [{}]}),
+            Dialect::Podium,
+            "documents[0]: the object has no `text`",
+        ),
+        (
+            "/v1/rank",
+            json!({"query": "q", "documents": [], "policy": "best"}),
+            Dialect::Podium,
+            "policy: `best` is not one of auto, full, topk, fallback",
+        ),
+        (
+            "/v1/rank",
+            json!({"query": "q", "documents": [], "latency_budget_ms": -1}),
+            Dialect::Podium,
+            "latency_budget_ms: must be a number of milliseconds from 0 to 3600000",
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "q", "documents": []}),
+            Dialect::Cohere,
+            "documents: must have at least one element",
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "q", "documents": ["a"], "top_n": 0}),
+            Dialect::Cohere,
+            "top_n: 0 is not a whole number of at least 1",
+        ),
+        (
+            "/v2/rerank",
+            json!({"query": "q", "documents": ["a"], "priority": 1000}),
+            Dialect::CohereV2,
+            "priority: 1000 is not between 0 and 999",
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "texts": []}),
+            Dialect::Tei,
+            "texts: must have at least one element",
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "texts": [5]}),
+            Dialect::Tei,
+            "texts[0]: must be a string, and is a number",
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "documents": vec!["a"; 2049], "raw_scores": true}),
+            Dialect::Infinity,
+            "documents: 2049 are given, and the limit is 2048",
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "q", "documents": vec!["a"; 1001], "top_k": 1}),
+            Dialect::Voyage,
+            "documents: 1001 are given, and the limit is 1000",
+        ),
+        (
+            "/v1/rank",
+            json!({"query": "q", "documents": vec!["a"; 10_001]}),
+            Dialect::Podium,
+            "documents: 10001 are given, and the limit is 10000",
+        ),
+        ("/v1/ranking", json!({"query": {}, "passages": ["a"]}), Dialect::Nim, "query.text: is missing"),
+        (
+            "/v2/models/m/infer",
+            json!({"inputs": [{"name": "PASSAGE", "shape": [1], "datatype": "FP32", "data": [1]}]}),
+            Dialect::Oip,
+            "PASSAGE: has datatype FP32, and must have BYTES",
+        ),
+        (
+            "/v2/models/m/infer",
+            json!({"inputs": [{"name": "PASSAGE", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}),
+            Dialect::Oip,
+            "QUERY: is missing",
+        ),
+    ];
+    for (path, body, dialect, expected) in rows {
+        assert_eq!(try_decode(path, &body).unwrap_err(), (dialect, expected.to_owned()));
+    }
+}
+
+#[test]
+fn an_empty_list_is_fine_where_it_has_an_answer() {
+    assert_eq!(answer("/v1/rank", &json!({"query": "q", "documents": []}), &[])["results"], json!([]));
+}
+
+#[test]
+fn strict_servers_refuse_unknown_fields() {
+    let settings = Settings { strict: true, ..Settings::default() };
+    let body = br#"{"query": "q", "documents": [], "topn": 3}"#;
+    let (_, error) = decode("/v1/rank", &HeaderMap::new(), body, &settings).unwrap_err();
+    assert_eq!(error.code, Code::InvalidRequest);
+    assert_eq!(error.full_message(), "topn: is not a field of this endpoint");
+}
+
+#[test]
+fn scores_keep_every_bit_of_f32() {
+    for score in [0.1f32, 1.0 / 3.0, f32::MIN_POSITIVE, 9.266_827] {
+        let body = json!({"query": "q", "documents": ["a"], "scores": "logit"});
+        let answer = answer("/v1/rank", &body, &[score]);
+        let read: f32 = answer["results"][0]["score"].to_string().parse().unwrap();
+        assert_eq!(read.to_bits(), score.to_bits());
+    }
+}
+
+#[test]
+fn a_score_that_is_no_number_is_an_error() {
+    let decoded = decoded("/v1/rank", &json!({"query": "q", "documents": ["a"]}));
+    let encoded = encode(&decoded, &[f32::NAN]);
+    assert_eq!((encoded.status.as_u16(), header(&encoded, "x-podium-error")), (500, Some("model_failed")));
+}
