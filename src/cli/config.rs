@@ -2,7 +2,9 @@
 
 use super::Failure;
 use crate::engine::PrepareLimits;
+use crate::http::{ServerLimits, TlsFiles};
 use crate::sched::Limits;
+use crate::wire::Settings;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,12 @@ pub(super) struct Config {
     pub any_model: bool,
     /// Who may ask. Default: everybody, as one tenant `anonymous`.
     pub tenants: Vec<TenantEntry>,
+    /// What the dialects accept.
+    pub wire: Settings,
+    /// Bounds of connections and bodies.
+    pub http: ServerLimits,
+    /// Certificate and key. Default none: connections are plain.
+    pub tls: Option<TlsFiles>,
     /// Opens `/admin/*` and `/v1/costs`. Default none: they are closed.
     pub admin_key: Option<String>,
     /// The scheduler's bounds.
@@ -95,6 +103,9 @@ impl Default for Config {
             latency_budget_ms: None,
             any_model: true,
             tenants: Vec::new(),
+            wire: Settings::default(),
+            http: ServerLimits::default(),
+            tls: None,
             admin_key: None,
             limits: Limits::default(),
             prepare: PrepareLimits::default(),
@@ -148,6 +159,11 @@ impl Config {
         {
             return wrong(format!("latency_budget_ms: {budget} is not between 0 and 3600000"));
         }
+        self.http.check().map_err(|message| Failure::usage(format!("http.{message}")))?;
+        self.wire.pins.check().map_err(|message| Failure::usage(format!("wire.pins.{message}")))?;
+        if self.admin_key.as_ref().is_some_and(|key| key.len() < 8) {
+            return wrong("admin_key: a key has at least 8 bytes".to_owned());
+        }
         self.check_tenants()
     }
 
@@ -199,6 +215,8 @@ mod tests {
             ("latency_budget_ms = -1\n[primary]\nmodel = 'x'", "latency_budget_ms: -1"),
             ("[primary]\nmodel = 'x'\nlanes = 0", "primary.lanes: 0"),
             ("[primary]\nmodel = 'x'\nbatch_tokens_max = 1", "primary.batch_tokens_max: 1"),
+            ("[http]\nheaders_max = 1\n", "http.headers_max: 1 is less than 16"),
+            ("[wire.pins]\nrerank = 'nim'\n", "wire.pins.rerank: `nim` has no such path"),
             ("[[tenants]]\nname = 'podium'\nkeys = []\n", "tenants[0].name"),
             ("[[tenants]]\nname = 'a'\nkeys = ['short']\n", "tenants[0].keys: a key has at least 8"),
         ];

@@ -1,11 +1,229 @@
-//! `podium serve`.
+//! `podium serve`: from the configuration to a server, and to its end.
 
-use super::Failure;
+use super::config::{Config, TierConfig};
+use super::{Failure, pool};
+use crate::base::{TenantId, Tier};
+use crate::engine::{Books, Clock, Engine, Setup};
+use crate::http::{App, Auth, Connections, Server, ServerLimits};
+use hyper::service::service_fn;
+use rand_pcg::Pcg64;
+use std::collections::hash_map::RandomState;
+use std::convert::Infallible;
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-/// Serves a model.
+/// Threads for connections: they parse and encode, and leave the other cores to the lanes.
+const IO_THREADS_MAX: usize = 4;
+
+/// Serves a model, and if given a fallback, over HTTP in every dialect.
+///
+/// Flags win over the environment (PODIUM_*), and that over podium.toml. README has every key.
+///
+///     podium serve --primary ./my-cross-encoder --fallback ./my-student --latency-budget-ms 200
 #[derive(clap::Args)]
-pub(super) struct Args {}
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    /// The large model: a directory in Hugging Face layout, or a hub id (owner/name[@revision]).
+    #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID")]
+    primary: Option<String>,
+    /// The small model that answers when the primary cannot within a request's budget.
+    #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
+    fallback: Option<String>,
+    /// Where to listen; may be given several times [default: 127.0.0.1:8080].
+    #[arg(long, env = "PODIUM_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    listen: Vec<SocketAddr>,
+    /// The latency budget of requests that bring none.
+    #[arg(long, env = "PODIUM_LATENCY_BUDGET_MS", value_name = "MS")]
+    latency_budget_ms: Option<f64>,
+    /// Opens /admin/*; better given by environment than on a command line that others can see.
+    #[arg(long, env = "PODIUM_ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
+    admin_key: Option<String>,
+    /// The configuration file [default: podium.toml, if there is one].
+    #[arg(long, env = "PODIUM_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log, as `info` or `podium=debug,info`.
+    #[arg(long, env = "PODIUM_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// Logs JSON.
+    #[arg(long, env = "PODIUM_LOG_JSON")]
+    log_json: bool,
+    /// Checks the configuration and the models, prints what would run, and ends.
+    #[arg(long)]
+    check: bool,
+}
 
-pub(super) fn run(_args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    init_log(&args.log, args.log_json)?;
+    let (check, config) = (args.check, merge(args)?);
+    config.check()?;
+    let tls = config.tls.as_ref().map(|files| files.load()).transpose();
+    let tls = tls.map_err(|message| Failure::usage(format!("tls: {message}")))?;
+    let clock = Clock::start();
+    let setup = pool::setup(&config, clock, Books::default())?;
+    if check {
+        describe(&config, &setup);
+        return Ok(());
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(IO_THREADS_MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::unavailable(format!("threads: {error}")))?;
+    // Each connection takes a descriptor; the hard limit is the administrator's word.
+    if let Err(error) = rlimit::increase_nofile_limit(config.http.connections_max as u64 + 256) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    let result = runtime.block_on(serve(&config, setup, tls));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn init_log(filter: &str, json: bool) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::usage(format!("--log: {error}")))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().init()
+    } else {
+        log.init()
+    }
     Ok(())
+}
+
+fn merge(args: Args) -> Result<Config, Failure> {
+    let mut config = Config::read(args.config.as_deref())?;
+    let tier = |slot: &mut Option<TierConfig>, model: Option<String>| {
+        if let Some(model) = model {
+            match slot {
+                Some(tier) => tier.model = model,
+                None => *slot = Some(TierConfig::new(model)),
+            }
+        }
+    };
+    tier(&mut config.primary, args.primary);
+    tier(&mut config.fallback, args.fallback);
+    if !args.listen.is_empty() {
+        config.listen = args.listen;
+    }
+    config.latency_budget_ms = args.latency_budget_ms.or(config.latency_budget_ms);
+    config.admin_key = args.admin_key.or(config.admin_key);
+    Ok(config)
+}
+
+/// Prints what would run.
+fn describe(config: &Config, setup: &Setup) {
+    for tier in Tier::ALL {
+        let Some(model) = &setup.tiers[tier] else { continue };
+        let lanes: Vec<_> = setup.lanes.iter().filter(|lane| lane.tier == tier).collect();
+        println!(
+            "{:<9} {} version {} licence {}; {} lane(s) of {} tokens; reads {} tokens a pair",
+            tier.name(),
+            model.name,
+            model.version,
+            model.licence,
+            lanes.len(),
+            lanes[0].batch_tokens_max,
+            model.pair_tokens_max,
+        );
+    }
+    let names: Vec<&str> = setup.tenants.iter().map(|(name, _)| &**name).collect();
+    println!("tenants   {}", names.join(", "));
+    let budget = config.latency_budget_ms.map_or("none".to_owned(), |budget| format!("{budget} ms"));
+    println!("budget    {budget} where a request brings none");
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    for address in &config.listen {
+        println!("listen    {scheme}://{address}");
+    }
+}
+
+async fn serve(config: &Config, setup: Setup, tls: Option<tokio_rustls::TlsAcceptor>) -> Result<(), Failure> {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let listener = TcpListener::bind(address).await;
+        listeners
+            .push(listener.map_err(|error| Failure::unavailable(format!("listen: {address}: {error}")))?);
+    }
+    let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
+    let handle = engine.handle();
+    let (drain, draining) = watch::channel(false);
+    let connections = Arc::new(Connections::default());
+    let app = Arc::new(App {
+        handle: handle.clone(),
+        settings: Arc::new(config.wire.clone()),
+        auth: auth(config),
+        limits: config.http.clone(),
+        connections: connections.clone(),
+        // The system's own seed; ids need to be distinct, not secret.
+        ids: Mutex::new(Pcg64::new(seed(), seed())),
+        drain: drain.clone(),
+        answered: AtomicU64::new(0),
+    });
+    let service = service_fn(move |request| {
+        let app = app.clone();
+        async move { Ok::<_, Infallible>(app.respond(request).await) }
+    });
+    let mut servers = JoinSet::new();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    for listener in listeners {
+        let address = listener.local_addr().map_err(|error| Failure::unavailable(error.to_string()))?;
+        tracing::info!("listening on {scheme}://{address}");
+        let limits: ServerLimits = config.http.clone();
+        let (tls, connections) = (tls.clone(), connections.clone());
+        let server = Server { service: service.clone(), limits, tls, connections };
+        servers.spawn(server.run(listener, draining.clone()));
+    }
+    let result = until_the_end(&mut engine, draining).await;
+    handle.drain();
+    drain.send_replace(true);
+    tracing::info!(inside = handle.inside(), "draining");
+    while servers.join_next().await.is_some() {}
+    tracing::info!("drained");
+    result
+}
+
+/// Waits for a signal, an admin, or a failure.
+async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>) -> Result<(), Failure> {
+    let handler = |kind| signal(kind).map_err(|error| Failure::unavailable(format!("signals: {error}")));
+    let (mut terminate, mut interrupt) =
+        (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    let mut stop = pin!(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = draining.wait_for(|&draining| draining) => {}
+        }
+    });
+    tokio::select! {
+        ready = engine.ready() => ready.map_err(|error| Failure::unavailable(error.to_string()))?,
+        () = &mut stop => return Ok(()),
+    }
+    let models: Vec<_> = engine.handle().models().iter().map(|model| model.name.clone()).collect();
+    tracing::info!(?models, "ready");
+    tokio::select! {
+        () = engine.ended() => Err(Failure::internal("the scheduler ended; its panic is above")),
+        () = stop => Ok(()),
+    }
+}
+
+fn auth(config: &Config) -> Auth {
+    let keys = config
+        .tenants
+        .iter()
+        .zip(0..)
+        .flat_map(|(tenant, number)| tenant.keys.iter().map(move |key| (key.as_str(), TenantId(number))));
+    Auth::new(keys, config.admin_key.as_deref())
+}
+
+fn seed() -> u128 {
+    u128::from(RandomState::new().hash_one("podium"))
 }

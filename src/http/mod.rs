@@ -1,1 +1,24 @@
-//! Floor 6: HTTP.
+//! Floor 6: HTTP/1.1 and HTTP/2 on one port, plain or over TLS.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `server` | connections: bounds, time limits, drain |
+//! | `guard` | a stream that gives up on clients that stall |
+//! | `tls` | certificate and key |
+//! | `auth` | API keys to tenants |
+//! | `route` | from method and path to what is wanted |
+//! | `handler` | the life of a request, on one screen |
+//! | `pages` | models, health, descriptions |
+
+mod auth;
+mod guard;
+mod handler;
+mod pages;
+mod route;
+mod server;
+mod tls;
+
+pub use auth::{Admin, Auth};
+pub use handler::App;
+pub use server::{Connections, Server, ServerLimits};
+pub use tls::TlsFiles;

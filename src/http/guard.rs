@@ -1,0 +1,149 @@
+//! A stream that gives up on a client that does not begin, or does not take its answer.
+
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// Bytes by which HTTP/1 and HTTP/2 are told apart (RFC 9113, 3.4); hyper's own time limits begin
+/// after them.
+const PREFACE: usize = 24;
+
+/// Wraps a stream.
+pub(super) struct Guarded<IO> {
+    stream: IO,
+    read: usize,
+    /// Until the preface has come.
+    opening: Option<Pin<Box<Sleep>>>,
+    write_patience: Duration,
+    /// While the client takes nothing.
+    writing: Option<Pin<Box<Sleep>>>,
+}
+
+impl<IO> Guarded<IO> {
+    /// Gives the client `open_patience` for its first bytes, and `write_patience` for each time
+    /// that it lets us wait.
+    pub fn new(stream: IO, open_patience: Duration, write_patience: Duration) -> Self {
+        let opening = Some(Box::pin(sleep(open_patience)));
+        Self { stream, read: 0, opening, write_patience, writing: None }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            Poll::Ready(result) => {
+                this.read += buffer.filled().len() - before;
+                if this.read >= PREFACE {
+                    this.opening = None;
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                let Some(opening) = &mut this.opening else { return Poll::Pending };
+                ready!(opening.as_mut().poll(cx));
+                Poll::Ready(Err(ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Guarded<IO> {
+    fn patient<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut IO>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match poll(Pin::new(&mut self.stream), cx) {
+            Poll::Ready(result) => {
+                self.writing = None;
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                let patience = self.write_patience;
+                let writing = self.writing.get_or_insert_with(|| Box::pin(sleep(patience)));
+                ready!(writing.as_mut().poll(cx));
+                Poll::Ready(Err(ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.patient(cx, |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.patient(cx, |stream, cx| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.patient(cx, |stream, cx| stream.poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.patient(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    const SHORT: Duration = Duration::from_millis(10);
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        // Paused time jumps to the next timer whenever nothing else happens.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_is_given_up() {
+        block_on(async {
+            let (_client, server) = duplex(64);
+            let error = Guarded::new(server, SHORT, LONG).read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        });
+    }
+
+    #[test]
+    fn a_client_that_has_begun_is_hyper_s_business() {
+        block_on(async {
+            let (mut client, server) = duplex(64);
+            let mut guarded = Guarded::new(server, SHORT, LONG);
+            client.write_all(&[7; PREFACE]).await.unwrap();
+            guarded.read_exact(&mut [0; PREFACE]).await.unwrap();
+            assert!(tokio::time::timeout(10 * SHORT, guarded.read_u8()).await.is_err());
+        });
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_given_up() {
+        block_on(async {
+            let (_client, server) = duplex(64);
+            let mut guarded = Guarded::new(server, LONG, SHORT);
+            let error = guarded.write_all(&[7; 100]).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        });
+    }
+}

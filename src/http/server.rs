@@ -1,0 +1,217 @@
+//! Connections: accepted up to a bound, slow ones cut, drained at the end.
+
+use super::guard::Guarded;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+/// A system that has no more file descriptors gets some back within this.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// The server's bounds, each with its reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerLimits {
+    /// Connections at once. Bounds memory: an idle one takes a few kilobytes.
+    pub connections_max: usize,
+    /// Bytes of a request's header. Nobody needs more than tokens and traces.
+    pub header_bytes_max: usize,
+    /// Fields of a request's header.
+    pub headers_max: usize,
+    /// Bytes of a body: 10,000 documents of 1,600 bytes.
+    pub body_bytes_max: usize,
+    /// Milliseconds from accept, or from the last answer, to the end of the next header. Idle and
+    /// slow clients are cut.
+    pub header_ms_max: u64,
+    /// Milliseconds from the end of the header to the end of the body.
+    pub body_ms_max: u64,
+    /// Milliseconds in which a client must take some of its answer.
+    pub write_ms_max: u64,
+    /// Requests of an HTTP/2 connection at once.
+    pub streams_max: u32,
+    /// Milliseconds that requests inside are given when the server drains.
+    pub drain_ms_max: u64,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            header_bytes_max: 32 << 10,
+            headers_max: 100,
+            body_bytes_max: 16 << 20,
+            header_ms_max: 60_000,
+            body_ms_max: 30_000,
+            write_ms_max: 30_000,
+            streams_max: 256,
+            drain_ms_max: 30_000,
+        }
+    }
+}
+
+impl ServerLimits {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// Names the key and the limit.
+    pub fn check(&self) -> Result<(), String> {
+        let rows = [
+            ("connections_max", self.connections_max as u64, 1),
+            // hyper's own minimum.
+            ("header_bytes_max", self.header_bytes_max as u64, 8_192),
+            ("headers_max", self.headers_max as u64, 16),
+            ("body_bytes_max", self.body_bytes_max as u64, 1_024),
+            ("header_ms_max", self.header_ms_max, 1),
+            ("body_ms_max", self.body_ms_max, 1),
+            ("write_ms_max", self.write_ms_max, 1),
+            ("streams_max", u64::from(self.streams_max), 1),
+        ];
+        match rows.iter().find(|(_, value, min)| value < min) {
+            Some((key, value, min)) => Err(format!("{key}: {value} is less than {min}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Counts of connections, for metrics.
+#[derive(Debug, Default)]
+pub struct Connections {
+    /// Open now.
+    pub open: AtomicUsize,
+    /// Accepted since the start.
+    pub accepted: AtomicU64,
+    /// Turned away since the start, because too many were open.
+    pub rejected: AtomicU64,
+}
+
+/// How connections are served.
+#[derive(Clone)]
+pub struct Server<S> {
+    /// Answers requests.
+    pub service: S,
+    /// The bounds.
+    pub limits: ServerLimits,
+    /// Without it connections are plain.
+    pub tls: Option<TlsAcceptor>,
+    /// The counts.
+    pub connections: Arc<Connections>,
+}
+
+impl<S> Server<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+{
+    /// Serves a listener until `drain` turns true and its connections have ended, or their time
+    /// is up.
+    pub async fn run(self, listener: TcpListener, mut drain: watch::Receiver<bool>) {
+        let graceful = GracefulShutdown::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = drain.wait_for(|&draining| draining) => break,
+            };
+            match accepted {
+                Ok((stream, _)) => self.accept(stream, &graceful),
+                Err(error) => {
+                    // Out of descriptors, or a client that was gone before it was accepted.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+        drop(listener);
+        let grace = Duration::from_millis(self.limits.drain_ms_max);
+        if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+            let open = self.connections.open.load(Ordering::Relaxed);
+            tracing::warn!(open, "connections were still open when the time to drain was up");
+        }
+    }
+
+    fn accept(&self, stream: TcpStream, graceful: &GracefulShutdown) {
+        if self.connections.open.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
+            self.connections.open.fetch_sub(1, Ordering::Relaxed);
+            self.connections.rejected.fetch_add(1, Ordering::Relaxed);
+            // Plain text to a TLS client is noise, but so is silence.
+            let _ = stream.try_write(
+                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+                  content-length: 0\r\n\r\n",
+            );
+            return;
+        }
+        self.connections.accepted.fetch_add(1, Ordering::Relaxed);
+        let open = Open(self.connections.clone());
+        // Answers are small and wait for nothing that would fill the packet.
+        let _ = stream.set_nodelay(true);
+        let watcher = graceful.watcher();
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _open = open;
+            let patience = Duration::from_millis(this.limits.header_ms_max);
+            match &this.tls {
+                None => this.serve(stream, watcher).await,
+                Some(tls) => match tokio::time::timeout(patience, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => this.serve(stream, watcher).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                },
+            }
+        });
+    }
+
+    async fn serve<IO>(&self, stream: IO, watcher: hyper_util::server::graceful::Watcher)
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let limits = &self.limits;
+        let patience = Duration::from_millis(limits.header_ms_max);
+        let guarded = Guarded::new(stream, patience, Duration::from_millis(limits.write_ms_max));
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(patience)
+            .max_buf_size(limits.header_bytes_max)
+            .max_headers(limits.headers_max)
+            .half_close(false);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_max)
+            .max_header_list_size(limits.header_bytes_max as u32)
+            // A peer that is gone without a word is noticed by its silence to pings.
+            .keep_alive_interval(patience)
+            .keep_alive_timeout(patience);
+        let connection = builder.serve_connection(TokioIo::new(guarded), self.service.clone());
+        if let Err(error) = watcher.watch(connection.into_owned()).await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// Counts a connection until it is dropped.
+struct Open(Arc<Connections>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
