@@ -146,7 +146,7 @@ impl Tier {
 }
 
 /// One value for each tier.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PerTier<T> {
     /// The primary's.
     pub primary: T,

@@ -1,6 +1,7 @@
 //! What a server is configured by: flags over `PODIUM_*` environment over `podium.toml`.
 
 use super::Failure;
+use crate::cost::price::PriceConfig;
 use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
 use crate::sched::Limits;
@@ -36,6 +37,12 @@ pub(super) struct Config {
     pub tls: Option<TlsFiles>,
     /// Opens `/admin/*` and `/v1/costs`. Default none: they are closed.
     pub admin_key: Option<String>,
+    /// What device time costs.
+    pub prices: PriceConfig,
+    /// The file that keeps who used what, for `podium costs`. Default none: only metrics do.
+    pub ledger: Option<PathBuf>,
+    /// A new file for the scheduler's decisions, for `podium simulate --replay`. Default none.
+    pub journal: Option<PathBuf>,
     /// The scheduler's bounds.
     pub limits: Limits,
     /// Tokenisation's bounds.
@@ -51,6 +58,9 @@ pub(super) struct TierConfig {
     /// The name under which it is served. Default: its manifest's.
     #[serde(default)]
     pub name: Option<String>,
+    /// The kind of device that the lanes run on, by the name that `prices.devices` use. Default `cpu`.
+    #[serde(default = "device")]
+    pub device: String,
     /// Lanes: scorers with a thread of their own. Default 1.
     #[serde(default = "lanes")]
     pub lanes: usize,
@@ -60,6 +70,10 @@ pub(super) struct TierConfig {
     /// Batches that a lane may hold at once. Default 1: a CPU has nothing to overlap.
     #[serde(default = "depth")]
     pub depth: usize,
+}
+
+fn device() -> String {
+    "cpu".to_owned()
 }
 
 fn lanes() -> usize {
@@ -107,6 +121,9 @@ impl Default for Config {
             http: ServerLimits::default(),
             tls: None,
             admin_key: None,
+            prices: PriceConfig::default(),
+            ledger: None,
+            journal: None,
             limits: Limits::default(),
             prepare: PrepareLimits::default(),
         }
@@ -116,7 +133,8 @@ impl Default for Config {
 impl TierConfig {
     /// A tier with every default.
     pub fn new(model: String) -> Self {
-        Self { model, name: None, lanes: lanes(), batch_tokens_max: batch_tokens_max(), depth: depth() }
+        let (lanes, batch_tokens_max, depth) = (lanes(), batch_tokens_max(), depth());
+        Self { model, name: None, device: device(), lanes, batch_tokens_max, depth }
     }
 }
 

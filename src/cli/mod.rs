@@ -1,6 +1,7 @@
 //! Floor 7: the commands, one file each.
 
 mod config;
+mod costs;
 mod pool;
 mod rank;
 mod serve;
@@ -25,6 +26,8 @@ enum Command {
     Serve(serve::Args),
     /// Orders lines by a query, without a server.
     Rank(rank::Args),
+    /// Prints who used what and owes what, from a ledger.
+    Costs(costs::Args),
 }
 
 /// Why a command failed, and the exit code that says so (BSD's `sysexits.h`).
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Rank(args) => rank::run(args),
+        Command::Costs(args) => costs::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

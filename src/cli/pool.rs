@@ -4,7 +4,7 @@ use super::Failure;
 use super::config::{Config, TenantEntry, TierConfig};
 use crate::backend::Reference;
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
-use crate::engine::{Books, Clock, LaneSetup, MakeScorer, Setup, TierSetup};
+use crate::engine::{BooksSetup, Clock, LaneSetup, MakeScorer, Setup, TierSetup};
 use crate::model::{Forward, Model, Place, locate};
 use crate::sched::TenantConfig;
 use crate::token::Tokenizer;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Opens the configured models.
-pub(super) fn setup(config: &Config, clock: Clock, books: Books) -> Result<Setup, Failure> {
+pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<Setup, Failure> {
     let mut tokenizers: Vec<(Vec<u8>, Arc<Tokenizer>)> = Vec::new();
     let mut tiers = PerTier::default();
     let mut lanes = Vec::new();
@@ -82,6 +82,7 @@ fn open(
         licence: model.manifest.licence.as_str().into(),
         tokenizer,
         pair_tokens_max: model.encoder.pair_tokens_max(),
+        device: configured.device.as_str().into(),
         calibration: model.manifest.calibration,
     };
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));

@@ -3,7 +3,7 @@
 use super::config::{Config, TierConfig};
 use super::{Failure, pool};
 use crate::base::TenantId;
-use crate::engine::{Books, Caller, Clock, Engine, Handle};
+use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::rerank::{Ranked, Request, ScoreForm, rank};
 use indicatif::ProgressBar;
 use serde::Deserialize;
@@ -58,7 +58,7 @@ struct Line {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let config = Config { primary: Some(TierConfig::new(args.model.clone())), ..Config::default() };
-    let setup = pool::setup(&config, Clock::start(), Books::default())?;
+    let setup = pool::setup(&config, Clock::start(), BooksSetup::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
     runtime.block_on(async {
         let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;

@@ -3,7 +3,9 @@
 use super::config::{Config, TierConfig};
 use super::{Failure, pool};
 use crate::base::{TenantId, Tier};
-use crate::engine::{Books, Clock, Engine, Setup};
+use crate::cost::price::PriceBook;
+use crate::cost::store::Store;
+use crate::engine::{BooksSetup, Clock, Engine, Journal, Setup};
 use crate::http::{App, Auth, Connections, Server, ServerLimits};
 use hyper::service::service_fn;
 use rand_pcg::Pcg64;
@@ -13,7 +15,6 @@ use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -44,7 +45,13 @@ pub(super) struct Args {
     /// The latency budget of requests that bring none.
     #[arg(long, env = "PODIUM_LATENCY_BUDGET_MS", value_name = "MS")]
     latency_budget_ms: Option<f64>,
-    /// Opens /admin/*; better given by environment than on a command line that others can see.
+    /// The SQLite file that keeps who used what, for `podium costs`; made if it is not there.
+    #[arg(long, env = "PODIUM_LEDGER", value_name = "FILE")]
+    ledger: Option<PathBuf>,
+    /// A new file for the scheduler's decisions, for `podium simulate --replay`.
+    #[arg(long, env = "PODIUM_JOURNAL", value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Opens /admin/* and /v1/costs; better given by environment than on a command line that others can see.
     #[arg(long, env = "PODIUM_ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
     admin_key: Option<String>,
     /// The configuration file [default: podium.toml, if there is one].
@@ -68,11 +75,13 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let tls = config.tls.as_ref().map(|files| files.load()).transpose();
     let tls = tls.map_err(|message| Failure::usage(format!("tls: {message}")))?;
     let clock = Clock::start();
-    let setup = pool::setup(&config, clock, Books::default())?;
+    let prices = PriceBook::new(&config.prices).map_err(|error| Failure::usage(error.to_string()))?;
+    let mut setup = pool::setup(&config, clock, BooksSetup { prices, ..BooksSetup::default() })?;
     if check {
         describe(&config, &setup);
         return Ok(());
     }
+    open_books(&config, &mut setup.books)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(IO_THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -86,6 +95,19 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let result = runtime.block_on(serve(&config, setup, tls));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Opens the ledger and the journal; from here on the files are ours.
+fn open_books(config: &Config, books: &mut BooksSetup) -> Result<(), Failure> {
+    if let Some(path) = &config.ledger {
+        let store = Store::open(path).map_err(|error| Failure::usage(error.to_string()))?;
+        books.store = Some(Arc::new(store));
+    }
+    if let Some(path) = &config.journal {
+        let complain = |error| Failure::usage(format!("journal: {}: {error}", path.display()));
+        books.journal = Some(Journal::create(path).map_err(complain)?);
+    }
+    Ok(())
 }
 
 fn init_log(filter: &str, json: bool) -> Result<(), Failure> {
@@ -115,6 +137,8 @@ fn merge(args: Args) -> Result<Config, Failure> {
     if !args.listen.is_empty() {
         config.listen = args.listen;
     }
+    config.ledger = args.ledger.or(config.ledger);
+    config.journal = args.journal.or(config.journal);
     config.latency_budget_ms = args.latency_budget_ms.or(config.latency_budget_ms);
     config.admin_key = args.admin_key.or(config.admin_key);
     Ok(config)
@@ -153,6 +177,7 @@ async fn serve(config: &Config, setup: Setup, tls: Option<tokio_rustls::TlsAccep
         listeners
             .push(listener.map_err(|error| Failure::unavailable(format!("listen: {address}: {error}")))?);
     }
+    let store = setup.books.store.clone();
     let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
     let handle = engine.handle();
     let (drain, draining) = watch::channel(false);
@@ -166,7 +191,7 @@ async fn serve(config: &Config, setup: Setup, tls: Option<tokio_rustls::TlsAccep
         // The system's own seed; ids need to be distinct, not secret.
         ids: Mutex::new(Pcg64::new(seed(), seed())),
         drain: drain.clone(),
-        answered: AtomicU64::new(0),
+        store,
     });
     let service = service_fn(move |request| {
         let app = app.clone();

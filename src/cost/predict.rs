@@ -70,18 +70,25 @@ const UNITS: [f64; 3] = [1e6, 1e4, 5.0];
 const REMEMBER: f64 = 0.999;
 /// Variance of a relative measurement; 5% is what devices show between equal batches.
 const NOISE: f64 = 0.0025;
-/// Variance of a coefficient that nothing is known about, and the bound on what forgetting adds.
+/// Variance of a coefficient that nothing is known about: seeds are met whatever they are.
 const UNKNOWN: f64 = 1e6;
+/// Variance of a guessed coefficient, and how far forgetting goes. Wider, and the noise of a few
+/// batches of like size would move what only batches of other sizes can tell.
+const GUESSED: f64 = 1.0;
 /// Step of the gain. `0.97^200 < 0.3%`: a doubling is followed within 200 batches.
 const GAIN_STEP: f64 = 0.03;
+const GAIN_MIN: f64 = 1e-6;
+const GAIN_MAX: f64 = 1e6;
 /// Step of the bends on either side of a batch.
 const BEND_STEP: f64 = 0.1;
+/// The coefficients before anything was measured.
+const GUESS: [f64; 3] = [1.0, 1.0, 0.0];
 /// What stays of a bend each time. What all bends have in common so moves to the gain and the line.
 const BEND_FADE: f64 = 0.998;
 /// Relative errors above this count as this much.
 const ERROR_MAX: f64 = 0.5;
-/// Without seeds, the first measurements count in full: the default may be off by a thousand.
-const FIRST: u64 = 4;
+/// Without seeds, as many measurements are taken for them: the guess may be off by a thousand.
+const FIRST: usize = 32;
 
 /// Predicts the time of batches on one kind of device with one model, and learns from each.
 #[derive(Clone, Debug)]
@@ -94,7 +101,8 @@ pub struct Predictor {
     bends: [Option<f64>; KNOTS],
     /// The curve at each knot, never falling, in nanoseconds without the gain.
     curve: [f64; KNOTS],
-    measured: u64,
+    /// Without seeds, the first measurements stand for them.
+    first: Vec<Measured>,
     window: Window,
 }
 
@@ -103,28 +111,44 @@ impl Predictor {
     pub fn new(seeds: &[Measured]) -> Self {
         let mut predictor = Self {
             gain: 1.0,
-            coefficients: [1.0, 1.0, 0.0],
-            covariance: diagonal(UNKNOWN),
+            coefficients: GUESS,
+            covariance: diagonal(GUESSED),
             bends: [None; KNOTS],
             curve: [0.0; KNOTS],
-            measured: 0,
+            first: Vec::new(),
             window: Window::new(),
         };
         predictor.bend();
-        let seeds: Vec<_> = seeds.iter().filter(|seed| !seed.load.is_empty()).collect();
-        for seed in &seeds {
-            let took = seed.took.0.max(1) as f64;
-            predictor.regress(&seed.load, took, took - predictor.line(&seed.load));
+        let seeds: Vec<_> = seeds.iter().filter(|seed| !seed.load.is_empty()).copied().collect();
+        if !seeds.is_empty() {
+            predictor.fit(&seeds);
+            predictor.first = vec![seeds[0]; FIRST];
         }
-        predictor.bend();
+        predictor
+    }
+
+    /// Starts over from these runs, whatever was learned before.
+    fn fit(&mut self, seeds: &[Measured]) {
+        self.coefficients = GUESS;
+        self.bends = [None; KNOTS];
+        let took = |seed: &Measured| seed.took.0.max(1) as f64;
+        let line: f64 = seeds.iter().map(|seed| self.line(&seed.load)).sum();
+        self.gain = (seeds.iter().map(took).sum::<f64>() / line).clamp(GAIN_MIN, GAIN_MAX);
+        self.covariance = diagonal(UNKNOWN);
+        for seed in seeds {
+            let shape = took(seed) / self.gain;
+            self.regress(&seed.load, shape, shape - self.line(&seed.load));
+        }
+        // What the seeds did not tell apart is not unknown: it is about what was guessed.
+        self.covariance = diagonal(GUESSED);
+        seeds.iter().for_each(|seed| self.regress(&seed.load, took(seed) / self.gain, 0.0));
+        self.bend();
         // The bends are few and overlap in pairs: a handful of passes takes up what is left.
         for seed in seeds.iter().cycle().take(16 * seeds.len()) {
-            let rest = seed.took.0.max(1) as f64 - predictor.nanos(&seed.load);
-            predictor.lift(&seed.load, 0.5 * rest);
-            predictor.bend();
+            let rest = took(seed) - self.nanos(&seed.load);
+            self.lift(&seed.load, 0.5 * rest / self.gain);
+            self.bend();
         }
-        predictor.measured = seeds.len() as u64;
-        predictor
     }
 
     /// The expected time of a batch: zero for an empty one, at least a nanosecond otherwise, and
@@ -154,17 +178,21 @@ impl Predictor {
         let predicted = self.nanos(load);
         let took = took.0.max(1) as f64;
         self.window.push(took / predicted);
-        if self.measured < FIRST {
-            self.regress(load, took, took - predicted);
+        if self.first.len() < FIRST {
+            self.first.push(Measured { load: *load, took: DeviceNs(took as u64) });
+            if self.first.len().is_power_of_two() {
+                let first = std::mem::take(&mut self.first);
+                self.fit(&first);
+                self.first = first;
+            }
         } else {
             let error = (took / predicted - 1.0).clamp(-ERROR_MAX, ERROR_MAX);
             let shape = predicted / self.gain;
-            self.gain = (self.gain * (1.0 + GAIN_STEP * error)).clamp(1e-6, 1e6);
+            self.gain = (self.gain * (1.0 + GAIN_STEP * error)).clamp(GAIN_MIN, GAIN_MAX);
             self.regress(load, shape, error * shape);
             self.lift(load, BEND_STEP * error * shape);
+            self.bend();
         }
-        self.measured += 1;
-        self.bend();
     }
 
     /// The mean relative error of the predictions for the last 256 batches; 0 before the first.
@@ -223,7 +251,7 @@ impl Predictor {
         let is_sound = trace.is_finite() && (0..3).all(|i| self.covariance[i][i] > 0.0);
         if !is_sound {
             self.covariance = diagonal(NOISE);
-        } else if trace < UNKNOWN {
+        } else if trace < 3.0 * GUESSED {
             self.covariance = self.covariance.map(|row| row.map(|value| value / REMEMBER));
         }
     }

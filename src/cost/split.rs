@@ -8,6 +8,11 @@ use crate::base::DeviceNs;
 /// of its exact share and a weight of zero gets nothing. Where all weights are zero, the parts are
 /// equal instead: somebody used the time. Without weights there is nobody to charge and no part.
 pub fn split(total: DeviceNs, weights: &[u64]) -> Vec<DeviceNs> {
+    shares(total.0, weights).into_iter().map(DeviceNs).collect()
+}
+
+/// [`split`] for any unit.
+pub(super) fn shares(total: u64, weights: &[u64]) -> Vec<u64> {
     let sum: u128 = weights.iter().map(|&weight| u128::from(weight)).sum();
     let is_level = sum == 0;
     let sum = if is_level { weights.len() as u128 } else { sum };
@@ -16,8 +21,8 @@ pub fn split(total: DeviceNs, weights: &[u64]) -> Vec<DeviceNs> {
         .iter()
         .map(|&weight| {
             before += if is_level { 1 } else { u128::from(weight) };
-            let end = share(total.0, before, sum);
-            let part = DeviceNs(end - given);
+            let end = share(total, before, sum);
+            let part = end - given;
             given = end;
             part
         })

@@ -42,6 +42,17 @@ impl Entry {
         self.prepared[tier].pairs.clone()
     }
 
+    /// How many there are to rank.
+    pub fn candidates(&self) -> usize {
+        self.prepared.primary.lengths.len().max(self.prepared.fallback.lengths.len())
+    }
+
+    /// Tokens of a slice's pairs.
+    pub fn tokens(&self, tier: Tier, slice: &Slice) -> u64 {
+        let lengths = &self.prepared[tier].lengths;
+        slice.candidates().map(|candidate| u64::from(lengths[candidate])).sum()
+    }
+
     /// Keeps the logits that a tier gave a slice.
     pub fn keep(&mut self, tier: Tier, slice: &Slice, logits: &[f32]) {
         let scores = &mut self.scores[tier];

@@ -1,32 +1,193 @@
 //! The one place that the engine's facts go to: metrics, prices, ledger and journal.
 
 use super::clock::Clock;
-use crate::base::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier};
-use crate::sched::{Config, Done, Event, Scheduler};
+use super::journal::Journal;
+use super::{LaneSetup, Setup};
+use crate::base::{Nanodollars, Ns, PerTier, TenantId, Tier};
+use crate::cost::ledger::{Accounts, Charge, Hour, Ledger, TierAccount};
+use crate::cost::price::PriceBook;
+use crate::cost::store::Store;
+use crate::rerank::Served;
+use crate::sched::{Action, Answer, Config, Done, Event, Scheduler};
+use crate::telemetry::metrics::{BatchFacts, CountFacts, Metrics, ModelLabels, TierFacts};
+use std::sync::Arc;
 
-/// Where facts are counted, priced and kept.
+/// Facts are handed on this long after the first of them; a kill loses no more.
+const HAND_OVER: Ns = Ns::from_millis(250);
+/// How often the idle time of an idle server is handed on.
+const HAND_OVER_IDLE: Ns = Ns::from_millis(10_000);
+
+/// Where the books are kept, and by which prices.
 #[derive(Default)]
-pub struct Books {}
+pub struct BooksSetup {
+    /// What device time costs.
+    pub prices: PriceBook,
+    /// The ledger on disk.
+    pub store: Option<Arc<Store>>,
+    /// The record of the scheduler's decisions.
+    pub journal: Option<Journal>,
+}
 
-/// A batch that ended.
-pub(super) struct BatchFacts<'a> {
-    pub tier: Tier,
-    pub pairs: usize,
-    pub done: &'a Done,
+/// The books of a running engine.
+pub(super) struct Books {
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    ledger: Ledger,
+    store: Option<Arc<Store>>,
+    journal: Option<Journal>,
+    lanes: Vec<LaneSetup>,
+    /// When facts were last handed on, and whether there are newer ones.
+    handed_over: Ns,
+    fresh: bool,
 }
 
 impl Books {
-    pub(super) fn begin(&mut self, _config: &Config) {}
-
-    pub(super) fn event(&mut self, _now: Ns, _event: &Event) {}
-
-    pub(super) fn batch(&mut self, _facts: &BatchFacts) {}
-
-    pub(super) fn charge(&mut self, _tenant: TenantId, _charged: PerTier<DeviceNs>) -> Nanodollars {
-        Nanodollars::ZERO
+    pub fn new(setup: &mut Setup) -> Self {
+        let BooksSetup { mut prices, store, journal } = std::mem::take(&mut setup.books);
+        let tiers = &setup.tiers;
+        let accounts = Accounts {
+            tiers: PerTier::from_fn(|tier| {
+                tiers[tier].as_ref().map(|model| TierAccount {
+                    model: model.name.clone(),
+                    version: model.version.clone(),
+                    device: prices.kind(&model.device),
+                })
+            }),
+            lanes: setup.lanes.iter().map(|lane| lane.tier).collect(),
+            tenants: setup.tenants.iter().map(|(name, _)| name.clone()).collect(),
+            prices,
+        };
+        let now = setup.clock.now();
+        Self {
+            clock: setup.clock,
+            metrics: Arc::new(metrics(setup)),
+            ledger: Ledger::new(accounts, now),
+            store,
+            journal,
+            lanes: setup.lanes.clone(),
+            handed_over: now,
+            fresh: false,
+        }
     }
 
-    pub(super) fn discard(&mut self, _tenant: Option<TenantId>, _tier: Tier, _device: DeviceNs) {}
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
 
-    pub(super) fn snapshot(&mut self, _sched: &Scheduler, _clock: &Clock) {}
+    pub fn begin(&mut self, config: &Config) {
+        if let Some(journal) = &mut self.journal {
+            journal.begin(config);
+        }
+    }
+
+    /// Whether the scheduler's steps are to be told.
+    pub fn is_journaling(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    pub fn step(&mut self, now: Ns, event: Event, actions: &[Action]) {
+        if let Some(journal) = &mut self.journal {
+            journal.step(now, event, actions);
+        }
+    }
+
+    /// A batch ended; called before the scheduler divides its device time.
+    pub fn batch(&mut self, done: &Done, (pairs, tokens): (usize, u64)) {
+        self.fresh = true;
+        let lane = &self.lanes[done.lane.0 as usize];
+        self.ledger.busy(self.hour(), done.lane.0 as usize, done.device);
+        let result = done.result.map_or_else(|fault| fault.name(), |()| "ok");
+        let (tier, tokens_max, device) = (lane.tier, lane.batch_tokens_max, done.device);
+        self.metrics.batch(&BatchFacts { tier, result, pairs, tokens, tokens_max, device });
+    }
+
+    /// A request is answered: books what it used and returns the price.
+    pub fn charge(&mut self, tenant: TenantId, candidates: usize, answer: &Answer) -> Nanodollars {
+        self.fresh = true;
+        let hour = self.hour();
+        let all = candidates as u64;
+        let (answering, pairs) = match answer.served {
+            Served::Full => (Tier::Primary, PerTier { primary: all, fallback: 0 }),
+            Served::TopK { k } => (Tier::Primary, PerTier { primary: u64::from(k), fallback: all }),
+            Served::Fallback => (Tier::Fallback, PerTier { primary: 0, fallback: all }),
+        };
+        let mut price = Nanodollars::ZERO;
+        for tier in Tier::ALL {
+            let (device, pairs) = (answer.charged[tier], pairs[tier]);
+            let requests = u64::from(tier == answering);
+            if requests + pairs + device.0 > 0 {
+                let cost = self.ledger.charge(&Charge { hour, tenant, tier, requests, pairs, device });
+                self.metrics.charged(tier, tenant, cost);
+                price += cost;
+            }
+        }
+        price
+    }
+
+    /// Device time that no response shows.
+    pub fn act(&mut self, action: &Action) {
+        let hour = self.hour();
+        match action {
+            Action::GaveUp { lane, device } => self.ledger.busy(hour, lane.0 as usize, *device),
+            Action::Discard { tenant, tier, device } => self.ledger.discard(hour, *tenant, *tier, *device),
+            _ => return,
+        }
+        self.fresh = true;
+    }
+
+    /// When [`Books::hand_over`] should be called if nothing else happens.
+    pub fn due(&self) -> Ns {
+        self.handed_over + if self.fresh { HAND_OVER } else { HAND_OVER_IDLE }
+    }
+
+    /// Hands the ledger's news to the store, and the present state to the metrics.
+    pub fn hand_over(&mut self, now: Ns, sched: &Scheduler) {
+        (self.handed_over, self.fresh) = (now, false);
+        if let Some(journal) = &mut self.journal {
+            journal.flush();
+        }
+        let increments = self.ledger.take_dirty(self.hour(), now);
+        if let Some(store) = &self.store {
+            store.add(increments);
+        }
+        for tier in Tier::ALL {
+            let (gauge, totals) = (sched.gauge(tier), self.ledger.totals(tier, now));
+            self.metrics.tier(
+                tier,
+                &TierFacts {
+                    jobs: gauge.jobs,
+                    tokens: gauge.tokens,
+                    work: gauge.work,
+                    lanes_up: gauge.lanes_up,
+                    prediction_error: sched.predictor(tier).error(),
+                    charged: totals.charged,
+                    discarded: totals.discarded,
+                    idle: totals.idle,
+                },
+            );
+        }
+        let stats = sched.stats();
+        self.metrics.counts(&CountFacts {
+            hedges: stats.hedges,
+            hedges_won: stats.hedges_won,
+            cancelled: stats.cancelled,
+            faults: stats.faults,
+        });
+    }
+
+    fn hour(&self) -> Hour {
+        Hour::at(self.clock.unix_seconds())
+    }
+}
+
+fn metrics(setup: &Setup) -> Metrics {
+    let models = PerTier::from_fn(|tier| {
+        setup.tiers[tier].as_ref().map(|model| ModelLabels {
+            model: model.name.clone(),
+            version: model.version.clone(),
+            tier: tier.name(),
+        })
+    });
+    let lanes = PerTier::from_fn(|tier| setup.lanes.iter().filter(|lane| lane.tier == tier).count());
+    Metrics::new(models, lanes, setup.tenants.iter().map(|(name, _)| name.clone()).collect())
 }

@@ -1,7 +1,7 @@
 //! The loop that feeds the scheduler what happened and does what it asks for.
 
 use super::answer::Entry;
-use super::books::{BatchFacts, Books};
+use super::books::Books;
 use super::clock::Clock;
 use super::handle::Shared;
 use super::lane::{News, Report, Spawn, Work};
@@ -25,6 +25,8 @@ pub(super) enum Message {
     Cancel(JobId),
     Report(Report),
     Drain,
+    /// Hands the books' news on, and says when that is done.
+    HandOver(oneshot::Sender<()>),
     /// Ends the loop; jobs still inside are refused as draining.
     Stop,
 }
@@ -52,7 +54,7 @@ struct Seat {
     failures: u32,
     work: Sender<Work>,
     /// What it was sent and has not answered.
-    running: VecDeque<(BatchId, Vec<Slice>)>,
+    running: VecDeque<(BatchId, Vec<Slice>, u64)>,
 }
 
 pub(super) struct Driver {
@@ -143,7 +145,7 @@ fn warm_up(inbox: &Receiver<Message>, seats: &[Seat]) -> Result<PerTier<Vec<Meas
             Ok(Message::Submit(submission)) => {
                 let _ = submission.reply.send(Err(Refusal::Unavailable));
             }
-            Ok(Message::Cancel(_) | Message::Drain) => {}
+            Ok(Message::Cancel(_) | Message::Drain | Message::HandOver(_)) => {}
             Ok(Message::Stop) | Err(_) => {
                 return Err(StartError::Stopped);
             }
@@ -155,19 +157,20 @@ fn warm_up(inbox: &Receiver<Message>, seats: &[Seat]) -> Result<PerTier<Vec<Meas
 impl Running {
     fn run(&mut self) {
         loop {
-            let message = match self.sched.next_wake() {
-                Some(at) => self.inbox.recv_deadline(self.clock.instant(at)),
-                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match message {
+            let tick = self.sched.next_wake().unwrap_or(Ns::MAX);
+            let wake = self.clock.instant(tick.min(self.books.due()));
+            match self.inbox.recv_deadline(wake) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(message) => self.hear(message),
-                Err(RecvTimeoutError::Timeout) => self.step(Event::Tick),
+                Err(RecvTimeoutError::Timeout) if tick <= self.clock.now() => self.step(Event::Tick),
+                Err(RecvTimeoutError::Timeout) => {}
             }
-            if self.inbox.is_empty() {
-                self.books.snapshot(&self.sched, &self.clock);
+            let now = self.clock.now();
+            if self.books.due() <= now {
+                self.books.hand_over(now, &self.sched);
             }
         }
+        self.books.hand_over(self.clock.now(), &self.sched);
         for (_, entry) in self.entries.drain() {
             entry.refuse(Refusal::Draining);
         }
@@ -187,6 +190,11 @@ impl Running {
             }
             Message::Report(report) => self.hear_lane(report),
             Message::Drain => self.step(Event::Drain),
+            Message::HandOver(done) => {
+                self.books.hand_over(self.clock.now(), &self.sched);
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
             Message::Stop => unreachable!("the loop ends on it"),
         }
     }
@@ -208,7 +216,7 @@ impl Running {
                 self.restart(report.lane);
             }
             News::Ended { done, logits } => {
-                let (batch, slices) =
+                let (batch, slices, tokens) =
                     seat.running.pop_front().expect("a lane reports only batches that it was sent");
                 assert_eq!(batch, done.batch, "a lane runs its batches in order");
                 let tier = seat.seat.tier;
@@ -222,7 +230,7 @@ impl Running {
                         }
                     }
                 }
-                self.books.batch(&BatchFacts { tier, pairs: logits.len(), done: &done });
+                self.books.batch(&done, (logits.len(), tokens));
                 self.step(Event::Done(done));
             }
         }
@@ -233,9 +241,12 @@ impl Running {
         self.replies.push_back(event);
         while let Some(event) = self.replies.pop_front() {
             let now = self.clock.now();
-            self.books.event(now, &event);
             let mut actions = std::mem::take(&mut self.actions);
+            let journaled = self.books.is_journaling().then(|| event.clone());
             self.sched.step(now, event, &mut actions);
+            if let Some(event) = journaled {
+                self.books.step(now, event, &actions);
+            }
             for action in actions.drain(..) {
                 self.act(now, action);
             }
@@ -255,7 +266,7 @@ impl Running {
             }
             Action::Answer { job, answer } => {
                 let Some(entry) = self.entries.remove(&job) else { return };
-                let cost = self.books.charge(entry.tenant(), answer.charged);
+                let cost = self.books.charge(entry.tenant(), entry.candidates(), &answer);
                 entry.answer(now, &answer, cost, &self.tiers);
             }
             Action::Refuse { job, refusal } => {
@@ -267,22 +278,24 @@ impl Running {
                 tracing::error!(lane = lane.0, ?fault, "a lane is restarted");
                 self.restart(lane);
             }
-            Action::Discard { tenant, tier, device } => self.books.discard(tenant, tier, device),
+            Action::GaveUp { .. } | Action::Discard { .. } => self.books.act(&action),
         }
     }
 
     fn dispatch(&mut self, dispatch: Dispatch) {
         let seat = &mut self.seats[dispatch.lane.0 as usize];
         let tier = seat.seat.tier;
+        let mut tokens = 0;
         let slices = dispatch
             .slices
             .iter()
             .map(|slice| {
                 let entry = self.entries.get(&slice.job).expect("a job that is dispatched has its entry");
+                tokens += entry.tokens(tier, slice);
                 (slice.clone(), entry.pairs(tier))
             })
             .collect();
-        seat.running.push_back((dispatch.batch, dispatch.slices));
+        seat.running.push_back((dispatch.batch, dispatch.slices, tokens));
         // A lane whose thread has ended is about to report it, and is then restarted.
         let _ = seat.work.send(Work { batch: dispatch.batch, slices });
     }

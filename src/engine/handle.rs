@@ -7,6 +7,7 @@ use super::prepare::{Prepare, Prepared};
 use crate::base::{Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Outcome, Policy, Refusal, Request};
 use crate::sched::{Arrival, JobId};
+use crate::telemetry::metrics::Metrics;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -59,6 +60,7 @@ pub(super) struct Shared {
     clock: Clock,
     driver: Sender<Message>,
     prepare: Prepare,
+    metrics: Arc<Metrics>,
     models: Vec<ModelInfo>,
     any_model: bool,
     default_budget: Option<Ns>,
@@ -70,7 +72,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(setup: &Setup, driver: Sender<Message>, prepare: Prepare) -> Self {
+    pub fn new(setup: &Setup, driver: Sender<Message>, prepare: Prepare, metrics: Arc<Metrics>) -> Self {
         let created_unix = setup.clock.unix_seconds();
         let info = |tier: Tier| {
             setup.tiers[tier].as_ref().map(|model| ModelInfo {
@@ -86,6 +88,7 @@ impl Shared {
             clock: setup.clock,
             driver,
             prepare,
+            metrics,
             models: Tier::ALL.into_iter().filter_map(info).collect(),
             any_model: setup.any_model,
             default_budget: setup.default_budget,
@@ -153,6 +156,20 @@ impl Handle {
     pub fn drain(&self) {
         self.shared.state.store(State::Draining as u8, Ordering::Release);
         let _ = self.shared.driver.send(Message::Drain);
+    }
+
+    /// Where the engine counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Waits until the ledger's store has everything that is booked by now.
+    pub async fn hand_over(&self) {
+        let (done, waiting) = oneshot::channel();
+        // A driver that has ended has handed everything over.
+        if self.shared.driver.send(Message::HandOver(done)).is_ok() {
+            let _ = waiting.await;
+        }
     }
 
     pub(super) fn stop(&self) {

@@ -9,6 +9,7 @@
 //! | `driver` | the loop that feeds the scheduler and does what it asks for |
 //! | `answer` | scores of both tiers, merged into an outcome with its receipt |
 //! | `books` | metrics, prices, ledger and journal: the one place that facts go to |
+//! | `journal` | what the scheduler was told and decided, to be run again |
 //! | `lane` | a scorer's thread |
 //! | `pool` | lanes made, warmed and measured |
 //! | `clock` | the only reader of time |
@@ -18,13 +19,15 @@ mod books;
 mod clock;
 mod driver;
 mod handle;
+mod journal;
 mod lane;
 mod pool;
 mod prepare;
 
-pub use books::Books;
+pub use books::BooksSetup;
 pub use clock::Clock;
 pub use handle::{Caller, Handle, ModelInfo, State};
+pub use journal::{Entry as JournalEntry, Journal};
 pub use lane::MakeScorer;
 pub use prepare::PrepareLimits;
 
@@ -32,6 +35,7 @@ use crate::base::{Ns, PerTier, Tier};
 use crate::model::Calibration;
 use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
 use crate::token::Tokenizer;
+use books::Books;
 use driver::Driver;
 use handle::Shared;
 use prepare::Prepare;
@@ -54,7 +58,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`StartError::Incomplete`]; a lane that does not come up is told by [`Engine::ready`].
-    pub fn start(setup: Setup) -> Result<Self, StartError> {
+    pub fn start(mut setup: Setup) -> Result<Self, StartError> {
         setup.check()?;
         let clock = setup.clock;
         let (driver_sender, inbox) = crossbeam_channel::unbounded();
@@ -68,14 +72,15 @@ impl Engine {
         let readers = PerTier::from_fn(|tier| {
             setup.tiers[tier].as_ref().map(|tier| (tier.tokenizer.clone(), tier.pair_tokens_max))
         });
+        let books = Books::new(&mut setup);
         let prepare = Prepare::start(&readers, setup.prepare.clone());
-        let shared = Arc::new(Shared::new(&setup, driver_sender, prepare));
+        let shared = Arc::new(Shared::new(&setup, driver_sender, prepare, books.metrics()));
         let (started, receiver) = oneshot::channel();
         let driver = Driver {
             clock,
             inbox,
             shared: shared.clone(),
-            books: setup.books,
+            books,
             tiers: setup.tiers,
             config,
             seats,
@@ -143,7 +148,7 @@ pub struct Setup {
     /// Whether a request that names a model which is not served gets the primary all the same.
     pub any_model: bool,
     /// Where facts are counted, priced and kept.
-    pub books: Books,
+    pub books: BooksSetup,
 }
 
 impl Setup {
@@ -177,6 +182,8 @@ pub struct TierSetup {
     pub tokenizer: Arc<Tokenizer>,
     /// The longest pair that it reads, special tokens included.
     pub pair_tokens_max: u32,
+    /// The kind of device that its lanes run on, by the name that prices use.
+    pub device: Arc<str>,
     /// Brings its logits to the primary's scale.
     pub calibration: Calibration,
 }

@@ -5,7 +5,11 @@ use super::pages;
 use super::route::{Route, route};
 use super::server::{Connections, ServerLimits};
 use crate::base::Ns;
-use crate::engine::{Caller, Handle, State};
+use crate::cost::store::Store;
+use crate::engine::{Caller, Handle};
+use crate::rerank::Receipt;
+use crate::telemetry::metrics::ServerFacts;
+use crate::telemetry::trace::TraceContext;
 use crate::wire::{
     ApiError, Code, Decoded, Dialect, Encoded, Settings, Stamp, decode, dialect_of, encode_error,
 };
@@ -17,10 +21,11 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use rand::Rng;
 use rand_pcg::Pcg64;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 /// A body larger than this is decoded off the I/O threads; it takes about half a millisecond.
 const DECODE_INLINE_MAX: usize = 256 << 10;
@@ -41,8 +46,8 @@ pub struct App {
     pub ids: Mutex<Pcg64>,
     /// Set when an admin drains the server.
     pub drain: watch::Sender<bool>,
-    /// Requests that were answered, with scores or an error.
-    pub answered: AtomicU64,
+    /// The ledger on disk, if one is kept.
+    pub store: Option<Arc<Store>>,
 }
 
 impl App {
@@ -53,7 +58,7 @@ impl App {
             Route::Rank => self.rank(request, arrived).await,
             Route::Live => pages::text(StatusCode::OK, "live"),
             Route::Ready => pages::ready(self.handle.state()),
-            Route::Metrics => pages::text(StatusCode::OK, ""),
+            Route::Metrics => pages::metrics(self.metrics()),
             Route::Models => pages::json(&pages::models(self.handle.models())),
             Route::OpenApi => pages::bytes(crate::wire::openapi()),
             Route::Info => pages::json(&pages::info(&self.handle, &self.settings)),
@@ -74,7 +79,11 @@ impl App {
                     }
                 }
             }
-            Route::AdminDrain => self.admin(request.headers(), || {
+            Route::Costs => match self.closed(request.headers()) {
+                Some(closed) => closed,
+                None => self.costs(request.uri().query().unwrap_or_default()).await,
+            },
+            Route::AdminDrain => self.closed(request.headers()).unwrap_or_else(|| {
                 self.drain.send_replace(true);
                 pages::text(StatusCode::OK, "draining")
             }),
@@ -95,43 +104,60 @@ impl App {
 
     /// The main job.
     async fn rank(&self, request: Request<Incoming>, arrived: Ns) -> Response<Full<Bytes>> {
-        let stamp = self.stamp();
         let (parts, body) = request.into_parts();
-        let encoded = match self.read(parts, body).await {
-            Err((dialect, error)) => encode_error(dialect, &error, &stamp),
-            Ok((caller, decoded)) => {
-                let Decoded { request, reply, warnings } = decoded;
-                let caller = Caller { arrived, ..caller };
-                match self.handle.rank(request.clone(), caller).await {
-                    Ok(outcome) => reply.encode(&request, &outcome, &stamp, &warnings),
-                    Err(refusal) => reply.refuse(&refusal, &stamp),
-                }
-            }
-        };
-        self.answered.fetch_add(1, Ordering::Relaxed);
-        respond(encoded)
+        let (trace, stamp) = self.trace(&parts.headers);
+        let dialect = dialect_of(parts.uri.path()).expect("a path that ranks has a dialect");
+        let span = tracing::info_span!("rank", id = stamp.id, %trace);
+        let mut response = self.answer(dialect, (parts, body), arrived, &stamp).instrument(span).await;
+        let trace = HeaderValue::try_from(trace.to_string()).expect("a trace is hexadecimal");
+        response.headers_mut().insert("traceparent", trace);
+        response
     }
 
-    /// Who asks and for what; until here nothing has been spent on the request.
-    async fn read(&self, parts: Parts, body: Incoming) -> Result<(Caller, Decoded), (Dialect, ApiError)> {
-        let path = parts.uri.path();
-        let dialect = dialect_of(path).expect("a path that ranks has a dialect");
-        let in_dialect = |error| (dialect, error);
-        let unauthorized = || {
+    async fn answer(
+        &self,
+        dialect: Dialect,
+        (parts, body): (Parts, Incoming),
+        arrived: Ns,
+        stamp: &Stamp,
+    ) -> Response<Full<Bytes>> {
+        let metrics = self.handle.metrics();
+        let refuse = |dialect: Dialect, tenant, error: &ApiError| {
+            metrics.refused(dialect.name(), tenant, error.code.name());
+            tracing::debug!(code = error.code.name(), message = error.full_message(), "refused");
+            respond(encode_error(dialect, error, stamp))
+        };
+        // Until the body is read nothing has been spent on the request.
+        let Some(tenant) = self.auth.tenant(&parts.headers) else {
             let message = "an API key is needed: authorization: Bearer KEY, or x-api-key";
-            in_dialect(ApiError::new(Code::Unauthorized, message))
+            return refuse(dialect, None, &ApiError::new(Code::Unauthorized, message));
         };
-        let tenant = self.auth.tenant(&parts.headers).ok_or_else(unauthorized)?;
-        let body = self.body(&parts.headers, body).await.map_err(in_dialect)?;
-        let decoded = if body.len() <= DECODE_INLINE_MAX {
-            decode(path, &parts.headers, &body, &self.settings)?
-        } else {
-            let settings = self.settings.clone();
-            let work = move || decode(parts.uri.path(), &parts.headers, &body, &settings);
-            tokio::task::spawn_blocking(work).await.expect("decoding does not panic")?
+        let body = match self.body(&parts.headers, body).await {
+            Ok(body) => body,
+            Err(error) => return refuse(dialect, Some(tenant), &error),
         };
-        // The arrival is the caller's to say.
-        Ok((Caller { tenant, arrived: Ns::ZERO }, decoded))
+        let Decoded { request, reply, warnings } = match self.decode(parts, body).await {
+            Ok(decoded) => decoded,
+            Err((dialect, error)) => return refuse(dialect, Some(tenant), &error),
+        };
+        match self.handle.rank(request.clone(), Caller { tenant, arrived }).await {
+            Ok(outcome) => {
+                metrics.answered(reply.dialect().name(), tenant, &outcome);
+                let Receipt { served, degraded, elapsed, .. } = &outcome.receipt;
+                tracing::debug!(served = served.name(), ?degraded, ms = elapsed.as_millis_f64(), "answered");
+                respond(reply.encode(&request, &outcome, stamp, &warnings))
+            }
+            Err(refusal) => refuse(reply.dialect(), Some(tenant), &reply.error(&refusal)),
+        }
+    }
+
+    async fn decode(&self, parts: Parts, body: Bytes) -> Result<Decoded, (Dialect, ApiError)> {
+        if body.len() <= DECODE_INLINE_MAX {
+            return decode(parts.uri.path(), &parts.headers, &body, &self.settings);
+        }
+        let settings = self.settings.clone();
+        let work = move || decode(parts.uri.path(), &parts.headers, &body, &settings);
+        tokio::task::spawn_blocking(work).await.expect("decoding does not panic")
     }
 
     /// Reads a body within its bounds of bytes and time.
@@ -157,34 +183,66 @@ impl App {
         }
     }
 
-    fn admin(
-        &self,
-        headers: &HeaderMap,
-        act: impl FnOnce() -> Response<Full<Bytes>>,
-    ) -> Response<Full<Bytes>> {
+    /// The answer to whoever is not the admin.
+    fn closed(&self, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
         match self.auth.admin(headers) {
-            Admin::Allowed => act(),
-            Admin::Unknown => self.fail(Dialect::Podium, Code::Unauthorized, "the admin key is needed"),
+            Admin::Allowed => None,
+            Admin::Unknown => Some(self.fail(Dialect::Podium, Code::Unauthorized, "the admin key is needed")),
             Admin::Closed => {
                 let message = "closed, as no admin_key is configured";
-                self.fail(Dialect::Podium, Code::Forbidden, message)
+                Some(self.fail(Dialect::Podium, Code::Forbidden, message))
             }
         }
     }
 
     fn fail(&self, dialect: Dialect, code: Code, message: impl Into<String>) -> Response<Full<Bytes>> {
-        respond(encode_error(dialect, &ApiError::new(code, message), &self.stamp()))
+        let (_, stamp) = self.trace(&HeaderMap::new());
+        respond(encode_error(dialect, &ApiError::new(code, message), &stamp))
     }
 
-    fn stamp(&self) -> Stamp {
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = format!("{:016x}{:016x}", ids.next_u64(), ids.next_u64());
-        Stamp { id, created_unix: self.handle.unix_seconds() }
+    /// The lines of the ledger, with all that happened until now.
+    async fn costs(&self, query: &str) -> Response<Full<Bytes>> {
+        let Some(store) = self.store.clone() else {
+            return self.fail(Dialect::Podium, Code::NotFound, "no ledger is configured");
+        };
+        let query = match pages::costs_query(query) {
+            Ok(query) => query,
+            Err(message) => return self.fail(Dialect::Podium, Code::InvalidRequest, message),
+        };
+        self.handle.hand_over().await;
+        let read = move || {
+            // What cannot be written now is left out, and counted by a metric.
+            store.flush();
+            Store::query(store.path(), &query)
+        };
+        match tokio::task::spawn_blocking(read).await.expect("reading the ledger does not panic") {
+            Ok(rows) => pages::json(&pages::costs(&rows)),
+            Err(error) => self.fail(Dialect::Podium, Code::Unavailable, error.to_string()),
+        }
     }
 
-    /// Whether requests are taken.
-    pub fn state(&self) -> State {
-        self.handle.state()
+    fn metrics(&self) -> String {
+        let connections = &self.connections;
+        self.handle.metrics().scrape(&ServerFacts {
+            token_lookups: self.handle.token_lookups(),
+            inside: self.handle.inside(),
+            connections: connections.open.load(Ordering::Relaxed),
+            accepted: connections.accepted.load(Ordering::Relaxed),
+            rejected: connections.rejected.load(Ordering::Relaxed),
+            ledger_failures: self.store.as_ref().map_or(0, |store| store.failures()),
+        })
+    }
+
+    /// A request's trace, and what its answer is stamped with.
+    fn trace(&self, headers: &HeaderMap) -> (TraceContext, Stamp) {
+        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let (id, trace, span) = {
+            let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut random = || (u128::from(ids.next_u64()) << 64) | u128::from(ids.next_u64());
+            (random(), random(), random() as u64)
+        };
+        let stamp = Stamp { id: format!("{id:032x}"), created_unix: self.handle.unix_seconds() };
+        (TraceContext::continued(traceparent, (trace, span)), stamp)
     }
 }
 

@@ -12,6 +12,8 @@ pub(super) enum Route {
     Ready,
     Metrics,
     Models,
+    /// Who used what, for the admin.
+    Costs,
     OpenApi,
     /// TEI's description of what is served.
     Info,
@@ -43,6 +45,7 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
         "/health/ready" | "/health" | "/v2/health/ready" => (Method::GET, Route::Ready),
         "/metrics" => (Method::GET, Route::Metrics),
         "/v1/models" => (Method::GET, Route::Models),
+        "/v1/costs" => (Method::GET, Route::Costs),
         "/openapi.json" => (Method::GET, Route::OpenApi),
         "/info" => (Method::GET, Route::Info),
         "/v2" | "/v2/" => (Method::GET, Route::OipServer),

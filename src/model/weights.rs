@@ -291,7 +291,8 @@ mod tests {
     #[test]
     fn a_damaged_file_is_an_error_that_names_the_tensor() {
         let word = "bert.embeddings.word_embeddings.weight";
-        let cases: [(fn(&mut Shapes), &str); 5] = [
+        type Damage = fn(&mut Shapes);
+        let cases: [(Damage, &str); 5] = [
             (|s| drop(s.remove("classifier.bias")), "tensor `classifier.bias` is missing"),
             (
                 |s| s.get_mut("classifier.weight").unwrap().0 = vec![2, 2],

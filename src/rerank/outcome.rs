@@ -51,7 +51,7 @@ impl Receipt {
 }
 
 /// What was done for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Served {
     /// The primary scored every candidate.
@@ -110,7 +110,7 @@ impl Degradation {
 }
 
 /// Why a request was not answered with scores.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Refusal {
     /// The queues are full, or the predicted wait is past the bound.
     #[error("the server is at capacity; retry in {} ms", .retry_after.0 / 1_000_000)]

@@ -3,6 +3,7 @@
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Degradation, Policy, Priority, Refusal, Served};
 use serde::{Deserialize, Serialize};
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ pub struct Done {
 }
 
 /// Why a batch has no scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
     /// The batch did not fit; half of it may.
     OutOfMemory,
@@ -99,8 +100,20 @@ pub enum Fault {
     Stalled,
 }
 
+impl Fault {
+    /// The name that metrics use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OutOfMemory => "out_of_memory",
+            Self::NonFinite => "non_finite",
+            Self::Failed => "failed",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
 /// What the driver has to do, in this order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Runs a batch on a lane.
     Dispatch(Dispatch),
@@ -131,6 +144,13 @@ pub enum Action {
         /// What it did.
         fault: Fault,
     },
+    /// Books the device time of a batch that was given up: no [`Done`] will tell of it.
+    GaveUp {
+        /// Where it ran.
+        lane: LaneId,
+        /// For how long.
+        device: DeviceNs,
+    },
     /// Books device time that no response will show: a loser of a race, a fault, a client gone.
     Discard {
         /// Whose request it was for; none for faults, which the house pays.
@@ -142,8 +162,31 @@ pub enum Action {
     },
 }
 
+/// Condenses actions into a number: equal actions give equal digests, on any machine of the same
+/// word size and byte order.
+pub fn digest(actions: &[Action]) -> u64 {
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    actions.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// FNV-1a over 64 bits (Fowler, Noll, Vo), whose result no release of a library changes.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
 /// A batch to run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Dispatch {
     /// Where.
     pub lane: LaneId,
@@ -154,7 +197,7 @@ pub struct Dispatch {
 }
 
 /// Pairs of one job in a batch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Slice {
     /// Whose.
     pub job: JobId,
@@ -175,7 +218,7 @@ impl Slice {
 }
 
 /// An answer's facts; the driver has the scores.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
     /// Which scores to use; the best `k` of a top-k are the first `k` of the order that was ranked.
     pub served: Served,

@@ -28,7 +28,9 @@ mod settle;
 mod tests;
 
 pub use config::{Config, LaneConfig, Limits, TenantConfig};
-pub use event::{Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId, Slice};
+pub use event::{
+    Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId, Slice, digest,
+};
 
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
 use crate::cost::predict::Predictor;

@@ -133,6 +133,7 @@ impl Scheduler {
         let batch = lane.running.pop_front().expect("the oldest batch was just seen");
         let device = DeviceNs(self.now.saturating_sub(batch.starts).0);
         lane.busy += device;
+        out.push(Action::GaveUp { lane: id, device });
         self.faulted(id, Fault::Stalled, device, batch, out);
     }
 

@@ -1,1 +1,9 @@
-//! Floor 2: metrics and traces.
+//! Floor 2: what can be seen from outside. Pure code returns facts; these files count them.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `metrics` | every metric, its name and its labels |
+//! | `trace` | W3C trace context, in and out |
+
+pub mod metrics;
+pub mod trace;

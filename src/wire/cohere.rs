@@ -32,7 +32,7 @@ const SEARCH_UNIT: usize = 100;
 
 pub(super) fn request_v1(fields: &mut Fields) -> Result<Request, ApiError> {
     let rank_fields = match fields.has("rank_fields") {
-        true => fields.take("rank_fields").map(|field| ranked_fields(field)).transpose()?,
+        true => fields.take("rank_fields").map(ranked_fields).transpose()?,
         false => None,
     };
     let items = fields.items("documents")?;

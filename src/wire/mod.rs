@@ -249,9 +249,9 @@ impl Reply {
         Encoded { status: StatusCode::OK, content_type, headers, body }
     }
 
-    /// Encodes a refusal.
-    pub fn refuse(&self, refusal: &Refusal, stamp: &Stamp) -> Encoded {
-        encode_error(self.dialect, &ApiError::from(refusal).in_words_of(self.dialect), stamp)
+    /// A refusal in the words of the dialect.
+    pub fn error(&self, refusal: &Refusal) -> ApiError {
+        ApiError::from(refusal).in_words_of(self.dialect)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use podium::backend::Scripted;
 use podium::base::{Ns, PerTier, Tier};
-use podium::engine::{Books, Clock, LaneSetup, PrepareLimits, Setup, TierSetup};
+use podium::engine::{BooksSetup, Clock, LaneSetup, PrepareLimits, Setup, TierSetup};
 use podium::model::Calibration;
 use podium::sched::{Limits, TenantConfig};
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
@@ -50,6 +50,7 @@ pub fn setup(primary: Scripted, fallback: Option<Scripted>) -> Setup {
         licence: "Apache-2.0".into(),
         tokenizer: tokenizer.clone(),
         pair_tokens_max: 128,
+        device: "cpu".into(),
         calibration: Calibration::default(),
     };
     let lane = |tier: Tier, scorer: Scripted| LaneSetup {
@@ -70,7 +71,7 @@ pub fn setup(primary: Scripted, fallback: Option<Scripted>) -> Setup {
         prepare: PrepareLimits::default(),
         default_budget: None,
         any_model: true,
-        books: Books::default(),
+        books: BooksSetup::default(),
     }
 }
 

@@ -1,0 +1,198 @@
+//! `podium costs`: who used what and owes what, from a ledger file.
+
+use super::Failure;
+use crate::cost::ledger::Hour;
+use crate::cost::report::{CostRow, GroupBy, Query};
+use crate::cost::store::Store;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Prints who used what and owes what, from the ledger of a server that runs or ran.
+///
+/// `marginal` is the sum of the prices on responses; `loaded` has the idle time shared out, and so
+/// adds up to what the devices cost.
+///
+///     podium costs --ledger podium.sqlite --by tenant,model --from 2026-11-24
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    /// The ledger that `podium serve --ledger` writes.
+    #[arg(long, env = "PODIUM_LEDGER", value_name = "FILE")]
+    ledger: PathBuf,
+    /// What gets lines of its own: hour, tenant, model, tier.
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', default_value = "tenant,model")]
+    by: Vec<GroupBy>,
+    /// The first day or hour, in UTC: 2026-11-24 or 2026-11-24T05.
+    #[arg(long, value_name = "HOUR")]
+    from: Option<Hour>,
+    /// The day or hour after the last one.
+    #[arg(long, value_name = "HOUR")]
+    to: Option<Hour>,
+    /// Only this tenant.
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Table,
+    Csv,
+    Json,
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let Args { ledger, by, from, to, tenant, format } = args;
+    let query = Query { from: from.unwrap_or_default(), to, tenant, group_by: by };
+    let rows = Store::query(&ledger, &query).map_err(|error| Failure::input(error.to_string()))?;
+    let mut out = io::stdout().lock();
+    let written = match format {
+        Format::Table => table(&mut out, &rows, &query.group_by),
+        Format::Csv => csv(&mut out, &rows, &query.group_by),
+        Format::Json => serde_json::to_writer_pretty(&mut out, &rows)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out)),
+    };
+    written.or_else(|error| match error.kind() {
+        // `podium costs | head` has seen enough.
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Failure::output(format!("standard output: {error}"))),
+    })
+}
+
+/// The names of the columns that a report is grouped by; a model has its version beside it.
+fn headings(by: &[GroupBy]) -> Vec<&'static str> {
+    let wanted = GroupBy::ALL.into_iter().filter(|column| by.contains(column));
+    wanted
+        .flat_map(|column| match column {
+            GroupBy::Model => vec!["model", "version"],
+            GroupBy::Hour | GroupBy::Tenant | GroupBy::Tier => vec![column.name()],
+        })
+        .collect()
+}
+
+fn group(row: &CostRow) -> Vec<String> {
+    let group = &row.group;
+    let hour = group.hour.map(|hour| hour.to_string());
+    let tier = group.tier.map(|tier| tier.name().to_owned());
+    let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
+    [hour, text(&group.tenant), text(&group.model), text(&group.version), tier]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+const NUMBERS: [&str; 6] =
+    ["requests", "pairs", "device_ns", "discarded_ns", "nanodollars", "loaded_nanodollars"];
+
+fn numbers(row: &CostRow) -> [u64; 6] {
+    let CostRow { requests, pairs, device_ns, discarded_ns, nanodollars, loaded_nanodollars, .. } = row;
+    [*requests, *pairs, device_ns.0, discarded_ns.0, nanodollars.0, loaded_nanodollars.0]
+}
+
+fn csv(out: &mut impl Write, rows: &[CostRow], by: &[GroupBy]) -> io::Result<()> {
+    // RFC 4180: a field with a comma, quote or line break is quoted, and its quotes doubled.
+    let quoted = |field: String| match field.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field,
+    };
+    let heading: Vec<&str> = headings(by).into_iter().chain(NUMBERS).collect();
+    writeln!(out, "{}", heading.join(","))?;
+    for row in rows {
+        let numbers = numbers(row).map(|number| number.to_string());
+        let fields: Vec<String> = group(row).into_iter().map(quoted).chain(numbers).collect();
+        writeln!(out, "{}", fields.join(","))?;
+    }
+    Ok(())
+}
+
+fn table(out: &mut impl Write, rows: &[CostRow], by: &[GroupBy]) -> io::Result<()> {
+    let labels = headings(by);
+    let shown = ["requests", "pairs", "device s", "discarded s", "marginal $", "loaded $"];
+    let mut lines: Vec<Vec<String>> =
+        vec![labels.iter().chain(&shown).map(|&heading| heading.to_owned()).collect()];
+    let figures = |[requests, pairs, device, discarded, cost, loaded]: [u64; 6]| {
+        let nine = |value: u64| format!("{}.{:09}", value / 1_000_000_000, value % 1_000_000_000);
+        [requests.to_string(), pairs.to_string(), nine(device), nine(discarded), nine(cost), nine(loaded)]
+    };
+    let mut total = [0; 6];
+    for row in rows {
+        let numbers = numbers(row);
+        total.iter_mut().zip(numbers).for_each(|(total, number)| *total += number);
+        lines.push(group(row).into_iter().chain(figures(numbers)).collect());
+    }
+    if rows.len() > 1 {
+        let blank =
+            std::iter::once("total".to_owned()).chain(vec![String::new(); labels.len().saturating_sub(1)]);
+        lines.push(blank.take(labels.len()).chain(figures(total)).collect());
+    }
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    for line in &lines {
+        let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            // Labels stand left, numbers right.
+            if column < labels.len() { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{DeviceNs, Nanodollars};
+    use crate::cost::report::Group;
+
+    fn rows() -> Vec<CostRow> {
+        let row = |tenant: &str, requests, cost| CostRow {
+            group: Group { tenant: Some(tenant.into()), ..Group::default() },
+            requests,
+            pairs: 10 * requests,
+            device_ns: DeviceNs(1_500_000_000),
+            nanodollars: Nanodollars(cost),
+            loaded_nanodollars: Nanodollars(2 * cost),
+            ..CostRow::default()
+        };
+        vec![row("acme, inc", 3, 1_000_000_000), row("zeta", 20, 5)]
+    }
+
+    fn printed(print: impl Fn(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut out = Vec::new();
+        print(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_table_lines_up_and_adds_up() {
+        let text = printed(|out| table(out, &rows(), &[GroupBy::Tenant]));
+        let expected = "\
+tenant     requests  pairs     device s  discarded s   marginal $     loaded $
+acme, inc         3     30  1.500000000  0.000000000  1.000000000  2.000000000
+zeta             20    200  1.500000000  0.000000000  0.000000005  0.000000010
+total            23    230  3.000000000  0.000000000  1.000000005  2.000000010
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn csv_is_in_whole_units_and_quotes_names() {
+        let text = printed(|out| csv(out, &rows(), &[GroupBy::Tenant]));
+        let mut lines = text.lines();
+        assert_eq!(
+            lines.next(),
+            Some("tenant,requests,pairs,device_ns,discarded_ns,nanodollars,loaded_nanodollars")
+        );
+        assert_eq!(lines.next(), Some("\"acme, inc\",3,30,1500000000,0,1000000000,2000000000"));
+    }
+
+    #[test]
+    fn a_report_of_one_line_has_no_columns_of_names() {
+        let row = CostRow { requests: 1, ..CostRow::default() };
+        let rows = [row];
+        assert_eq!(printed(|out| table(out, &rows, &[])).lines().count(), 2);
+        assert!(printed(|out| csv(out, &rows, &[])).starts_with("requests,"));
+    }
+}

@@ -1,0 +1,549 @@
+//! The ledger on disk: an SQLite file that a background thread adds increments to.
+//!
+//! Each flush is one transaction that also raises the writer's sequence number, so a flush whose
+//! commit was reported as failed and yet took place is not counted twice. While the file cannot be
+//! written, increments stay in memory, merged by key, and serving goes on. A process that is killed
+//! loses at most [`FLUSH`] beside what it had not handed over.
+
+use super::ledger::{Hour, Increments, LaneKey, LaneSums, RowKey, Sums};
+use super::report::{CostRow, Query, report};
+use crate::base::{DeviceNs, Nanodollars, Tier};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use thiserror::Error;
+
+/// How often increments are written.
+pub const FLUSH: Duration = Duration::from_millis(500);
+
+/// How long a flush waits for another process that writes.
+const LOCKED: Duration = Duration::from_millis(250);
+/// `podi`, in the file's header: tells our file from any other database.
+const APPLICATION: i32 = 0x706f_6469;
+const VERSION: i32 = 1;
+const SCHEMA: &str = "
+    CREATE TABLE usage (
+        hour INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
+        tier TEXT NOT NULL, requests INTEGER NOT NULL, pairs INTEGER NOT NULL,
+        device_ns INTEGER NOT NULL, nanodollars INTEGER NOT NULL, discarded_ns INTEGER NOT NULL,
+        PRIMARY KEY (hour, tenant, model, version, tier)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE lanes (
+        hour INTEGER NOT NULL, tier TEXT NOT NULL, device TEXT NOT NULL,
+        elapsed_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, nanodollars INTEGER NOT NULL,
+        PRIMARY KEY (hour, tier, device)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE writers (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;
+";
+
+/// Why a ledger file cannot be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// It is damaged, or no SQLite file.
+    #[error("ledger {}: not a database, or damaged", .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is the database of another program.
+    #[error("ledger {}: a database of another program", .path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It was written by a later release.
+    #[error("ledger {}: has version {found}, this release knows {VERSION}", .path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i32,
+    },
+    /// It cannot be opened, read or written now.
+    #[error("ledger {}: {what}", .path.display())]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's message.
+        what: String,
+    },
+}
+
+/// A ledger file, open for writing.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    pending: Arc<Mutex<Increments>>,
+    failures: Arc<AtomicU64>,
+    /// Asks for a flush now, and is told whether it went well; dropped to end the thread.
+    flushes: Option<Sender<Sender<bool>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens a ledger file, makes it where there is none, and starts the thread that writes it.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing is written to a file that is not ours.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Writer::open(path).map(Self::start)
+    }
+
+    fn start(writer: Writer) -> Self {
+        let pending = Arc::new(Mutex::new(Increments::default()));
+        let failures = Arc::new(AtomicU64::new(0));
+        // One flush is asked for at a time.
+        let (flushes, asked) = bounded(1);
+        let path = writer.path.clone();
+        let keeper = Keeper { writer, pending: pending.clone(), failures: failures.clone(), batch: None };
+        let thread = std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || keeper.run(&asked))
+            .expect("a server that starts can have one more thread");
+        Self { path, pending, failures, flushes: Some(flushes), thread: Some(thread) }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Hands over increments; they are on disk within [`FLUSH`] if the disk can take them.
+    pub fn add(&self, increments: Increments) {
+        lock(&self.pending).merge(increments);
+    }
+
+    /// Writes now what was handed over; false when that failed and will be tried again.
+    pub fn flush(&self) -> bool {
+        let (reply, answer) = bounded(1);
+        self.flushes.as_ref().is_some_and(|flushes| flushes.send(reply).is_ok())
+            && answer.recv().unwrap_or(false)
+    }
+
+    /// Flushes that failed since the start; each is tried again.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Reads a report from a ledger file, which a server may be writing.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a file that does not exist is an error, too.
+    pub fn query(path: &Path, query: &Query) -> Result<Vec<CostRow>, StoreError> {
+        let failed = |error| name(path, &error);
+        let mut connection =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+        connection.busy_timeout(LOCKED).map_err(failed)?;
+        check(&connection, path)?;
+        // Both tables are read as of one moment.
+        let snapshot = connection.transaction().map_err(failed)?;
+        let books = read(&snapshot, query).map_err(failed)?;
+        Ok(report(&books, query))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.flushes = None;
+        if let Some(thread) = self.thread.take() {
+            // It logs its own failures, and a panic in it has been reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's state.
+struct Keeper {
+    writer: Writer,
+    pending: Arc<Mutex<Increments>>,
+    failures: Arc<AtomicU64>,
+    /// What the last flush failed on. It is repeated as it was, under the same sequence number.
+    batch: Option<Increments>,
+}
+
+impl Keeper {
+    fn run(mut self, asked: &Receiver<Sender<bool>>) {
+        loop {
+            match asked.recv_timeout(FLUSH) {
+                Ok(reply) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.flush_all());
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.flush_all();
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    if !self.flush_all() {
+                        tracing::error!(path = %self.writer.path.display(), "the ledger's last entries are lost");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes what failed before, then what came since.
+    fn flush_all(&mut self) -> bool {
+        loop {
+            let failed_before = self.batch.take();
+            let was_failing = failed_before.is_some();
+            let batch = failed_before.unwrap_or_else(|| std::mem::take(&mut *lock(&self.pending)));
+            if batch.is_empty() {
+                return true;
+            }
+            if let Err(error) = self.writer.flush(&batch) {
+                // One line for each streak of failures; the counter has them all.
+                if !was_failing {
+                    tracing::error!(%error, "the ledger cannot be written; its entries wait in memory");
+                }
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                self.batch = Some(batch);
+                return false;
+            }
+            if was_failing {
+                tracing::info!("the ledger is written again");
+            }
+        }
+    }
+}
+
+struct Writer {
+    connection: Connection,
+    path: PathBuf,
+    /// Our row of `writers`.
+    id: i64,
+    /// The last flush that is known to have been committed.
+    sequence: i64,
+}
+
+impl Writer {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |error| name(path, &error);
+        let mut connection = Connection::open(path).map_err(failed)?;
+        connection.busy_timeout(LOCKED).map_err(failed)?;
+        let is_new = connection
+            .query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(failed)?;
+        if is_new {
+            create(&mut connection).map_err(failed)?;
+        }
+        check(&connection, path)?;
+        // A crash of the machine may cost the last flushes, one of the process does not.
+        connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "normal").map_err(failed)?;
+        connection.execute("INSERT INTO writers (sequence) VALUES (0)", []).map_err(failed)?;
+        let id = connection.last_insert_rowid();
+        Ok(Self { connection, path: path.to_owned(), id, sequence: 0 })
+    }
+
+    /// Adds a batch, unless the last call, which failed, had in truth added it.
+    fn flush(&mut self, batch: &Increments) -> Result<(), StoreError> {
+        let next = self.sequence + 1;
+        let id = self.id;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let written = transaction.and_then(|transaction| {
+            let raised = transaction
+                .execute("UPDATE writers SET sequence = ?1 WHERE id = ?2 AND sequence < ?1", [next, id])?;
+            if raised == 1 {
+                write(&transaction, batch)?;
+            }
+            transaction.commit()
+        });
+        written.map_err(|error| name(&self.path, &error))?;
+        self.sequence = next;
+        Ok(())
+    }
+}
+
+fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    // Another process may have been faster.
+    let is_new: bool =
+        transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
+    if is_new {
+        transaction.execute_batch(SCHEMA)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()
+}
+
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let pragma = |field| connection.pragma_query_value(None, field, |row| row.get::<_, i32>(0));
+    let failed = |error| name(path, &error);
+    if pragma("application_id").map_err(failed)? != APPLICATION {
+        return Err(StoreError::Foreign { path: path.to_owned() });
+    }
+    match pragma("user_version").map_err(failed)? {
+        VERSION => Ok(()),
+        found => Err(StoreError::Version { path: path.to_owned(), found }),
+    }
+}
+
+fn write(transaction: &Transaction, batch: &Increments) -> rusqlite::Result<()> {
+    let mut usage = transaction.prepare_cached(
+        "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+         ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+            pairs = pairs + excluded.pairs, device_ns = device_ns + excluded.device_ns,
+            nanodollars = nanodollars + excluded.nanodollars,
+            discarded_ns = discarded_ns + excluded.discarded_ns",
+    )?;
+    for (RowKey { hour, tenant, model, version, tier }, sums) in &batch.rows {
+        let Sums { requests, pairs, device, cost, discarded } = *sums;
+        let [hour, requests, pairs] = [hour.0, requests, pairs].map(signed);
+        let [device, cost, discarded] = [device.0, cost.0, discarded.0].map(signed);
+        let tier = tier.name();
+        usage
+            .execute(params![hour, tenant, model, version, tier, requests, pairs, device, cost, discarded])?;
+    }
+    let mut lanes = transaction.prepare_cached(
+        "INSERT INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT DO UPDATE SET elapsed_ns = elapsed_ns + excluded.elapsed_ns,
+            busy_ns = busy_ns + excluded.busy_ns, nanodollars = nanodollars + excluded.nanodollars",
+    )?;
+    for (LaneKey { hour, tier, device }, sums) in &batch.lanes {
+        let LaneSums { elapsed, busy, cost } = *sums;
+        let [hour, elapsed, busy, cost] = [hour.0, elapsed.0, busy.0, cost.0].map(signed);
+        lanes.execute(params![hour, tier.name(), device, elapsed, busy, cost])?;
+    }
+    Ok(())
+}
+
+fn read(transaction: &Transaction, query: &Query) -> rusqlite::Result<Increments> {
+    let hours = params![signed(query.from.0), query.to.map(|hour| signed(hour.0))];
+    let within = "WHERE hour >= ?1 AND (?2 IS NULL OR hour < ?2)";
+    let mut usage = transaction.prepare(&format!("SELECT * FROM usage {within}"))?;
+    let rows = usage.query_map(hours, |row| {
+        let key = RowKey {
+            hour: Hour(unsigned(row, 0)?),
+            tenant: row.get(1)?,
+            model: row.get(2)?,
+            version: row.get(3)?,
+            tier: tier(row, 4)?,
+        };
+        let sums = Sums {
+            requests: unsigned(row, 5)?,
+            pairs: unsigned(row, 6)?,
+            device: DeviceNs(unsigned(row, 7)?),
+            cost: Nanodollars(unsigned(row, 8)?),
+            discarded: DeviceNs(unsigned(row, 9)?),
+        };
+        Ok((key, sums))
+    })?;
+    let rows = rows.collect::<Result<_, _>>()?;
+    let mut lanes = transaction.prepare(&format!("SELECT * FROM lanes {within}"))?;
+    let lanes = lanes.query_map(hours, |row| {
+        let key = LaneKey { hour: Hour(unsigned(row, 0)?), tier: tier(row, 1)?, device: row.get(2)? };
+        let sums = LaneSums {
+            elapsed: DeviceNs(unsigned(row, 3)?),
+            busy: DeviceNs(unsigned(row, 4)?),
+            cost: Nanodollars(unsigned(row, 5)?),
+        };
+        Ok((key, sums))
+    })?;
+    Ok(Increments { rows, lanes: lanes.collect::<Result<_, _>>()? })
+}
+
+/// SQLite's integers have 63 bits for us: 292 years of nanoseconds, 9 billion dollars.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(row: &Row, column: usize) -> rusqlite::Result<u64> {
+    Ok(row.get::<_, i64>(column)?.max(0) as u64)
+}
+
+fn tier(row: &Row, column: usize) -> rusqlite::Result<Tier> {
+    let name: String = row.get(column)?;
+    let unknown = || rusqlite::Error::InvalidColumnType(column, name.clone(), rusqlite::types::Type::Text);
+    Tier::ALL.into_iter().find(|tier| tier.name() == name).ok_or_else(unknown)
+}
+
+fn name(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::Corrupt { path },
+        _ => StoreError::Failed { path, what: error.to_string() },
+    }
+}
+
+/// Increments are whole after each call, so a panic elsewhere does not spoil them.
+fn lock(pending: &Mutex<Increments>) -> MutexGuard<'_, Increments> {
+    pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::report::GroupBy;
+    use tempfile::TempDir;
+
+    fn some(tenant: &str, device: u64) -> Increments {
+        let key = RowKey {
+            hour: Hour(7),
+            tenant: tenant.into(),
+            model: "m".into(),
+            version: "v".into(),
+            tier: Tier::Primary,
+        };
+        let sums = Sums { requests: 1, device: DeviceNs(device), ..Sums::default() };
+        let lane = LaneKey { hour: Hour(7), tier: Tier::Primary, device: "cpu".into() };
+        let lane_sums =
+            LaneSums { elapsed: DeviceNs(2 * device), busy: DeviceNs(device), cost: Nanodollars(5) };
+        Increments { rows: [(key, sums)].into(), lanes: [(lane, lane_sums)].into() }
+    }
+
+    fn place() -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        (folder, path)
+    }
+
+    fn total(path: &Path) -> CostRow {
+        Store::query(path, &Query::default()).unwrap().pop().unwrap_or_default()
+    }
+
+    #[test]
+    fn increments_add_up_on_disk() {
+        let (_folder, path) = place();
+        let store = Store::open(&path).unwrap();
+        for _ in 0..3 {
+            store.add(some("acme", 10));
+            assert!(store.flush());
+        }
+        store.add(some("zeta", 5));
+        drop(store);
+        let query = Query { group_by: vec![GroupBy::Tenant], ..Query::default() };
+        let rows = Store::query(&path, &query).unwrap();
+        let seen: Vec<_> = rows
+            .iter()
+            .map(|row| (row.group.tenant.as_deref().unwrap(), row.requests, row.device_ns.0))
+            .collect();
+        assert_eq!(seen, [("acme", 3, 30), ("zeta", 1, 5)]);
+        assert_eq!(total(&path).loaded_nanodollars, Nanodollars(20));
+    }
+
+    #[test]
+    fn what_was_flushed_outlives_an_abrupt_end() {
+        let (_folder, path) = place();
+        let mut writer = Writer::open(&path).unwrap();
+        writer.flush(&some("acme", 10)).unwrap();
+        // Neither closed nor checkpointed, as after a kill.
+        std::mem::forget(writer);
+        let store = Store::open(&path).unwrap();
+        store.add(some("acme", 1));
+        assert!(store.flush());
+        assert_eq!(total(&path).device_ns, DeviceNs(11));
+    }
+
+    #[test]
+    fn a_flush_that_is_repeated_counts_once() {
+        let (_folder, path) = place();
+        let mut writer = Writer::open(&path).unwrap();
+        writer.flush(&some("acme", 10)).unwrap();
+        // As if the commit had been reported as failed.
+        writer.sequence -= 1;
+        writer.flush(&some("acme", 10)).unwrap();
+        writer.flush(&some("acme", 10)).unwrap();
+        assert_eq!(total(&path).device_ns, DeviceNs(20));
+    }
+
+    #[test]
+    fn two_servers_may_share_a_file() {
+        let (_folder, path) = place();
+        let (one, two) = (Store::open(&path).unwrap(), Store::open(&path).unwrap());
+        one.add(some("acme", 1));
+        two.add(some("acme", 2));
+        assert!(one.flush() && two.flush());
+        assert_eq!(total(&path).device_ns, DeviceNs(3));
+    }
+
+    #[test]
+    fn a_full_disk_loses_nothing() {
+        let (_folder, path) = place();
+        let writer = Writer::open(&path).unwrap();
+        let pages: i64 = writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        writer.connection.pragma_update(None, "max_page_count", pages).unwrap();
+        let many: Increments = (0..2000).fold(Increments::default(), |mut all, tenant| {
+            all.merge(some(&format!("tenant-{tenant}"), 1));
+            all
+        });
+        let mut keeper = Keeper { writer, pending: Arc::default(), failures: Arc::default(), batch: None };
+        lock(&keeper.pending).merge(many);
+        assert!(!keeper.flush_all());
+        assert_eq!(keeper.failures.load(Ordering::Relaxed), 1);
+        // Serving goes on and adds to what waits.
+        lock(&keeper.pending).merge(some("late", 1));
+        assert!(!keeper.flush_all());
+        assert_eq!(total(&path).requests, 0);
+        keeper.writer.connection.pragma_update(None, "max_page_count", 1_000_000).unwrap();
+        assert!(keeper.flush_all());
+        assert_eq!(total(&path).requests, 2001);
+    }
+
+    #[test]
+    fn a_locked_file_is_reported_and_written_later() {
+        let (_folder, path) = place();
+        let store = Store::open(&path).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        store.add(some("acme", 10));
+        assert!(!store.flush());
+        assert!(store.failures() >= 1);
+        other.execute_batch("ROLLBACK").unwrap();
+        assert!(store.flush());
+        assert_eq!(total(&path).device_ns, DeviceNs(10));
+    }
+
+    #[test]
+    fn a_reader_sees_whole_flushes_while_a_server_writes() {
+        let (_folder, path) = place();
+        let store = Store::open(&path).unwrap();
+        store.add(some("acme", 1));
+        assert!(store.flush());
+        let mut last = 0;
+        for _ in 0..50 {
+            store.add(some("acme", 1));
+            let row = total(&path);
+            assert_eq!(row.loaded_nanodollars.0, 5 * row.requests);
+            assert!(row.requests >= last);
+            last = row.requests;
+            assert!(store.flush());
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_left_alone() {
+        let (_folder, path) = place();
+        std::fs::write(&path, b"this is no database, whatever its name says".repeat(100)).unwrap();
+        let message = Store::open(&path).unwrap_err().to_string();
+        assert!(message.ends_with("ledger.sqlite: not a database, or damaged"), "{message}");
+        assert!(std::fs::read(&path).unwrap().starts_with(b"this is no database"));
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_left_alone() {
+        let (_folder, path) = place();
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_file_of_a_later_release_is_left_alone() {
+        let (_folder, path) = place();
+        drop(Store::open(&path).unwrap());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Version { found: 2, .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_cannot_be_read() {
+        let (_folder, path) = place();
+        assert!(matches!(Store::query(&path, &Query::default()), Err(StoreError::Failed { .. })));
+        assert!(!path.exists());
+    }
+}
