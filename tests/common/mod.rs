@@ -2,18 +2,27 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use hyper::service::service_fn;
 use podium::backend::Scripted;
-use podium::base::{Ns, PerTier, Tier};
-use podium::engine::{BooksSetup, Clock, LaneSetup, PrepareLimits, Setup, TierSetup};
+use podium::base::{Ns, PerTier, TenantId, Tier};
+use podium::engine::{BooksSetup, Clock, Engine, Handle, LaneSetup, PrepareLimits, Setup, TierSetup};
+use podium::http::{App, Auth, Connections, Server, ServerLimits, TlsFiles};
 use podium::model::Calibration;
 use podium::sched::{Limits, TenantConfig};
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
+use podium::wire::Settings;
+use rand_pcg::Pcg64;
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
+use tokio::sync::watch;
 
 /// The data folder: `$PODIUM_DATA`, else `../shared/data`; none, said aloud, where there is neither.
 pub fn data() -> Option<PathBuf> {
@@ -84,4 +93,161 @@ pub fn logit(query: &str, document: &str) -> f32 {
     let pair = Pair::fit(query, document, tokenizer.template(), &limits).unwrap();
     pair.push_into(&mut batch, tokenizer.template());
     Scripted::logit(batch.ids())
+}
+
+/// How a test's server differs from the default one.
+#[derive(Default)]
+pub struct Options {
+    pub limits: ServerLimits,
+    pub settings: Settings,
+    pub keys: Vec<(&'static str, TenantId)>,
+    pub admin: Option<&'static str>,
+    pub tls: Option<TlsFiles>,
+}
+
+/// A server on a port of its own; dropping it drains it.
+pub struct TestServer {
+    pub address: SocketAddr,
+    pub handle: Handle,
+    pub connections: Arc<Connections>,
+    drain: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TestServer {
+    /// Starts a server and waits until it is ready.
+    pub fn start(setup: Setup, options: Options) -> Self {
+        let (drain, draining) = watch::channel(false);
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let connections = Arc::new(Connections::default());
+        let (for_app, open) = (drain.clone(), connections.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let store = setup.books.store.clone();
+                let mut engine = Engine::start(setup).unwrap();
+                engine.ready().await.unwrap();
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let app = Arc::new(App {
+                    handle: engine.handle(),
+                    settings: Arc::new(options.settings),
+                    auth: Auth::new(options.keys, options.admin),
+                    limits: options.limits.clone(),
+                    connections: open.clone(),
+                    ids: Mutex::new(Pcg64::new(1, 2)),
+                    drain: for_app,
+                    store,
+                });
+                sender.send((listener.local_addr().unwrap(), engine.handle())).unwrap();
+                let service = service_fn(move |request| {
+                    let app = app.clone();
+                    async move { Ok::<_, Infallible>(app.respond(request).await) }
+                });
+                let tls = options.tls.map(|files| files.load().unwrap());
+                let server = Server { service, limits: options.limits, tls, connections: open };
+                server.run(listener, draining).await;
+            });
+        });
+        let (address, handle) = receiver.recv().expect("the server starts");
+        Self { address, handle, connections, drain, thread: Some(thread) }
+    }
+
+    /// Begins to drain.
+    pub fn drain(&self) {
+        self.handle.drain();
+        self.drain.send_replace(true);
+    }
+
+    /// Opens a connection.
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).unwrap()
+    }
+
+    /// Posts a body on a connection of its own.
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        self.post_with(path, "", body)
+    }
+
+    /// The same with more header lines, each ended by CRLF.
+    pub fn post_with(&self, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Reply {
+        let mut stream = self.connect();
+        stream.write_all(&post(path, headers, body)).unwrap();
+        Reply::read(&mut BufReader::new(stream)).expect("the server answers")
+    }
+
+    /// Gets a page on a connection of its own.
+    pub fn get(&self, path: &str, headers: &str) -> Reply {
+        let mut stream = self.connect();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n").as_bytes()).unwrap();
+        Reply::read(&mut BufReader::new(stream)).expect("the server answers")
+    }
+
+    /// Waits until nothing is inside, as long as it takes.
+    pub fn settle(&self) {
+        while self.handle.inside() > 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.drain();
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking(), "the server panicked");
+    }
+}
+
+/// A request's bytes.
+pub fn post(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// An answer as it was read.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// Reads an answer; none where the connection ended before it.
+    pub fn read(stream: &mut impl BufRead) -> Option<Self> {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        let status = line.split(' ').nth(1)?.parse().ok()?;
+        let mut headers = Vec::new();
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).ok()?;
+            match line.trim_end().split_once(": ") {
+                Some((name, value)) => headers.push((name.to_lowercase(), value.to_owned())),
+                None => break,
+            }
+        }
+        let mut reply = Self { status, headers, body: Vec::new() };
+        let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+        reply.body.resize(length, 0);
+        stream.read_exact(&mut reply.body).ok()?;
+        Some(reply)
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
 }
