@@ -18,7 +18,8 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
     let mut lanes = Vec::new();
     for (tier, configured) in [(Tier::Primary, &config.primary), (Tier::Fallback, &config.fallback)] {
         let Some(configured) = configured else { continue };
-        let (setup, make) = open(configured, &mut tokenizers)?;
+        let (setup, make) = open(configured, &mut tokenizers)
+            .map_err(|error| Failure::usage(format!("{} model: {error}", tier.name())))?;
         tiers[tier] = Some(setup);
         lanes.extend((0..configured.lanes).map(|_| LaneSetup {
             tier,
@@ -53,18 +54,17 @@ fn tenants(configured: &[TenantEntry]) -> Vec<(Arc<str>, TenantConfig)> {
 fn open(
     configured: &TierConfig,
     tokenizers: &mut Vec<(Vec<u8>, Arc<Tokenizer>)>,
-) -> Result<(TierSetup, MakeScorer), Failure> {
-    let unavailable =
-        |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", configured.model));
+) -> Result<(TierSetup, MakeScorer), String> {
+    let said = |error: &dyn std::fmt::Display| error.to_string();
     let place = Place { cache: None, offline: std::env::var_os("HF_HUB_OFFLINE").is_some() };
-    let directory: PathBuf = locate(&configured.model, &place).map_err(|error| unavailable(&error))?;
-    let model = Model::open(&directory).map_err(|error| unavailable(&error))?;
+    let directory: PathBuf = locate(&configured.model, &place).map_err(|error| said(&error))?;
+    let model = Model::open(&directory).map_err(|error| said(&error))?;
     // Tiers with the same tokenizer share it, and so what it has read.
-    let bytes = std::fs::read(&model.tokenizer).map_err(|error| unavailable(&error))?;
+    let bytes = std::fs::read(&model.tokenizer).map_err(|error| said(&error))?;
     let tokenizer = match tokenizers.iter().find(|(known, _)| *known == bytes) {
         Some((_, tokenizer)) => tokenizer.clone(),
         None => {
-            let tokenizer = Tokenizer::from_file(&model.tokenizer).map_err(|error| unavailable(&error))?;
+            let tokenizer = Tokenizer::from_file(&model.tokenizer).map_err(|error| said(&error))?;
             let tokenizer = Arc::new(tokenizer);
             tokenizers.push((bytes, tokenizer.clone()));
             tokenizer
@@ -72,9 +72,9 @@ fn open(
     };
     if tokenizer.vocabulary() as usize > model.encoder.vocabulary {
         let (ids, rows) = (tokenizer.vocabulary(), model.encoder.vocabulary);
-        return Err(unavailable(&format!("tokenizer.json gives {ids} ids, and the model has {rows} words")));
+        return Err(format!("tokenizer.json gives {ids} ids, and the model has {rows} words"));
     }
-    let forward = Forward::new(&model.encoder, &model.weights).map_err(|error| unavailable(&error))?;
+    let forward = Forward::new(&model.encoder, &model.weights).map_err(|error| said(&error))?;
     let forward = Arc::new(forward);
     let setup = TierSetup {
         name: configured.name.as_deref().unwrap_or(&model.manifest.name).into(),

@@ -6,8 +6,7 @@ use crate::base::TenantId;
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::rerank::{Ranked, Request, ScoreForm, rank};
 use indicatif::ProgressBar;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,6 +79,20 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     })
 }
 
+/// One line of --json.
+#[derive(Serialize)]
+struct Order<'a> {
+    query: &'a str,
+    results: Vec<RankedLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct RankedLine<'a> {
+    index: usize,
+    score: f32,
+    document: &'a str,
+}
+
 /// Scores one request in groups and prints its order.
 async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) -> Result<(), Failure> {
     let bar = match documents.len() > GROUP && std::io::stderr().is_terminal() {
@@ -107,11 +120,10 @@ async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) ->
 fn print(as_json: bool, query: &str, documents: &[String], ranked: &[Ranked]) -> std::io::Result<()> {
     let mut out = stdout().lock();
     if as_json {
-        let results: Vec<_> = ranked
-            .iter()
-            .map(|one| json!({"index": one.index, "score": one.score, "document": documents[one.index]}))
-            .collect();
-        writeln!(out, "{}", json!({"query": query, "results": results}))?;
+        let line =
+            |one: &Ranked| RankedLine { index: one.index, score: one.score, document: &documents[one.index] };
+        serde_json::to_writer(&mut out, &Order { query, results: ranked.iter().map(line).collect() })?;
+        writeln!(out)?;
     } else {
         for one in ranked {
             writeln!(out, "{:>9.6}\t{}\t{}", one.score, one.index, documents[one.index])?;

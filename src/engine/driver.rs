@@ -5,19 +5,23 @@ use super::books::Books;
 use super::clock::Clock;
 use super::handle::Shared;
 use super::lane::{News, Report, Spawn, Work};
+use super::mailbox::{Mailbox, Post};
 use super::prepare::Prepared;
 use super::{StartError, TierSetup};
 use crate::base::{Ns, PerTier, Tier};
 use crate::cost::predict::Measured;
 use crate::rerank::{Outcome, Refusal};
 use crate::sched::{Action, Arrival, BatchId, Config, Dispatch, Event, JobId, LaneId, Scheduler, Slice};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::RecvTimeoutError;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// A scorer that cannot be made is tried again after this, doubling to 256 times as much.
 const RETRY_NS_MIN: Ns = Ns::from_millis(100);
+
+/// Arrivals that are taken together; lanes are looked after at least this often.
+const ARRIVALS_MAX: usize = 64;
 
 /// What the driver can be told.
 pub(super) enum Message {
@@ -52,14 +56,14 @@ struct Seat {
     generation: u32,
     /// Times in a row that its scorer could not be made.
     failures: u32,
-    work: Sender<Work>,
+    work: Post<Work>,
     /// What it was sent and has not answered.
     running: VecDeque<(BatchId, Vec<Slice>, u64)>,
 }
 
 pub(super) struct Driver {
     pub clock: Clock,
-    pub inbox: Receiver<Message>,
+    pub inbox: Mailbox<Message>,
     pub shared: Arc<Shared>,
     pub books: Books,
     pub tiers: PerTier<Option<TierSetup>>,
@@ -72,7 +76,9 @@ pub(super) struct Driver {
 /// The driver once every lane is up.
 struct Running {
     clock: Clock,
-    inbox: Receiver<Message>,
+    inbox: Mailbox<Message>,
+    /// A message that came while arrivals were taken together.
+    next: Option<Message>,
     books: Books,
     tiers: PerTier<Option<TierSetup>>,
     sched: Scheduler,
@@ -107,6 +113,7 @@ impl Driver {
         let mut running = Running {
             clock: self.clock,
             inbox: self.inbox,
+            next: None,
             books: self.books,
             tiers: self.tiers,
             sched: Scheduler::new(&config),
@@ -126,11 +133,11 @@ impl Driver {
 }
 
 /// Waits until every lane is up and returns what they measured, by tier.
-fn warm_up(inbox: &Receiver<Message>, seats: &[Seat]) -> Result<PerTier<Vec<Measured>>, StartError> {
+fn warm_up(inbox: &Mailbox<Message>, seats: &[Seat]) -> Result<PerTier<Vec<Measured>>, StartError> {
     let mut seeds: PerTier<Vec<Measured>> = PerTier::default();
     let mut missing = seats.len();
     while missing > 0 {
-        match inbox.recv() {
+        match inbox.recv_until(None) {
             Ok(Message::Report(Report { lane, news: News::Up(measured), .. })) => {
                 seeds[seats[lane.0 as usize].seat.tier].extend(measured);
                 missing -= 1;
@@ -159,7 +166,7 @@ impl Running {
         loop {
             let tick = self.sched.next_wake().unwrap_or(Ns::MAX);
             let wake = self.clock.instant(tick.min(self.books.due()));
-            match self.inbox.recv_deadline(wake) {
+            match self.next.take().map_or_else(|| self.inbox.recv_until(Some(wake)), Ok) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(message) => self.hear(message),
                 Err(RecvTimeoutError::Timeout) if tick <= self.clock.now() => self.step(Event::Tick),
@@ -179,9 +186,18 @@ impl Running {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Submit(submission) => {
-                let (arrival, entry) = Entry::new(*submission);
-                self.entries.insert(arrival.job, entry);
-                self.step(Event::Arrive(arrival));
+                let mut arrivals = vec![self.enter(*submission)];
+                // Who else stands at the door comes along: a lane that is free takes them together.
+                while arrivals.len() < ARRIVALS_MAX {
+                    match self.inbox.try_recv() {
+                        Some(Message::Submit(submission)) => arrivals.push(self.enter(*submission)),
+                        other => {
+                            self.next = other;
+                            break;
+                        }
+                    }
+                }
+                self.step(Event::Arrive(arrivals));
             }
             Message::Cancel(job) => {
                 // A client that left before its submission came is seen when the reply is closed.
@@ -197,6 +213,12 @@ impl Running {
             }
             Message::Stop => unreachable!("the loop ends on it"),
         }
+    }
+
+    fn enter(&mut self, submission: Submission) -> Arrival {
+        let (arrival, entry) = Entry::new(submission);
+        self.entries.insert(arrival.job, entry);
+        arrival
     }
 
     fn hear_lane(&mut self, report: Report) {

@@ -3,12 +3,12 @@
 use super::Setup;
 use super::clock::Clock;
 use super::driver::{Message, Submission};
+use super::mailbox::Post;
 use super::prepare::{Prepare, Prepared};
 use crate::base::{Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Outcome, Policy, Refusal, Request};
 use crate::sched::{Arrival, JobId};
 use crate::telemetry::metrics::Metrics;
-use crossbeam_channel::Sender;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::oneshot;
@@ -58,7 +58,7 @@ pub struct ModelInfo {
 
 pub(super) struct Shared {
     clock: Clock,
-    driver: Sender<Message>,
+    driver: Post<Message>,
     prepare: Prepare,
     metrics: Arc<Metrics>,
     models: Vec<ModelInfo>,
@@ -72,7 +72,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(setup: &Setup, driver: Sender<Message>, prepare: Prepare, metrics: Arc<Metrics>) -> Self {
+    pub fn new(setup: &Setup, driver: Post<Message>, prepare: Prepare, metrics: Arc<Metrics>) -> Self {
         let created_unix = setup.clock.unix_seconds();
         let info = |tier: Tier| {
             setup.tiers[tier].as_ref().map(|model| ModelInfo {

@@ -2,12 +2,13 @@
 
 use super::clock::Clock;
 use super::driver::Message;
+use super::mailbox::{Mailbox, Post, mailbox};
 use crate::backend::{ScoreError, Scorer};
 use crate::base::{DeviceNs, Ns};
 use crate::cost::predict::{Load, Measured};
 use crate::sched::{BatchId, Done, Fault, LaneId, Slice};
 use crate::token::{Packed, Pair, Template};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::RecvTimeoutError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -28,10 +29,8 @@ pub(super) struct Spawn {
     pub warm_up: Arc<[Packed]>,
     /// Warm-up ends early once a batch takes this long: no batch that long is ever formed.
     pub warm_up_ns_max: Ns,
-    /// Batches that may wait for the thread.
-    pub depth: usize,
     pub clock: Clock,
-    pub driver: Sender<Message>,
+    pub driver: Post<Message>,
 }
 
 /// A batch to run: the pairs of each job, and which of them.
@@ -58,8 +57,8 @@ pub(super) enum News {
 
 impl Spawn {
     /// Starts the thread and returns the way to give it work; it ends when that is dropped.
-    pub fn start(self) -> Sender<Work> {
-        let (sender, receiver) = bounded(self.depth.max(1));
+    pub fn start(self) -> Post<Work> {
+        let (sender, receiver) = mailbox();
         thread::Builder::new()
             .name(format!("lane-{}", self.lane.0))
             .spawn(move || self.run(&receiver))
@@ -67,10 +66,11 @@ impl Spawn {
         sender
     }
 
-    fn run(self, work: &Receiver<Work>) {
+    fn run(self, work: &Mailbox<Work>) {
         if self.wait > Ns::ZERO {
             // Nobody sends work to a lane that is not up: this only waits, or ends with the driver.
-            if let Err(RecvTimeoutError::Disconnected) = work.recv_timeout(self.wait.into()) {
+            let until = self.clock.instant(self.clock.now() + self.wait);
+            if let Err(RecvTimeoutError::Disconnected) = work.recv_until(Some(until)) {
                 return;
             }
         }
@@ -82,7 +82,7 @@ impl Spawn {
         };
         self.report(News::Up(measured));
         let mut packed = Packed::default();
-        for work in work {
+        while let Ok(work) = work.recv_until(None) {
             packed.clear();
             for (slice, pairs) in &work.slices {
                 for candidate in slice.candidates() {

@@ -11,6 +11,7 @@
 //! | `books` | metrics, prices, ledger and journal: the one place that facts go to |
 //! | `journal` | what the scheduler was told and decided, to be run again |
 //! | `lane` | a scorer's thread |
+//! | `mailbox` | how threads wait for each other |
 //! | `pool` | lanes made, warmed and measured |
 //! | `clock` | the only reader of time |
 
@@ -21,6 +22,7 @@ mod driver;
 mod handle;
 mod journal;
 mod lane;
+mod mailbox;
 mod pool;
 mod prepare;
 
@@ -61,7 +63,7 @@ impl Engine {
     pub fn start(mut setup: Setup) -> Result<Self, StartError> {
         setup.check()?;
         let clock = setup.clock;
-        let (driver_sender, inbox) = crossbeam_channel::unbounded();
+        let (driver_sender, inbox) = mailbox::mailbox();
         let seats = pool::seats(&setup.lanes, &setup.tiers, setup.limits.batch_ns_max, clock, &driver_sender);
         let config = Config {
             lanes: setup.lanes.iter().map(LaneSetup::config).collect(),

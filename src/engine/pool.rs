@@ -3,11 +3,11 @@
 use super::clock::Clock;
 use super::driver::{LaneSeat, Message};
 use super::lane::Spawn;
+use super::mailbox::Post;
 use super::{LaneSetup, TierSetup};
 use crate::base::{Ns, PerTier};
 use crate::sched::LaneId;
 use crate::token::{Cut, Fit, Packed, Pair, Template};
-use crossbeam_channel::Sender;
 use std::sync::Arc;
 
 /// Tokens of the smallest warm-up batch; the next ones double.
@@ -21,7 +21,7 @@ pub(super) fn seats(
     tiers: &PerTier<Option<TierSetup>>,
     batch_ns_max: Ns,
     clock: Clock,
-    driver: &Sender<Message>,
+    driver: &Post<Message>,
 ) -> Vec<LaneSeat> {
     lanes
         .iter()
@@ -40,7 +40,6 @@ pub(super) fn seats(
                 // A lane that comes back is known already; one batch proves that it works.
                 warm_up: if generation == 0 { buckets.clone() } else { buckets[..1].into() },
                 warm_up_ns_max: Ns(2 * batch_ns_max.0),
-                depth: lane.depth,
                 clock,
                 driver: driver.clone(),
             };

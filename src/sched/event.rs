@@ -25,8 +25,8 @@ pub struct BatchId(pub u64);
 /// What happened, as the driver saw it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    /// A tokenised request asks for work.
-    Arrive(Arrival),
+    /// Tokenised requests ask for work. Those that come together can be batched together.
+    Arrive(Vec<Arrival>),
     /// The client left; an unknown or answered job is ignored.
     Cancel {
         /// Whose client.

@@ -147,7 +147,7 @@ impl Scheduler {
     pub fn step(&mut self, now: Ns, event: Event, out: &mut Vec<Action>) {
         self.now = self.now.max(now);
         match event {
-            Event::Arrive(arrival) => self.admit(arrival, out),
+            Event::Arrive(arrivals) => arrivals.into_iter().for_each(|arrival| self.admit(arrival, out)),
             Event::Cancel { job } => self.cancel(job, out),
             Event::Done(done) => self.settle(&done, out),
             Event::Ranked { job, order } => self.choose_k(job, order, out),

@@ -59,7 +59,7 @@ impl World {
 
     fn arrive(&mut self, id: u64, pairs: usize, budget_ms: Option<u64>, policy: Policy) -> Vec<Action> {
         let lengths: Arc<[u32]> = vec![100; pairs].into();
-        self.step(Event::Arrive(Arrival {
+        self.step(Event::Arrive(vec![Arrival {
             job: JobId(id),
             tenant: TenantId(0),
             priority: Priority::Normal,
@@ -68,7 +68,7 @@ impl World {
             deadline: budget_ms.map(|budget| self.now + Ns::from_millis(budget)),
             top_k: None,
             lengths: PerTier { primary: lengths.clone(), fallback: lengths },
-        }))
+        }]))
     }
 
     fn done(&mut self, lane: LaneId, batch: BatchId, result: Result<(), Fault>) -> Vec<Action> {

@@ -22,13 +22,23 @@ impl Default for Packed {
 impl Packed {
     /// Appends a sequence of `(token id, token type)`; it must not be empty.
     pub fn push(&mut self, sequence: impl IntoIterator<Item = (u32, u8)>) {
-        let before = self.ids.len();
         for (id, kind) in sequence {
-            self.ids.push(id);
-            self.types.push(kind);
+            self.extend(&[id], kind);
         }
-        assert!(self.ids.len() > before, "a sequence has at least one token");
-        self.starts.push(u32::try_from(self.ids.len()).expect("a batch has fewer than 2^32 tokens"));
+        self.finish();
+    }
+
+    /// Appends tokens of one type to the sequence that [`Packed::finish`] will end.
+    pub fn extend(&mut self, ids: &[u32], kind: u8) {
+        self.ids.extend_from_slice(ids);
+        self.types.resize(self.ids.len(), kind);
+    }
+
+    /// Ends a sequence; it must not be empty.
+    pub fn finish(&mut self) {
+        let end = u32::try_from(self.ids.len()).expect("a batch has fewer than 2^32 tokens");
+        assert!(self.starts.last().is_some_and(|&start| start < end), "a sequence has at least one token");
+        self.starts.push(end);
     }
 
     /// Empties the batch and keeps its memory.

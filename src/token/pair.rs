@@ -122,16 +122,18 @@ impl Pair {
 
     /// Appends the sequence to a batch.
     pub fn push_into(&self, batch: &mut Packed, template: &Template) {
-        let kept = |ids: &[u32], range: &Range<u32>, kind: u8| {
-            ids[range.start as usize..range.end as usize]
-                .iter()
-                .map(move |&id| (id, kind))
-                .collect::<Vec<_>>()
-        };
-        let query = kept(&self.query, &self.query_kept, template.query_type);
-        let document = kept(&self.document, &self.document_kept, template.document_type);
-        let parts = [&template.before, &query, &template.between, &document, &template.after];
-        batch.push(parts.into_iter().flatten().copied());
+        fn text(batch: &mut Packed, ids: &[u32], kept: &Range<u32>, kind: u8) {
+            batch.extend(&ids[kept.start as usize..kept.end as usize], kind);
+        }
+        fn specials(batch: &mut Packed, tokens: &[(u32, u8)]) {
+            tokens.iter().for_each(|&(id, kind)| batch.extend(&[id], kind));
+        }
+        specials(batch, &template.before);
+        text(batch, &self.query, &self.query_kept, template.query_type);
+        specials(batch, &template.between);
+        text(batch, &self.document, &self.document_kept, template.document_type);
+        specials(batch, &template.after);
+        batch.finish();
     }
 }
 

@@ -304,7 +304,10 @@ impl Usage {
 }
 
 fn json(body: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(body).expect("a body of strings and finite numbers is JSON")
+    // Most answers fit, and are not moved about while they grow.
+    let mut bytes = Vec::with_capacity(4_096);
+    serde_json::to_writer(&mut bytes, body).expect("a body of strings and finite numbers is JSON");
+    bytes
 }
 
 fn read(dialect: Dialect, fields: &mut Fields) -> Result<Request, ApiError> {

@@ -15,7 +15,7 @@ use rand_pcg::Pcg64;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokenizers::models::wordpiece::WordPiece;
@@ -37,6 +37,23 @@ pub fn data() -> Option<PathBuf> {
 
 /// A BERT tokenizer over single letters: each letter of a word is a token.
 pub fn letters() -> Arc<Tokenizer> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    save_letters(file.path());
+    Arc::new(Tokenizer::from_file(file.path()).unwrap())
+}
+
+/// A directory with a small random model over [`letters`].
+pub fn small_model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders/bert");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture.join(file), folder.path().join(file)).unwrap();
+    }
+    save_letters(&folder.path().join("tokenizer.json"));
+    folder
+}
+
+fn save_letters(path: &Path) {
     let specials = ["[UNK]", "[CLS]", "[SEP]"].map(str::to_owned).into_iter();
     let words = specials.chain(('a'..='z').map(String::from)).chain(('a'..='z').map(|c| format!("##{c}")));
     let vocab: [(String, u32); 55] = words.zip(0..).collect::<Vec<_>>().try_into().unwrap();
@@ -45,9 +62,7 @@ pub fn letters() -> Arc<Tokenizer> {
     letters.with_normalizer(Some(BertNormalizer::default())).unwrap();
     letters.with_pre_tokenizer(Some(BertPreTokenizer));
     letters.with_post_processor(Some(BertProcessing::new(("[SEP]".into(), 2), ("[CLS]".into(), 1))));
-    let file = tempfile::NamedTempFile::new().unwrap();
-    letters.save(file.path(), false).unwrap();
-    Arc::new(Tokenizer::from_file(file.path()).unwrap())
+    letters.save(path, false).unwrap();
 }
 
 /// An engine of scripted scorers over [`letters`]: a primary of one lane and, if wanted, a fallback.

@@ -1,0 +1,337 @@
+//! The commands as a user runs them: what they print, how they fail, and what survives a kill.
+
+mod common;
+
+use common::{Reply, data, post, small_model};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+fn podium(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
+    command.args(arguments).env_remove("PODIUM_PRIMARY").env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    answer(podium(arguments).output().unwrap())
+}
+
+fn run_with_input(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut child = podium(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that fails early reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    answer(child.wait_with_output().unwrap())
+}
+
+fn answer(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// A server in a process of its own.
+struct Serving {
+    child: Child,
+    address: String,
+}
+
+impl Serving {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut address = String::new();
+        for line in lines.by_ref() {
+            let line = line.unwrap();
+            if let Some((_, found)) = line.split_once("listening on http://") {
+                address = found.trim().to_owned();
+            }
+            if line.contains("ready") {
+                break;
+            }
+        }
+        // What else it logs must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.address).unwrap()
+    }
+
+    fn send(&self, request: &[u8]) -> Reply {
+        let mut stream = self.connect();
+        stream.write_all(request).unwrap();
+        Reply::read(&mut BufReader::new(stream)).expect("the server answers")
+    }
+
+    fn rank(&self) -> Reply {
+        let reply = self.send(&post("/v1/rank", "", r#"{"query": "ab", "documents": ["abc", "x y z"]}"#));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_served_is_named_before_a_port_is_bound() {
+    type Damage = fn(&Path);
+    fn edit(path: &Path, from: &str, to: &str) {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(from));
+        fs::write(path, text.replace(from, to)).unwrap();
+    }
+    let rows: [(Damage, &str); 10] = [
+        (|d| fs::remove_file(d.join("tokenizer.json")).unwrap(), "tokenizer.json is missing"),
+        (|d| fs::write(d.join("tokenizer.json"), "{}").unwrap(), "tokenizer.json"),
+        (|d| fs::remove_file(d.join("config.json")).unwrap(), "config.json is missing"),
+        (|d| fs::write(d.join("config.json"), "{").unwrap(), "config.json"),
+        (
+            |d| edit(&d.join("config.json"), "BertForSequence", "GptForSequence"),
+            "GptForSequenceClassification",
+        ),
+        (|d| edit(&d.join("config.json"), "\"hidden_size\": 32", "\"hidden_size\": 33"), "hidden_size"),
+        (|d| edit(&d.join("config.json"), "\"vocab_size\": 100", "\"vocab_size\": 50"), "shape [100, 32]"),
+        (|d| fs::remove_file(d.join("model.safetensors")).unwrap(), "model.safetensors is missing"),
+        (
+            |d| {
+                let bytes = fs::read(d.join("model.safetensors")).unwrap();
+                fs::write(d.join("model.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+            },
+            "model.safetensors",
+        ),
+        (
+            |d| {
+                let mut bytes = fs::read(d.join("model.safetensors")).unwrap();
+                let end = bytes.len();
+                bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+                fs::write(d.join("model.safetensors"), &bytes).unwrap();
+            },
+            "holds NaN",
+        ),
+    ];
+    // Who tried to listen here would fail with another code.
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap().to_string();
+    for (damage, expected) in rows {
+        let model = small_model();
+        damage(model.path());
+        let directory = model.path().to_str().unwrap();
+        let (code, _, errors) = run(&["serve", "--primary", directory, "--listen", &address]);
+        assert!(code == 64 && errors.contains(expected), "{expected}: {code} {errors}");
+        let (code, _, errors) = run_with_input(&["rank", "--model", directory, "-q", "a"], "b\n");
+        assert!(code == 64 && errors.contains(expected), "{expected}: {code} {errors}");
+    }
+    let model = small_model();
+    let directory = model.path().to_str().unwrap();
+    let (code, _, errors) = run(&["serve", "--primary", directory, "--listen", &address]);
+    assert!(code == 69 && errors.contains(&address), "{code} {errors}");
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_named() {
+    let model = small_model();
+    let directory = model.path().to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("podium.toml");
+    let rows = [
+        ("listen = ['nowhere']", "listen"),
+        ("typo = 1", "typo"),
+        ("[http]\nbody_bytes_max = 1", "http.body_bytes_max: 1 is less than 1024"),
+        ("[prices]\ndollars_per_kwh = -1.0", "prices.dollars_per_kwh"),
+        ("[tls]\ncertificate = '/none.pem'\nkey = '/none.pem'", "/none.pem"),
+        ("ledger = '/none/ledger.sqlite'", "/none/ledger.sqlite"),
+        ("journal = '/none/journal.jsonl'", "/none/journal.jsonl"),
+    ];
+    for (text, expected) in rows {
+        fs::write(&file, text).unwrap();
+        let (code, _, errors) = run(&[
+            "serve",
+            "--primary",
+            directory,
+            "--listen",
+            "127.0.0.1:0",
+            "--config",
+            file.to_str().unwrap(),
+        ]);
+        assert!(code == 64 && errors.contains(expected), "{expected}: {code} {errors}");
+    }
+    for arguments in [
+        &["serve"][..],
+        &["serve", "--listen", "x"],
+        &["rank"],
+        &["nothing"],
+        &["serve", "--config", "/none.toml"],
+    ] {
+        assert_eq!(run(arguments).0, 64, "{arguments:?}");
+    }
+    let (code, _, errors) = run(&["serve", "--primary", "nobody/no-such-model"]);
+    assert!(code == 64 && errors.contains("neither a directory nor in the hub cache"), "{code} {errors}");
+}
+
+#[test]
+fn a_check_prints_what_would_run() {
+    let model = small_model();
+    let (code, printed, _) = run(&["serve", "--primary", model.path().to_str().unwrap(), "--check"]);
+    assert_eq!(code, 0);
+    assert!(printed.contains("primary") && printed.contains("listen    http://127.0.0.1:8080"), "{printed}");
+}
+
+#[test]
+fn lines_are_ranked_as_text_and_as_json() {
+    let model = small_model();
+    let directory = model.path().to_str().unwrap();
+    let rank = |more: &[&str], input: &str| {
+        let (code, printed, errors) =
+            run_with_input(&[&["rank", "--model", directory], more].concat(), input);
+        assert_eq!(code, 0, "{errors}");
+        printed
+    };
+    let lines = rank(&["-q", "ab"], "abc\n\nx y z\nq\n");
+    let order: Vec<&str> = lines.lines().map(|line| line.rsplit('\t').next().unwrap()).collect();
+    assert_eq!(order.len(), 3);
+    let best = rank(&["-q", "ab", "--top-n", "1", "--json"], "abc\nx y z\nq\n");
+    let best: Value = serde_json::from_str(&best).unwrap();
+    assert_eq!((&best["results"][0]["document"], &best["query"]), (&json!(order[0]), &json!("ab")));
+    let requests =
+        "{\"query\": \"ab\", \"documents\": [\"abc\", \"q\"]}\n{\"query\": \"q\", \"documents\": []}\n";
+    assert_eq!(rank(&["--jsonl", "--json"], requests).lines().count(), 2);
+    assert_eq!(rank(&["-q", "ab"], ""), "");
+
+    let (code, _, errors) = run_with_input(&["rank", "--model", directory, "--jsonl"], "{\"query\": 1}\n");
+    assert!(code == 65 && errors.contains("standard input:1"), "{code} {errors}");
+    let (code, _, errors) = run(&["rank", "--model", directory, "-q", "a", "/none.txt"]);
+    assert!(code == 66 && errors.contains("/none.txt"), "{code} {errors}");
+    let (code, _, errors) = run_with_input(&["rank", "--model", directory, "-q", &"a ".repeat(100)], "x\n");
+    assert!(code == 65 && errors.contains("query"), "{code} {errors}");
+}
+
+#[test]
+fn the_teacher_ranks_berlin_as_its_papers_say() {
+    let Some(data) = data() else { return };
+    let model = data.join("models/ms-marco-MiniLM-L-12-v2");
+    let passages = "Berlin has a population of 3,520,031 registered inhabitants in an area of 891.82 square \
+                    kilometers.\nNew York City is famous for the Metropolitan Museum of Art.\nBerlin is well \
+                    known for its museums.\n";
+    let question = "How many people live in Berlin?";
+    let arguments = ["rank", "--model", model.to_str().unwrap(), "-q", question, "--logits", "--json"];
+    let (code, printed, errors) = run_with_input(&arguments, passages);
+    assert_eq!(code, 0, "{errors}");
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    let results = printed["results"].as_array().unwrap();
+    assert_eq!(results[0]["index"], 0);
+    assert!(results[0]["score"].as_f64().unwrap() > 8.0, "{printed}");
+}
+
+#[test]
+fn ten_thousand_idle_connections_leave_room_for_those_that_work() {
+    const WANTED: u64 = 10_000;
+    let model = small_model();
+    let server = Serving::start(&["--primary", model.path().to_str().unwrap()]);
+    let files = rlimit::increase_nofile_limit(WANTED + 500).unwrap_or(1024);
+    let count = WANTED.min(files.saturating_sub(500));
+    if count < WANTED {
+        eprintln!("REDUCED to {count} connections: only {files} files may be open");
+    }
+    let idle: Vec<TcpStream> = (0..count).map(|_| server.connect()).collect();
+    (0..20).for_each(|_| drop(server.rank()));
+    let metrics = server.send(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").text();
+    let open = metrics.lines().find_map(|line| line.strip_prefix("podium_connections ")).unwrap();
+    assert!(open.parse::<u64>().unwrap() >= count, "{open} of {count}");
+    drop(idle);
+    server.rank();
+}
+
+#[test]
+fn a_ledger_outlives_kill_9_and_agrees_with_the_answers() {
+    let model = small_model();
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger.sqlite");
+    let config = folder.path().join("podium.toml");
+    fs::write(
+        &config,
+        format!(
+            "ledger = '{}'\nadmin_key = 'key-of-admin'\n[primary]\nmodel = '{}'\n\
+             [[prices.devices]]\nname = 'cpu'\ndollars_per_hour = 900.0\n",
+            ledger.display(),
+            model.path().display()
+        ),
+    )
+    .unwrap();
+    let costs = || {
+        let (code, printed, errors) =
+            run(&["costs", "--ledger", ledger.to_str().unwrap(), "--format", "json", "--by", "tier"]);
+        assert_eq!(code, 0, "{errors}");
+        let rows: Value = serde_json::from_str(&printed).unwrap();
+        let of = |field: &str| {
+            rows.as_array().unwrap().iter().map(|row| row[field].as_u64().unwrap()).sum::<u64>()
+        };
+        (of("requests"), of("device_ns"), of("nanodollars"))
+    };
+    let (mut requests, mut device, mut dollars) = (0, 0, 0);
+    for _ in 0..3 {
+        let server = Serving::start(&["--config", config.to_str().unwrap()]);
+        for _ in 0..25 {
+            let cost = server.rank().json()["cost"].clone();
+            requests += 1;
+            device += cost["device_ns"].as_u64().unwrap();
+            dollars += cost["nanodollars"].as_u64().unwrap();
+        }
+        // The report has everything that was answered before it was asked for.
+        let report =
+            server.send(b"GET /v1/costs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer key-of-admin\r\n\r\n");
+        assert_eq!(report.status, 200, "{}", report.text());
+        assert_eq!(costs(), (requests, device, dollars));
+        // What comes after may be lost to the kill, and nothing else.
+        server.rank();
+        drop(server);
+        let after = costs();
+        assert!(after.0 == requests || after.0 == requests + 1, "{after:?}");
+        (requests, device, dollars) = after;
+    }
+}
+
+#[test]
+fn a_signal_drains_the_server_and_the_ledger_has_its_last_request() {
+    let model = small_model();
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger.sqlite");
+    let journal = folder.path().join("journal.jsonl");
+    let mut server = Serving::start(&[
+        "--primary",
+        model.path().to_str().unwrap(),
+        "--ledger",
+        ledger.to_str().unwrap(),
+        "--journal",
+        journal.to_str().unwrap(),
+    ]);
+    server.rank();
+    let killed = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    let (_, printed, _) =
+        run(&["costs", "--ledger", ledger.to_str().unwrap(), "--format", "csv", "--by", "tenant"]);
+    assert!(printed.contains("\nanonymous,1,2,"), "{printed}");
+    let (_, printed, _) = run(&["costs", "--ledger", ledger.to_str().unwrap(), "--by", "hour,tier"]);
+    assert!(printed.starts_with("hour "), "{printed}");
+    let text = fs::read_to_string(&journal).unwrap();
+    assert!(text.lines().count() >= 4 && text.contains("\"Arrive\"") && !text.contains("abc"), "{text}");
+    assert_eq!(run(&["costs", "--ledger", "/none.sqlite"]).0, 66);
+    assert_eq!(run(&["costs", "--ledger", ledger.to_str().unwrap(), "--from", "yesterday"]).0, 64);
+}
