@@ -10,9 +10,13 @@
 //! | 5 | [`engine`]: the running server, a driver of the scheduler |
 //! | 4 | [`backend`]: devices behind one trait |
 //! | 3 | [`sched`]: pure; events in, actions out |
-//! | 2 | [`cost`], [`model`], [`wire`], [`telemetry`] |
-//! | 1 | [`rerank`], [`token`] |
-//! | 0 | [`base`] |
+//! | 2 | [`cost`]: device time, predicted, priced and charged |
+//! | 2 | [`model`]: a model's files, checked; the reference forward |
+//! | 2 | [`telemetry`]: metrics and traces |
+//! | 2 | [`wire`]: the dialects |
+//! | 1 | [`rerank`]: requests, outcomes, ranking |
+//! | 1 | [`token`]: from text to packed pairs |
+//! | 0 | [`base`]: units |
 
 pub mod backend;
 pub mod base;

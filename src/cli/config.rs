@@ -177,6 +177,19 @@ impl Config {
         {
             return wrong(format!("latency_budget_ms: {budget} is not between 0 and 3600000"));
         }
+        let bounds = [
+            ("limits.jobs_max", self.limits.jobs_max as u64, 1),
+            ("limits.pairs_max", self.limits.pairs_max, self.wire.documents_max as u64),
+            ("limits.batch_ns_max", self.limits.batch_ns_max.0, 1),
+            ("limits.stall_ns_min", self.limits.stall_ns_min.0, 1),
+            ("limits.rest_ns_max", self.limits.rest_ns_max.0, self.limits.rest_ns_min.0),
+            ("wire.documents_max", self.wire.documents_max as u64, 1),
+            ("prepare.threads", self.prepare.threads as u64, 1),
+            ("prepare.queued_max", self.prepare.queued_max as u64, 1),
+        ];
+        if let Some((key, value, min)) = bounds.iter().find(|(_, value, min)| value < min) {
+            return wrong(format!("{key}: {value} is less than {min}"));
+        }
         self.http.check().map_err(|message| Failure::usage(format!("http.{message}")))?;
         self.wire.pins.check().map_err(|message| Failure::usage(format!("wire.pins.{message}")))?;
         if self.admin_key.as_ref().is_some_and(|key| key.len() < 8) {
@@ -208,6 +221,9 @@ impl Config {
             if !(1..=10_000).contains(&tenant.weight) {
                 return wrong("weight: is not between 1 and 10000");
             }
+            if tenant.quota_ms_per_s.is_some_and(|quota| !(1..=1_000_000).contains(&quota)) {
+                return wrong("quota_ms_per_s: is not between 1 and 1000000");
+            }
         }
         Ok(())
     }
@@ -225,6 +241,23 @@ mod tests {
     }
 
     #[test]
+    fn the_example_shows_the_defaults() {
+        let example = include_str!("../../deploy/podium.toml");
+        let shown: Config = toml::from_str(example).unwrap();
+        let defaults = Config::default();
+        let model = shown.primary.as_ref().unwrap().model.clone();
+        let defaults = Config { primary: Some(TierConfig::new(model)), ..defaults };
+        assert_eq!(format!("{shown:?}"), format!("{defaults:?}"));
+        // With every example switched on it is a configuration still.
+        let on = example.lines().map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.contains(" = ") || rest.starts_with('[') => rest,
+            _ => line,
+        });
+        let on = on.collect::<Vec<_>>().join("\n");
+        toml::from_str::<Config>(&on).unwrap().check().unwrap();
+    }
+
+    #[test]
     fn a_complaint_names_the_key() {
         let primary = "[primary]\nmodel = 'x'\n";
         let rows = [
@@ -234,6 +267,9 @@ mod tests {
             ("[primary]\nmodel = 'x'\nlanes = 0", "primary.lanes: 0"),
             ("[primary]\nmodel = 'x'\nbatch_tokens_max = 1", "primary.batch_tokens_max: 1"),
             ("[http]\nheaders_max = 1\n", "http.headers_max: 1 is less than 16"),
+            ("[limits]\njobs_max = 0\n", "limits.jobs_max: 0 is less than 1"),
+            ("[limits]\npairs_max = 9999\n", "limits.pairs_max: 9999 is less than 10000"),
+            ("[prepare]\nthreads = 0\n", "prepare.threads: 0 is less than 1"),
             ("[wire.pins]\nrerank = 'nim'\n", "wire.pins.rerank: `nim` has no such path"),
             ("[[tenants]]\nname = 'podium'\nkeys = []\n", "tenants[0].name"),
             ("[[tenants]]\nname = 'a'\nkeys = ['short']\n", "tenants[0].keys: a key has at least 8"),

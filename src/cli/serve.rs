@@ -6,18 +6,15 @@ use crate::base::{TenantId, Tier};
 use crate::cost::price::PriceBook;
 use crate::cost::store::Store;
 use crate::engine::{BooksSetup, Clock, Engine, Journal, Setup};
-use crate::http::{App, Auth, Connections, Server, ServerLimits};
-use hyper::service::service_fn;
+use crate::http::{App, Auth, Connections, Server, listen};
 use rand_pcg::Pcg64;
 use std::collections::hash_map::RandomState;
-use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -172,39 +169,31 @@ fn describe(config: &Config, setup: &Setup) {
 
 async fn serve(config: &Config, setup: Setup, tls: Option<tokio_rustls::TlsAcceptor>) -> Result<(), Failure> {
     let mut listeners = Vec::new();
-    for address in &config.listen {
-        let listener = TcpListener::bind(address).await;
-        listeners
-            .push(listener.map_err(|error| Failure::unavailable(format!("listen: {address}: {error}")))?);
+    for &address in &config.listen {
+        let complain = |error| Failure::unavailable(format!("listen: {address}: {error}"));
+        listeners.push(listen(address).map_err(complain)?);
     }
     let store = setup.books.store.clone();
     let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
     let handle = engine.handle();
     let (drain, draining) = watch::channel(false);
-    let connections = Arc::new(Connections::default());
     let app = Arc::new(App {
         handle: handle.clone(),
         settings: Arc::new(config.wire.clone()),
         auth: auth(config),
         limits: config.http.clone(),
-        connections: connections.clone(),
+        connections: Arc::new(Connections::default()),
         // The system's own seed; ids need to be distinct, not secret.
         ids: Mutex::new(Pcg64::new(seed(), seed())),
         drain: drain.clone(),
         store,
-    });
-    let service = service_fn(move |request| {
-        let app = app.clone();
-        async move { Ok::<_, Infallible>(app.respond(request).await) }
     });
     let mut servers = JoinSet::new();
     let scheme = if tls.is_some() { "https" } else { "http" };
     for listener in listeners {
         let address = listener.local_addr().map_err(|error| Failure::unavailable(error.to_string()))?;
         tracing::info!("listening on {scheme}://{address}");
-        let limits: ServerLimits = config.http.clone();
-        let (tls, connections) = (tls.clone(), connections.clone());
-        let server = Server { service: service.clone(), limits, tls, connections };
+        let server = Server { app: app.clone(), tls: tls.clone() };
         servers.spawn(server.run(listener, draining.clone()));
     }
     let result = until_the_end(&mut engine, draining).await;

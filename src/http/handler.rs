@@ -249,6 +249,8 @@ impl App {
 fn respond(encoded: Encoded) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(encoded.body));
     *response.status_mut() = encoded.status;
+    // Content type, trace and date come to them.
+    response.headers_mut().reserve(encoded.headers.len() + 3);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(encoded.content_type));
     for (name, value) in encoded.headers {
         response.headers_mut().append(name, value);

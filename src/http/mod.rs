@@ -20,5 +20,5 @@ mod tls;
 
 pub use auth::{Admin, Auth};
 pub use handler::App;
-pub use server::{Connections, Server, ServerLimits};
+pub use server::{Connections, Server, ServerLimits, listen};
 pub use tls::TlsFiles;

@@ -1,26 +1,29 @@
 //! Connections: accepted up to a bound, slow ones cut, drained at the end.
 
 use super::guard::Guarded;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::Service;
+use super::handler::App;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 /// A system that has no more file descriptors gets some back within this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Connections that may wait to be accepted; the system bounds it too. With fewer a burst of
+/// clients finds the door shut, and tries again only after a second.
+const BACKLOG: u32 = 4_096;
 
 /// The server's bounds, each with its reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,28 +101,28 @@ pub struct Connections {
     pub rejected: AtomicU64,
 }
 
-/// How connections are served.
-#[derive(Clone)]
-pub struct Server<S> {
-    /// Answers requests.
-    pub service: S,
-    /// The bounds.
-    pub limits: ServerLimits,
-    /// Without it connections are plain.
-    pub tls: Option<TlsAcceptor>,
-    /// The counts.
-    pub connections: Arc<Connections>,
+/// Listens on an address.
+///
+/// # Errors
+/// As the system says: the port is taken, or not ours to take.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that is started again does not wait for its last connections' ends.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
-impl<S> Server<S>
-where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send,
-{
+/// Serves connections.
+#[derive(Clone)]
+pub struct Server {
+    /// Answers requests; its limits hold for connections too.
+    pub app: Arc<App>,
+    /// Without it connections are plain.
+    pub tls: Option<TlsAcceptor>,
+}
+
+impl Server {
     /// Serves a listener until `drain` turns true and its connections have ended, or their time
     /// is up.
     pub async fn run(self, listener: TcpListener, mut drain: watch::Receiver<bool>) {
@@ -139,17 +142,17 @@ where
             }
         }
         drop(listener);
-        let grace = Duration::from_millis(self.limits.drain_ms_max);
+        let grace = Duration::from_millis(self.app.limits.drain_ms_max);
         if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
-            let open = self.connections.open.load(Ordering::Relaxed);
+            let open = self.app.connections.open.load(Ordering::Relaxed);
             tracing::warn!(open, "connections were still open when the time to drain was up");
         }
     }
 
     fn accept(&self, stream: TcpStream, graceful: &GracefulShutdown) {
-        if self.connections.open.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
-            self.connections.open.fetch_sub(1, Ordering::Relaxed);
-            self.connections.rejected.fetch_add(1, Ordering::Relaxed);
+        if self.app.connections.open.fetch_add(1, Ordering::Relaxed) >= self.app.limits.connections_max {
+            self.app.connections.open.fetch_sub(1, Ordering::Relaxed);
+            self.app.connections.rejected.fetch_add(1, Ordering::Relaxed);
             // Plain text to a TLS client is noise, but so is silence.
             let _ = stream.try_write(
                 b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
@@ -157,15 +160,15 @@ where
             );
             return;
         }
-        self.connections.accepted.fetch_add(1, Ordering::Relaxed);
-        let open = Open(self.connections.clone());
+        self.app.connections.accepted.fetch_add(1, Ordering::Relaxed);
+        let open = Open(self.app.connections.clone());
         // Answers are small and wait for nothing that would fill the packet.
         let _ = stream.set_nodelay(true);
         let watcher = graceful.watcher();
         let this = self.clone();
         tokio::spawn(async move {
             let _open = open;
-            let patience = Duration::from_millis(this.limits.header_ms_max);
+            let patience = Duration::from_millis(this.app.limits.header_ms_max);
             match &this.tls {
                 None => this.serve(stream, watcher).await,
                 Some(tls) => match tokio::time::timeout(patience, tls.accept(stream)).await {
@@ -181,7 +184,7 @@ where
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let limits = &self.limits;
+        let limits = &self.app.limits;
         let patience = Duration::from_millis(limits.header_ms_max);
         let guarded = Guarded::new(stream, patience, Duration::from_millis(limits.write_ms_max));
         let mut builder = Builder::new(TokioExecutor::new());
@@ -200,7 +203,12 @@ where
             // A peer that is gone without a word is noticed by its silence to pings.
             .keep_alive_interval(patience)
             .keep_alive_timeout(patience);
-        let connection = builder.serve_connection(TokioIo::new(guarded), self.service.clone());
+        let app = self.app.clone();
+        let service = service_fn(move |request| {
+            let app = app.clone();
+            async move { Ok::<_, Infallible>(app.respond(request).await) }
+        });
+        let connection = builder.serve_connection(TokioIo::new(guarded), service);
         if let Err(error) = watcher.watch(connection.into_owned()).await {
             tracing::debug!(%error, "a connection ended early");
         }

@@ -60,43 +60,60 @@ fn k(served: Served) -> Option<u32> {
     }
 }
 
+// Names that the compiler has checked; every answer needs them.
+const TIER: HeaderName = HeaderName::from_static("x-podium-tier");
+const TOP_K: HeaderName = HeaderName::from_static("x-podium-top-k");
+const DEGRADED: HeaderName = HeaderName::from_static("x-podium-degraded");
+const BUDGET_MS: HeaderName = HeaderName::from_static("x-podium-budget-ms");
+const ELAPSED_MS: HeaderName = HeaderName::from_static("x-podium-elapsed-ms");
+const QUEUE_MS: HeaderName = HeaderName::from_static("x-podium-queue-ms");
+const COMPUTE_MS: HeaderName = HeaderName::from_static("x-podium-compute-ms");
+const MODEL: HeaderName = HeaderName::from_static("x-podium-model");
+const VERSION: HeaderName = HeaderName::from_static("x-podium-version");
+const DEVICE_NS: HeaderName = HeaderName::from_static("x-podium-device-ns");
+const COST: HeaderName = HeaderName::from_static("x-podium-cost-nanodollars");
+const TRUNCATED: HeaderName = HeaderName::from_static("x-podium-truncated");
+const WARNING: HeaderName = HeaderName::from_static("x-podium-warning");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-podium-request-id");
+
 /// The `x-podium-*` headers of an answer.
 pub(super) fn headers(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
     let receipt = &answer.outcome.receipt;
-    let mut headers = vec![request_id(answer.stamp)];
-    let mut put = |name: &'static str, value: String| {
+    let mut headers = Vec::with_capacity(16);
+    headers.push(request_id(answer.stamp));
+    headers.push((TIER, HeaderValue::from_static(receipt.served.name())));
+    if let Some(k) = k(receipt.served) {
+        headers.push((TOP_K, k.into()));
+    }
+    if let Some(reason) = receipt.degraded {
+        headers.push((DEGRADED, HeaderValue::from_static(reason.name())));
+    }
+    let mut put = |name: HeaderName, value: String| {
         // Only a model's name could hold what a header cannot; then it goes without.
         if let Ok(value) = HeaderValue::try_from(value) {
-            headers.push((HeaderName::from_static(name), value));
+            headers.push((name, value));
         }
     };
     // Whole microseconds: printing a float takes longer than all else here.
     let millis = |ns: crate::base::Ns| format!("{}.{:03}", ns.0 / 1_000_000, ns.0 / 1_000 % 1_000);
-    put("x-podium-tier", receipt.served.name().to_owned());
-    if let Some(k) = k(receipt.served) {
-        put("x-podium-top-k", k.to_string());
-    }
-    if let Some(reason) = receipt.degraded {
-        put("x-podium-degraded", reason.name().to_owned());
-    }
     if let Some(budget) = receipt.budget {
-        put("x-podium-budget-ms", millis(budget));
+        put(BUDGET_MS, millis(budget));
     }
-    put("x-podium-elapsed-ms", millis(receipt.elapsed));
-    put("x-podium-queue-ms", millis(receipt.queue));
-    put("x-podium-compute-ms", millis(receipt.compute));
-    put("x-podium-model", receipt.model.to_string());
-    put("x-podium-version", receipt.version.to_string());
-    put("x-podium-device-ns", receipt.device.0.to_string());
-    put("x-podium-cost-nanodollars", receipt.cost.0.to_string());
-    let truncated = answer.outcome.truncated.iter().filter(|&&truncated| truncated).count();
-    if truncated > 0 {
-        put("x-podium-truncated", truncated.to_string());
-    }
+    put(ELAPSED_MS, millis(receipt.elapsed));
+    put(QUEUE_MS, millis(receipt.queue));
+    put(COMPUTE_MS, millis(receipt.compute));
+    put(MODEL, receipt.model.to_string());
+    put(VERSION, receipt.version.to_string());
     for warning in answer.warnings {
         // Names of fields may hold anything.
         let plain = warning.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' });
-        put("x-podium-warning", plain.collect());
+        put(WARNING, plain.collect());
+    }
+    headers.push((DEVICE_NS, receipt.device.0.into()));
+    headers.push((COST, receipt.cost.0.into()));
+    let truncated = answer.outcome.truncated.iter().filter(|&&truncated| truncated).count();
+    if truncated > 0 {
+        headers.push((TRUNCATED, truncated.into()));
     }
     headers
 }
@@ -104,5 +121,5 @@ pub(super) fn headers(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
 /// The header by which a log line is found.
 pub(super) fn request_id(stamp: &Stamp) -> (HeaderName, HeaderValue) {
     let id = HeaderValue::try_from(&stamp.id).expect("an id is hexadecimal");
-    (HeaderName::from_static("x-podium-request-id"), id)
+    (REQUEST_ID, id)
 }

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use hyper::service::service_fn;
 use podium::backend::Scripted;
 use podium::base::{Ns, PerTier, TenantId, Tier};
 use podium::engine::{BooksSetup, Clock, Engine, Handle, LaneSetup, PrepareLimits, Setup, TierSetup};
@@ -12,7 +11,6 @@ use podium::sched::{Limits, TenantConfig};
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use podium::wire::Settings;
 use rand_pcg::Pcg64;
-use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -155,13 +153,8 @@ impl TestServer {
                     store,
                 });
                 sender.send((listener.local_addr().unwrap(), engine.handle())).unwrap();
-                let service = service_fn(move |request| {
-                    let app = app.clone();
-                    async move { Ok::<_, Infallible>(app.respond(request).await) }
-                });
                 let tls = options.tls.map(|files| files.load().unwrap());
-                let server = Server { service, limits: options.limits, tls, connections: open };
-                server.run(listener, draining).await;
+                Server { app, tls }.run(listener, draining).await;
             });
         });
         let (address, handle) = receiver.recv().expect("the server starts");

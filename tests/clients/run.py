@@ -1,0 +1,220 @@
+"""Runs the peers' own clients against a Podium that serves ms-marco-MiniLM-L-12-v2.
+
+    podium serve --primary ../shared/data/models/ms-marco-MiniLM-L-12-v2
+    python -m venv /tmp/clients && /tmp/clients/bin/pip install -r tests/clients/requirements.txt
+    /tmp/clients/bin/python tests/clients/run.py http://127.0.0.1:8080
+
+Nothing but the base address differs from how each is used against its own service. Ends with 1 if
+any of them got a wrong answer, or an error in another shape than its own.
+"""
+
+import math
+import sys
+import traceback
+
+import cohere
+import huggingface_hub
+import numpy
+import requests
+import tritonclient.http
+import voyageai
+
+BASE = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else "http://127.0.0.1:8080"
+MODEL = "ms-marco-MiniLM-L-12-v2"
+QUERY = "how many people live in berlin?"
+DOCUMENTS = [
+    "Berlin is well known for its museums.",
+    "Berlin has a population of 3,520,031 registered inhabitants in an area of 891.82 square kilometers.",
+    "New York City is famous for the Metropolitan Museum of Art.",
+]
+# Of the f32 forward in transformers, in the order of DOCUMENTS.
+LOGITS = [-3.934, 9.267, -11.187]
+ORDER = [1, 0, 2]
+
+CHECKS = []
+
+
+def check(function):
+    CHECKS.append(function)
+    return function
+
+
+def sigmoid(logit):
+    return 1 / (1 + math.exp(-logit))
+
+
+def right(results, form=sigmoid, order=ORDER, tolerance=1e-3):
+    """results: (index, score) in the order in which they came."""
+    assert [index for index, _ in results] == order, results
+    for index, score in results:
+        assert abs(score - form(LOGITS[index])) < tolerance, (index, score, form(LOGITS[index]))
+
+
+def logits(results, order=ORDER):
+    right(results, form=lambda logit: logit, order=order)
+
+
+def raised(kind, call):
+    """The error that a call must end with."""
+    try:
+        answer = call()
+    except kind as error:
+        return error
+    raise AssertionError(f"no {kind.__name__}, but {answer}")
+
+
+def post(path, body, status=200, **headers):
+    response = requests.post(BASE + path, json=body, headers=headers, timeout=30)
+    assert response.status_code == status, (response.status_code, response.text)
+    assert response.headers["x-podium-request-id"]
+    if status == 200:
+        assert response.headers["x-podium-tier"] == "full"
+        assert int(response.headers["x-podium-device-ns"]) > 0
+    return response.json()
+
+
+def ranked(results, score="relevance_score"):
+    return [(result["index"], result[score]) for result in results]
+
+
+@check
+def cohere_v1():
+    client = cohere.Client("a key", base_url=BASE)
+    answer = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, return_documents=True)
+    right([(result.index, result.relevance_score) for result in answer.results])
+    assert [result.document.text for result in answer.results] == [DOCUMENTS[place] for place in ORDER]
+    assert answer.meta.billed_units.search_units == 1
+    answer = client.rerank(model=MODEL, query=QUERY, documents=[{"text": text} for text in DOCUMENTS], top_n=1)
+    right([(result.index, result.relevance_score) for result in answer.results], order=[1])
+    error = raised(cohere.BadRequestError, lambda: client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=0))
+    assert "top_n" in error.body["message"] if isinstance(error.body, dict) else error.body.message, error.body
+
+
+@check
+def cohere_v2():
+    client = cohere.ClientV2("a key", base_url=BASE)
+    answer = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=2, max_tokens_per_doc=400, priority=0)
+    right([(result.index, result.relevance_score) for result in answer.results], order=ORDER[:2])
+    error = raised(cohere.BadRequestError, lambda: client.rerank(model=MODEL, query="", documents=DOCUMENTS))
+    assert "query" in str(error.body), error.body
+
+
+@check
+def voyage():
+    client = voyageai.Client(api_key="a key", base_url=BASE + "/v1")
+    answer = client.rerank(QUERY, DOCUMENTS, model=MODEL, top_k=3)
+    right([(result.index, result.relevance_score) for result in answer.results])
+    assert [result.document for result in answer.results] == [DOCUMENTS[place] for place in ORDER]
+    assert answer.total_tokens > 0
+    error = raised(voyageai.error.InvalidRequestError, lambda: client.rerank(QUERY, DOCUMENTS, model=MODEL, top_k=0))
+    assert "top_k" in str(error), error
+
+
+def bytes_input(name, texts, binary):
+    tensor = tritonclient.http.InferInput(name, [len(texts)], "BYTES")
+    tensor.set_data_from_numpy(numpy.array([text.encode() for text in texts], dtype=object), binary_data=binary)
+    return tensor
+
+
+@check
+def open_inference_protocol():
+    client = tritonclient.http.InferenceServerClient(BASE.split("://")[1])
+    assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(MODEL)
+    assert client.get_server_metadata()["name"] == "podium"
+    assert client.get_model_metadata(MODEL)["inputs"][0]["datatype"] == "BYTES"
+    for binary in (True, False):
+        inputs = [bytes_input("QUERY", [QUERY], binary), bytes_input("PASSAGE", DOCUMENTS, binary)]
+        outputs = [tritonclient.http.InferRequestedOutput("SCORE", binary_data=binary)]
+        answer = client.infer(MODEL, inputs, outputs=outputs, request_id="7", parameters={"raw_scores": True})
+        scores = answer.as_numpy("SCORE").reshape(-1)
+        logits(list(enumerate(scores)), order=[0, 1, 2])
+        assert answer.get_response()["id"] == "7"
+    error = raised(
+        tritonclient.utils.InferenceServerException,
+        lambda: client.infer(MODEL, [bytes_input("QUERY", [QUERY], True)]),
+    )
+    assert "PASSAGE" in error.message(), error
+
+
+@check
+def text_embeddings_inference():
+    # As huggingface_hub calls a TEI endpoint.
+    session = huggingface_hub.get_session()
+    body = {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True, "return_text": True}
+    response = session.post(BASE + "/rerank", json=body)
+    huggingface_hub.utils.hf_raise_for_status(response)
+    logits(ranked(response.json(), "score"))
+    assert response.json()[0]["text"] == DOCUMENTS[1]
+    right(ranked(post("/rerank", {"query": QUERY, "texts": DOCUMENTS, "truncate": True}), "score"))
+    error = post("/rerank", {"query": QUERY, "texts": "not a list"}, status=422)
+    assert set(error) == {"error", "error_type"} and error["error_type"] == "Validation", error
+    assert requests.get(BASE + "/info", timeout=30).json()["model_id"] == MODEL
+
+
+@check
+def jina():
+    body = {"model": MODEL, "query": QUERY, "documents": DOCUMENTS, "top_n": 2, "return_documents": True}
+    answer = post("/v1/rerank", body)
+    right(ranked(answer["results"]), order=ORDER[:2])
+    assert answer["results"][0]["document"]["text"] == DOCUMENTS[1]
+    assert answer["usage"]["total_tokens"] > 0 and answer["model"] == MODEL
+
+
+@check
+def vllm():
+    answer = post("/rerank", {"model": MODEL, "query": QUERY, "documents": DOCUMENTS, "top_n": 0})
+    right(ranked(answer["results"]))
+    assert answer["results"][0]["document"]["text"] == DOCUMENTS[1] and answer["usage"]["total_tokens"] > 0
+    answer = post("/score", {"model": MODEL, "text_1": QUERY, "text_2": DOCUMENTS})
+    right(ranked(answer["data"], "score"), order=[0, 1, 2])
+    answer = post("/v1/score", {"model": MODEL, "queries": [QUERY] * 3, "documents": DOCUMENTS})
+    right(ranked(answer["data"], "score"), order=[0, 1, 2])
+    error = post("/score", {"model": MODEL, "text_1": [QUERY] * 2, "text_2": DOCUMENTS}, status=400)
+    assert set(error["error"]) == {"message", "type", "param", "code"}, error
+
+
+@check
+def infinity():
+    body = {"model": MODEL, "query": QUERY, "documents": DOCUMENTS, "raw_scores": True, "return_documents": True}
+    answer = post("/rerank", body)
+    logits(ranked(answer["results"]))
+    assert answer["object"] == "rerank" and answer["results"][0]["document"] == DOCUMENTS[1]
+    error = post("/rerank", body | {"documents": []}, status=422)
+    assert "documents" in error["error"]["message"], error
+
+
+@check
+def nim():
+    body = {"model": MODEL, "query": {"text": QUERY}, "passages": [{"text": text} for text in DOCUMENTS]}
+    logits(ranked(post("/v1/ranking", body)["rankings"], "logit"))
+    error = post("/v1/ranking", body | {"query": {}}, status=400)
+    assert "query.text" in str(error), error
+
+
+@check
+def podium():
+    body = {"query": QUERY, "documents": DOCUMENTS, "scores": "logit", "latency_budget_ms": 10_000}
+    answer = post("/v1/rank", body)
+    logits(ranked(answer["results"], "score"))
+    assert (answer["tier"], answer["degraded"], answer["budget_ms"]) == ("full", None, 10_000)
+    assert answer["cost"]["device_ns"] > 0
+    models = requests.get(BASE + "/v1/models", timeout=30).json()
+    assert models["object"] == "list" and models["data"][0]["id"] == MODEL
+
+
+def main():
+    failed = 0
+    for function in CHECKS:
+        try:
+            function()
+            print(f"ok      {function.__name__}")
+        except Exception:
+            failed += 1
+            print(f"FAILED  {function.__name__}")
+            traceback.print_exc()
+    print(f"{len(CHECKS) - failed} of {len(CHECKS)} passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
