@@ -8,6 +8,7 @@
 //! | 7 | [`cli`]: one file a command |
 //! | 6 | [`http`]: accept, route, the life of a request |
 //! | 5 | [`engine`]: the running server, a driver of the scheduler |
+//! | 5 | [`sim`]: the simulated server, another driver of it |
 //! | 4 | [`backend`]: devices behind one trait |
 //! | 3 | [`sched`]: pure; events in, actions out |
 //! | 2 | [`cost`]: device time, predicted, priced and charged |
@@ -27,6 +28,7 @@ pub mod http;
 pub mod model;
 pub mod rerank;
 pub mod sched;
+pub mod sim;
 pub mod telemetry;
 pub mod token;
 pub mod wire;

@@ -335,31 +335,3 @@ fn a_signal_drains_the_server_and_the_ledger_has_its_last_request() {
     assert_eq!(run(&["costs", "--ledger", "/none.sqlite"]).0, 66);
     assert_eq!(run(&["costs", "--ledger", ledger.to_str().unwrap(), "--from", "yesterday"]).0, 64);
 }
-
-#[test]
-fn ten_thousand_idle_connections_are_held_and_the_rest_served() {
-    // A descriptor here and one in the server for each.
-    let needed = 10_000 + 256;
-    let had = rlimit::increase_nofile_limit(needed).unwrap();
-    if had < needed {
-        eprintln!("SKIPPED: {needed} open files are needed, and {had} are allowed");
-        return;
-    }
-    let model = small_model();
-    let server = Serving::start(&["--primary", model.path().to_str().unwrap()]);
-    let idle: Vec<TcpStream> = (0..10_000).map(|_| server.connect()).collect();
-    let open = || {
-        let page = server.send(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").text();
-        let line = page.lines().find_map(|line| line.strip_prefix("podium_connections "));
-        line.expect("the metric is there").parse::<usize>().unwrap()
-    };
-    while open() <= idle.len() {
-        std::thread::yield_now();
-    }
-    server.rank();
-    drop(idle);
-    while open() > 10 {
-        std::thread::yield_now();
-    }
-    server.rank();
-}

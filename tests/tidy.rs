@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("sched", 3),
     ("backend", 4),
     ("engine", 5),
+    ("sim", 5),
     ("http", 6),
     ("cli", 7),
 ];

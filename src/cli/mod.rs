@@ -5,6 +5,7 @@ mod costs;
 mod pool;
 mod rank;
 mod serve;
+mod simulate;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Command {
     Rank(rank::Args),
     /// Prints who used what and owes what, from a ledger.
     Costs(costs::Args),
+    /// Runs the scheduler in simulated time, beside others or against a journal.
+    Simulate(simulate::Args),
 }
 
 /// Why a command failed, and the exit code that says so (BSD's `sysexits.h`).
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Rank(args) => rank::run(args),
         Command::Costs(args) => costs::run(args),
+        Command::Simulate(args) => simulate::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

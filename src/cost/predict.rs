@@ -61,7 +61,7 @@ pub struct Measured {
 const KNOTS: usize = 17;
 /// Tokens at the second knot, as a power of two.
 const FIRST_POWER: usize = 4;
-/// What a token, a squared token and a batch are taken to cost in nanoseconds before anything was
+/// What a batch, a token and a squared token are taken to cost in nanoseconds before anything was
 /// measured. Only the ratios matter after the first few batches: where lengths do not tell the
 /// second coefficient from the third, the error goes to the second.
 const UNITS: [f64; 3] = [1e6, 1e4, 5.0];
@@ -162,12 +162,23 @@ impl Predictor {
         if load.is_empty() { Ns::ZERO } else { whole(self.nanos(load) * self.window.p99()) }
     }
 
+    /// A time that is hardly ever passed: twice the margin of [`Predictor::p99`].
+    pub fn surely(&self, load: &Load) -> Ns {
+        let (mean, p99) = (self.predict(load), self.p99(load));
+        p99.saturating_add(p99.saturating_sub(mean))
+    }
+
     /// What one more pair of `length` tokens adds to a batch, whatever its size; at least a
     /// nanosecond.
     pub fn marginal(&self, length: u32) -> Ns {
         let length = f64::from(length);
         let [_, per_token, per_square] = self.coefficients;
         whole(self.gain * length * (per_token * UNITS[1] + per_square * UNITS[2] * length))
+    }
+
+    /// What a batch takes however small it is.
+    pub fn fixed(&self) -> Ns {
+        whole(self.gain * self.coefficients[0] * UNITS[0])
     }
 
     /// Learns how long a batch took.

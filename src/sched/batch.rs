@@ -1,17 +1,20 @@
 //! Batching: when a lane has room, who goes next and how much of it.
 //!
-//! An idle lane takes what there is at once. A busy one that may hold a second batch lets it
-//! grow until it is full, until its most urgent job must start, or until the lane is about to
-//! run dry. Deferral is thus bought with slack and never configured (Symphony, arXiv 2308.07470).
+//! An idle lane takes what there is at once. A busy one that may hold a second batch lets it grow
+//! while growth makes it cheaper, until it is full, or until the lane is about to run dry, which is
+//! the latest start of whatever is in it. No window is configured (as in Symphony, arXiv 2308.07470).
 
 use super::event::{Action, BatchId, Dispatch, JobId, LaneId, Slice};
-use super::lane::{Batch, Health, Member};
+use super::lane::{Batch, Health, Lane, Member};
 use super::{Scheduler, Timer};
 use crate::base::{Ns, TenantId, Tier};
 use crate::cost::predict::Load;
 
 /// A lane about to run dry gets its next batch this early: the host's share of a dispatch.
 const REFILL_LEAD: Ns = Ns(500_000);
+/// A batch of so many times what any batch takes, however small, has grown enough: a ninth of it is
+/// overhead, and a larger one only keeps its first jobs waiting for their answer.
+const GROWN: u64 = 8;
 /// A probing lane is trusted with this much.
 const PROBE_TOKENS_MAX: u64 = 512;
 /// A batch past its bound is given up after so many times its prediction, or later.
@@ -29,6 +32,21 @@ struct Draft {
 
 impl Scheduler {
     pub(super) fn fill_lanes(&mut self, out: &mut Vec<Action>) {
+        self.fill_each(out);
+        // A job that one tier gave up may be work for a lane of the other that had none.
+        while self.idles() {
+            self.fill_each(out);
+        }
+    }
+
+    /// Whether a lane has nothing to do and could.
+    pub(super) fn idles(&self) -> bool {
+        let idles =
+            |lane: &Lane| lane.running.is_empty() && lane.has_room() && self.queues[lane.tier].jobs() > 0;
+        self.lanes.iter().any(idles)
+    }
+
+    fn fill_each(&mut self, out: &mut Vec<Action>) {
         for index in 0..self.lanes.len() {
             let tier = self.lanes[index].tier;
             while self.queues[tier].jobs() > 0 && self.lanes[index].has_room() && self.is_time(index) {
@@ -43,21 +61,15 @@ impl Scheduler {
     fn is_time(&mut self, index: usize) -> bool {
         let lane = &self.lanes[index];
         let Some(running) = lane.running.back() else { return true };
-        let queue = &self.queues[lane.tier];
         let dry = running.ends.saturating_sub(REFILL_LEAD);
-        if queue.tokens() >= lane.tokens_max || dry <= self.now {
+        let queue = &self.queues[lane.tier];
+        let pays = Ns(self.predictors[lane.tier].fixed().0.saturating_mul(GROWN));
+        if queue.tokens() >= lane.tokens_max || queue.work() >= pays || dry <= self.now {
             return true;
         }
-        // The head's latest start: it then runs right after what runs now.
-        let own = self.predictors[lane.tier].p99(&Load::of([queue.tokens() as u32 / queue.jobs() as u32]));
-        let latest = queue.first_due().map_or(dry, |due| due.saturating_sub(own));
-        if latest <= self.now {
-            return true;
-        }
-        let at = dry.min(latest);
-        if at < self.refill_at {
-            self.refill_at = at;
-            self.set_timer(at, Timer::Refill);
+        if dry < self.refill_at {
+            self.refill_at = dry;
+            self.set_timer(dry, Timer::Refill);
         }
         false
     }
@@ -70,7 +82,7 @@ impl Scheduler {
         let tokens_max = if probing { lane.tokens_max.min(PROBE_TOKENS_MAX) } else { lane.tokens_max };
         let mut draft =
             Draft { tokens_max, load: Load::default(), members: Vec::new(), tightest: Ns::MAX, starts };
-        while let Some((tenant, id)) = self.queues[tier].front() {
+        while let Some((tenant, id)) = self.queues[tier].front(self.now) {
             if self.give_up_late(id, tier, starts, out) {
                 continue;
             }
@@ -90,7 +102,7 @@ impl Scheduler {
         let predictor = &self.predictors[tier];
         let job = self.jobs.get_mut(&id).expect("a queued job is inside");
         let range = job.parts[tier].todo.front().cloned().expect("a queued part has something to do");
-        let allowance = self.queues[tier].allowance(tenant);
+        let allowance = self.queues[tier].allowance(self.now, tenant);
         let before = draft.load;
         let (mut end, mut taken, mut full) = (range.start, Ns::ZERO, false);
         while end < range.end && taken < allowance {
@@ -100,7 +112,7 @@ impl Scheduler {
             if draft.load.pairs > 0 {
                 let fits = load.tokens <= draft.tokens_max
                     && predictor.predict(&load) <= self.limits.batch_ns_max
-                    && draft.starts.saturating_add(predictor.p99(&load)) <= draft.tightest;
+                    && draft.starts.saturating_add(predictor.surely(&load)) <= draft.tightest;
                 if !fits {
                     full = true;
                     break;
@@ -146,7 +158,7 @@ impl Scheduler {
         } else {
             queue.take(tenant, ticket, (tokens, work));
         }
-        queue.charge(tenant, work.0 as i64);
+        queue.charge(self.now, tenant, work.0 as i64);
         let slice = Slice { job: id, range: range.start..end, order };
         draft.members.push(Member { slice, tenant, work });
         !full

@@ -6,13 +6,12 @@ use crate::base::{DeviceNs, Ns, Tier};
 use std::collections::BTreeMap;
 
 impl Scheduler {
-    /// Asserts what is cheap to see: bounds, and that no lane idles beside eligible work.
-    pub fn check_bounds(&self) {
+    /// Bounds, and that no lane idles beside eligible work.
+    fn check_bounds(&self) {
         assert!(self.jobs.len() <= self.limits.jobs_max, "jobs stay within their bound");
         assert!(self.pairs <= self.limits.pairs_max, "pairs stay within their bound");
+        assert!(!self.idles(), "no lane idles beside eligible work");
         for lane in &self.lanes {
-            let idle = lane.running.is_empty() && lane.has_room();
-            assert!(!(idle && self.queues[lane.tier].jobs() > 0), "no lane idles beside eligible work");
             for batch in &lane.running {
                 let fits = batch.load.tokens <= lane.tokens_max || batch.load.pairs == 1;
                 // A bound that was halved since binds the batches after it.

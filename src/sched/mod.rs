@@ -121,6 +121,7 @@ impl Scheduler {
     pub fn new(config: &Config) -> Self {
         assert!(!config.tenants.is_empty(), "there is at least the anonymous tenant");
         let quantum = Ns(config.limits.batch_ns_max.0 / 4);
+        let lanes = |tier| config.lanes.iter().filter(|lane| lane.tier == tier).count();
         let weights = || config.tenants.iter().map(|tenant| tenant.weight);
         Self {
             limits: config.limits.clone(),
@@ -128,7 +129,7 @@ impl Scheduler {
             draining: false,
             jobs: HashMap::default(),
             pairs: 0,
-            queues: PerTier::from_fn(|_| TierQueue::new(weights(), quantum)),
+            queues: PerTier::from_fn(|tier| TierQueue::new(weights(), lanes(tier), quantum)),
             lanes: config.lanes.iter().cloned().map(Lane::new).collect(),
             predictors: PerTier::from_fn(|tier| Predictor::new(&config.seeds[tier])),
             quotas: config.tenants.iter().map(|tenant| Quota::new(tenant.quota)).collect(),

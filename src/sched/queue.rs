@@ -1,10 +1,17 @@
-//! What waits for a tier: earliest deadline first inside a tenant, deficit round robin over
-//! tenants (Shreedhar and Varghese 1995) in predicted device time.
+//! What waits for a tier: earliest deadline first inside a tenant, and fairness over tenants in
+//! predicted device time.
+//!
+//! A tenant saves up the part of its share that it does not use. Those with savings come first, by
+//! deadline: a tenant that stays within its share does not notice another's flood. The others
+//! take turns by deficit round robin (Shreedhar and Varghese 1995).
 
 use super::event::JobId;
 use super::horizon::{Bucket, Horizon};
 use crate::base::{Ns, TenantId};
 use std::collections::{BTreeMap, VecDeque};
+
+/// Shares are saved up for this long.
+const SAVED_MAX: Ns = Ns::from_millis(1_000);
 
 /// A job's place in a queue; what it needs to leave it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +29,9 @@ pub(super) struct TierQueue {
     ring: VecDeque<TenantId>,
     /// Device time that a tenant of weight 1 gets in a turn.
     quantum: i64,
+    /// Sum of all tenants' weights: what a tenant saves is counted in this part of a nanosecond.
+    weights: i64,
+    lanes: i64,
     seq: u64,
     work: Ns,
     tokens: u64,
@@ -32,21 +42,31 @@ pub(super) struct TierQueue {
 struct TenantQueue {
     weight: i64,
     deficit: i64,
+    /// What it had saved up of its share, and when; its part of what the lanes had since comes to it.
+    saved: i64,
+    saved_at: Ns,
     waiting: BTreeMap<(Ns, u64), JobId>,
     horizon: Horizon,
 }
 
 impl TierQueue {
-    pub fn new(weights: impl Iterator<Item = u32>, quantum: Ns) -> Self {
-        let tenants = weights
+    /// A queue for tenants of these weights and for so many lanes.
+    pub fn new(weights: impl Iterator<Item = u32>, lanes: usize, quantum: Ns) -> Self {
+        let lanes = lanes as i64;
+        let tenants: Vec<TenantQueue> = weights
+            .map(|weight| i64::from(weight.max(1)))
             .map(|weight| TenantQueue {
-                weight: i64::from(weight.max(1)),
+                weight,
                 deficit: 0,
+                saved: saved_max(weight, lanes),
+                saved_at: Ns::ZERO,
                 waiting: BTreeMap::new(),
                 horizon: Horizon::default(),
             })
             .collect();
         Self {
+            weights: tenants.iter().map(|tenant| tenant.weight).sum(),
+            lanes,
             tenants,
             ring: VecDeque::new(),
             quantum: quantum.0.max(1) as i64,
@@ -96,7 +116,14 @@ impl TierQueue {
     }
 
     /// The job whose turn it is. With one tenant in line there is nothing to be fair about.
-    pub fn front(&mut self) -> Option<(TenantId, JobId)> {
+    pub fn front(&mut self, now: Ns) -> Option<(TenantId, JobId)> {
+        if self.ring.len() > 1 {
+            let saving = self.ring.iter().copied().filter(|&tenant| self.has_saved(now, tenant));
+            let first = saving.min_by_key(|tenant| self.tenants[tenant.0 as usize].waiting.keys().next());
+            if let Some(tenant) = first {
+                return self.first_of(tenant);
+            }
+        }
         while self.ring.len() > 1 {
             let tenant = self.ring[0];
             let queue = &mut self.tenants[tenant.0 as usize];
@@ -106,40 +133,78 @@ impl TierQueue {
             queue.deficit += self.quantum * queue.weight;
             self.ring.rotate_left(1);
         }
-        let tenant = *self.ring.front()?;
+        self.first_of(*self.ring.front()?)
+    }
+
+    fn first_of(&self, tenant: TenantId) -> Option<(TenantId, JobId)> {
         let (_, &job) = self.tenants[tenant.0 as usize].waiting.first_key_value()?;
         Some((tenant, job))
     }
 
     /// Predicted device time that a tenant may take before its turn ends.
-    pub fn allowance(&self, tenant: TenantId) -> Ns {
+    pub fn allowance(&self, now: Ns, tenant: TenantId) -> Ns {
         if self.ring.len() <= 1 {
             return Ns::MAX;
         }
-        Ns(self.tenants[tenant.0 as usize].deficit.max(0) as u64)
+        let queue = &self.tenants[tenant.0 as usize];
+        let nanos = match self.has_saved(now, tenant) {
+            true => self.quantum * queue.weight,
+            false => queue.deficit,
+        };
+        Ns(nanos.max(0) as u64)
     }
 
     /// Charges a tenant for predicted device time, or gives back (negative) what was predicted
     /// too much. A debt is bounded, so that one bad prediction silences nobody for long.
-    pub fn charge(&mut self, tenant: TenantId, device_ns: i64) {
+    pub fn charge(&mut self, now: Ns, tenant: TenantId, device_ns: i64) {
+        let (saved, had_saved) = (self.saved(now, tenant), self.has_saved(now, tenant));
         let queue = &mut self.tenants[tenant.0 as usize];
-        let bound = 4 * self.quantum * queue.weight;
-        queue.deficit = (queue.deficit - device_ns).clamp(-bound, bound);
+        if !had_saved {
+            let bound = 4 * self.quantum * queue.weight;
+            queue.deficit = (queue.deficit - device_ns).clamp(-bound, bound);
+        }
+        let left = saved.saturating_sub(device_ns.saturating_mul(self.weights));
+        // What it used of time that nobody else wanted is no debt.
+        queue.saved = left.clamp(0, saved_max(queue.weight, self.lanes));
+        queue.saved_at = now;
+    }
+
+    /// What a tenant has saved up of its share: device time times the sum of weights.
+    fn saved(&self, now: Ns, tenant: TenantId) -> i64 {
+        let queue = &self.tenants[tenant.0 as usize];
+        let since = i128::from(now.saturating_sub(queue.saved_at).0);
+        let saved = i128::from(queue.saved) + since * i128::from(self.lanes * queue.weight);
+        saved.min(i128::from(saved_max(queue.weight, self.lanes))) as i64
+    }
+
+    /// Whether a tenant uses less than its share: half of what it may save is there.
+    fn has_saved(&self, now: Ns, tenant: TenantId) -> bool {
+        let weight = self.tenants[tenant.0 as usize].weight;
+        2 * self.saved(now, tenant) >= saved_max(weight, self.lanes)
     }
 
     /// Predicted device time that will be spent before a new job of this tenant, due at `due`
-    /// and taking `own`, is through: its own tenant's more urgent work, and as much of the
-    /// others' as their shares let pass meanwhile.
+    /// and taking `own`, is through: its own tenant's more urgent work, and what the others will
+    /// have meanwhile.
     pub fn ahead(&self, now: Ns, tenant: TenantId, due: Ns, own: Ns) -> Ns {
         let queue = &self.tenants[tenant.0 as usize];
         let mine = queue.ahead(now, due);
-        let others = self.work.saturating_sub(queue.horizon.total());
-        let rivals: i64 = (self.ring.iter().filter(|&&listed| listed != tenant))
-            .map(|listed| self.tenants[listed.0 as usize].weight)
-            .sum();
+        let has_saved = self.has_saved(now, tenant);
+        // The others' savers come first or by deadline; those that take turns pass as much as
+        // their shares let them, and not at all before one that has savings.
+        let (mut first, mut turns, mut rivals) = (Ns::ZERO, Ns::ZERO, 0);
+        for &listed in self.ring.iter().filter(|&&listed| listed != tenant) {
+            let rival = &self.tenants[listed.0 as usize];
+            if self.has_saved(now, listed) {
+                first += if has_saved { rival.ahead(now, due) } else { rival.horizon.total() };
+            } else if !has_saved {
+                turns += rival.horizon.total();
+                rivals += rival.weight;
+            }
+        }
         let turn = Ns((self.quantum * rivals) as u64);
         let share = (u128::from(mine.0 + own.0) * rivals as u128 / queue.weight as u128) as u64;
-        mine + others.min(Ns(share).saturating_add(turn))
+        mine + first + turns.min(Ns(share).saturating_add(turn))
     }
 
     /// Predicted device time of everything in line.
@@ -157,19 +222,15 @@ impl TierQueue {
         self.jobs
     }
 
-    /// When the most urgent job is due.
-    pub fn first_due(&self) -> Option<Ns> {
-        self.ring
-            .iter()
-            .filter_map(|tenant| self.tenants[tenant.0 as usize].waiting.keys().next())
-            .map(|&(due, _)| due)
-            .min()
-    }
-
     /// Every job in line, for the rare moments when all of them must be told something.
     pub fn all(&self) -> Vec<JobId> {
         self.tenants.iter().flat_map(|tenant| tenant.waiting.values().copied()).collect()
     }
+}
+
+/// The most that a tenant saves: device time times the sum of weights.
+fn saved_max(weight: i64, lanes: i64) -> i64 {
+    SAVED_MAX.0 as i64 * lanes * weight
 }
 
 impl TenantQueue {
@@ -189,11 +250,21 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
+    /// A queue whose tenants have used up their savings.
+    fn spent(weights: &[u32]) -> TierQueue {
+        let mut queue = TierQueue::new(weights.iter().copied(), 1, Ns(MS));
+        for tenant in 0..weights.len() as u32 {
+            queue.charge(Ns::ZERO, TenantId(tenant), i64::MAX);
+            queue.tenants[tenant as usize].deficit = 0;
+        }
+        queue
+    }
+
     fn served(queue: &mut TierQueue, turns: usize) -> Vec<u64> {
         let mut order = Vec::new();
         for _ in 0..turns {
-            let Some((tenant, job)) = queue.front() else { break };
-            queue.charge(tenant, MS as i64);
+            let Some((tenant, job)) = queue.front(Ns::ZERO) else { break };
+            queue.charge(Ns::ZERO, tenant, MS as i64);
             let ((due, seq), _) = queue.tenants[tenant.0 as usize].waiting.first_key_value().unwrap();
             let ticket = Ticket { due: *due, seq: *seq, bucket: Horizon::bucket(Ns::ZERO, *due) };
             queue.remove(tenant, ticket, (1, Ns(MS)));
@@ -204,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_tenant_s_own_jobs_go_by_deadline() {
-        let mut queue = TierQueue::new([1].into_iter(), Ns(MS));
+        let mut queue = TierQueue::new([1].into_iter(), 1, Ns(MS));
         for (job, due) in [(1, 30), (2, 10), (3, 20), (4, 10)] {
             queue.push(Ns::ZERO, (TenantId(0), JobId(job)), Ns(due * MS), (1, Ns(MS)));
         }
@@ -214,7 +285,7 @@ mod tests {
 
     #[test]
     fn tenants_share_by_weight_however_much_one_sends() {
-        let mut queue = TierQueue::new([1, 3].into_iter(), Ns(MS));
+        let mut queue = spent(&[1, 3]);
         for job in 0..100 {
             queue.push(Ns::ZERO, (TenantId(0), JobId(job)), Ns(MS), (1, Ns(MS)));
         }
@@ -226,8 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_within_its_share_goes_before_a_flood() {
+        let mut queue = spent(&[1, 1]);
+        for job in 0..1000 {
+            queue.push(Ns::ZERO, (TenantId(0), JobId(job)), Ns(50 * MS), (1, Ns(MS)));
+        }
+        // The second one has used a tenth of what its share lets it save.
+        queue.tenants[1].saved = saved_max(1, 1) * 9 / 10;
+        assert_eq!(queue.ahead(Ns::ZERO, TenantId(1), Ns(90 * MS), Ns(2 * MS)), Ns::ZERO);
+        for job in 1000..1010 {
+            queue.push(Ns::ZERO, (TenantId(1), JobId(job)), Ns(90 * MS), (1, Ns(MS)));
+        }
+        assert_eq!(queue.ahead(Ns::ZERO, TenantId(0), Ns(90 * MS), Ns(2 * MS)), Ns(1010 * MS));
+        assert!(served(&mut queue, 10).iter().all(|&job| job >= 1000));
+        // Once a second its share of the lanes is there again, and is not more than that.
+        assert_eq!(queue.saved(Ns(5_000 * MS), TenantId(1)), saved_max(1, 1));
+    }
+
+    #[test]
     fn a_flood_hides_at_most_a_share_of_the_others() {
-        let mut queue = TierQueue::new([1, 1].into_iter(), Ns(MS));
+        let mut queue = spent(&[1, 1]);
         for job in 0..1000 {
             queue.push(Ns::ZERO, (TenantId(0), JobId(job)), Ns(50 * MS), (1, Ns(MS)));
         }

@@ -37,7 +37,7 @@ impl Scheduler {
 
     fn pay(&mut self, tier: Tier, member: &Member, charge: DeviceNs, out: &mut Vec<Action>) {
         // What was charged by prediction is corrected to what was measured.
-        self.queues[tier].charge(member.tenant, charge.0 as i64 - member.work.0 as i64);
+        self.queues[tier].charge(self.now, member.tenant, charge.0 as i64 - member.work.0 as i64);
         self.quotas[member.tenant.0 as usize].spend(charge);
         match self.jobs.get_mut(&member.slice.job) {
             Some(job) => job.charged[tier] += charge,

@@ -10,7 +10,9 @@ use podium::model::Calibration;
 use podium::sched::{Limits, TenantConfig};
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use podium::wire::Settings;
+use rand::RngExt;
 use rand_pcg::Pcg64;
+use safetensors::{Dtype, tensor::TensorView};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -48,6 +50,60 @@ pub fn small_model() -> tempfile::TempDir {
         std::fs::copy(fixture.join(file), folder.path().join(file)).unwrap();
     }
     save_letters(&folder.path().join("tokenizer.json"));
+    folder
+}
+
+/// A directory with a tiny random BERT that has another model's tokenizer.
+pub fn small_model_beside(model: &Path) -> tempfile::TempDir {
+    const HIDDEN: usize = 32;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(model.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    for (key, value) in [
+        ("hidden_size", HIDDEN),
+        ("num_hidden_layers", 1),
+        ("num_attention_heads", 2),
+        ("intermediate_size", 64),
+    ] {
+        config[key] = value.into();
+    }
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let size = |key: &str| config[key].as_u64().unwrap() as usize;
+    let mut tensors: Vec<(String, Vec<usize>)> = vec![
+        ("bert.embeddings.word_embeddings.weight".into(), vec![size("vocab_size"), HIDDEN]),
+        ("bert.embeddings.position_embeddings.weight".into(), vec![size("max_position_embeddings"), HIDDEN]),
+        ("bert.embeddings.token_type_embeddings.weight".into(), vec![size("type_vocab_size"), HIDDEN]),
+    ];
+    let layer = "bert.encoder.layer.0";
+    let dense = [
+        (format!("{layer}.attention.self.query"), HIDDEN, HIDDEN),
+        (format!("{layer}.attention.self.key"), HIDDEN, HIDDEN),
+        (format!("{layer}.attention.self.value"), HIDDEN, HIDDEN),
+        (format!("{layer}.attention.output.dense"), HIDDEN, HIDDEN),
+        (format!("{layer}.intermediate.dense"), 64, HIDDEN),
+        (format!("{layer}.output.dense"), HIDDEN, 64),
+        ("bert.pooler.dense".into(), HIDDEN, HIDDEN),
+        ("classifier".into(), 1, HIDDEN),
+    ];
+    for (name, out, into) in dense {
+        tensors.push((format!("{name}.weight"), vec![out, into]));
+        tensors.push((format!("{name}.bias"), vec![out]));
+    }
+    for name in ["bert.embeddings", &format!("{layer}.attention.output"), &format!("{layer}.output")] {
+        tensors.push((format!("{name}.LayerNorm.weight"), vec![HIDDEN]));
+        tensors.push((format!("{name}.LayerNorm.bias"), vec![HIDDEN]));
+    }
+    let mut random = Pcg64::new(1, 1);
+    let mut values = |shape: &[usize]| -> Vec<u8> {
+        let count = shape.iter().product::<usize>();
+        (0..count).flat_map(|_| (random.random::<f32>() * 0.4 - 0.2).to_le_bytes()).collect()
+    };
+    let tensors: Vec<_> = tensors.into_iter().map(|(name, shape)| (name, values(&shape), shape)).collect();
+    let views = tensors.iter().map(|(name, bytes, shape)| {
+        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
     folder
 }
 

@@ -1,0 +1,184 @@
+//! The opponents: how servers batch that know no deadlines. One queue in order of arrival, the
+//! primary only, a bound on the queue.
+
+use super::Machine;
+use super::scenario::Scenario;
+use crate::base::{DeviceNs, Ns, PerTier, Tier};
+use crate::rerank::{Degradation, Refusal, Served};
+use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Event, JobId, LaneId, Slice};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A FIFO batcher, with a window in which a batch that is not full waits for more. A window of
+/// zero takes what there is as soon as a lane is idle (text-embeddings-inference); others are
+/// the fixed windows of Triton's and Ray Serve's batchers.
+#[derive(Debug)]
+pub struct Window {
+    window: Ns,
+    /// Whether requests whose deadline has passed are dropped when their turn comes.
+    drop_expired: bool,
+    jobs_max: usize,
+    lanes: Vec<(LaneId, u64, Option<BatchId>)>,
+    queue: VecDeque<JobId>,
+    jobs: BTreeMap<JobId, Waiting>,
+    running: BTreeMap<BatchId, Vec<Slice>>,
+    batches: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    arrival: Arrival,
+    queued: Ns,
+    next: u32,
+    done: u32,
+    charged: DeviceNs,
+}
+
+impl Window {
+    /// An opponent for a scenario, holding at most 512 jobs as text-embeddings-inference does.
+    pub fn new(scenario: &Scenario, window: Ns, drop_expired: bool) -> Self {
+        let lanes = (scenario.devices.iter().enumerate())
+            .filter(|(_, device)| device.tier == Tier::Primary)
+            .map(|(index, device)| (LaneId(index as u32), device.batch_tokens_max, None))
+            .collect();
+        Self {
+            window,
+            drop_expired,
+            jobs_max: 512,
+            lanes,
+            queue: VecDeque::new(),
+            jobs: BTreeMap::new(),
+            running: BTreeMap::new(),
+            batches: 0,
+        }
+    }
+
+    fn finish(&mut self, now: Ns, batch: BatchId, device: DeviceNs, out: &mut Vec<Action>) {
+        let slices = self.running.remove(&batch).unwrap_or_default();
+        let pairs: u64 = slices.iter().map(|slice| slice.range.len() as u64).sum();
+        let mut rest = device.0;
+        for (index, slice) in slices.iter().enumerate() {
+            let share = match index + 1 == slices.len() {
+                true => rest,
+                false => device.0 * slice.range.len() as u64 / pairs,
+            };
+            rest -= share;
+            let Some(job) = self.jobs.get_mut(&slice.job) else {
+                out.push(Action::Discard { tenant: None, tier: Tier::Primary, device: DeviceNs(share) });
+                continue;
+            };
+            job.charged += DeviceNs(share);
+            job.done += slice.range.len() as u32;
+            if job.done as usize == job.arrival.lengths.primary.len() {
+                let job = self.jobs.remove(&slice.job).expect("the job was just seen");
+                let late = job.arrival.deadline.is_some_and(|deadline| now > deadline);
+                let charged = PerTier { primary: job.charged, fallback: DeviceNs::ZERO };
+                let degraded = late.then_some(Degradation::Late);
+                let answer = Answer { served: Served::Full, degraded, charged, compute: Ns::ZERO };
+                out.push(Action::Answer { job: slice.job, answer });
+            }
+        }
+    }
+
+    fn fill(&mut self, now: Ns, out: &mut Vec<Action>) {
+        for index in 0..self.lanes.len() {
+            let (lane, tokens_max, None) = self.lanes[index] else { continue };
+            self.forget_expired(now, out);
+            let Some(first) = self.queue.front().map(|job| self.jobs[job].queued) else { return };
+            let tokens: u64 = self.queue.iter().map(|job| self.jobs[job].tokens_left()).sum();
+            if tokens < tokens_max && now < first.saturating_add(self.window) {
+                return;
+            }
+            let mut slices = Vec::new();
+            let mut tokens = 0;
+            while let Some(&id) = self.queue.front() {
+                let job = self.jobs.get_mut(&id).expect("a queued job is known");
+                let start = job.next;
+                for &length in &job.arrival.lengths.primary[start as usize..] {
+                    if tokens > 0 && tokens + u64::from(length) > tokens_max {
+                        break;
+                    }
+                    tokens += u64::from(length);
+                    job.next += 1;
+                }
+                if job.next > start {
+                    slices.push(Slice { job: id, range: start..job.next, order: None });
+                }
+                if (job.next as usize) < job.arrival.lengths.primary.len() {
+                    break;
+                }
+                self.queue.pop_front();
+            }
+            self.batches += 1;
+            let batch = BatchId(self.batches);
+            self.lanes[index].2 = Some(batch);
+            self.running.insert(batch, slices.clone());
+            out.push(Action::Dispatch(Dispatch { lane, batch, slices }));
+        }
+    }
+
+    fn forget_expired(&mut self, now: Ns, out: &mut Vec<Action>) {
+        if !self.drop_expired {
+            return;
+        }
+        while let Some(&id) = self.queue.front() {
+            let job = &self.jobs[&id];
+            let expired = job.arrival.deadline.is_some_and(|deadline| deadline <= now);
+            if !expired || job.next > 0 {
+                return;
+            }
+            self.queue.pop_front();
+            self.jobs.remove(&id);
+            out.push(Action::Refuse { job: id, refusal: Refusal::BudgetSpent });
+        }
+    }
+}
+
+impl Waiting {
+    fn tokens_left(&self) -> u64 {
+        self.arrival.lengths.primary[self.next as usize..].iter().map(|&length| u64::from(length)).sum()
+    }
+}
+
+impl Machine for Window {
+    fn step(&mut self, now: Ns, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Arrive(arrivals) => {
+                for arrival in arrivals {
+                    if self.jobs.len() >= self.jobs_max {
+                        let refusal = Refusal::Overloaded { retry_after: Ns::from_millis(1) };
+                        out.push(Action::Refuse { job: arrival.job, refusal });
+                        continue;
+                    }
+                    self.queue.push_back(arrival.job);
+                    let waiting = Waiting { arrival, queued: now, next: 0, done: 0, charged: DeviceNs::ZERO };
+                    self.jobs.insert(waiting.arrival.job, waiting);
+                }
+            }
+            Event::Cancel { job } => {
+                // As servers do whose queue does not know of clients: the work is done for nobody.
+                if self.queue.contains(&job) {
+                    self.queue.retain(|&queued| queued != job);
+                }
+                if let Some(job) = self.jobs.remove(&job).filter(|job| job.charged > DeviceNs::ZERO) {
+                    out.push(Action::Discard { tenant: None, tier: Tier::Primary, device: job.charged });
+                }
+            }
+            Event::Done(done) => {
+                if let Some(lane) = self.lanes.iter_mut().find(|(lane, ..)| *lane == done.lane) {
+                    lane.2 = None;
+                }
+                self.finish(now, done.batch, done.device, out);
+            }
+            Event::Ranked { .. } | Event::LaneUp { .. } | Event::Tick | Event::Drain => {}
+        }
+        self.fill(now, out);
+    }
+
+    fn next_wake(&mut self) -> Option<Ns> {
+        let idle = self.lanes.iter().any(|(_, _, batch)| batch.is_none());
+        let first = self.queue.front().map(|job| self.jobs[job].queued.saturating_add(self.window));
+        first.filter(|_| idle)
+    }
+
+    fn check(&self) {}
+}

@@ -1,0 +1,106 @@
+//! What came of a run.
+
+use crate::base::{DeviceNs, Ns, PerTier, TenantId};
+use crate::rerank::Served;
+use crate::sched::Answer;
+
+/// Counts and times of one run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Requests that arrived.
+    pub requests: u64,
+    /// Answers by the primary on all candidates.
+    pub full: u64,
+    /// Answers by the primary on the best.
+    pub top_k: u64,
+    /// Answers by the fallback.
+    pub fallback: u64,
+    /// Answers after their budget.
+    pub late: u64,
+    /// Requests refused.
+    pub refused: u64,
+    /// Requests whose client left first.
+    pub cancelled: u64,
+    /// Device time worked.
+    pub busy: PerTier<DeviceNs>,
+    /// The part of it that is on no response.
+    pub discarded: DeviceNs,
+    /// Device time not worked.
+    pub idle: DeviceNs,
+    /// From the start to the last answer.
+    pub elapsed: Ns,
+    /// What each tenant saw.
+    pub tenants: Vec<Tenant>,
+}
+
+/// What one tenant saw.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tenant {
+    /// Latencies of its answers, ascending once the run is over.
+    pub latencies: Vec<Ns>,
+    /// Its answers within their budgets.
+    pub in_budget: u64,
+    /// Its requests refused.
+    pub refused: u64,
+}
+
+impl Report {
+    pub(super) fn new(tenants: usize) -> Self {
+        Self { tenants: vec![Tenant::default(); tenants], ..Self::default() }
+    }
+
+    pub(super) fn answered(&mut self, tenant: TenantId, latency: Ns, late: bool, answer: &Answer) {
+        let count = match answer.served {
+            Served::Full => &mut self.full,
+            Served::TopK { .. } => &mut self.top_k,
+            Served::Fallback => &mut self.fallback,
+        };
+        *count += 1;
+        self.late += u64::from(late);
+        let tenant = &mut self.tenants[tenant.0 as usize];
+        tenant.latencies.push(latency);
+        tenant.in_budget += u64::from(!late);
+    }
+
+    pub(super) fn refused(&mut self, tenant: TenantId) {
+        self.refused += 1;
+        self.tenants[tenant.0 as usize].refused += 1;
+    }
+
+    pub(super) fn finish(&mut self, now: Ns) {
+        self.elapsed = now;
+        self.tenants.iter_mut().for_each(|tenant| tenant.latencies.sort_unstable());
+    }
+
+    /// Answers within their budgets, a second.
+    pub fn goodput(&self) -> f64 {
+        let in_budget: u64 = self.tenants.iter().map(|tenant| tenant.in_budget).sum();
+        in_budget as f64 * 1e9 / self.elapsed.0.max(1) as f64
+    }
+
+    /// Discarded over worked device time.
+    pub fn waste(&self) -> f64 {
+        let busy = self.busy.primary + self.busy.fallback;
+        self.discarded.0 as f64 / busy.0.max(1) as f64
+    }
+
+    /// The latency that this share of all answers does not pass.
+    pub fn quantile(&self, share: f64) -> Ns {
+        let mut all: Vec<Ns> = self.tenants.iter().flat_map(|tenant| &tenant.latencies).copied().collect();
+        all.sort_unstable();
+        quantile(&all, share)
+    }
+}
+
+impl Tenant {
+    /// The latency that this share of its answers does not pass.
+    pub fn quantile(&self, share: f64) -> Ns {
+        quantile(&self.latencies, share)
+    }
+}
+
+/// The nearest rank of ascending values; zero of none.
+fn quantile(ascending: &[Ns], share: f64) -> Ns {
+    let rank = (share * ascending.len() as f64).ceil() as usize;
+    ascending.get(rank.clamp(1, ascending.len().max(1)) - 1).copied().unwrap_or(Ns::ZERO)
+}

@@ -1,0 +1,232 @@
+//! What is simulated: traffic, devices and hardships. Plain data; the seed does the rest.
+
+use crate::base::{DeviceNs, Ns, PerTier, Tier};
+use crate::cost::predict::{Load, Measured};
+use crate::rerank::{Policy, Priority};
+use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
+use serde::{Deserialize, Serialize};
+
+/// One simulated run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scenario {
+    /// Everything random comes from it.
+    pub seed: u64,
+    /// Requests that arrive.
+    pub requests: u64,
+    /// How they arrive.
+    pub arrivals: Arrivals,
+    /// Mean number of candidates; at least one, at most ten times the mean, geometric.
+    pub candidates_mean: f64,
+    /// Median tokens of a pair; lognormal with this sigma, between 4 and 512.
+    pub tokens_median: f64,
+    /// Sigma of the logarithm of a pair's tokens.
+    pub tokens_sigma: f64,
+    /// Budgets with their weights; none is a request without one.
+    pub budgets: Vec<(f64, Option<Ns>)>,
+    /// Policies with their weights.
+    pub policies: Vec<(f64, Policy)>,
+    /// Priorities with their weights.
+    pub priorities: Vec<(f64, Priority)>,
+    /// Who sends.
+    pub tenants: Vec<TenantMix>,
+    /// The lanes' devices.
+    pub devices: Vec<Device>,
+    /// What goes wrong.
+    pub hardships: Hardships,
+    /// The scheduler's bounds.
+    pub limits: Limits,
+}
+
+/// How requests arrive. Rates are requests a second over all tenants.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Arrivals {
+    /// Independently.
+    Poisson {
+        /// Requests a second.
+        rate: f64,
+    },
+    /// As a Poisson process that is on and off in turns of `period`; the mean rate is `rate`.
+    Bursts {
+        /// Requests a second on the mean.
+        rate: f64,
+        /// On and off together.
+        period: Ns,
+        /// The share of the period in which all of them come.
+        on: f64,
+    },
+}
+
+/// A tenant's part in the traffic.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct TenantMix {
+    /// Its part of the requests, relative to the others'.
+    pub traffic: f64,
+    /// Its share of device time, relative to the others'.
+    pub weight: u32,
+}
+
+/// A lane's device: T = `c0` + `c1` tokens + `c2` sum(len^2), times noise.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Device {
+    /// Which model runs on it.
+    pub tier: Tier,
+    /// Nanoseconds a batch.
+    pub c0: f64,
+    /// Nanoseconds a token.
+    pub c1: f64,
+    /// Nanoseconds a squared token of a pair.
+    pub c2: f64,
+    /// Sigma of the logarithm of the noise.
+    pub noise: f64,
+    /// Most tokens of a batch.
+    pub batch_tokens_max: u64,
+    /// Batches that it may hold at once.
+    pub depth: usize,
+}
+
+/// What goes wrong, in shares of batches or requests.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Hardships {
+    /// Batches that take 5 to 50 times as long.
+    pub slow: f64,
+    /// Batches that never come back, until the lane is given up.
+    pub hang: f64,
+    /// Batches on which the scorer panics.
+    pub panic: f64,
+    /// Batches with a score that is not finite.
+    pub non_finite: f64,
+    /// Batches of more than half the lane's tokens that run out of memory.
+    pub out_of_memory: f64,
+    /// Requests whose client leaves within its budget, or a second.
+    pub cancel: f64,
+    /// Factor by which devices get slower and faster again, over ten seconds.
+    pub drift: f64,
+    /// Steps after which the clock jumps ahead by up to 100 ms, as when the machine is paused.
+    pub clock_gap: f64,
+}
+
+impl Hardships {
+    /// A bit of everything.
+    pub const ALL: Self = Self {
+        slow: 0.002,
+        hang: 0.000_2,
+        panic: 0.000_5,
+        non_finite: 0.000_5,
+        out_of_memory: 0.002,
+        cancel: 0.03,
+        drift: 1.5,
+        clock_gap: 0.000_02,
+    };
+}
+
+impl Scenario {
+    /// A GPU primary and a CPU fallback under Poisson traffic of one tenant at a multiple of the
+    /// primary's capacity, with budgets of 50 ms, 150 ms and 500 ms.
+    pub fn mixed(seed: u64, requests: u64, load: f64) -> Self {
+        let mut scenario = Self {
+            seed,
+            requests,
+            arrivals: Arrivals::Poisson { rate: 1.0 },
+            candidates_mean: 32.0,
+            tokens_median: 90.0,
+            tokens_sigma: 0.5,
+            budgets: [50, 150, 500].map(|ms| (1.0, Some(Ns::from_millis(ms)))).to_vec(),
+            policies: vec![(1.0, Policy::Auto)],
+            priorities: vec![(1.0, Priority::Normal)],
+            tenants: vec![TenantMix { traffic: 1.0, weight: 1 }],
+            devices: vec![
+                Device {
+                    tier: Tier::Primary,
+                    c0: 400e3,
+                    c1: 1500.0,
+                    c2: 1.0,
+                    noise: 0.05,
+                    batch_tokens_max: 16_384,
+                    depth: 2,
+                },
+                Device {
+                    tier: Tier::Fallback,
+                    c0: 50e3,
+                    c1: 500.0,
+                    c2: 0.5,
+                    noise: 0.1,
+                    batch_tokens_max: 8_192,
+                    depth: 1,
+                },
+            ],
+            hardships: Hardships::default(),
+            limits: Limits {
+                batch_ns_max: Ns::from_millis(20),
+                answer_ns_margin: Ns::from_millis(1),
+                ..Limits::default()
+            },
+        };
+        scenario.arrivals = Arrivals::Poisson { rate: load * scenario.capacity() };
+        scenario
+    }
+
+    /// Requests a second that the primary's devices can score in full batches.
+    pub fn capacity(&self) -> f64 {
+        // The mean of a lognormal, and of its square.
+        let mean = self.tokens_median * (self.tokens_sigma.powi(2) / 2.0).exp();
+        let square = self.tokens_median.powi(2) * (2.0 * self.tokens_sigma.powi(2)).exp();
+        self.devices
+            .iter()
+            .filter(|device| device.tier == Tier::Primary)
+            .map(|device| {
+                let pairs = device.batch_tokens_max as f64 / mean;
+                let pair = device.c0 / pairs + device.c1 * mean + device.c2 * square;
+                1e9 / (pair * self.candidates_mean)
+            })
+            .sum()
+    }
+
+    /// The scheduler's configuration, its predictors seeded by noiseless runs of the devices.
+    pub fn config(&self) -> Config {
+        let seeds = PerTier::from_fn(|tier| {
+            let device = self.devices.iter().find(|device| device.tier == tier);
+            device.map_or_else(Vec::new, Device::warm_up)
+        });
+        Config {
+            lanes: self
+                .devices
+                .iter()
+                .map(|device| LaneConfig {
+                    tier: device.tier,
+                    batch_tokens_max: device.batch_tokens_max,
+                    depth: device.depth,
+                })
+                .collect(),
+            tenants: self
+                .tenants
+                .iter()
+                .map(|tenant| TenantConfig { weight: tenant.weight, quota: None })
+                .collect(),
+            seeds,
+            limits: self.limits.clone(),
+        }
+    }
+
+    /// Whether there is a fallback.
+    pub fn has(&self, tier: Tier) -> bool {
+        self.devices.iter().any(|device| device.tier == tier)
+    }
+}
+
+impl Device {
+    /// Nanoseconds that a batch takes without noise.
+    pub fn mean_ns(&self, load: &Load) -> f64 {
+        self.c0 + self.c1 * load.tokens as f64 + self.c2 * load.squares as f64
+    }
+
+    fn warm_up(&self) -> Vec<Measured> {
+        let sizes = (5..).map(|power| 1u64 << power).take_while(|&tokens| tokens <= self.batch_tokens_max);
+        sizes
+            .map(|tokens| {
+                let pairs = tokens.div_ceil(128);
+                let load = Load::of((0..pairs).map(|_| (tokens / pairs) as u32));
+                Measured { load, took: DeviceNs(self.mean_ns(&load) as u64) }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,161 @@
+//! The scheduler's main test: many requests, every hardship, and its invariants after each step.
+
+use super::*;
+use crate::base::{DeviceNs, Tier};
+use crate::rerank::{Policy, Priority};
+
+fn podium(scenario: &Scenario) -> Report {
+    run(scenario, &mut Scheduler::new(&scenario.config()))
+}
+
+fn window(scenario: &Scenario, millis: u64, drop: bool) -> Report {
+    let mut alone = scenario.clone();
+    alone.devices.retain(|device| device.tier == Tier::Primary);
+    run(&alone, &mut Window::new(&alone, Ns::from_millis(millis), drop))
+}
+
+/// Everything at once: three tenants, every policy and priority, small requests, every hardship.
+fn hard(seed: u64, requests: u64, load: f64) -> Scenario {
+    let mut scenario = Scenario::mixed(seed, requests, load);
+    scenario.candidates_mean = 6.0;
+    let rate = load * scenario.capacity();
+    scenario.arrivals = match seed % 2 {
+        0 => Arrivals::Poisson { rate },
+        _ => Arrivals::Bursts { rate, period: Ns::from_millis(300), on: 0.3 },
+    };
+    scenario.budgets.push((0.5, None));
+    scenario.budgets.push((0.2, Some(Ns::from_millis(4))));
+    scenario.policies =
+        vec![(8.0, Policy::Auto), (1.0, Policy::Full), (1.0, Policy::TopK), (1.0, Policy::Fallback)];
+    scenario.priorities = vec![(4.0, Priority::Normal), (1.0, Priority::High), (1.0, Priority::Low)];
+    scenario.tenants =
+        [(4.0, 1), (1.0, 1), (1.0, 3)].map(|(traffic, weight)| TenantMix { traffic, weight }).to_vec();
+    scenario.devices.push(scenario.devices[0]);
+    scenario.hardships = Hardships::ALL;
+    scenario
+}
+
+#[test]
+fn a_million_requests_keep_every_invariant_under_all_hardships() {
+    for (seed, load) in [(1, 0.6), (2, 1.0), (3, 1.5), (4, 3.0)] {
+        println!("seed {seed}, load {load}");
+        let report = podium(&hard(seed, 250_000, load));
+        let ended = report.full + report.top_k + report.fallback + report.refused + report.cancelled;
+        assert_eq!(ended, 250_000);
+        assert!(report.top_k > 0 && report.fallback > 0 && report.late > 0 && report.refused > 0);
+        assert!(report.discarded > DeviceNs::ZERO);
+    }
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    let runs: [Report; 3] = [7, 7, 8].map(|seed| podium(&hard(seed, 5_000, 1.2)));
+    assert_eq!(runs[0], runs[1]);
+    assert_ne!(runs[0], runs[2]);
+}
+
+#[test]
+fn past_capacity_more_answers_are_in_time_than_a_fifo_s_or_any_fixed_window_s() {
+    let scenario = Scenario::mixed(11, 20_000, 1.5);
+    let goodput = podium(&scenario).goodput();
+    for drop in [false, true] {
+        let fifo = window(&scenario, 0, drop).goodput();
+        assert!(goodput >= 1.5 * fifo || drop, "{goodput} against FIFO's {fifo}");
+        for millis in [0, 1, 2, 5, 10, 20] {
+            let other = window(&scenario, millis, drop).goodput();
+            assert!(goodput >= 1.3 * other, "{goodput} against {other} of {millis} ms, drop {drop}");
+        }
+    }
+}
+
+#[test]
+fn below_capacity_nobody_waits_longer() {
+    // A 99th percentile takes many requests to settle: it is of the few worst crowds.
+    let scenario = Scenario::mixed(12, 60_000, 0.7);
+    let p99 = podium(&scenario).quantile(0.99);
+    for millis in [0, 1, 2, 5, 10, 20] {
+        let other = window(&scenario, millis, false).quantile(0.99);
+        assert!(p99 <= other, "{p99:?} against {other:?} of {millis} ms");
+    }
+}
+
+/// One tenant at 40% of capacity, within its half; another one at so much.
+fn beside(flood: f64) -> Scenario {
+    let mut scenario = Scenario::mixed(13, 0, 1.0);
+    let capacity = scenario.capacity();
+    scenario.arrivals = Arrivals::Poisson { rate: (0.4 + flood) * capacity };
+    scenario.tenants = [0.4, flood].map(|traffic| TenantMix { traffic, weight: 1 }).to_vec();
+    scenario.requests = (20_000.0 * (0.4 + flood) / 0.4) as u64;
+    scenario
+}
+
+#[test]
+fn a_flood_of_one_tenant_moves_another_s_p99_by_less_than_a_batch() {
+    let (calm, flood) = (podium(&beside(0.4)), podium(&beside(5.0)));
+    let [before, after] = [&calm, &flood].map(|report| report.tenants[0].quantile(0.99));
+    let batch = Scenario::mixed(13, 0, 1.0).limits.batch_ns_max;
+    println!("p99 {before:?} alone, {after:?} beside the flood, a batch {batch:?}");
+    assert!(after < before + batch, "{before:?} became {after:?}");
+    let lost = flood.tenants[0].refused as f64 / 20_000.0;
+    assert!(lost < 0.01, "{lost} of the calm tenant's requests were refused");
+}
+
+/// A machine that loses or repeats an answer now and then.
+struct Broken {
+    sched: Scheduler,
+    answers: u64,
+    repeat: bool,
+}
+
+impl Machine for Broken {
+    fn step(&mut self, now: Ns, event: Event, out: &mut Vec<Action>) {
+        self.sched.step(now, event, out);
+        let answer = out.iter().position(|action| matches!(action, Action::Answer { .. }));
+        if let Some(place) = answer {
+            self.answers += 1;
+            if self.answers == 100 {
+                let answer = out.remove(place);
+                if self.repeat {
+                    out.push(answer.clone());
+                    out.push(answer);
+                }
+            }
+        }
+    }
+
+    fn next_wake(&mut self) -> Option<Ns> {
+        self.sched.next_wake()
+    }
+
+    fn check(&self) {
+        self.sched.check();
+    }
+}
+
+fn broken(repeat: bool) {
+    let scenario = Scenario::mixed(14, 1_000, 1.0);
+    let mut machine = Broken { sched: Scheduler::new(&scenario.config()), answers: 0, repeat };
+    run(&scenario, &mut machine);
+}
+
+#[test]
+#[should_panic(expected = "each job is answered or refused")]
+fn a_lost_answer_is_noticed() {
+    broken(false);
+}
+
+#[test]
+#[should_panic(expected = "each job is answered exactly once")]
+fn a_second_answer_is_noticed() {
+    broken(true);
+}
+
+#[test]
+fn a_device_that_is_never_needed_costs_nothing_and_idles() {
+    let mut scenario = Scenario::mixed(15, 200, 0.05);
+    scenario.budgets = vec![(1.0, None)];
+    let report = podium(&scenario);
+    assert_eq!((report.full, report.busy.fallback), (200, DeviceNs::ZERO));
+    let worked = report.busy.primary + report.idle;
+    assert_eq!(worked, DeviceNs(2 * report.elapsed.0), "two lanes' time is worked or idle");
+}

@@ -1,0 +1,362 @@
+//! Virtual time, devices and clients: runs one machine through one scenario, and keeps books of
+//! its own to hold the machine's against.
+
+use super::scenario::{Device, Scenario};
+use super::traffic::Traffic;
+use super::{Machine, Report};
+use crate::base::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier};
+use crate::cost::ledger::{Accounts, Charge, Hour, Ledger, TierAccount};
+use crate::cost::predict::Load;
+use crate::cost::price::{DevicePrice, PriceBook, PriceConfig};
+use crate::rerank::{Degradation, Refusal, Served};
+use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId};
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, LogNormal};
+use rand_pcg::Pcg64;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// A scorer that failed is made anew in this time.
+const RELOAD: Ns = Ns::from_millis(200);
+/// Drift goes up and down once in this time.
+const DRIFT_PERIOD: Ns = Ns::from_millis(10_000);
+
+/// Runs a machine through a scenario until every request is answered, refused or gone.
+///
+/// # Panics
+/// Whenever an invariant is broken; the message says which, and the scenario's seed replays it.
+pub fn run(scenario: &Scenario, machine: &mut impl Machine) -> Report {
+    let mut world = World::new(scenario);
+    for lane in 0..scenario.devices.len() as u32 {
+        world.step(machine, Event::LaneUp { lane: LaneId(lane) });
+    }
+    world.expect_next_client();
+    while let Some(at) = world.next_time(machine) {
+        world.now = world.now.max(at);
+        world.jump();
+        match world.next_happening() {
+            Some(happening) => world.happen(machine, happening),
+            None => world.step(machine, Event::Tick),
+        }
+    }
+    world.finish()
+}
+
+/// What will happen at some time.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Happening {
+    Client,
+    Leaves(JobId),
+    Ends(BatchId),
+    Loads(LaneId),
+}
+
+/// A client that waits for its answer.
+struct Client {
+    tenant: TenantId,
+    arrived: Ns,
+    deadline: Option<Ns>,
+    lengths: PerTier<Arc<[u32]>>,
+    /// For each candidate, which tiers have scored it.
+    scored: Vec<PerTier<bool>>,
+    /// The order that [`Action::Rank`] was answered with.
+    order: Option<Arc<[u32]>>,
+}
+
+/// A batch on a device.
+struct Running {
+    dispatch: Dispatch,
+    device: DeviceNs,
+    result: Result<(), Fault>,
+}
+
+struct World<'a> {
+    scenario: &'a Scenario,
+    now: Ns,
+    /// What clients do is drawn apart from what devices do: every machine sees the same traffic.
+    traffic: Traffic<'a>,
+    chance: Pcg64,
+    happenings: BinaryHeap<Reverse<(Ns, u64, Happening)>>,
+    seq: u64,
+    clients: HashMap<JobId, Client>,
+    /// When each lane's device is through with what it has.
+    free_at: Vec<Ns>,
+    running: BTreeMap<BatchId, Running>,
+    ledger: Ledger,
+    price: Nanodollars,
+    report: Report,
+}
+
+impl<'a> World<'a> {
+    fn new(scenario: &'a Scenario) -> Self {
+        Self {
+            scenario,
+            now: Ns::ZERO,
+            traffic: Traffic::new(scenario),
+            chance: Pcg64::seed_from_u64(!scenario.seed),
+            happenings: BinaryHeap::new(),
+            seq: 0,
+            clients: HashMap::new(),
+            free_at: vec![Ns::ZERO; scenario.devices.len()],
+            running: BTreeMap::new(),
+            ledger: Ledger::new(accounts(scenario), Ns::ZERO),
+            price: Nanodollars::ZERO,
+            report: Report::new(scenario.tenants.len()),
+        }
+    }
+
+    /// When something happens next, in the world or in the machine; none when all is over.
+    fn next_time(&self, machine: &mut impl Machine) -> Option<Ns> {
+        let own = self.happenings.peek().map(|Reverse((at, ..))| *at);
+        // A machine that waits for nobody may keep its timers.
+        let wake = machine.next_wake().filter(|_| !self.clients.is_empty());
+        own.into_iter().chain(wake).min()
+    }
+
+    fn next_happening(&mut self) -> Option<Happening> {
+        let due = self.happenings.peek().is_some_and(|Reverse((at, ..))| *at <= self.now);
+        due.then(|| self.happenings.pop().map(|Reverse((.., happening))| happening)).flatten()
+    }
+
+    fn at(&mut self, at: Ns, happening: Happening) {
+        self.seq += 1;
+        self.happenings.push(Reverse((at, self.seq, happening)));
+    }
+
+    /// The machine on which all this runs is paused now and then.
+    fn jump(&mut self) {
+        if self.happens(self.scenario.hardships.clock_gap) {
+            self.now += Ns(self.chance.random_range(0..100_000_000));
+        }
+    }
+
+    fn happens(&mut self, share: f64) -> bool {
+        share > 0.0 && self.chance.random::<f64>() < share
+    }
+
+    fn happen(&mut self, machine: &mut impl Machine, happening: Happening) {
+        match happening {
+            Happening::Client => {
+                let arrival = self.arrival();
+                self.expect_next_client();
+                self.step(machine, Event::Arrive(vec![arrival]));
+            }
+            Happening::Leaves(job) => {
+                // It is answered by now, or it leaves.
+                if self.clients.remove(&job).is_some() {
+                    self.report.cancelled += 1;
+                    self.step(machine, Event::Cancel { job });
+                }
+            }
+            Happening::Ends(batch) => self.end(machine, batch),
+            Happening::Loads(lane) => self.step(machine, Event::LaneUp { lane }),
+        }
+    }
+
+    fn expect_next_client(&mut self) {
+        if let Some(at) = self.traffic.next() {
+            self.at(at, Happening::Client);
+        }
+    }
+
+    /// A client comes with its candidates.
+    fn arrival(&mut self) -> Arrival {
+        self.report.requests += 1;
+        let (arrival, leaves) = self.traffic.arrival(self.now);
+        if let Some(leaves) = leaves {
+            self.at(leaves, Happening::Leaves(arrival.job));
+        }
+        let Arrival { tenant, arrived, deadline, .. } = arrival;
+        let lengths = arrival.lengths.clone();
+        let scored = vec![PerTier::default(); lengths.primary.len().max(lengths.fallback.len())];
+        let client = Client { tenant, arrived, deadline, lengths, scored, order: None };
+        self.clients.insert(arrival.job, client);
+        arrival
+    }
+
+    /// Tells the machine, does what it asks for, and checks its books.
+    fn step(&mut self, machine: &mut impl Machine, event: Event) {
+        let mut actions = Vec::new();
+        machine.step(self.now, event, &mut actions);
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            if let Action::Rank { job } = action {
+                // The order comes before any other event.
+                let order = self.order(job);
+                let mut more = Vec::new();
+                machine.step(self.now, Event::Ranked { job, order }, &mut more);
+                actions.extend(more);
+            } else {
+                self.act(action);
+            }
+        }
+        machine.check();
+    }
+
+    fn order(&mut self, job: JobId) -> Arc<[u32]> {
+        let client = self.clients.get_mut(&job).expect("a job that is ranked waits");
+        assert!(client.scored.iter().all(|scored| scored.fallback), "what is ranked has all its scores");
+        let mut order: Vec<u32> = (0..client.scored.len() as u32).collect();
+        let shift = self.chance.random_range(0..order.len());
+        order.rotate_left(shift);
+        let order: Arc<[u32]> = order.into();
+        client.order = Some(order.clone());
+        order
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Dispatch(dispatch) => self.dispatch(dispatch),
+            Action::Answer { job, answer } => self.answer(job, &answer),
+            Action::Refuse { job, refusal } => self.refused(job, &refusal),
+            Action::Restart { lane, .. } => {
+                // What its thread held is lost; a batch that hangs may yet come back, unwanted.
+                self.running.retain(|_, running| running.dispatch.lane != lane);
+                self.free_at[lane.0 as usize] = self.now;
+                self.at(self.now + RELOAD, Happening::Loads(lane));
+            }
+            Action::GaveUp { lane, device } => {
+                self.ledger.busy(Hour::default(), lane.0 as usize, device);
+                let tier = self.tier(lane);
+                self.report.busy[tier] += device;
+            }
+            Action::Discard { tenant, tier, device } => {
+                self.ledger.discard(Hour::default(), tenant, tier, device);
+                self.report.discarded += device;
+            }
+            Action::Rank { .. } => unreachable!("a rank is answered where it is asked for"),
+        }
+    }
+
+    fn tier(&self, lane: LaneId) -> Tier {
+        self.scenario.devices[lane.0 as usize].tier
+    }
+
+    /// A batch goes to a device, which takes its time and may fail.
+    fn dispatch(&mut self, dispatch: Dispatch) {
+        let lane = dispatch.lane.0 as usize;
+        let device: &Device = &self.scenario.devices[lane];
+        let mut load = Load::default();
+        for slice in &dispatch.slices {
+            let lengths = &self.clients[&slice.job].lengths[device.tier];
+            slice.candidates().for_each(|candidate| load.add(lengths[candidate]));
+        }
+        let noise = LogNormal::new(0.0, device.noise).expect("noise is a number");
+        let mut took = device.mean_ns(&load) * noise.sample(&mut self.chance);
+        let hardships = self.scenario.hardships;
+        if hardships.drift > 0.0 {
+            let phase = self.now.0 as f64 / DRIFT_PERIOD.0 as f64 * std::f64::consts::TAU;
+            took *= 1.0 + (hardships.drift - 1.0) * (1.0 - phase.cos()) / 2.0;
+        }
+        let mut result = Ok(());
+        let large = load.tokens * 2 > device.batch_tokens_max;
+        if self.happens(hardships.slow) {
+            took *= self.chance.random_range(5.0..50.0);
+        } else if self.happens(hardships.hang) {
+            took = 1e12;
+        } else if self.happens(hardships.panic) {
+            result = Err(Fault::Failed);
+        } else if self.happens(hardships.non_finite) {
+            result = Err(Fault::NonFinite);
+        } else if large && self.happens(hardships.out_of_memory) {
+            result = Err(Fault::OutOfMemory);
+            took *= 0.1;
+        }
+        let device = DeviceNs(took as u64);
+        let ends = self.now.max(self.free_at[lane]) + Ns(device.0);
+        self.free_at[lane] = ends;
+        self.at(ends, Happening::Ends(dispatch.batch));
+        let known = self.running.insert(dispatch.batch, Running { dispatch, device, result });
+        assert!(known.is_none(), "a batch has a number of its own");
+    }
+
+    fn end(&mut self, machine: &mut impl Machine, batch: BatchId) {
+        // The scorer was given up meanwhile.
+        let Some(Running { dispatch, device, result }) = self.running.remove(&batch) else { return };
+        let tier = self.tier(dispatch.lane);
+        self.ledger.busy(Hour::default(), dispatch.lane.0 as usize, device);
+        self.report.busy[tier] += device;
+        for slice in dispatch.slices.iter().filter(|_| result.is_ok()) {
+            let Some(client) = self.clients.get_mut(&slice.job) else { continue };
+            for candidate in slice.candidates() {
+                let scored = std::mem::replace(&mut client.scored[candidate][tier], true);
+                assert!(!scored, "a pair is scored once by a tier");
+            }
+        }
+        self.step(machine, Event::Done(Done { lane: dispatch.lane, batch, device, result }));
+    }
+
+    fn answer(&mut self, job: JobId, answer: &Answer) {
+        let client = self.clients.remove(&job).expect("each job is answered exactly once, if it still waits");
+        let all = |tier: Tier| client.scored.iter().all(|scored| scored[tier]);
+        let pairs = client.scored.len() as u64;
+        let (answering, pairs) = match answer.served {
+            Served::Full => {
+                assert!(all(Tier::Primary), "a full answer has the primary's scores");
+                (Tier::Primary, PerTier { primary: pairs, fallback: 0 })
+            }
+            Served::Fallback => {
+                assert!(all(Tier::Fallback), "a fallback answer has the fallback's scores");
+                (Tier::Fallback, PerTier { primary: 0, fallback: pairs })
+            }
+            Served::TopK { k } => {
+                let order = client.order.as_ref().expect("a top-k was ranked");
+                let best = order[..k as usize].iter().all(|&place| client.scored[place as usize].primary);
+                assert!(best && all(Tier::Fallback), "a top-k has the primary's scores of the best k");
+                (Tier::Primary, PerTier { primary: u64::from(k), fallback: pairs })
+            }
+        };
+        for tier in Tier::ALL.into_iter().filter(|&tier| self.scenario.has(tier)) {
+            let (requests, pairs, device) = (u64::from(tier == answering), pairs[tier], answer.charged[tier]);
+            let (hour, tenant) = (Hour::default(), client.tenant);
+            self.price += self.ledger.charge(&Charge { hour, tenant, tier, requests, pairs, device });
+        }
+        let late = client.deadline.is_some_and(|deadline| self.now > deadline);
+        let declared = answer.degraded == Some(Degradation::Late);
+        assert!(!late || declared, "nothing late goes undeclared");
+        self.report.answered(client.tenant, self.now.saturating_sub(client.arrived), late, answer);
+    }
+
+    fn refused(&mut self, job: JobId, _: &Refusal) {
+        let client = self.clients.remove(&job).expect("each job is refused exactly once, if it still waits");
+        self.report.refused(client.tenant);
+    }
+
+    fn finish(mut self) -> Report {
+        assert!(self.clients.is_empty(), "each job is answered or refused: {} wait", self.clients.len());
+        assert!(self.running.is_empty(), "nothing runs when nothing happens any more");
+        for tier in Tier::ALL.into_iter().filter(|&tier| self.scenario.has(tier)) {
+            // It panics where charged, discarded and idle are not what elapsed.
+            let totals = self.ledger.totals(tier, self.now);
+            assert_eq!(totals.pending, DeviceNs::ZERO, "when all are settled, all time is given");
+            self.report.idle += totals.idle;
+        }
+        let booked = Tier::ALL.map(|tier| self.ledger.cost(tier)).into_iter().sum::<Nanodollars>();
+        assert_eq!(self.price, booked, "the responses' prices are the ledger's");
+        self.report.finish(self.now);
+        self.report
+    }
+}
+
+fn accounts(scenario: &Scenario) -> Accounts {
+    let device = |tier: Tier, dollars_per_hour| DevicePrice {
+        name: tier.name().to_owned(),
+        dollars_per_hour,
+        watts: 0.0,
+        dollars_per_kwh: None,
+    };
+    let devices = vec![device(Tier::Primary, 2.5), device(Tier::Fallback, 0.05)];
+    let mut prices =
+        PriceBook::new(&PriceConfig { dollars_per_kwh: 0.0, devices }).expect("these are prices");
+    let tiers = PerTier::from_fn(|tier: Tier| {
+        let (model, version) = (tier.name().into(), "simulated".into());
+        Some(TierAccount { model, version, device: prices.kind(tier.name()) })
+    });
+    Accounts {
+        prices,
+        tiers,
+        lanes: scenario.devices.iter().map(|device| device.tier).collect(),
+        tenants: (0..scenario.tenants.len()).map(|tenant| format!("tenant {tenant}").into()).collect(),
+    }
+}

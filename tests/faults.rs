@@ -1,0 +1,143 @@
+//! Faults of a primary lane on a real server under load: everybody is answered once, in time or
+//! with a word about it, the books balance, and the lane comes back.
+
+mod common;
+
+use common::{Options, Reply, TestServer, post, setup};
+use podium::backend::{Play, Script, Scripted};
+use podium::cost::report::Query;
+use podium::cost::store::Store;
+use serde_json::json;
+use std::io::{BufReader, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+const CLIENTS: usize = 8;
+const BUDGET_MS: u64 = 500;
+
+/// What clients saw.
+#[derive(Default)]
+struct Seen {
+    answers: AtomicU64,
+    degraded: AtomicU64,
+    refused: AtomicU64,
+    device_ns: AtomicU64,
+}
+
+impl Seen {
+    /// Holds a reply to what it must say of itself.
+    fn see(&self, reply: &Reply) {
+        if reply.status != 200 {
+            let code = reply.header("x-podium-error").unwrap();
+            assert!(matches!(reply.status, 500 | 503), "{}: {}", reply.status, reply.text());
+            assert!(matches!(code, "unavailable" | "budget_too_short" | "model_failed"), "{code}");
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        let number = |name| reply.header(name).unwrap().parse::<f64>().unwrap();
+        self.device_ns.fetch_add(number("x-podium-device-ns") as u64, Ordering::Relaxed);
+        let degraded = reply.header("x-podium-degraded");
+        if number("x-podium-elapsed-ms") > BUDGET_MS as f64 {
+            assert_eq!(degraded, Some("late"), "nothing late goes undeclared");
+        }
+        if reply.header("x-podium-tier") != Some("full") {
+            let why = degraded.expect("an answer of less than the primary says why");
+            assert!(why.starts_with("primary_") || why == "predicted_late" || why == "late", "{why}");
+            self.degraded.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn request() -> Vec<u8> {
+    let documents: Vec<String> = (0..4).map(|n| format!("abc {}", "d".repeat(n))).collect();
+    let body = json!({"query": "ab", "documents": documents, "latency_budget_ms": BUDGET_MS});
+    post("/v1/rank", "", body.to_string())
+}
+
+/// Runs plays while clients ask, until the primary answers again, and audits the books.
+fn drill(plays: Vec<Play>, stall: Option<Duration>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&folder.path().join("ledger.sqlite")).unwrap());
+    let script = Script::default();
+    let primary = Scripted { script: script.clone(), per_token: Duration::from_micros(20) };
+    let mut setup = setup(primary, Some(Scripted::default()));
+    if let Some(stall) = stall {
+        setup.limits.stall_ns_min = podium::base::Ns(stall.as_nanos() as u64);
+    }
+    setup.books.store = Some(store.clone());
+    let server = TestServer::start(setup, Options::default());
+    let (seen, going) = (Seen::default(), AtomicBool::new(true));
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut stream = BufReader::new(server.connect());
+                while going.load(Ordering::Relaxed) {
+                    stream.get_mut().write_all(&request()).unwrap();
+                    seen.see(&Reply::read(&mut stream).expect("each request is answered"));
+                }
+            });
+        }
+        while seen.answers.load(Ordering::Relaxed) < 50 {
+            thread::yield_now();
+        }
+        assert_eq!(seen.degraded.load(Ordering::Relaxed), 0, "before the fault the primary answers");
+        script.extend(plays);
+        while script.left() > 0 {
+            thread::yield_now();
+        }
+        // It has recovered when a burst of answers is the primary's alone.
+        let mut mark = (0, u64::MAX);
+        loop {
+            let (answers, degraded) =
+                (seen.answers.load(Ordering::Relaxed), seen.degraded.load(Ordering::Relaxed));
+            if degraded != mark.1 {
+                mark = (answers, degraded);
+            } else if answers >= mark.0 + 50 {
+                break;
+            }
+            thread::yield_now();
+        }
+        going.store(false, Ordering::Relaxed);
+    });
+    assert_eq!(server.handle.inside(), 0, "nobody is forgotten");
+    let clients = seen.answers.into_inner();
+    drop(server);
+    store.flush();
+    let rows = Store::query(store.path(), &Query::default()).unwrap();
+    let sum = |of: fn(&podium::cost::report::CostRow) -> u64| rows.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|row| row.requests), clients);
+    assert_eq!(sum(|row| row.device_ns.0), seen.device_ns.into_inner(), "the ledger is the responses' sum");
+}
+
+#[test]
+fn a_panic_under_load_costs_nobody_an_answer() {
+    drill(vec![Play::Panic], None);
+}
+
+#[test]
+fn panics_one_after_the_other_cost_nobody_an_answer() {
+    drill(vec![Play::Panic, Play::Answer, Play::Panic, Play::Panic], None);
+}
+
+#[test]
+fn a_nan_under_load_is_nobody_s_score() {
+    drill(vec![Play::NonFinite], None);
+}
+
+#[test]
+fn a_failure_under_load_costs_nobody_an_answer() {
+    drill(vec![Play::Fail], None);
+}
+
+#[test]
+fn memory_that_runs_out_under_load_makes_batches_smaller() {
+    drill(vec![Play::OutOfMemory, Play::OutOfMemory], None);
+}
+
+#[test]
+fn a_lane_that_hangs_for_ten_seconds_is_given_up_and_made_anew() {
+    drill(vec![Play::Hang(Duration::from_secs(10))], Some(Duration::from_millis(300)));
+}
