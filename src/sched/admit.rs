@@ -186,7 +186,7 @@ impl Scheduler {
         let part = &mut self.job(id).parts[tier];
         debug_assert!(part.queued.is_none() && part.running == 0, "a part is replaced when idle");
         *part = Part { order, pairs, ..Part::default() };
-        part.todo.push_back(0..pairs);
+        part.todo.push(0..pairs);
         self.requeue(id, tier);
     }
 

@@ -101,25 +101,33 @@ impl Scheduler {
     fn take(&mut self, draft: &mut Draft, tier: Tier, tenant: TenantId, id: JobId) -> bool {
         let predictor = &self.predictors[tier];
         let job = self.jobs.get_mut(&id).expect("a queued job is inside");
-        let range = job.parts[tier].todo.front().cloned().expect("a queued part has something to do");
+        let range = job.parts[tier].todo.first().cloned().expect("a queued part has something to do");
         let allowance = self.queues[tier].allowance(self.now, tenant);
         let before = draft.load;
+        let fits = |load: &Load| {
+            load.pairs == 1
+                || load.tokens <= draft.tokens_max
+                    && predictor.predict(load) <= self.limits.batch_ns_max
+                    && draft.starts.saturating_add(predictor.surely(load)) <= draft.tightest
+        };
+        let with = |mut load: Load, place| {
+            load.add(job.length(tier, place));
+            load
+        };
         let (mut end, mut taken, mut full) = (range.start, Ns::ZERO, false);
+        // Mostly all of it fits, and one look tells: predictions grow with each pair.
+        let all = range.clone().fold(draft.load, with);
+        if job.parts[tier].work <= allowance && fits(&all) {
+            (draft.load, end) = (all, range.end);
+        }
         while end < range.end && taken < allowance {
-            let length = job.length(tier, end);
-            let mut load = draft.load;
-            load.add(length);
-            if draft.load.pairs > 0 {
-                let fits = load.tokens <= draft.tokens_max
-                    && predictor.predict(&load) <= self.limits.batch_ns_max
-                    && draft.starts.saturating_add(predictor.surely(&load)) <= draft.tightest;
-                if !fits {
-                    full = true;
-                    break;
-                }
+            let load = with(draft.load, end);
+            if !fits(&load) {
+                full = true;
+                break;
             }
             draft.load = load;
-            taken += predictor.marginal(length);
+            taken += predictor.marginal(job.length(tier, end));
             end += 1;
         }
         if end == range.start {
@@ -141,7 +149,7 @@ impl Scheduler {
         if end < range.end {
             part.todo[0].start = end;
         } else {
-            part.todo.pop_front();
+            part.todo.remove(0);
         }
         let finished = part.todo.is_empty();
         if finished {

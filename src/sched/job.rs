@@ -3,7 +3,7 @@
 use super::event::{Arrival, JobId};
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Degradation, Policy, Priority};
-use std::collections::VecDeque;
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -51,20 +51,23 @@ pub(super) enum Stage {
     TopK { k: u32 },
 }
 
+/// Mostly there is one, and it needs no memory of its own.
+pub(super) type Ranges = SmallVec<[Range<u32>; 1]>;
+
 /// One tier's work on a job.
 #[derive(Debug, Default)]
 pub(super) struct Part {
     /// The order in which candidates are taken, for a top-k.
     pub order: Option<Arc<[u32]>>,
     /// Places not yet dispatched.
-    pub todo: VecDeque<Range<u32>>,
+    pub todo: Ranges,
     /// Their tokens and predicted device time; zero exactly when `todo` is empty.
     pub tokens: u64,
     pub work: Ns,
     /// Pairs in batches now.
     pub running: u32,
     /// Places that came back, in the order they did.
-    pub done: Vec<Range<u32>>,
+    pub done: Ranges,
     /// Pairs that the tier has been asked for.
     pub pairs: u32,
     /// The place in its tenant's queue while anything is to do.
@@ -149,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_prefix_ends_at_the_first_gap() {
-        let part = Part { done: vec![4..6, 0..2, 2..3], pairs: 6, ..Part::default() };
+        let part = Part { done: [4..6, 0..2, 2..3].into_iter().collect(), pairs: 6, ..Part::default() };
         assert_eq!(part.done_prefix(), 3);
         assert_eq!(part.done_pairs(), 5);
         assert!(!part.complete());

@@ -44,6 +44,9 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
+/// Fewer timers than this are not looked through for those of jobs that are gone.
+const TIMERS_MIN: usize = 4_096;
+
 /// The scheduler's state between events.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -219,11 +222,18 @@ impl Scheduler {
     }
 
     fn set_timer(&mut self, at: Ns, timer: Timer) {
+        // Jobs that are gone leave timers behind, some for an hour. Each rebuild is paid for by as
+        // many timers set since the last one.
+        if self.timers.len() > TIMERS_MIN + 8 * self.jobs.len() {
+            let mut timers = std::mem::take(&mut self.timers);
+            timers.retain(|&Reverse((_, _, timer))| self.is_current(timer));
+            self.timers = timers;
+        }
         self.timer_seq += 1;
         self.timers.push(Reverse((at, self.timer_seq, timer)));
     }
 
-    /// Timers are never taken out of the heap; those without a point any more are skipped.
+    /// Timers are not taken out of the heap one by one; those without a point any more are skipped.
     fn is_current(&self, timer: Timer) -> bool {
         match timer {
             Timer::Hedge(job) => self.jobs.get(&job).is_some_and(|job| job.stage == Stage::Full),

@@ -147,7 +147,7 @@ impl Scheduler {
             (Tier::Fallback, Stage::Full | Stage::Ranking | Stage::TopK { .. }) => false,
         };
         if wanted {
-            self.job(id).parts[tier].todo.push_front(member.slice.range.clone());
+            self.job(id).parts[tier].todo.insert(0, member.slice.range.clone());
             self.requeue(id, tier);
         }
     }
