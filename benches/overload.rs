@@ -281,6 +281,10 @@ fn audit(server: &mut Serving, ledger: &Path, books: &Books) {
         values.map(|value| value.parse::<f64>().expect("a number")).sum()
     };
     let (charged, discarded) = (device("charged"), device("discarded"));
+    let told = ["podium_hedges", "podium_device_seconds", "podium_prediction_error"];
+    for line in metrics.lines().filter(|line| told.iter().any(|name| line.starts_with(name))) {
+        println!("    {line}");
+    }
     println!(
         "{:.2}% of worked device time discarded (ceiling 2%)",
         100.0 * discarded / (charged + discarded)

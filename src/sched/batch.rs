@@ -83,7 +83,7 @@ impl Scheduler {
         let mut draft =
             Draft { tokens_max, load: Load::default(), members: Vec::new(), tightest: Ns::MAX, starts };
         while let Some((tenant, id)) = self.queues[tier].front(self.now) {
-            if self.give_up_late(id, tier, starts, out) {
+            if self.give_up_late(id, tier, (starts, draft.load), out) {
                 continue;
             }
             if !self.take(&mut draft, tier, tenant, id) || probing {

@@ -109,20 +109,32 @@ impl Scheduler {
         running.max(finish.saturating_sub(part.work))
     }
 
-    /// Before a batch takes a job: true when the job cannot make it any more and was taken out of
-    /// the line.
-    pub(super) fn give_up_late(&mut self, id: JobId, tier: Tier, starts: Ns, out: &mut Vec<Action>) -> bool {
+    /// Before a batch that starts then and has this load takes a job: true when the job cannot
+    /// make it any more and was taken out of the line.
+    pub(super) fn give_up_late(
+        &mut self,
+        id: JobId,
+        tier: Tier,
+        (starts, before): (Ns, Load),
+        out: &mut Vec<Action>,
+    ) -> bool {
         let job = &self.jobs[&id];
         let Some(deadline) = job.deadline else { return false };
         let part = &job.parts[tier];
-        if starts.saturating_add(part.work) <= deadline {
+        let mut load = before;
+        part.todo.iter().cloned().flatten().for_each(|place| load.add(job.length(tier, place)));
+        let predictor = &self.predictors[tier];
+        if starts.saturating_add(predictor.p99(&load)) <= deadline {
             return false;
         }
+        // What has not begun costs nothing to move, and a doubt is enough; else it must be late.
+        let is_late = starts.saturating_add(part.work) > deadline;
         match job.stage {
-            Stage::Full if self.may_fall_back(id) => {
+            Stage::Full if self.may_fall_back(id) && (is_late || !part.has_begun()) => {
                 self.fall_back(id, Degradation::PrimaryLate, out);
                 true
             }
+            _ if !is_late => false,
             Stage::TopK { .. } if part.running == 0 => {
                 self.answer_top_k(id, Degradation::PrimaryLate, out);
                 true
@@ -139,7 +151,7 @@ impl Scheduler {
                 self.fallback_came_back(id, out);
                 true
             }
-            Stage::Full | Stage::Fallback { .. } if part.running == 0 && part.done.is_empty() => {
+            Stage::Full | Stage::Fallback { .. } if !part.has_begun() => {
                 let retry_after = starts.saturating_sub(self.now).max(Ns::from_millis(1));
                 self.refuse(id, Refusal::BudgetTooShort { retry_after }, out);
                 true

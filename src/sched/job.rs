@@ -80,6 +80,11 @@ impl Part {
         self.pairs > 0 && self.done_pairs() == self.pairs
     }
 
+    /// Whether a batch has had some of it.
+    pub fn has_begun(&self) -> bool {
+        self.running > 0 || !self.done.is_empty()
+    }
+
     /// Pairs that came back.
     pub fn done_pairs(&self) -> u32 {
         self.done.iter().map(|range| range.end - range.start).sum()
