@@ -228,7 +228,7 @@ impl Scheduler {
         let mut k = 0;
         for &candidate in &order[..wanted] {
             load.add(job.lengths.primary[candidate as usize]);
-            if wait.saturating_add(predictor.p99(&load)) > latest {
+            if wait.saturating_add(predictor.surely(&load)) > latest {
                 break;
             }
             k += 1;
