@@ -57,8 +57,8 @@ fn request() -> Vec<u8> {
     post("/v1/rank", "", body.to_string())
 }
 
-/// Runs plays while clients ask, until the primary answers again, and audits the books.
-fn drill(plays: Vec<Play>, stall: Option<Duration>) {
+/// Runs plays, each after so many answers, while clients ask, until the primary answers again, and audits the books.
+fn drill(plays: Vec<Play>, apart: u64, stall: Option<Duration>) {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&folder.path().join("ledger.sqlite")).unwrap());
     let script = Script::default();
@@ -84,9 +84,13 @@ fn drill(plays: Vec<Play>, stall: Option<Duration>) {
             thread::yield_now();
         }
         assert_eq!(seen.degraded.load(Ordering::Relaxed), 0, "before the fault the primary answers");
-        script.extend(plays);
-        while script.left() > 0 {
-            thread::yield_now();
+        for play in plays {
+            // Faults come one after the other, not all to the lane's next batches.
+            let next = seen.answers.load(Ordering::Relaxed) + apart;
+            script.extend([play]);
+            while script.left() > 0 || seen.answers.load(Ordering::Relaxed) < next {
+                thread::yield_now();
+            }
         }
         // It has recovered when a burst of answers is the primary's alone.
         let mut mark = (0, u64::MAX);
@@ -114,30 +118,38 @@ fn drill(plays: Vec<Play>, stall: Option<Duration>) {
 
 #[test]
 fn a_panic_under_load_costs_nobody_an_answer() {
-    drill(vec![Play::Panic], None);
+    drill(vec![Play::Panic], 0, None);
 }
 
 #[test]
 fn panics_one_after_the_other_cost_nobody_an_answer() {
-    drill(vec![Play::Panic, Play::Answer, Play::Panic, Play::Panic], None);
+    drill(vec![Play::Panic, Play::Answer, Play::Panic, Play::Panic], 0, None);
 }
 
 #[test]
 fn a_nan_under_load_is_nobody_s_score() {
-    drill(vec![Play::NonFinite], None);
+    drill(vec![Play::NonFinite], 0, None);
 }
 
 #[test]
 fn a_failure_under_load_costs_nobody_an_answer() {
-    drill(vec![Play::Fail], None);
+    drill(vec![Play::Fail], 0, None);
 }
 
 #[test]
 fn memory_that_runs_out_under_load_makes_batches_smaller() {
-    drill(vec![Play::OutOfMemory, Play::OutOfMemory], None);
+    drill(vec![Play::OutOfMemory, Play::OutOfMemory], 0, None);
 }
 
 #[test]
 fn a_lane_that_hangs_for_ten_seconds_is_given_up_and_made_anew() {
-    drill(vec![Play::Hang(Duration::from_secs(10))], Some(Duration::from_millis(300)));
+    drill(vec![Play::Hang(Duration::from_secs(10))], 0, Some(Duration::from_millis(300)));
+}
+
+#[test]
+fn ten_thousand_answers_with_hedges_and_failures_are_in_the_ledger_to_the_nanosecond() {
+    let hang = || Play::Hang(Duration::from_millis(900));
+    let faults = [Play::Panic, Play::NonFinite, hang(), Play::OutOfMemory, Play::Fail, hang(), Play::Panic];
+    let plays = faults.into_iter().chain([Play::NonFinite, hang(), Play::OutOfMemory]).collect();
+    drill(plays, 1_000, Some(Duration::from_secs(5)));
 }
