@@ -15,6 +15,7 @@
 //! | 2 | [`model`]: a model's files, checked; the reference forward |
 //! | 2 | [`telemetry`]: metrics and traces |
 //! | 2 | [`wire`]: the dialects |
+//! | 1 | [`ops`]: an encoder's operations on the CPU, each beside its reference
 //! | 1 | [`rerank`]: requests, outcomes, ranking |
 //! | 1 | [`token`]: from text to packed pairs |
 //! | 0 | [`base`]: units |
@@ -26,6 +27,7 @@ pub mod cost;
 pub mod engine;
 pub mod http;
 pub mod model;
+pub mod ops;
 pub mod rerank;
 pub mod sched;
 pub mod sim;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Module and floor, as in src/lib.rs; a module imports only from lower floors.
 const FLOORS: &[(&str, u8)] = &[
     ("base", 0),
+    ("ops", 1),
     ("rerank", 1),
     ("token", 1),
     ("cost", 2),
@@ -158,7 +159,8 @@ fn code_keeps_its_style() {
             ("unsafe", "only ops may"),
             ("println!", "only the commands print"),
         ] {
-            let may = what == "println!" && path.starts_with("src/cli/");
+            let may = (what == "println!" && path.starts_with("src/cli/"))
+                || (what == "unsafe" && path.starts_with("src/ops/"));
             assert!(may || !code.contains(what), "{path} has `{what}`: {why}");
         }
         let long = LONG.iter().any(|(name, _)| name == path);

@@ -1,8 +1,10 @@
 //! Floor 4: the devices behind one trait.
 
+mod cpu;
 mod reference;
 mod scripted;
 
+pub use cpu::{Cpu, CpuModel, NoBf16, Precision, Processor};
 pub use reference::Reference;
 pub use scripted::{Play, Script, Scripted};
 

@@ -1,9 +1,12 @@
 //! The shape of an encoder: one description for BERT, RoBERTa and XLM-R with their heads.
 
 use super::{ModelError, read};
+use crate::ops::Gelu;
+use crate::token::Packed;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+use thiserror::Error;
 
 /// A cross-encoder's shape. All three families are the same stack of post-norm transformer
 /// layers (Devlin et al. 2019, Liu et al. 2019, Conneau et al. 2020); they differ in names, in
@@ -43,13 +46,25 @@ pub enum Family {
     Roberta,
 }
 
-/// Which Gaussian error linear unit (Hendrycks and Gimpel 2016).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gelu {
-    /// x/2 (1 + erf(x / sqrt 2)).
-    Erf,
-    /// Its tanh approximation.
-    Tanh,
+/// A batch that is another model's.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum BatchError {
+    /// A token id that the model does not know: the tokenizer is another model's.
+    #[error("token id {id} is not among the model's {vocabulary}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// How many there are.
+        vocabulary: usize,
+    },
+    /// A sequence that is longer than the model reads.
+    #[error("a sequence has {tokens} tokens, and the model reads {limit}")]
+    Length {
+        /// Its tokens.
+        tokens: u32,
+        /// The limit.
+        limit: u32,
+    },
 }
 
 /// `config.json` as far as it matters here.
@@ -134,6 +149,9 @@ impl Encoder {
         if let Some(kind) = raw.position_embedding_type.as_deref().filter(|&kind| kind != "absolute") {
             return Err(format!("position_embedding_type: `{kind}` is not served; absolute is"));
         }
+        if raw.num_hidden_layers == 0 {
+            return Err("num_hidden_layers: 0 is no encoder".to_owned());
+        }
         if raw.num_attention_heads == 0 || !raw.hidden_size.is_multiple_of(raw.num_attention_heads) {
             return Err(format!(
                 "num_attention_heads: {} does not divide hidden_size {}",
@@ -164,6 +182,22 @@ impl Encoder {
             layer_norm_eps: raw.layer_norm_eps,
             gelu,
         })
+    }
+
+    /// Checks that every token and position of a batch has an embedding.
+    ///
+    /// # Errors
+    /// [`BatchError`], which names the first that has none.
+    pub fn check(&self, batch: &Packed) -> Result<(), BatchError> {
+        let limit = self.pair_tokens_max();
+        if let Some(tokens) = batch.lengths().find(|&tokens| tokens > limit) {
+            return Err(BatchError::Length { tokens, limit });
+        }
+        let vocabulary = self.vocabulary;
+        match batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
+            Some(&id) => Err(BatchError::Token { id, vocabulary }),
+            None => Ok(()),
+        }
     }
 
     /// The longest sequence that has positions.
@@ -205,6 +239,7 @@ mod tests {
             ("position_embedding_type", json!("relative_key"), "position_embedding_type: `relative_key`"),
             ("num_attention_heads", json!(3), "num_attention_heads: 3 does not divide hidden_size 8"),
             ("num_attention_heads", json!(0), "num_attention_heads: 0"),
+            ("num_hidden_layers", json!(0), "num_hidden_layers: 0"),
             ("max_position_embeddings", json!(2), "max_position_embeddings: 2"),
         ];
         for (key, value, expected) in rows {

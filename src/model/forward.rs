@@ -2,7 +2,8 @@
 //! tested against it.
 
 use super::weights::{Layer, Linear, Norm};
-use super::{Encoder, Gelu, Weights};
+use super::{BatchError, Encoder, Weights};
+use crate::ops::Gelu;
 use crate::token::Packed;
 use candle_core::{D, Device, Tensor};
 use thiserror::Error;
@@ -25,22 +26,9 @@ pub struct Forward {
 /// A batch that has no logits.
 #[derive(Debug, Error)]
 pub enum ForwardError {
-    /// A token id that the model does not know: the tokenizer is another model's.
-    #[error("token id {id} is not among the model's {vocabulary}")]
-    Token {
-        /// The id.
-        id: u32,
-        /// How many there are.
-        vocabulary: usize,
-    },
-    /// A sequence that is longer than the model reads.
-    #[error("a sequence has {tokens} tokens, and the model reads {limit}")]
-    Length {
-        /// Its tokens.
-        tokens: u32,
-        /// The limit.
-        limit: u32,
-    },
+    /// The batch is another model's.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -87,16 +75,9 @@ impl Forward {
     /// A logit for each sequence.
     ///
     /// # Errors
-    /// [`ForwardError::Token`] and [`ForwardError::Length`] for a batch of another model.
+    /// [`ForwardError::Batch`] for a batch of another model.
     pub fn logits(&self, batch: &Packed) -> Result<Vec<f32>, ForwardError> {
-        let limit = self.encoder.pair_tokens_max();
-        if let Some(tokens) = batch.lengths().find(|&tokens| tokens > limit) {
-            return Err(ForwardError::Length { tokens, limit });
-        }
-        let vocabulary = self.encoder.vocabulary;
-        if let Some(&id) = batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(ForwardError::Token { id, vocabulary });
-        }
+        self.encoder.check(batch)?;
         let mut logits = Vec::with_capacity(batch.len());
         let starts = batch.starts();
         let mut first = 0;

@@ -14,7 +14,7 @@ mod manifest;
 mod source;
 mod weights;
 
-pub use config::{Encoder, Family, Gelu};
+pub use config::{BatchError, Encoder, Family};
 pub use forward::{Forward, ForwardError};
 pub use manifest::{Calibration, Manifest};
 pub use source::{Place, locate};

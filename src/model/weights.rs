@@ -217,8 +217,8 @@ impl Tensors<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Gelu;
     use super::*;
+    use crate::ops::Gelu;
     use safetensors::tensor::TensorView;
 
     fn encoder() -> Encoder {

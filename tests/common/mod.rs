@@ -6,7 +6,8 @@ use podium::backend::Scripted;
 use podium::base::{Ns, PerTier, TenantId, Tier};
 use podium::engine::{BooksSetup, Clock, Engine, Handle, LaneSetup, PrepareLimits, Setup, TierSetup};
 use podium::http::{App, Auth, Connections, Server, ServerLimits, TlsFiles};
-use podium::model::Calibration;
+use podium::model::{Calibration, Encoder, Family, Layer, Linear, Norm, Weights};
+use podium::ops::Gelu;
 use podium::sched::{Limits, TenantConfig};
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use podium::wire::Settings;
@@ -314,4 +315,65 @@ impl Reply {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
+}
+
+/// Random weights of an encoder, large enough that every part shows in a logit.
+pub fn random_weights(encoder: &Encoder, seed: u64) -> Weights {
+    let mut random = Pcg64::new(seed.into(), 3);
+    let mut values = move |count: usize, mean: f32, scale: f32| -> Vec<f32> {
+        (0..count).map(|_| mean + (random.random::<f32>() * 2.0 - 1.0) * scale).collect()
+    };
+    let (h, f) = (encoder.hidden, encoder.intermediate);
+    let words = values(encoder.vocabulary * h, 0.0, 0.1);
+    let positions = values(encoder.positions * h, 0.0, 0.1);
+    let token_types = values(encoder.token_types * h, 0.0, 0.1);
+    let mut norm = {
+        let mut values = values.clone();
+        move || Norm { gain: values(h, 1.0, 0.2), bias: values(h, 0.0, 0.1) }
+    };
+    let mut linear = move |outputs: usize, inputs: usize| {
+        let scale = 2.0 / (inputs as f32).sqrt();
+        Linear { weight: values(outputs * inputs, 0.0, scale), bias: values(outputs, 0.0, 0.1) }
+    };
+    let layers = (0..encoder.layers)
+        .map(|_| Layer {
+            query: linear(h, h),
+            key: linear(h, h),
+            value: linear(h, h),
+            attention_out: linear(h, h),
+            attention_norm: norm(),
+            up: linear(f, h),
+            down: linear(h, f),
+            out_norm: norm(),
+        })
+        .collect();
+    let (embedding_norm, pooler, classifier) = (norm(), linear(h, h), linear(1, h));
+    Weights { words, positions, token_types, embedding_norm, layers, pooler, classifier }
+}
+
+/// The shape of a BERT with so many layers of so many heads.
+pub fn bert(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Encoder {
+    Encoder {
+        family: Family::Bert,
+        hidden,
+        layers,
+        heads,
+        intermediate,
+        vocabulary: 30_522,
+        positions: 512,
+        position_offset: 0,
+        token_types: 2,
+        layer_norm_eps: 1e-12,
+        gelu: Gelu::Erf,
+    }
+}
+
+/// A batch of random tokens with these lengths.
+pub fn random_batch(lengths: &[usize], seed: u64) -> Packed {
+    let mut random = Pcg64::new(seed.into(), 4);
+    let mut batch = Packed::default();
+    for &length in lengths {
+        batch.push((0..length).map(|place| (random.random_range(1000..30_000), u8::from(place >= 10))));
+    }
+    batch
 }

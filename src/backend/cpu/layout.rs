@@ -1,0 +1,86 @@
+//! A model's maps, padded for the operations: widths to multiples of [`PAD`], each head by itself.
+
+use crate::model::Linear;
+use crate::ops::{Dense, Heads, PAD};
+
+/// How a width of values is laid out: in `count` parts of `size`, each padded to `padded`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Width {
+    count: usize,
+    size: usize,
+    padded: usize,
+}
+
+impl Width {
+    /// Values in one piece.
+    pub fn plain(size: usize) -> Self {
+        Self { count: 1, size, padded: size.next_multiple_of(PAD) }
+    }
+
+    /// Values of so many heads.
+    pub fn heads(count: usize, hidden: usize) -> Self {
+        Self { count, ..Self::plain(hidden / count) }
+    }
+
+    /// Values with their padding.
+    pub fn padded(&self) -> usize {
+        self.count * self.padded
+    }
+
+    /// The heads that they make.
+    pub fn as_heads(&self) -> Heads {
+        Heads { count: self.count, size: self.padded }
+    }
+
+    /// Where each value goes.
+    fn places(self) -> impl Iterator<Item = usize> {
+        (0..self.count).flat_map(move |part| (0..self.size).map(move |index| part * self.padded + index))
+    }
+}
+
+/// A map with its widths padded and its values multiplied by a factor.
+pub(super) fn pad(map: &Linear, outputs: Width, inputs: Width, factor: f32) -> Dense {
+    let mut dense = Dense {
+        outputs: outputs.padded(),
+        inputs: inputs.padded(),
+        weight: vec![0.0; outputs.padded() * inputs.padded()],
+        bias: vec![0.0; outputs.padded()],
+    };
+    let from = map.weight.chunks_exact(inputs.count * inputs.size).zip(&map.bias);
+    for (output, (weights, bias)) in outputs.places().zip(from) {
+        dense.bias[output] = bias * factor;
+        let row = &mut dense.weight[output * inputs.padded()..][..inputs.padded()];
+        for (input, weight) in inputs.places().zip(weights) {
+            row[input] = weight * factor;
+        }
+    }
+    dense
+}
+
+/// Maps of the same input as one.
+pub(super) fn join(maps: [Dense; 3]) -> Dense {
+    let mut maps = maps.into_iter();
+    let mut joined = maps.next().expect("there are three");
+    for map in maps {
+        assert_eq!(map.inputs, joined.inputs, "joined maps read the same");
+        joined.outputs += map.outputs;
+        joined.weight.extend(map.weight);
+        joined.bias.extend(map.bias);
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_padded_each_by_itself() {
+        let map =
+            Linear { weight: (0..12).map(|value| value as f32).collect(), bias: vec![1.0, 2.0, 3.0, 4.0] };
+        let dense = pad(&map, Width::heads(2, 4), Width::plain(3), 2.0);
+        assert_eq!((dense.outputs, dense.inputs), (64, 32));
+        assert_eq!(dense.bias[31..34], [0.0, 6.0, 8.0]);
+        assert_eq!(dense.weight[33 * 32..33 * 32 + 4], [18.0, 20.0, 22.0, 0.0]);
+    }
+}

@@ -1,0 +1,245 @@
+//! The CPU engine: packed, fused forwards in f32, bf16 or int8, shared out over threads.
+//!
+//! A batch is cut into chunks of whole sequences. Threads take the next chunk from one counter until
+//! none is left; each works in memory of its own. A sequence's logit comes from the same operations in
+//! the same order wherever it runs, so that it depends neither on its neighbours nor on the threads.
+
+mod layout;
+mod stack;
+
+use super::{ScoreError, Scorer};
+use crate::model::{Encoder, Weights};
+#[cfg(target_arch = "x86_64")]
+use crate::ops::{Avx2, Avx512};
+use crate::ops::{Bf16, F32, Int8, Portable};
+use crate::token::Packed;
+use serde::Deserialize;
+use stack::{Forward, Stack, Workspace};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use thiserror::Error;
+
+/// Tokens of a chunk, if its first sequence is not longer: enough rows for the register tiles, few
+/// enough for the second-level cache.
+const CHUNK_TOKENS: u32 = 128;
+
+/// What a model's linear maps are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 where the processor has it, else f32.
+    #[default]
+    Auto,
+    /// As the reference does.
+    F32,
+    /// Half the width, summed in f32.
+    Bf16,
+    /// Bytes, with a scale for each token and each output; attention in the processor's best float.
+    Int8,
+}
+
+impl Precision {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// An instruction set that the operations are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processor {
+    /// AVX-512 with VNNI and BF16.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// Any.
+    Portable,
+}
+
+impl Processor {
+    /// Those that this machine is, best first.
+    pub fn here() -> Vec<Self> {
+        let mut here = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            here.extend(Avx512::detect().map(|_| Self::Avx512));
+            here.extend(Avx2::detect().map(|_| Self::Avx2));
+        }
+        here.push(Self::Portable);
+        here
+    }
+}
+
+/// A precision that this processor does not have.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("this processor has no bf16; f32 and int8 run here")]
+pub struct NoBf16;
+
+/// A model packed for this processor; its scorers share it.
+#[derive(Clone)]
+pub struct CpuModel {
+    forward: Arc<dyn Forward>,
+    encoder: Encoder,
+    precision: Precision,
+}
+
+impl CpuModel {
+    /// Packs weights for the best processor that this machine is.
+    ///
+    /// # Errors
+    /// [`NoBf16`], where that was asked for.
+    pub fn new(encoder: &Encoder, weights: &Weights, precision: Precision) -> Result<Self, NoBf16> {
+        Self::on(Processor::here()[0], encoder, weights, precision)
+    }
+
+    /// Packs weights for one of the processors that this machine is.
+    ///
+    /// # Errors
+    /// [`NoBf16`], where that was asked for.
+    ///
+    /// # Panics
+    /// Where the machine is no such processor.
+    pub fn on(
+        processor: Processor,
+        encoder: &Encoder,
+        weights: &Weights,
+        precision: Precision,
+    ) -> Result<Self, NoBf16> {
+        let missing = "the caller asks for what `Processor::here` lists";
+        let precision = match (precision, processor) {
+            (Precision::Auto, Processor::Avx512) => Precision::Bf16,
+            (Precision::Auto, Processor::Avx2 | Processor::Portable) => Precision::F32,
+            (Precision::Bf16, Processor::Avx2) => return Err(NoBf16),
+            (precision, _) => precision,
+        };
+        macro_rules! stack {
+            ($simd:expr, $linear:ty, $attention:ty) => {
+                Arc::new(Stack::<_, $linear, $attention>::new($simd, encoder, weights))
+            };
+        }
+        let forward: Arc<dyn Forward> = match (processor, precision) {
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Avx512, precision) => {
+                let simd = Avx512::detect().expect(missing);
+                match precision {
+                    Precision::F32 => stack!(simd, F32, F32),
+                    Precision::Auto | Precision::Bf16 => stack!(simd, Bf16, Bf16),
+                    Precision::Int8 => stack!(simd, Int8, Bf16),
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Avx2, precision) => {
+                let simd = Avx2::detect().expect(missing);
+                match precision {
+                    Precision::Auto | Precision::F32 | Precision::Bf16 => stack!(simd, F32, F32),
+                    Precision::Int8 => stack!(simd, Int8, F32),
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            (Processor::Avx512 | Processor::Avx2, _) => panic!("{missing}"),
+            (Processor::Portable, Precision::Auto | Precision::F32) => stack!(Portable, F32, F32),
+            (Processor::Portable, Precision::Bf16) => stack!(Portable, Bf16, Bf16),
+            (Processor::Portable, Precision::Int8) => stack!(Portable, Int8, F32),
+        };
+        Ok(Self { forward, encoder: encoder.clone(), precision })
+    }
+
+    /// What its linear maps are computed in; never [`Precision::Auto`].
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+}
+
+/// Runs a model on this many threads, of which the caller's is one.
+pub struct Cpu {
+    model: CpuModel,
+    workspaces: Vec<Workspace>,
+}
+
+impl Cpu {
+    /// A scorer of a model on `threads` threads, at least one.
+    pub fn new(model: CpuModel, threads: usize) -> Self {
+        Self { model, workspaces: (0..threads.max(1)).map(|_| Workspace::default()).collect() }
+    }
+}
+
+impl Scorer for Cpu {
+    fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
+        self.model.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
+        let share =
+            Share { forward: &*self.model.forward, batch, chunks: chunks(batch), next: AtomicUsize::new(0) };
+        let helpers = share.chunks.len().min(self.workspaces.len()).saturating_sub(1);
+        let (own, others) = self.workspaces.split_first_mut().expect("a scorer has a thread");
+        let scored = std::thread::scope(|scope| {
+            let helping =
+                others.iter_mut().take(helpers).map(|workspace| scope.spawn(|| share.work(workspace)));
+            let helping: Vec<_> = helping.collect();
+            let mut scored = share.work(own);
+            for helper in helping {
+                // A panic is the lane's to catch, wherever it happened.
+                scored.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            scored
+        });
+        for (sequence, logit) in scored {
+            logits[sequence] = logit;
+        }
+        Ok(())
+    }
+}
+
+/// Whole sequences up to [`CHUNK_TOKENS`], or one that is longer.
+fn chunks(batch: &Packed) -> Vec<Range<usize>> {
+    let starts = batch.starts();
+    let mut chunks: Vec<Range<usize>> = Vec::new();
+    for sequence in 0..batch.len() {
+        match chunks.last_mut() {
+            Some(chunk) if starts[sequence + 1] - starts[chunk.start] <= CHUNK_TOKENS => chunk.end += 1,
+            _ => chunks.push(sequence..sequence + 1),
+        }
+    }
+    chunks
+}
+
+/// A batch that threads work on together.
+struct Share<'a> {
+    forward: &'a dyn Forward,
+    batch: &'a Packed,
+    chunks: Vec<Range<usize>>,
+    /// The next chunk that nobody has taken.
+    next: AtomicUsize,
+}
+
+impl Share<'_> {
+    /// Takes chunks until none is left; sequences with their logits.
+    fn work(&self, workspace: &mut Workspace) -> Vec<(usize, f32)> {
+        workspace.forget();
+        let mut taken = Vec::new();
+        while let Some(chunk) = self.chunks.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            self.forward.chunk(self.batch, chunk.clone(), workspace);
+            taken.extend(chunk.clone());
+        }
+        taken.into_iter().zip(self.forward.finish(workspace)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_whole_sequences() {
+        let mut batch = Packed::default();
+        for length in [100, 28, 1, 300, 64, 64, 1] {
+            batch.push((0..length).map(|_| (1, 0)));
+        }
+        assert_eq!(chunks(&batch), [0..2, 2..3, 3..4, 4..6, 6..7]);
+        assert!(chunks(&Packed::default()).is_empty());
+    }
+}

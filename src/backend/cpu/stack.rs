@@ -1,0 +1,226 @@
+//! The forward of an encoder in one dtype on one kind of processor, by the fused operations.
+
+use super::layout::{Width, join, pad};
+use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
+use crate::ops::{
+    AddTo, Buffer, Dense, Dtype, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input, Keep, Linear,
+    Norm, Operand, Scratch, Simd, Table, attention, embed, first_token_attention, layer_norm, linear,
+};
+use crate::token::Packed;
+use std::f32::consts::LOG2_E;
+use std::ops::Range;
+
+/// Rows that go through the linear maps of a layer together: their activations stay in the
+/// second-level cache, and weights are read once for all of them.
+const BLOCK: usize = 192;
+/// Words between the rows of queries, keys and values beyond what they hold.
+const GAP: usize = 16;
+
+/// A model that runs chunk by chunk, in anybody's workspace.
+pub(super) trait Forward: Send + Sync {
+    /// Runs sequences of a batch up to the last layer's attention, and leaves what their first tokens
+    /// have become in the workspace.
+    fn chunk(&self, batch: &Packed, sequences: Range<usize>, workspace: &mut Workspace);
+    /// Takes the first tokens that chunks have left through the rest; a logit for each, in that order.
+    fn finish(&self, workspace: &mut Workspace) -> Vec<f32>;
+}
+
+/// What one thread works in; it grows to what it is used for.
+#[derive(Default)]
+pub(super) struct Workspace {
+    /// Tokens' states, `[tokens, hidden]`.
+    states: Buffer,
+    /// Queries, keys and values, `[tokens, stride]`.
+    qkv: Buffer,
+    /// `[tokens, heads]`.
+    context: Buffer,
+    attention: Scratch,
+    block: Block,
+    /// First tokens of the sequences so far: states `[sequences, hidden]`, contexts `[sequences, heads]`.
+    firsts: Vec<f32>,
+    first_contexts: Vec<f32>,
+    head: HeadScratch,
+}
+
+impl Workspace {
+    /// Drops what a run that broke off has left.
+    pub fn forget(&mut self) {
+        self.firsts.clear();
+        self.first_contexts.clear();
+    }
+}
+
+/// The operands of a block's linear maps.
+#[derive(Default)]
+struct Block {
+    input: Operand,
+    staging: Operand,
+    inner: Operand,
+}
+
+/// An encoder whose linear maps are in `L` and whose attention is in `A`.
+pub(super) struct Stack<S, L, A> {
+    simd: S,
+    hidden: usize,
+    heads: Heads,
+    position_offset: usize,
+    gelu: Gelu,
+    words: Table,
+    positions: Table,
+    types: Table,
+    embedding_norm: Norm,
+    /// All layers but the last.
+    full: Vec<(Linear<S, L>, Rest<S, L>)>,
+    last: (FirstToken, Rest<S, L>),
+    head: Head<S>,
+    _attention: std::marker::PhantomData<A>,
+}
+
+/// What follows a layer's attention.
+struct Rest<S, L> {
+    out: Linear<S, L>,
+    attention_norm: Norm,
+    up: Linear<S, L>,
+    down: Linear<S, L>,
+    out_norm: Norm,
+}
+
+impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
+    /// Packs a model's weights.
+    pub fn new(simd: S, encoder: &Encoder, weights: &Weights) -> Self {
+        let hidden = Width::plain(encoder.hidden);
+        let heads = Width::heads(encoder.heads, encoder.hidden);
+        let (last, full) = weights.layers.split_last().expect("a model has a layer");
+        let rest = |layer: &Layer| Rest::new(encoder, layer);
+        let qkv = |layer: &Layer| Linear::pack(&join(projections(encoder, layer)), Input::Signed);
+        let [query, key, value] = projections(encoder, last);
+        let table = |rows: &[f32]| Table::new(rows, encoder.hidden);
+        Self {
+            simd,
+            hidden: hidden.padded(),
+            heads: heads.as_heads(),
+            position_offset: encoder.position_offset,
+            gelu: encoder.gelu,
+            words: table(&weights.words),
+            positions: table(&weights.positions),
+            types: table(&weights.token_types),
+            embedding_norm: norm(encoder, &weights.embedding_norm),
+            full: full.iter().map(|layer| (qkv(layer), rest(layer))).collect(),
+            last: (FirstToken { heads: heads.as_heads(), query, key, value }, rest(last)),
+            head: Head::new(
+                &pad(&weights.pooler, hidden, hidden, 1.0),
+                &weights.classifier.weight,
+                weights.classifier.bias[0],
+            ),
+            _attention: std::marker::PhantomData,
+        }
+    }
+
+    /// From contexts to the layer's output: `states: [rows, hidden]`, `context: [rows, heads]`.
+    fn rest(&self, rest: &Rest<S, L>, states: &mut [f32], context: &[f32], block: &mut Block) {
+        let (simd, hidden) = (self.simd, self.hidden);
+        block.input.fill::<S, L>(simd, context, self.heads.width());
+        linear(simd, &block.input, &rest.out, &mut AddTo { rows: states, stride: hidden });
+        layer_norm(simd, &rest.attention_norm, states);
+        block.input.fill::<S, L>(simd, states, hidden);
+        let (staging, inner) = (&mut block.staging, &mut block.inner);
+        L::activate::<A>(simd, &block.input, &rest.up, self.gelu, (staging, inner));
+        linear(simd, &block.inner, &rest.down, &mut AddTo { rows: states, stride: hidden });
+        layer_norm(simd, &rest.out_norm, states);
+    }
+
+    fn embed(&self, batch: &Packed, starts: &[u32], states: &mut [f32]) {
+        let mut states = states;
+        for bounds in starts.windows(2) {
+            let tokens = bounds[0] as usize..bounds[1] as usize;
+            let (rows, rest) = states.split_at_mut(tokens.len() * self.hidden);
+            let (ids, types) = (&batch.ids()[tokens.clone()], &batch.types()[tokens]);
+            let tables = (&self.words, &self.positions, &self.types);
+            embed(self.simd, tables, (ids, types), self.position_offset, rows);
+            states = rest;
+        }
+    }
+}
+
+impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
+    fn chunk(&self, batch: &Packed, sequences: Range<usize>, workspace: &mut Workspace) {
+        let (simd, hidden, width) = (self.simd, self.hidden, self.heads.width());
+        let starts = &batch.starts()[sequences.start..=sequences.end];
+        let tokens = (starts[starts.len() - 1] - starts[0]) as usize;
+        let stride = 3 * width / A::GROUP + GAP;
+        let Workspace { states, qkv, context, attention: scratch, block, firsts, first_contexts, .. } =
+            workspace;
+        states.grow(tokens * hidden);
+        qkv.grow(tokens * stride);
+        context.grow(tokens * width);
+        let states = &mut states.floats_mut()[..tokens * hidden];
+        let qkv = &mut qkv.words_mut()[..tokens * stride];
+        let context = &mut context.floats_mut()[..tokens * width];
+        let local = |start: u32| (start - starts[0]) as usize;
+        let sequences = || starts.windows(2).map(|pair| local(pair[0])..local(pair[1]));
+
+        self.embed(batch, starts, states);
+        layer_norm(simd, &self.embedding_norm, states);
+        for (projection, rest) in &self.full {
+            for (states, qkv) in states.chunks(BLOCK * hidden).zip(qkv.chunks_mut(BLOCK * stride)) {
+                block.input.fill::<S, L>(simd, states, hidden);
+                linear(simd, &block.input, projection, &mut Keep::<A>::new::<S>(qkv, stride));
+            }
+            for rows in sequences() {
+                let qkv = &qkv[rows.start * stride..rows.end * stride];
+                let context = &mut context[rows.start * width..rows.end * width];
+                attention::<S, A>(simd, qkv, stride, self.heads, (scratch, context));
+            }
+            for (states, context) in states.chunks_mut(BLOCK * hidden).zip(context.chunks(BLOCK * width)) {
+                self.rest(rest, states, context, block);
+            }
+        }
+        for rows in sequences() {
+            let states = &states[rows.start * hidden..rows.end * hidden];
+            let end = first_contexts.len();
+            first_contexts.resize(end + width, 0.0);
+            let context = &mut first_contexts[end..];
+            first_token_attention(simd, &self.last.0, states, (scratch, context));
+            firsts.extend_from_slice(&states[..hidden]);
+        }
+    }
+
+    fn finish(&self, workspace: &mut Workspace) -> Vec<f32> {
+        let Workspace { block, firsts, first_contexts, head, .. } = workspace;
+        let mut logits = vec![0.0; firsts.len() / self.hidden];
+        let blocks =
+            firsts.chunks_mut(BLOCK * self.hidden).zip(first_contexts.chunks(BLOCK * self.heads.width()));
+        for ((states, context), logits) in blocks.zip(logits.chunks_mut(BLOCK)) {
+            self.rest(&self.last.1, states, context, block);
+            self.head.logits(self.simd, states, head, logits);
+        }
+        workspace.forget();
+        logits
+    }
+}
+
+impl<S: Simd, L: Dtype<S>> Rest<S, L> {
+    fn new(encoder: &Encoder, layer: &Layer) -> Self {
+        let (hidden, inner) = (Width::plain(encoder.hidden), Width::plain(encoder.intermediate));
+        let heads = Width::heads(encoder.heads, encoder.hidden);
+        Self {
+            out: Linear::pack(&pad(&layer.attention_out, hidden, heads, 1.0), Input::Signed),
+            attention_norm: norm(encoder, &layer.attention_norm),
+            up: Linear::pack(&pad(&layer.up, inner, hidden, 1.0), Input::Signed),
+            down: Linear::pack(&pad(&layer.down, hidden, inner, 1.0), Input::Activated),
+            out_norm: norm(encoder, &layer.out_norm),
+        }
+    }
+}
+
+/// To queries, keys and values; queries scaled for a softmax in powers of two.
+fn projections(encoder: &Encoder, layer: &Layer) -> [Dense; 3] {
+    let (hidden, heads) = (Width::plain(encoder.hidden), Width::heads(encoder.heads, encoder.hidden));
+    let scale = LOG2_E / ((encoder.hidden / encoder.heads) as f32).sqrt();
+    [(&layer.query, scale), (&layer.key, 1.0), (&layer.value, 1.0)]
+        .map(|(map, factor)| pad(map, heads, hidden, factor))
+}
+
+fn norm(encoder: &Encoder, norm: &NormWeights) -> Norm {
+    Norm::new(&norm.gain, &norm.bias, encoder.layer_norm_eps)
+}

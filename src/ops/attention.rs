@@ -1,0 +1,417 @@
+//! Softmax(Q K^T) V within each sequence, a head at a time. Nothing is padded to another sequence's
+//! length, and scores exist for one tile of rows at a time, in the first-level cache.
+//!
+//! The last layer's attention is needed for the first token alone. There keys and values are absorbed
+//! into the query: with u_h = Wk_h^T q_h the scores are X u_h (what `bk` adds is the same for every
+//! token, and a softmax does not see it), and the context is Wv_h (p X) + bv_h, as the weights p sum to
+//! one. That is exact, and replaces 12 H^2 multiplications a token by 2 H for each head.
+
+use super::dtype::{F32, Float};
+use super::linear::{Dense, Epilogue, Product, tiles};
+use super::simd::{Kernel, Simd};
+use super::{Buffer, PAD};
+use std::marker::PhantomData;
+
+/// How a layer's states divide into heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Number of heads.
+    pub count: usize,
+    /// Values of a head, padded to a multiple of [`PAD`].
+    pub size: usize,
+}
+
+impl Heads {
+    /// Values of all heads.
+    pub fn width(&self) -> usize {
+        self.count * self.size
+    }
+}
+
+/// Memory that attention works in.
+#[derive(Default)]
+pub struct Scratch {
+    keys: Buffer,
+    values: Buffer,
+    scores: Buffer,
+    weights: Buffer,
+    states: Buffer,
+}
+
+/// Attends within one sequence. `qkv: [tokens, stride]` words hold queries, keys and values of every
+/// head in `A`, queries scaled by log2(e) / sqrt(d); `context: [tokens, heads.width()]` is written.
+pub fn attention<S: Simd, A: Float<S>>(
+    simd: S,
+    qkv: &[u32],
+    stride: usize,
+    heads: Heads,
+    (scratch, context): (&mut Scratch, &mut [f32]),
+) {
+    let tokens = qkv.len() / stride;
+    assert!(heads.size.is_multiple_of(PAD) && qkv.len() == tokens * stride, "rows are whole");
+    assert!(3 * heads.width() / A::GROUP <= stride && context.len() == tokens * heads.width());
+    let padded = tokens.next_multiple_of(PAD);
+    scratch.keys.grow(padded * heads.size / A::GROUP);
+    scratch.values.grow(padded / A::GROUP * heads.size);
+    scratch.scores.grow(S::ROWS * (padded + LINE));
+    scratch.weights.grow(S::ROWS * (padded / A::GROUP + LINE));
+    for head in 0..heads.count {
+        let head = Head::<A> { qkv, stride, tokens, heads, head, scratch, context, _marker: PhantomData };
+        simd.launch(head);
+    }
+}
+
+/// Words beyond a row, so that rows do not share cache sets.
+const LINE: usize = 16;
+
+struct Head<'a, A> {
+    qkv: &'a [u32],
+    stride: usize,
+    tokens: usize,
+    heads: Heads,
+    head: usize,
+    scratch: &'a mut Scratch,
+    context: &'a mut [f32],
+    _marker: PhantomData<A>,
+}
+
+impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let Self { qkv, stride, tokens, heads, head, scratch, context, .. } = self;
+        let (groups, width) = (heads.size / A::GROUP, heads.width());
+        let part = |number: usize| qkv[number * width / A::GROUP + head * groups..].as_ptr();
+        let (queries, keys, values) = (part(0), part(1), part(2));
+        let blocks = tokens.div_ceil(S::LANES);
+        let value_groups = tokens.div_ceil(A::GROUP);
+        let padded = blocks * S::LANES;
+        // SAFETY: `attention` asserted that the three parts of every token lie in `qkv`, that the context
+        // has a place, and made room in the scratch.
+        unsafe {
+            // Keys word by word: `[blocks, groups, LANES]`.
+            for block in 0..blocks {
+                let (from, rows) = (keys.add(block * S::LANES * stride), tokens - block * S::LANES);
+                for group in (0..groups).step_by(S::LANES) {
+                    let to = scratch.keys.words_mut()[(block * groups + group) * S::LANES..].as_mut_ptr();
+                    simd.transpose(from.add(group), stride, rows.min(S::LANES), to);
+                }
+            }
+            // Values of as many tokens to a word as a word holds: `[value_groups, size]`.
+            for group in 0..value_groups {
+                let first = group * A::GROUP;
+                for at in (0..heads.size).step_by(S::LANES) {
+                    let words = A::pair_rows(simd, values.add(first * stride), stride, tokens - first, at);
+                    let to = scratch.values.words_mut()[group * heads.size + at..].as_mut_ptr();
+                    simd.store(to.cast(), simd.as_floats(words));
+                }
+            }
+            let score_stride = padded + LINE;
+            let weight_stride = padded / A::GROUP + LINE;
+            let tile_count = tokens.div_ceil(S::ROWS);
+            let mut row = 0;
+            for tile in 0..tile_count {
+                let rows = (tokens - row).div_ceil(tile_count - tile);
+                let product = Product {
+                    groups,
+                    a: queries.add(row * stride),
+                    a_stride: stride,
+                    b: scratch.keys.words().as_ptr(),
+                    b_step: S::LANES,
+                    b_apart: groups * S::LANES,
+                    start: queries,
+                }
+                .from_zero();
+                let mut scores = Scores { to: scratch.scores.floats_mut(), stride: score_stride };
+                let mut block = 0;
+                while block + 2 <= blocks {
+                    let product = Product { b: product.b.add(block * groups * S::LANES), ..product };
+                    tiles::<S, A, _, 2>(simd, rows, (0, block * S::LANES), product, &mut scores);
+                    block += 2;
+                }
+                if block < blocks {
+                    let product = Product { b: product.b.add(block * groups * S::LANES), ..product };
+                    tiles::<S, A, _, 1>(simd, rows, (0, block * S::LANES), product, &mut scores);
+                }
+                let mut inverse = [0.0; 16];
+                for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {
+                    let scores = scratch.scores.floats()[i * score_stride..].as_ptr();
+                    let weights = scratch.weights.words_mut()[i * weight_stride..].as_mut_ptr();
+                    *inverse = 1.0 / softmax::<S, A>(simd, scores, tokens, weights);
+                }
+                let start = row * width + head * heads.size;
+                let mut out = Context { to: &mut context[start..], stride: width, inverse: &inverse };
+                for column in (0..heads.size).step_by(2 * S::LANES) {
+                    let product = Product {
+                        groups: value_groups,
+                        a: scratch.weights.words().as_ptr(),
+                        a_stride: weight_stride,
+                        b: scratch.values.words().as_ptr().add(column),
+                        b_step: heads.size,
+                        b_apart: S::LANES,
+                        start: queries,
+                    }
+                    .from_zero();
+                    tiles::<S, A, _, 2>(simd, rows, (0, column), product, &mut out);
+                }
+                row += rows;
+            }
+        }
+    }
+}
+
+/// Writes 2^(scores - max) in `A`, zeros up to a whole vector, and returns their sum.
+///
+/// # Safety
+/// `count` scores lie behind `scores`, up to a whole vector; as many values may be written to `weights`.
+#[inline(always)]
+unsafe fn softmax<S: Simd, A: Float<S>>(simd: S, scores: *const f32, count: usize, weights: *mut u32) -> f32 {
+    let (whole, rest) = (count / S::LANES * S::LANES, count % S::LANES);
+    let lowest = simd.splat(f32::MIN);
+    // SAFETY: the caller promises whole vectors.
+    unsafe {
+        let mut largest = lowest;
+        for at in (0..whole).step_by(S::LANES) {
+            largest = simd.max(largest, simd.load(scores.add(at)));
+        }
+        if rest > 0 {
+            largest = simd.max(largest, simd.first(rest, simd.load(scores.add(whole)), lowest));
+        }
+        let largest = simd.splat(simd.largest(largest));
+        let mut sum = simd.splat(0.0);
+        for at in (0..whole).step_by(S::LANES) {
+            let power = A::exp2(simd, simd.sub(simd.load(scores.add(at)), largest));
+            sum = simd.add(sum, power);
+            A::store(simd, weights, at, power);
+        }
+        if rest > 0 {
+            let power = A::exp2(simd, simd.sub(simd.load(scores.add(whole)), largest));
+            let power = simd.first(rest, power, simd.splat(0.0));
+            sum = simd.add(sum, power);
+            A::store(simd, weights, whole, power);
+        }
+        simd.sum(sum)
+    }
+}
+
+/// Scores of a tile of rows.
+struct Scores<'a> {
+    to: &'a mut [f32],
+    stride: usize,
+}
+
+impl<S: Simd> Epilogue<S> for Scores<'_> {
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        columns <= self.stride && rows * self.stride <= self.to.len()
+    }
+    #[inline(always)]
+    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: the scratch has a tile of rows.
+        unsafe { simd.store(self.to.as_mut_ptr().add(row * self.stride + column), values) };
+    }
+}
+
+/// Contexts of a tile of rows, divided by the sums of their weights.
+struct Context<'a> {
+    to: &'a mut [f32],
+    stride: usize,
+    inverse: &'a [f32; 16],
+}
+
+impl<S: Simd> Epilogue<S> for Context<'_> {
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        columns <= self.stride
+            && rows <= self.inverse.len()
+            && (rows - 1) * self.stride + columns <= self.to.len()
+    }
+    #[inline(always)]
+    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: `attention` asserted that the context has every row.
+        unsafe {
+            let values = simd.mul(values, simd.splat(*self.inverse.get_unchecked(row)));
+            simd.store(self.to.as_mut_ptr().add(row * self.stride + column), values);
+        }
+    }
+}
+
+/// What the last layer's attention reads for the first token, in f32; each map is `[heads.width(), hidden]`.
+pub struct FirstToken {
+    /// How states divide into heads.
+    pub heads: Heads,
+    /// To queries, scaled by log2(e) / sqrt(d).
+    pub query: Dense,
+    /// To keys; its bias has no effect.
+    pub key: Dense,
+    /// To values.
+    pub value: Dense,
+}
+
+/// The first token's context, `[heads.width()]`, from all states of its sequence, `states: [tokens, hidden]`.
+pub fn first_token_attention<S: Simd>(
+    simd: S,
+    layer: &FirstToken,
+    states: &[f32],
+    (scratch, context): (&mut Scratch, &mut [f32]),
+) {
+    let hidden = layer.query.inputs;
+    let tokens = states.len() / hidden;
+    assert!(hidden.is_multiple_of(PAD) && tokens > 0 && states.len() == tokens * hidden);
+    assert!([&layer.key, &layer.value].iter().all(|map| map.inputs == hidden), "maps read states");
+    let width = layer.heads.width();
+    assert!(context.len() == width && layer.query.outputs == width && layer.value.outputs == width);
+    scratch.scores.grow(tokens + LINE);
+    scratch.weights.grow(tokens + LINE);
+    scratch.states.grow(hidden);
+    for head in 0..layer.heads.count {
+        simd.launch(FirstHead { layer, states, tokens, head, scratch, context });
+    }
+}
+
+struct FirstHead<'a> {
+    layer: &'a FirstToken,
+    states: &'a [f32],
+    tokens: usize,
+    head: usize,
+    scratch: &'a mut Scratch,
+    context: &'a mut [f32],
+}
+
+impl<S: Simd> Kernel<S> for FirstHead<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let Self { layer, states, tokens, head, scratch, context } = self;
+        let (hidden, size) = (layer.query.inputs, layer.heads.size);
+        let rows = head * size..(head + 1) * size;
+        let row = |map: &Dense, row: usize| map.weight[row * hidden..].as_ptr();
+        // SAFETY: `first_token_attention` asserted the shapes and made room in the scratch.
+        unsafe {
+            let absorbed = scratch.states.floats_mut().as_mut_ptr();
+            clear(simd, absorbed, hidden);
+            for index in rows.clone() {
+                let query =
+                    dot(simd, row(&layer.query, index), states.as_ptr(), hidden) + layer.query.bias[index];
+                add_scaled(simd, query, row(&layer.key, index), absorbed, hidden);
+            }
+            let scores = scratch.scores.floats_mut();
+            for (token, score) in scores.iter_mut().enumerate().take(tokens) {
+                *score = dot(simd, absorbed, states.as_ptr().add(token * hidden), hidden);
+            }
+            let weights = scratch.weights.words_mut().as_mut_ptr();
+            let inverse = 1.0 / softmax::<S, F32>(simd, scores.as_ptr(), tokens, weights);
+            clear(simd, absorbed, hidden);
+            weighted_sum(simd, weights.cast(), (states.as_ptr(), tokens), absorbed, hidden);
+            for index in rows {
+                let sum = dot(simd, row(&layer.value, index), absorbed, hidden);
+                context[index] = sum * inverse + layer.value.bias[index];
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `count` floats lie behind `to`; `count` is a multiple of [`PAD`].
+#[inline(always)]
+unsafe fn clear<S: Simd>(simd: S, to: *mut f32, count: usize) {
+    for at in (0..count).step_by(S::LANES) {
+        // SAFETY: the caller promises the floats.
+        unsafe { simd.store(to.add(at), simd.splat(0.0)) };
+    }
+}
+
+/// # Safety
+/// `count` floats lie behind `a` and `b`; `count` is a multiple of [`PAD`].
+#[inline(always)]
+unsafe fn dot<S: Simd>(simd: S, a: *const f32, b: *const f32, count: usize) -> f32 {
+    let mut sums = [simd.splat(0.0); 2];
+    for at in (0..count).step_by(2 * S::LANES) {
+        for (n, sum) in sums.iter_mut().enumerate() {
+            let place = at + n * S::LANES;
+            // SAFETY: the caller promises the floats, and PAD is a multiple of two vectors.
+            *sum = unsafe { simd.fma(simd.load(a.add(place)), simd.load(b.add(place)), *sum) };
+        }
+    }
+    simd.sum(simd.add(sums[0], sums[1]))
+}
+
+/// `to += factor * from`.
+///
+/// # Safety
+/// `count` floats lie behind `from` and `to`; `count` is a multiple of [`PAD`].
+#[inline(always)]
+unsafe fn add_scaled<S: Simd>(simd: S, factor: f32, from: *const f32, to: *mut f32, count: usize) {
+    let factor = simd.splat(factor);
+    for at in (0..count).step_by(S::LANES) {
+        // SAFETY: the caller promises the floats.
+        unsafe { simd.store(to.add(at), simd.fma(factor, simd.load(from.add(at)), simd.load(to.add(at)))) };
+    }
+}
+
+/// `to = sum of weights[t] rows[t]`, for as many columns at a time as registers hold.
+///
+/// # Safety
+/// `rows` weights and rows of `count` floats are there, and `count` floats behind `to`; `count` is a
+/// multiple of [`PAD`].
+#[inline(always)]
+unsafe fn weighted_sum<S: Simd>(
+    simd: S,
+    weights: *const f32,
+    (from, rows): (*const f32, usize),
+    to: *mut f32,
+    count: usize,
+) {
+    const WIDE: usize = 8;
+    let mut at = 0;
+    // SAFETY: the caller promises the floats.
+    unsafe {
+        while at < count {
+            let wide = if count - at >= WIDE * S::LANES { WIDE } else { 2 };
+            let mut sums = [simd.splat(0.0); WIDE];
+            for row in 0..rows {
+                let (weight, row) = (simd.splat(*weights.add(row)), from.add(row * count + at));
+                if wide == WIDE {
+                    for (n, sum) in sums.iter_mut().enumerate() {
+                        *sum = simd.fma(weight, simd.load(row.add(n * S::LANES)), *sum);
+                    }
+                } else {
+                    for (n, sum) in sums.iter_mut().enumerate().take(2) {
+                        *sum = simd.fma(weight, simd.load(row.add(n * S::LANES)), *sum);
+                    }
+                }
+            }
+            for (n, &sum) in sums.iter().enumerate().take(wide) {
+                simd.store(to.add(at + n * S::LANES), sum);
+            }
+            at += wide * S::LANES;
+        }
+    }
+}
+
+/// Softmax(Q K^T) V in f64 from queries, keys and values, each `[tokens, width]`, to the same shape;
+/// queries are scaled as those of [`attention`].
+pub fn attention_reference(query: &[f32], key: &[f32], value: &[f32], heads: Heads) -> Vec<f32> {
+    let width = heads.width();
+    let tokens = query.len() / width;
+    let mut context = vec![0.0; query.len()];
+    for head in 0..heads.count {
+        let row = |states: &[f32], token: usize| -> Vec<f64> {
+            let start = token * width + head * heads.size;
+            states[start..start + heads.size].iter().map(|&value| f64::from(value)).collect()
+        };
+        for token in 0..tokens {
+            let asked = row(query, token);
+            let score = |other| std::iter::zip(&asked, row(key, other)).map(|(q, k)| q * k).sum::<f64>();
+            let scores: Vec<f64> = (0..tokens).map(score).collect();
+            let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp2()).collect();
+            let sum: f64 = weights.iter().sum();
+            for (index, place) in
+                (0..heads.size).map(|index| (index, token * width + head * heads.size + index))
+            {
+                let mixed = (0..tokens).map(|other| weights[other] * row(value, other)[index]);
+                context[place] = (mixed.sum::<f64>() / sum) as f32;
+            }
+        }
+    }
+    context
+}

@@ -1,0 +1,92 @@
+//! Layer norm (Ba et al. 2016) in place, in f32 and two passes: mean first, as the sum of squares
+//! alone cancels where the mean is large.
+
+use super::simd::{Kernel, Simd};
+use super::{Buffer, PAD};
+
+/// A layer norm's parameters, padded with zeros.
+pub struct Norm {
+    gain: Buffer,
+    bias: Buffer,
+    /// Values of a row.
+    hidden: usize,
+    /// The same, padded.
+    stride: usize,
+    epsilon: f32,
+}
+
+impl Norm {
+    /// `gain: [hidden]`, `bias: [hidden]`; `epsilon` is added to the variance.
+    pub fn new(gain: &[f32], bias: &[f32], epsilon: f64) -> Self {
+        let (hidden, stride) = (gain.len(), gain.len().next_multiple_of(PAD));
+        let padded = |values: &[f32]| {
+            let mut buffer = Buffer::zeros(stride);
+            buffer.floats_mut()[..hidden].copy_from_slice(values);
+            buffer
+        };
+        Self { gain: padded(gain), bias: padded(bias), hidden, stride, epsilon: epsilon as f32 }
+    }
+}
+
+/// Normalises rows of `norm`'s stride; their padding is zero and stays so.
+pub fn layer_norm<S: Simd>(simd: S, norm: &Norm, rows: &mut [f32]) {
+    assert!(rows.len().is_multiple_of(norm.stride), "rows are whole");
+    simd.launch(Rows { norm, rows });
+}
+
+struct Rows<'a> {
+    norm: &'a Norm,
+    rows: &'a mut [f32],
+}
+
+impl<S: Simd> Kernel<S> for Rows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let Norm { gain, bias, hidden, stride, epsilon } = self.norm;
+        let (gain, bias) = (gain.floats().as_ptr(), bias.floats().as_ptr());
+        for row in self.rows.chunks_exact_mut(*stride) {
+            let row = row.as_mut_ptr();
+            // SAFETY: rows, gain and bias have `stride` floats, a multiple of `LANES`.
+            unsafe {
+                let mut sum = simd.splat(0.0);
+                for at in (0..*stride).step_by(S::LANES) {
+                    sum = simd.add(sum, simd.load(row.add(at)));
+                }
+                let mean = simd.splat(simd.sum(sum) / *hidden as f32);
+                let mut squares = simd.splat(0.0);
+                for at in (0..*stride).step_by(S::LANES) {
+                    let centred = simd.sub(simd.load(row.add(at)), mean);
+                    let centred = match hidden.saturating_sub(at) {
+                        whole if whole >= S::LANES => centred,
+                        rest => simd.first(rest, centred, simd.splat(0.0)),
+                    };
+                    squares = simd.fma(centred, centred, squares);
+                }
+                let inverse = simd.splat(1.0 / (simd.sum(squares) / *hidden as f32 + epsilon).sqrt());
+                for at in (0..*stride).step_by(S::LANES) {
+                    let centred = simd.mul(simd.sub(simd.load(row.add(at)), mean), inverse);
+                    let value = simd.fma(centred, simd.load(gain.add(at)), simd.load(bias.add(at)));
+                    simd.store(row.add(at), value);
+                }
+            }
+        }
+    }
+}
+
+/// The same in f64: `rows: [rows, hidden]`, without padding.
+pub fn layer_norm_reference(gain: &[f32], bias: &[f32], epsilon: f64, rows: &[f32]) -> Vec<f32> {
+    let row = |row: &[f32]| {
+        let count = row.len() as f64;
+        let mean = row.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
+        let variance = row.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count;
+        let deviation = (variance + epsilon).sqrt();
+        let values = row.iter().zip(gain.iter().zip(bias));
+        values
+            .map(|(&value, (&gain, &bias))| {
+                ((f64::from(value) - mean) / deviation * f64::from(gain) + f64::from(bias)) as f32
+            })
+            .collect::<Vec<_>>()
+    };
+    rows.chunks_exact(gain.len()).flat_map(row).collect()
+}

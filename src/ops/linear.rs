@@ -1,0 +1,468 @@
+//! Y = X W^T + b, with what follows fused into it: the sums of a register tile go from the registers
+//! through the bias, the activation or the residual to where they are needed.
+//!
+//! `W` lies in panels of two vectors' outputs, each panel word by word along the inputs; `X` lies row
+//! by row, in the same dtype. A tile multiplies up to [`Simd::ROWS`] rows by one panel, broadcasting
+//! the rows' words: Goto and van de Geijn's scheme (2008) for matrices that fit the second-level
+//! cache. Each sum runs along the inputs in one order, whatever the tile's height, so that a row's
+//! result does not depend on its neighbours.
+
+use super::dtype::{Dtype, Float, GELU_SHIFT, Input, Int8};
+use super::simd::{Kernel, Simd};
+use super::{Buffer, Gelu, PAD};
+use std::marker::PhantomData;
+
+/// Vectors of a panel's width.
+const WIDE: usize = 2;
+/// Words between rows beyond what they hold: rows a power of two apart would share few cache sets.
+const GAP: usize = 16;
+/// Accumulators that start from zero.
+static ZEROS: [u32; 32] = [0; 32];
+
+/// A linear map as the model has it, padded to multiples of [`PAD`] with zeros.
+pub struct Dense {
+    /// Rows of `weight`.
+    pub outputs: usize,
+    /// Columns of `weight`.
+    pub inputs: usize,
+    /// `[outputs, inputs]`.
+    pub weight: Vec<f32>,
+    /// `[outputs]`.
+    pub bias: Vec<f32>,
+}
+
+/// A linear map, packed for a processor in a dtype.
+pub struct Linear<S, D> {
+    /// `[outputs / width, groups, width]`, with `groups` words to an output's inputs.
+    panels: Buffer,
+    groups: usize,
+    outputs: usize,
+    /// What accumulators start from, `[outputs]`.
+    start: Buffer,
+    /// Scales and biases that finish the sums, `[outputs]` each.
+    scale: Buffer,
+    bias: Buffer,
+    _marker: PhantomData<(S, D)>,
+}
+
+impl<S: Simd, D: Dtype<S>> Linear<S, D> {
+    /// Packs a map whose input is of this kind.
+    pub fn pack(dense: &Dense, input: Input) -> Self {
+        let Dense { outputs, inputs, weight, bias } = dense;
+        assert!(outputs.is_multiple_of(PAD) && inputs.is_multiple_of(PAD), "a map is padded");
+        assert!(weight.len() == outputs * inputs && bias.len() == *outputs, "a map is whole");
+        let (groups, width) = (inputs / D::GROUP, WIDE * S::LANES);
+        let mut packed = Self {
+            panels: Buffer::zeros(outputs * groups),
+            groups,
+            outputs: *outputs,
+            start: Buffer::zeros(*outputs),
+            scale: Buffer::zeros(*outputs),
+            bias: Buffer::zeros(*outputs),
+            _marker: PhantomData,
+        };
+        for (output, (row, &bias)) in weight.chunks_exact(*inputs).zip(bias).enumerate() {
+            let row = D::encode_weights(row, bias, input);
+            let panel = &mut packed.panels.words_mut()[output / width * groups * width..];
+            for (group, word) in row.words.into_iter().enumerate() {
+                panel[group * width + output % width] = word;
+            }
+            packed.start.words_mut()[output] = row.start;
+            packed.scale.floats_mut()[output] = row.scale;
+            packed.bias.floats_mut()[output] = row.bias;
+        }
+        packed
+    }
+
+    /// Outputs, padding included.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+}
+
+/// Rows of words in a dtype, each with a scale: what linear maps read.
+#[derive(Default)]
+pub struct Operand {
+    words: Buffer,
+    scales: Vec<f32>,
+    rows: usize,
+    groups: usize,
+}
+
+impl Operand {
+    /// Makes room for so many rows of so many words.
+    fn shape(&mut self, rows: usize, groups: usize) {
+        (self.rows, self.groups) = (rows, groups);
+        self.words.grow(rows * self.stride());
+        if self.scales.len() < rows {
+            self.scales.resize(rows, 1.0);
+        }
+    }
+
+    fn stride(&self) -> usize {
+        self.groups + GAP
+    }
+
+    /// Takes rows of f32, `values` each, which follow one another.
+    pub fn fill<S: Simd, D: Dtype<S>>(&mut self, simd: S, from: &[f32], values: usize) {
+        assert!(values.is_multiple_of(PAD) && from.len().is_multiple_of(values), "rows are whole");
+        self.shape(from.len() / values, values / D::GROUP);
+        let stride = self.stride();
+        simd.launch(Fill::<D> {
+            from,
+            values,
+            to: self.words.words_mut(),
+            stride,
+            scales: &mut self.scales,
+            _marker: PhantomData,
+        });
+    }
+}
+
+struct Fill<'a, D> {
+    from: &'a [f32],
+    values: usize,
+    to: &'a mut [u32],
+    stride: usize,
+    scales: &'a mut [f32],
+    _marker: PhantomData<D>,
+}
+
+impl<S: Simd, D: Dtype<S>> Kernel<S> for Fill<'_, D> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let rows = self.from.chunks_exact(self.values).zip(self.to.chunks_exact_mut(self.stride));
+        for ((from, to), scale) in rows.zip(self.scales) {
+            // SAFETY: `fill` made rows of `values` floats, and `shape` room for them in words.
+            *scale = unsafe { D::encode(simd, from.as_ptr(), self.values, to.as_mut_ptr()) };
+        }
+    }
+}
+
+/// Where the finished values of a tile go.
+pub trait Epilogue<S: Simd> {
+    /// Whether so many rows and columns of values have a place.
+    fn fits(&self, rows: usize, columns: usize) -> bool;
+    /// Takes the values of a row from a column on.
+    ///
+    /// # Safety
+    /// Row and columns are among those that [`Epilogue::fits`] agreed to.
+    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V);
+}
+
+/// Runs a linear map on every row of the input.
+pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
+    simd: S,
+    input: &Operand,
+    map: &Linear<S, D>,
+    epilogue: &mut E,
+) {
+    assert_eq!(input.groups, map.groups, "the input has what the map reads");
+    assert!(epilogue.fits(input.rows, map.outputs), "the result has a place");
+    let width = WIDE * S::LANES;
+    let mut finish = Finish { map, scales: &input.scales, epilogue };
+    for panel in 0..map.outputs / width {
+        let column = panel * width;
+        let product = Product {
+            groups: map.groups,
+            a: input.words.words().as_ptr(),
+            a_stride: input.stride(),
+            // `pack` made the panels and the starts.
+            b: map.panels.words()[column * map.groups..].as_ptr(),
+            b_step: width,
+            b_apart: S::LANES,
+            start: map.start.words()[column..].as_ptr(),
+        };
+        // SAFETY: the input has its rows, the map its panels, and the epilogue said that the result fits.
+        unsafe { tiles::<S, D, _, WIDE>(simd, input.rows, (0, column), product, &mut finish) };
+    }
+}
+
+/// Turns sums into values and hands them on.
+struct Finish<'a, S, D, E> {
+    map: &'a Linear<S, D>,
+    scales: &'a [f32],
+    epilogue: &'a mut E,
+}
+
+impl<S: Simd, D: Dtype<S>, E: Epilogue<S>> Epilogue<S> for Finish<'_, S, D, E> {
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        self.epilogue.fits(rows, columns)
+    }
+    #[inline(always)]
+    unsafe fn put(&mut self, simd: S, row: usize, column: usize, sums: S::V) {
+        // SAFETY: `linear` asserted that there are these rows and columns.
+        unsafe {
+            let scale = simd.load(self.map.scale.floats().as_ptr().add(column));
+            let bias = simd.load(self.map.bias.floats().as_ptr().add(column));
+            let values = D::finish(simd, sums, *self.scales.get_unchecked(row), scale, bias);
+            self.epilogue.put(simd, row, column, values);
+        }
+    }
+}
+
+/// The operands of tiles: rows of `a`, `a_stride` words apart, by vectors of `b`, which lie `b_apart`
+/// words apart, `b_step` words from one group to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    pub groups: usize,
+    pub a: *const u32,
+    pub a_stride: usize,
+    pub b: *const u32,
+    pub b_step: usize,
+    pub b_apart: usize,
+    pub start: *const u32,
+}
+
+impl Product {
+    /// With accumulators that start from zero.
+    pub fn from_zero(mut self) -> Self {
+        self.start = ZEROS.as_ptr();
+        self
+    }
+}
+
+/// Multiplies `rows` rows by `N` vectors, in tiles of even height.
+///
+/// # Safety
+/// `a` has these rows of `groups` words, `b` has `groups` times `N` vectors, `start` has `N` vectors,
+/// and the epilogue has agreed to the rows and columns from `(row, column)` on.
+#[inline(always)]
+pub(super) unsafe fn tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>, const N: usize>(
+    simd: S,
+    rows: usize,
+    (row, column): (usize, usize),
+    product: Product,
+    epilogue: &mut E,
+) {
+    let count = rows.div_ceil(S::ROWS);
+    let mut done = 0;
+    for tile in 0..count {
+        let height = (rows - done).div_ceil(count - tile);
+        let mut product = product;
+        // SAFETY: the caller promises the rows.
+        product.a = unsafe { product.a.add(done * product.a_stride) };
+        let place = (row + done, column);
+        macro_rules! heights {
+            ($($height:literal)*) => {
+                match height {
+                    $($height => simd.launch(Tile::<D, E, $height, N> {
+                        product, place, epilogue: &mut *epilogue, _marker: PhantomData,
+                    }),)*
+                    _ => unreachable!("no tile is higher than 12 rows"),
+                }
+            };
+        }
+        heights!(1 2 3 4 5 6 7 8 9 10 11 12);
+        done += height;
+    }
+}
+
+struct Tile<'a, D, E, const M: usize, const N: usize> {
+    product: Product,
+    place: (usize, usize),
+    epilogue: &'a mut E,
+    _marker: PhantomData<D>,
+}
+
+impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kernel<S>
+    for Tile<'_, D, E, M, N>
+{
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let Product { groups, mut a, a_stride, mut b, b_step, b_apart, start } = self.product;
+        // SAFETY: `tiles` passes on what its caller promises about every pointer here.
+        unsafe {
+            let mut sums = [[simd.splat(0.0); N]; M];
+            for (n, sum) in sums[0].iter_mut().enumerate() {
+                *sum = simd.load(start.cast::<f32>().add(n * S::LANES));
+            }
+            sums = [sums[0]; M];
+            for _ in 0..groups {
+                let mut vectors = [simd.splat_word(0); N];
+                for (n, vector) in vectors.iter_mut().enumerate() {
+                    *vector = simd.load_words(b.add(n * b_apart));
+                }
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    let word = simd.splat_word(*a.add(m * a_stride));
+                    for (sum, &vector) in sums.iter_mut().zip(&vectors) {
+                        *sum = D::dot(simd, *sum, word, vector);
+                    }
+                }
+                a = a.add(1);
+                b = b.add(b_step);
+            }
+            let (row, column) = self.place;
+            for (m, sums) in sums.into_iter().enumerate() {
+                for (n, sum) in sums.into_iter().enumerate() {
+                    self.epilogue.put(simd, row + m, column + n * S::LANES, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Adds values to rows of f32: the residual.
+pub struct AddTo<'a> {
+    /// `[rows, stride]`.
+    pub rows: &'a mut [f32],
+    /// Floats from row to row.
+    pub stride: usize,
+}
+
+impl<S: Simd> Epilogue<S> for AddTo<'_> {
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        columns <= self.stride && rows * self.stride <= self.rows.len()
+    }
+    #[inline(always)]
+    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: `fits` agreed.
+        unsafe {
+            let place = self.rows.as_mut_ptr().add(row * self.stride + column);
+            simd.store(place, simd.add(simd.load(place), values));
+        }
+    }
+}
+
+/// Keeps values in a dtype, row by row.
+pub struct Keep<'a, A> {
+    rows: &'a mut [u32],
+    /// Words from row to row.
+    stride: usize,
+    group: usize,
+    _marker: PhantomData<A>,
+}
+
+impl<'a, A> Keep<'a, A> {
+    /// Keeps them in rows that are `stride` words apart.
+    pub fn new<S: Simd>(rows: &'a mut [u32], stride: usize) -> Self
+    where
+        A: Float<S>,
+    {
+        Self { rows, stride, group: A::GROUP, _marker: PhantomData }
+    }
+}
+
+impl<S: Simd, A: Float<S>> Epilogue<S> for Keep<'_, A> {
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        columns / self.group <= self.stride && rows * self.stride <= self.rows.len()
+    }
+    #[inline(always)]
+    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: `fits` agreed.
+        unsafe { A::store(simd, self.rows.as_mut_ptr().add(row * self.stride), column, values) };
+    }
+}
+
+/// Keeps gelu(values) in a dtype; where a row's scale is needed later, with the largest of each lane.
+struct Activate<'a, A, const TANH: bool, const LARGEST: bool> {
+    keep: Keep<'a, A>,
+    /// `[rows, LANES]`.
+    largest: &'a mut [f32],
+}
+
+impl<S: Simd, A: Float<S>, const TANH: bool, const LARGEST: bool> Epilogue<S>
+    for Activate<'_, A, TANH, LARGEST>
+{
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        Epilogue::<S>::fits(&self.keep, rows, columns) && (!LARGEST || rows * S::LANES <= self.largest.len())
+    }
+    #[inline(always)]
+    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
+        let values = A::gelu::<TANH>(simd, values);
+        // SAFETY: `fits` agreed.
+        unsafe {
+            if LARGEST {
+                let place = self.largest.as_mut_ptr().add(row * S::LANES);
+                simd.store(place, simd.max(simd.load(place), values));
+            }
+            self.keep.put(simd, row, column, values);
+        }
+    }
+}
+
+/// gelu(input W + b) in the same dtype.
+pub(super) fn activate_float<S: Simd, D: Float<S>>(
+    simd: S,
+    input: &Operand,
+    up: &Linear<S, D>,
+    gelu: Gelu,
+    output: &mut Operand,
+) {
+    output.shape(input.rows, up.outputs / D::GROUP);
+    let stride = output.stride();
+    let keep = Keep::<D>::new::<S>(output.words.words_mut(), stride);
+    let largest = &mut [];
+    match gelu {
+        Gelu::Erf => linear(simd, input, up, &mut Activate::<D, false, false> { keep, largest }),
+        Gelu::Tanh => linear(simd, input, up, &mut Activate::<D, true, false> { keep, largest }),
+    }
+}
+
+/// gelu(input W + b) as bytes: first in `A`, until each row's largest value is known.
+pub(super) fn activate_bytes<S: Simd, A: Float<S>>(
+    simd: S,
+    input: &Operand,
+    up: &Linear<S, Int8>,
+    gelu: Gelu,
+    (staging, output): (&mut Operand, &mut Operand),
+) {
+    staging.shape(input.rows, up.outputs / A::GROUP);
+    output.shape(input.rows, up.outputs / <Int8 as Dtype<S>>::GROUP);
+    // The largest values of each lane, `LANES` a row, live where a row's scale would.
+    staging.scales.clear();
+    staging.scales.resize(input.rows * S::LANES, 0.0);
+    let stride = staging.stride();
+    let keep = Keep::<A>::new::<S>(staging.words.words_mut(), stride);
+    let largest = &mut staging.scales[..];
+    match gelu {
+        Gelu::Erf => linear(simd, input, up, &mut Activate::<A, false, true> { keep, largest }),
+        Gelu::Tanh => linear(simd, input, up, &mut Activate::<A, true, true> { keep, largest }),
+    }
+    simd.launch(ToBytes::<A> { staging, output, values: up.outputs, _marker: PhantomData });
+}
+
+struct ToBytes<'a, A> {
+    staging: &'a Operand,
+    output: &'a mut Operand,
+    values: usize,
+    _marker: PhantomData<A>,
+}
+
+impl<S: Simd, A: Float<S>> Kernel<S> for ToBytes<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let (stride, rows) = (self.output.stride(), self.output.rows);
+        let from = self.staging.words.words().chunks_exact(self.staging.stride());
+        let to = self.output.words.words_mut().chunks_exact_mut(stride);
+        let scales = self.output.scales.iter_mut().zip(self.staging.scales.chunks_exact(S::LANES));
+        for ((from, to), (scale, largest)) in from.zip(to).zip(scales).take(rows) {
+            // SAFETY: a row has `LANES` largest values, and `values` values in both.
+            unsafe {
+                *scale = (simd.largest(simd.load(largest.as_ptr())) + GELU_SHIFT) / 255.0;
+                let (inverse, shift) = (simd.splat(1.0 / *scale), simd.splat(GELU_SHIFT / *scale));
+                for at in (0..self.values).step_by(S::LANES) {
+                    let byte = simd.fma(A::load(simd, from.as_ptr(), at), inverse, shift);
+                    simd.store_bytes(to.as_mut_ptr().cast::<u8>().add(at), byte);
+                }
+            }
+        }
+    }
+}
+
+/// Y = X W^T + b in f64: `x: [rows, inputs]` to `[rows, outputs]`.
+pub fn linear_reference(x: &[f32], dense: &Dense) -> Vec<f32> {
+    let product = |(&weight, &x): (&f32, &f32)| f64::from(weight) * f64::from(x);
+    let row = |x: &[f32]| {
+        let outputs = dense.weight.chunks_exact(dense.inputs).zip(&dense.bias);
+        let value = |(weights, &bias): (&[f32], &f32)| {
+            let dot: f64 = weights.iter().zip(x).map(product).sum();
+            (dot + f64::from(bias)) as f32
+        };
+        outputs.map(value).collect::<Vec<f32>>()
+    };
+    x.chunks_exact(dense.inputs).flat_map(row).collect()
+}

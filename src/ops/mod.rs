@@ -1,0 +1,55 @@
+//! Floor 1: the operations of an encoder on the CPU, each beside its plain reference.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `simd` | what an operation needs of a processor: AVX-512, AVX2, or plain Rust |
+//! | `dtype` | f32, bf16 and bytes: how numbers lie in words |
+//! | `linear` | matrix products with what follows fused in |
+//! | `attention` | within each sequence; in the last layer for the first token alone |
+//! | `layer_norm`, `embed`, `head` | what is left of an encoder |
+//! | `math` | 2^x, tanh, GELU |
+//!
+//! The only module with `unsafe`: it reads and writes vectors through pointers. Every public function
+//! checks shapes first, so that no safe call can make a pointer go astray. Widths are padded to
+//! multiples of [`PAD`] with zeros, which stay zeros.
+
+#![expect(
+    unsafe_code,
+    reason = "vectors are read and written through pointers; every function checks shapes"
+)]
+
+mod attention;
+mod buffer;
+mod dtype;
+mod embed;
+mod head;
+mod layer_norm;
+mod linear;
+mod math;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+pub use attention::{FirstToken, Heads, Scratch, attention, attention_reference, first_token_attention};
+pub use buffer::Buffer;
+pub use dtype::{Bf16, Dtype, F32, Float, Input, Int8};
+pub use embed::{Table, embed};
+pub use head::{Head, HeadScratch};
+pub use layer_norm::{Norm, layer_norm, layer_norm_reference};
+pub use linear::{AddTo, Dense, Epilogue, Keep, Linear, Operand, linear, linear_reference};
+pub use math::gelu_reference;
+#[cfg(target_arch = "x86_64")]
+pub use simd::{Avx2, Avx512};
+pub use simd::{Kernel, Portable, Simd, SimdBf16};
+
+/// Widths are multiples of this: two vectors of the widest processor.
+pub const PAD: usize = 32;
+
+/// Which Gaussian error linear unit (Hendrycks and Gimpel 2016).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// x/2 (1 + erf(x / sqrt 2)).
+    Erf,
+    /// Its tanh approximation.
+    Tanh,
+}

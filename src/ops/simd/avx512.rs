@@ -1,0 +1,229 @@
+//! AVX-512 with byte dot products (VNNI) and bf16: AMD from Zen 4, Intel from Sapphire Rapids.
+
+use super::{Kernel, Simd, SimdBf16};
+use std::arch::x86_64::{
+    __m256i, __m512, __m512bh, __m512i, _mm_storeu_si128, _mm256_loadu_si256, _mm256_storeu_si256,
+    _mm512_abs_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
+    _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32, _mm512_cvtusepi32_epi8, _mm512_div_ps,
+    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mask_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
+};
+
+/// Sixteen lanes. Its existence proves AVX-512 F, BW, DQ, VL, VNNI and BF16.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// On a processor that has all of it.
+    pub fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512bf16");
+        has.then_some(Self(()))
+    }
+}
+
+/// Each `unsafe` below is an instruction that `self` proves, or the caller's promise about a pointer.
+macro_rules! lanes {
+    ($expression:expr) => {
+        // SAFETY: `Avx512` exists only where `detect` found the instructions; what is behind a
+        // pointer is promised by who calls, as `Simd` demands.
+        unsafe { $expression }
+    };
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    type W = __m512i;
+    const LANES: usize = 16;
+    const ROWS: usize = 12;
+
+    #[inline(always)]
+    fn launch<K: Kernel<Self>>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+        fn with<K: Kernel<Avx512>>(simd: Avx512, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        lanes!(with(self, kernel))
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        lanes!(_mm512_set1_ps(value))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        lanes!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        lanes!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        lanes!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        lanes!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        lanes!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        lanes!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        lanes!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        lanes!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        // 8: to the nearest, and no exceptions.
+        lanes!(_mm512_roundscale_ps::<8>(a))
+    }
+    #[inline(always)]
+    fn scale(self, a: __m512, exponent: __m512) -> __m512 {
+        lanes!(_mm512_scalef_ps(a, exponent))
+    }
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        lanes!(_mm512_reduce_add_ps(a))
+    }
+    #[inline(always)]
+    fn largest(self, a: __m512) -> f32 {
+        lanes!(_mm512_reduce_max_ps(a))
+    }
+    #[inline(always)]
+    fn first(self, count: usize, a: __m512, other: __m512) -> __m512 {
+        let mask = ((1_u32 << count.min(Self::LANES)) - 1) as u16;
+        lanes!(_mm512_mask_mov_ps(other, mask, a))
+    }
+
+    #[inline(always)]
+    fn splat_word(self, word: u32) -> __m512i {
+        lanes!(_mm512_set1_epi32(word.cast_signed()))
+    }
+    #[inline(always)]
+    fn as_floats(self, a: __m512i) -> __m512 {
+        lanes!(_mm512_castsi512_ps(a))
+    }
+    #[inline(always)]
+    fn as_words(self, a: __m512) -> __m512i {
+        lanes!(_mm512_castps_si512(a))
+    }
+    #[inline(always)]
+    fn to_floats(self, a: __m512i) -> __m512 {
+        lanes!(_mm512_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn dot_bytes(self, c: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        lanes!(_mm512_dpbusd_epi32(c, a, b))
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        lanes!(_mm512_loadu_ps(from))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, a: __m512) {
+        lanes!(_mm512_storeu_ps(to, a))
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const u32) -> __m512i {
+        lanes!(_mm512_loadu_si512(from.cast()))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, a: __m512) {
+        lanes!({
+            let whole = _mm512_max_epi32(_mm512_cvtps_epi32(a), _mm512_setzero_si512());
+            _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(whole));
+        })
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const u32, stride: usize, rows: usize, to: *mut u32) {
+        lanes!({
+            let mut r = [_mm512_setzero_si512(); 16];
+            for (i, row) in r.iter_mut().enumerate().take(rows) {
+                *row = _mm512_loadu_si512(from.add(i * stride).cast());
+            }
+            // Pairs of rows word by word, then pairs of pairs: t[4i + k] has words k, k + 4, ... of
+            // rows 4i to 4i + 3.
+            let mut t = r;
+            for i in 0..8 {
+                t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+            }
+            for i in 0..4 {
+                r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+                r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+                r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+                r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+            }
+            // Then quarters of 128 bits across the four groups of rows.
+            for i in 0..4 {
+                let (a, b, c, d) = (r[i], r[4 + i], r[8 + i], r[12 + i]);
+                let (ab, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+                let (cd, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+                _mm512_storeu_si512(to.add((i) * 16).cast(), _mm512_shuffle_i32x4::<0x88>(ab, cd));
+                _mm512_storeu_si512(to.add((8 + i) * 16).cast(), _mm512_shuffle_i32x4::<0xdd>(ab, cd));
+                _mm512_storeu_si512(
+                    to.add((4 + i) * 16).cast(),
+                    _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd),
+                );
+                _mm512_storeu_si512(
+                    to.add((12 + i) * 16).cast(),
+                    _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd),
+                );
+            }
+        })
+    }
+}
+
+impl SimdBf16 for Avx512 {
+    #[inline(always)]
+    fn dot_bf16(self, c: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // The types differ in name only.
+        lanes!(_mm512_dpbf16_ps(
+            c,
+            std::mem::transmute::<__m512i, __m512bh>(a),
+            std::mem::transmute::<__m512i, __m512bh>(b)
+        ))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const u16) -> __m512 {
+        let wide = lanes!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())));
+        lanes!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, a: __m512) {
+        lanes!({
+            let half = std::mem::transmute::<std::arch::x86_64::__m256bh, __m256i>(_mm512_cvtneps_pbh(a));
+            _mm256_storeu_si256(to.cast(), half);
+        })
+    }
+    #[inline(always)]
+    unsafe fn pair_bf16(self, lower: *const u16, upper: Option<*const u16>) -> __m512i {
+        let lower = lanes!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(lower.cast())));
+        match upper {
+            None => lower,
+            Some(upper) => {
+                let upper = lanes!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(upper.cast())));
+                lanes!(_mm512_or_si512(lower, _mm512_slli_epi32::<16>(upper)))
+            }
+        }
+    }
+}

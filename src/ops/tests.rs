@@ -1,0 +1,280 @@
+//! Each operation against its reference, on every processor that is here, at ragged shapes and large
+//! magnitudes. Tolerances are at most twice the error of the naive version in the same dtype.
+
+use super::{
+    AddTo, Bf16, Dense, Dtype, F32, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input, Int8, Keep,
+    Linear, Norm, Operand, PAD, Portable, Scratch, Simd, attention, attention_reference,
+    first_token_attention, gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference,
+};
+use half::bf16;
+use rand::RngExt;
+use rand_pcg::Pcg64;
+
+/// Runs a block with `simd` bound to each processor that this one can be.
+macro_rules! on_every_processor {
+    (|$simd:ident| $body:expr) => {{
+        {
+            let $simd = crate::ops::Portable;
+            $body
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some($simd) = crate::ops::Avx2::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::Avx512::detect() {
+                $body
+            }
+        }
+    }};
+}
+pub(super) use on_every_processor;
+
+/// The same for those with bf16.
+macro_rules! on_every_bf16 {
+    (|$simd:ident| $body:expr) => {{
+        {
+            let $simd = Portable;
+            $body
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some($simd) = crate::ops::Avx512::detect() {
+            $body
+        }
+    }};
+}
+
+const ROWS: [usize; 8] = [1, 2, 11, 12, 13, 25, 64, 107];
+
+fn random(seed: u64) -> Pcg64 {
+    Pcg64::new(seed.into(), 1)
+}
+
+fn values(random: &mut Pcg64, count: usize, magnitude: f32) -> Vec<f32> {
+    (0..count).map(|_| (random.random::<f32>() * 2.0 - 1.0) * magnitude).collect()
+}
+
+fn dense(random: &mut Pcg64, outputs: usize, inputs: usize) -> Dense {
+    let scale = 1.5 / (inputs as f32).sqrt();
+    let weight = values(random, outputs * inputs, scale);
+    Dense { outputs, inputs, weight, bias: values(random, outputs, 0.5) }
+}
+
+/// The largest error relative to the largest value.
+fn error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(1e-20_f32, |largest, value| largest.max(value.abs()));
+    let errors = std::iter::zip(found, expected).map(|(found, expected)| (found - expected).abs());
+    errors.fold(0.0, |worst: f32, error| if error > worst || error.is_nan() { error } else { worst })
+        / largest
+}
+
+fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect()
+}
+
+/// A linear map on rows, with the result added to zeros.
+fn product<S: Simd, D: Dtype<S>>(simd: S, x: &[f32], dense: &Dense, input: Input) -> Vec<f32> {
+    let packed = Linear::<S, D>::pack(dense, input);
+    let mut operand = Operand::default();
+    operand.fill::<S, D>(simd, x, dense.inputs);
+    let mut y = vec![0.0; x.len() / dense.inputs * dense.outputs];
+    linear(simd, &operand, &packed, &mut AddTo { rows: &mut y, stride: dense.outputs });
+    y
+}
+
+#[test]
+fn a_linear_map_is_the_reference_s_in_every_dtype() {
+    let mut random = random(1);
+    for rows in ROWS {
+        for (outputs, inputs, magnitude) in [(32, 32, 1.0), (96, 160, 1.0), (128, 512, 1e4), (64, 96, 1e-4)] {
+            let (x, dense) =
+                (values(&mut random, rows * inputs, magnitude), dense(&mut random, outputs, inputs));
+            let exact = linear_reference(&x, &dense);
+            on_every_processor!(|simd| {
+                assert!(error(&product::<_, F32>(simd, &x, &dense, Input::Signed), &exact) < 2e-6);
+                assert!(error(&product::<_, Int8>(simd, &x, &dense, Input::Signed), &exact) < 0.02);
+            });
+            let weight = rounded(&dense.weight);
+            let naive = linear_reference(&rounded(&x), &Dense { weight, bias: dense.bias.clone(), ..dense });
+            on_every_bf16!(|simd| {
+                assert!(error(&product::<_, Bf16>(simd, &x, &dense, Input::Signed), &naive) < 2e-6);
+            });
+        }
+    }
+}
+
+#[test]
+fn bytes_are_the_same_on_every_processor() {
+    let mut random = random(2);
+    let (x, dense) = (values(&mut random, 13 * 96, 3.0), dense(&mut random, 64, 96));
+    let expected = product::<_, Int8>(Portable, &x, &dense, Input::Signed);
+    on_every_processor!(|simd| {
+        // The products are exact; the last step of AVX rounds once less.
+        assert!(error(&product::<_, Int8>(simd, &x, &dense, Input::Signed), &expected) < 1e-6);
+    });
+}
+
+#[test]
+fn a_row_s_result_does_not_depend_on_its_neighbours() {
+    fn check<S: Simd, D: Dtype<S>>(simd: S, x: &[f32], dense: &Dense) {
+        let together = product::<S, D>(simd, x, dense, Input::Signed);
+        for (row, expected) in x.chunks_exact(dense.inputs).zip(together.chunks_exact(dense.outputs)) {
+            assert_eq!(product::<S, D>(simd, row, dense, Input::Signed), expected);
+        }
+    }
+    let mut random = random(3);
+    let (x, dense) = (values(&mut random, 29 * 64, 1.0), dense(&mut random, 96, 64));
+    on_every_processor!(|simd| {
+        check::<_, F32>(simd, &x, &dense);
+        check::<_, Int8>(simd, &x, &dense);
+    });
+    on_every_bf16!(|simd| check::<_, Bf16>(simd, &x, &dense));
+}
+
+/// gelu(x W + b) V + c, the feed-forward part.
+fn feed_forward<S: Simd, D: Dtype<S>, A: Float<S>>(
+    simd: S,
+    x: &[f32],
+    (up, down): (&Dense, &Dense),
+    gelu: Gelu,
+) -> Vec<f32> {
+    let (mut input, mut staging, mut inner) = (Operand::default(), Operand::default(), Operand::default());
+    input.fill::<S, D>(simd, x, up.inputs);
+    D::activate::<A>(simd, &input, &Linear::pack(up, Input::Signed), gelu, (&mut staging, &mut inner));
+    let mut y = vec![0.0; x.len() / up.inputs * down.outputs];
+    let packed = Linear::<S, D>::pack(down, Input::Activated);
+    linear(simd, &inner, &packed, &mut AddTo { rows: &mut y, stride: down.outputs });
+    y
+}
+
+#[test]
+fn the_feed_forward_part_is_the_reference_s_in_every_dtype() {
+    let mut random = random(4);
+    for (rows, gelu) in ROWS.into_iter().zip([Gelu::Erf, Gelu::Tanh].into_iter().cycle()) {
+        let x = values(&mut random, rows * 64, 2.0);
+        let (up, down) = (dense(&mut random, 256, 64), dense(&mut random, 64, 256));
+        let inner: Vec<f32> =
+            linear_reference(&x, &up).into_iter().map(|x| gelu_reference(x, gelu)).collect();
+        let exact = linear_reference(&inner, &down);
+        on_every_processor!(|simd| {
+            assert!(error(&feed_forward::<_, F32, F32>(simd, &x, (&up, &down), gelu), &exact) < 3e-6);
+            assert!(error(&feed_forward::<_, Int8, F32>(simd, &x, (&up, &down), gelu), &exact) < 0.03);
+        });
+        on_every_bf16!(|simd| {
+            assert!(error(&feed_forward::<_, Bf16, Bf16>(simd, &x, (&up, &down), gelu), &exact) < 0.012);
+            assert!(error(&feed_forward::<_, Int8, Bf16>(simd, &x, (&up, &down), gelu), &exact) < 0.03);
+        });
+    }
+}
+
+#[test]
+fn attention_is_the_reference_s_at_ragged_lengths() {
+    fn run<S: Simd, A: Float<S>>(simd: S, states: [&[f32]; 3], tokens: usize, heads: Heads) -> Vec<f32> {
+        let (width, stride) = (heads.width(), (3 * heads.width() + 5 * A::GROUP) / A::GROUP);
+        let mut qkv = vec![0_u32; tokens * stride];
+        // A linear map of ones on the diagonal writes each part where it belongs.
+        for token in 0..tokens {
+            let row = [0, 1, 2].map(|part| &states[part][token * width..][..width]).concat();
+            let mut operand = Operand::default();
+            operand.fill::<S, F32>(simd, &row, 3 * width);
+            let mut weight = vec![0.0; 9 * width * width];
+            (0..3 * width).for_each(|place| weight[place * 3 * width + place] = 1.0);
+            let dense = Dense { outputs: 3 * width, inputs: 3 * width, weight, bias: vec![0.0; 3 * width] };
+            let out = &mut qkv[token * stride..][..stride];
+            linear(
+                simd,
+                &operand,
+                &Linear::<S, F32>::pack(&dense, Input::Signed),
+                &mut Keep::<A>::new::<S>(out, stride),
+            );
+        }
+        let (mut scratch, mut context) = (Scratch::default(), vec![f32::NAN; tokens * width]);
+        attention::<S, A>(simd, &qkv, stride, heads, (&mut scratch, &mut context));
+        context
+    }
+    let mut random = random(5);
+    for (tokens, magnitude) in [(1, 1.0), (2, 1.0), (31, 3.0), (32, 1.0), (33, 20.0), (64, 1.0), (129, 1.0)] {
+        for heads in [Heads { count: 1, size: 32 }, Heads { count: 1, size: 64 }] {
+            let mut states = || values(&mut random, tokens * heads.width(), magnitude);
+            let (query, key, value) = (states(), states(), states());
+            let exact = attention_reference(&query, &key, &value, heads);
+            on_every_processor!(|simd| {
+                let found = run::<_, F32>(simd, [&query, &key, &value], tokens, heads);
+                // Scores of 10^4 round to a thousandth in f32.
+                assert!(error(&found, &exact) < if magnitude > 10.0 { 2e-3 } else { 1e-5 });
+            });
+            let naive = attention_reference(&rounded(&query), &rounded(&key), &rounded(&value), heads);
+            on_every_bf16!(|simd| {
+                let found = run::<_, Bf16>(simd, [&query, &key, &value], tokens, heads);
+                assert!(error(&found, &naive) < 0.008);
+            });
+        }
+    }
+}
+
+#[test]
+fn the_first_token_s_attention_is_that_of_the_whole_sequence() {
+    let mut random = random(6);
+    let heads = Heads { count: 3, size: 32 };
+    let (width, hidden) = (heads.width(), 3 * PAD);
+    for tokens in [1, 2, 31, 33, 130] {
+        let states = values(&mut random, tokens * hidden, 1.5);
+        let layer = FirstToken {
+            heads,
+            query: dense(&mut random, width, hidden),
+            key: dense(&mut random, width, hidden),
+            value: dense(&mut random, width, hidden),
+        };
+        let [query, key, value] =
+            [&layer.query, &layer.key, &layer.value].map(|map| linear_reference(&states, map));
+        let exact = attention_reference(&query, &key, &value, heads);
+        on_every_processor!(|simd| {
+            let (mut scratch, mut context) = (Scratch::default(), vec![f32::NAN; width]);
+            first_token_attention(simd, &layer, &states, (&mut scratch, &mut context));
+            assert!(error(&context, &exact[..width]) < 5e-6);
+        });
+    }
+}
+
+#[test]
+fn a_layer_norm_bears_a_large_mean_and_a_width_of_its_own() {
+    let mut random = random(7);
+    for (hidden, mean) in [(32, 0.0), (128, 1e4), (312, 100.0), (7, 1e3)] {
+        let (gain, bias) = (values(&mut random, hidden, 2.0), values(&mut random, hidden, 1.0));
+        let rows: Vec<f32> =
+            values(&mut random, 3 * hidden, 1.0).into_iter().map(|value| value + mean).collect();
+        let exact = layer_norm_reference(&gain, &bias, 1e-12, &rows);
+        let norm = Norm::new(&gain, &bias, 1e-12);
+        let stride = hidden.next_multiple_of(PAD);
+        on_every_processor!(|simd| {
+            let mut padded = vec![0.0; 3 * stride];
+            for (to, from) in padded.chunks_exact_mut(stride).zip(rows.chunks_exact(hidden)) {
+                to[..hidden].copy_from_slice(from);
+            }
+            layer_norm(simd, &norm, &mut padded);
+            let found: Vec<f32> =
+                padded.chunks_exact(stride).flat_map(|row| row[..hidden].to_vec()).collect();
+            // An f32 near 10^4 is known to 10^-3, before anything is computed.
+            assert!(error(&found, &exact) < 2e-6 + mean * 2e-7, "{hidden} {mean}");
+            assert!(padded.chunks_exact(stride).all(|row| row[hidden..].iter().all(|&value| value == 0.0)));
+        });
+    }
+}
+
+#[test]
+fn a_head_is_a_tanh_between_two_maps() {
+    let mut random = random(8);
+    let (pooler, weight) = (dense(&mut random, 64, 64), values(&mut random, 64, 1.0));
+    let states = values(&mut random, 5 * 64, 2.0);
+    let pooled = linear_reference(&states, &pooler);
+    let dot =
+        |row: &[f32]| std::iter::zip(row, &weight).map(|(x, w)| f64::from(x.tanh() * w)).sum::<f64>() as f32;
+    let exact: Vec<f32> = pooled.chunks_exact(64).map(|row| dot(row) + 0.25).collect();
+    on_every_processor!(|simd| {
+        let mut logits = [0.0; 5];
+        let head = Head::new(&pooler, &weight, 0.25);
+        head.logits(simd, &states, &mut HeadScratch::default(), &mut logits);
+        assert!(error(&logits, &exact) < 3e-6);
+    });
+}

@@ -1,0 +1,165 @@
+//! The CPU engine against the reference forward and Python's `transformers`: every precision on every
+//! processor that is here, at ragged lengths, large magnitudes, and widths that fill no vector.
+
+mod common;
+
+use common::{bert, random_batch, random_weights};
+use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer};
+use podium::model::{Encoder, Forward, Weights};
+use podium::ops::Gelu;
+use podium::token::Packed;
+use proptest::prelude::*;
+use std::path::PathBuf;
+
+/// What each precision keeps of a logit of magnitude one, by `deviation_is_as_stated`'s models.
+const PRECISIONS: [(Precision, f32); 3] =
+    [(Precision::F32, 2e-5), (Precision::Bf16, 0.05), (Precision::Int8, 0.1)];
+
+fn model(
+    processor: Processor,
+    encoder: &Encoder,
+    weights: &Weights,
+    precision: Precision,
+) -> Option<CpuModel> {
+    match CpuModel::on(processor, encoder, weights, precision) {
+        Ok(model) => Some(model),
+        Err(_) => {
+            assert_eq!((processor, precision), (Processor::Avx2, Precision::Bf16));
+            None
+        }
+    }
+}
+
+fn score(model: &CpuModel, batch: &Packed, threads: usize) -> Vec<f32> {
+    let mut logits = vec![f32::NAN; batch.len()];
+    Cpu::new(model.clone(), threads).score(batch, &mut logits).unwrap();
+    logits
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// Scores of every processor and precision, held to the reference.
+fn hold_to_reference(encoder: &Encoder, seed: u64, batch: &Packed) {
+    let weights = random_weights(encoder, seed);
+    let exact = Forward::new(encoder, &weights).unwrap().logits(batch).unwrap();
+    for processor in Processor::here() {
+        for (precision, tolerance) in PRECISIONS {
+            let Some(model) = model(processor, encoder, &weights, precision) else { continue };
+            for (found, exact) in score(&model, batch, 1).into_iter().zip(&exact) {
+                let error = (found - exact).abs() / exact.abs().max(1.0);
+                assert!(error < tolerance, "{processor:?} {precision:?} seed {seed}: {found} and {exact}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
+    let lengths = [1, 2, 31, 32, 33, 127, 128, 129, 200, 511, 512];
+    hold_to_reference(&bert(2, 128, 2, 512), 1, &random_batch(&lengths, 1));
+    hold_to_reference(&bert(1, 64, 2, 128), 2, &random_batch(&lengths, 2));
+}
+
+#[test]
+fn widths_that_fill_no_vector_score_as_in_the_reference() {
+    // TinyBERT's 312 in 12 heads of 26, and worse.
+    let rows = [(312, 12, 1200), (24, 3, 50), (33, 1, 7), (96, 1, 100)];
+    for (seed, (hidden, heads, intermediate)) in rows.into_iter().enumerate() {
+        hold_to_reference(
+            &bert(2, hidden, heads, intermediate),
+            seed as u64,
+            &random_batch(&[1, 5, 40, 70], 3),
+        );
+    }
+}
+
+#[test]
+fn the_families_score_as_in_transformers() {
+    #[derive(serde::Deserialize)]
+    struct Case {
+        ids: Vec<u32>,
+        types: Vec<u8>,
+        logit: f32,
+    }
+    for name in ["bert", "bert_tanh", "roberta", "xlm_roberta"] {
+        let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders").join(name);
+        let encoder = Encoder::read(&place.join("config.json")).unwrap();
+        let weights =
+            Weights::parse(&std::fs::read(place.join("model.safetensors")).unwrap(), &encoder).unwrap();
+        let cases: Vec<Case> =
+            serde_json::from_slice(&std::fs::read(place.join("cases.json")).unwrap()).unwrap();
+        let mut batch = Packed::default();
+        for case in &cases {
+            batch.push(case.ids.iter().copied().zip(case.types.iter().copied()));
+        }
+        for processor in Processor::here() {
+            let model = model(processor, &encoder, &weights, Precision::F32).unwrap();
+            for (found, case) in score(&model, &batch, 2).into_iter().zip(&cases) {
+                assert!((found - case.logit).abs() < 1e-4, "{name}: {found} and {}", case.logit);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_magnitudes_stay_finite_and_right() {
+    let encoder = bert(2, 64, 2, 128);
+    let mut weights = random_weights(&encoder, 5);
+    weights.words.iter_mut().for_each(|value| *value *= 1e4);
+    for layer in &mut weights.layers {
+        layer.query.weight.iter_mut().chain(&mut layer.up.weight).for_each(|value| *value *= 30.0);
+    }
+    let batch = random_batch(&[1, 20, 77], 5);
+    let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
+    for processor in Processor::here() {
+        for (precision, _) in PRECISIONS {
+            let Some(model) = model(processor, &encoder, &weights, precision) else { continue };
+            let found = score(&model, &batch, 1);
+            assert!(found.iter().all(|logit| logit.is_finite()), "{processor:?} {precision:?}: {found:?}");
+            if precision == Precision::F32 {
+                let error = |(found, exact): (&f32, &f32)| (found - exact).abs();
+                assert!(found.iter().zip(&exact).map(error).all(|error| error < 1e-3), "{found:?} {exact:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_another_model_is_an_error() {
+    let encoder = bert(1, 32, 1, 32);
+    let model = CpuModel::new(&encoder, &random_weights(&encoder, 6), Precision::Auto).unwrap();
+    let mut scorer = Cpu::new(model, 1);
+    for (token, length) in [(30_522, 1), (5, 513)] {
+        let mut batch = Packed::default();
+        batch.push((0..length).map(|_| (token, 0)));
+        assert!(matches!(scorer.score(&batch, &mut [0.0]), Err(ScoreError::Failed(_))));
+    }
+    assert_eq!(scorer.score(&Packed::default(), &mut []), Ok(()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn a_score_depends_neither_on_neighbours_nor_on_threads(
+        lengths in prop::collection::vec(1usize..150, 1..20), seed in 0u64..1000, tanh: bool,
+    ) {
+        let encoder = Encoder { gelu: if tanh { Gelu::Tanh } else { Gelu::Erf }, ..bert(2, 64, 2, 96) };
+        let (weights, batch) = (random_weights(&encoder, seed), random_batch(&lengths, seed));
+        for processor in Processor::here() {
+            for (precision, _) in PRECISIONS {
+                let Some(model) = model(processor, &encoder, &weights, precision) else { continue };
+                let together = bits(&score(&model, &batch, 1));
+                prop_assert_eq!(&bits(&score(&model, &batch, 3)), &together);
+                for (bounds, together) in batch.starts().windows(2).zip(&together) {
+                    let tokens = bounds[0] as usize..bounds[1] as usize;
+                    let mut alone = Packed::default();
+                    alone.push(std::iter::zip(batch.ids()[tokens.clone()].to_vec(), batch.types()[tokens].to_vec()));
+                    prop_assert_eq!(bits(&score(&model, &alone, 1))[0], *together);
+                }
+            }
+        }
+    }
+}
