@@ -1,6 +1,7 @@
 //! What a server is configured by: flags over `PODIUM_*` environment over `podium.toml`.
 
 use super::Failure;
+use crate::backend::Precision;
 use crate::cost::price::PriceConfig;
 use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
@@ -61,6 +62,15 @@ pub(super) struct TierConfig {
     /// The kind of device that the lanes run on, by the name that `prices.devices` use. Default `cpu`.
     #[serde(default = "device")]
     pub device: String,
+    /// What runs the model. Default `cpu`: the fused operations.
+    #[serde(default)]
+    pub engine: EngineKind,
+    /// What its linear maps are computed in. Default `auto`: bf16 where the processor has it, else f32.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Threads of each lane. Default: one less than there are cores, which is left to connections.
+    #[serde(default = "threads")]
+    pub threads: usize,
     /// Lanes: scorers with a thread of their own. Default 1.
     #[serde(default = "lanes")]
     pub lanes: usize,
@@ -70,6 +80,21 @@ pub(super) struct TierConfig {
     /// Batches that a lane may hold at once. Default 1: a CPU has nothing to overlap.
     #[serde(default = "depth")]
     pub depth: usize,
+}
+
+/// What runs a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum EngineKind {
+    /// Fused operations in a precision of choice.
+    #[default]
+    Cpu,
+    /// Candle in f32: slow, and plainly right.
+    Reference,
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1)
 }
 
 fn device() -> String {
@@ -134,7 +159,18 @@ impl TierConfig {
     /// A tier with every default.
     pub fn new(model: String) -> Self {
         let (lanes, batch_tokens_max, depth) = (lanes(), batch_tokens_max(), depth());
-        Self { model, name: None, device: device(), lanes, batch_tokens_max, depth }
+        let (engine, precision, threads) = (EngineKind::Cpu, Precision::Auto, threads());
+        Self {
+            model,
+            name: None,
+            device: device(),
+            engine,
+            precision,
+            threads,
+            lanes,
+            batch_tokens_max,
+            depth,
+        }
     }
 }
 
@@ -163,6 +199,14 @@ impl Config {
             let Some(tier) = tier else { continue };
             if !(1..=256).contains(&tier.lanes) {
                 return wrong(format!("{key}.lanes: {} is not between 1 and 256", tier.lanes));
+            }
+            if !(1..=256).contains(&tier.threads) {
+                return wrong(format!("{key}.threads: {} is not between 1 and 256", tier.threads));
+            }
+            if tier.engine == EngineKind::Reference
+                && !matches!(tier.precision, Precision::Auto | Precision::F32)
+            {
+                return wrong(format!("{key}.precision: the reference engine has f32 only"));
             }
             if !(64..=1 << 24).contains(&tier.batch_tokens_max) {
                 let tokens = tier.batch_tokens_max;
@@ -266,6 +310,11 @@ mod tests {
             ("latency_budget_ms = -1\n[primary]\nmodel = 'x'", "latency_budget_ms: -1"),
             ("[primary]\nmodel = 'x'\nlanes = 0", "primary.lanes: 0"),
             ("[primary]\nmodel = 'x'\nbatch_tokens_max = 1", "primary.batch_tokens_max: 1"),
+            ("[primary]\nmodel = 'x'\nthreads = 0", "primary.threads: 0"),
+            (
+                "[primary]\nmodel = 'x'\nengine = 'reference'\nprecision = 'int8'",
+                "primary.precision: the reference",
+            ),
             ("[http]\nheaders_max = 1\n", "http.headers_max: 1 is less than 16"),
             ("[limits]\njobs_max = 0\n", "limits.jobs_max: 0 is less than 1"),
             ("[limits]\npairs_max = 9999\n", "limits.pairs_max: 9999 is less than 10000"),

@@ -1,8 +1,8 @@
 //! From the configuration to an engine's setup: models opened, checked and laid out on lanes.
 
 use super::Failure;
-use super::config::{Config, TenantEntry, TierConfig};
-use crate::backend::Reference;
+use super::config::{Config, EngineKind, TenantEntry, TierConfig};
+use crate::backend::{Cpu, CpuModel, Reference};
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
 use crate::engine::{BooksSetup, Clock, LaneSetup, MakeScorer, Setup, TierSetup};
 use crate::model::{Forward, Model, Place, locate};
@@ -74,8 +74,6 @@ fn open(
         let (ids, rows) = (tokenizer.vocabulary(), model.encoder.vocabulary);
         return Err(format!("tokenizer.json gives {ids} ids, and the model has {rows} words"));
     }
-    let forward = Forward::new(&model.encoder, &model.weights).map_err(|error| said(&error))?;
-    let forward = Arc::new(forward);
     let setup = TierSetup {
         name: configured.name.as_deref().unwrap_or(&model.manifest.name).into(),
         version: model.manifest.version().into(),
@@ -85,6 +83,22 @@ fn open(
         device: configured.device.as_str().into(),
         calibration: model.manifest.calibration,
     };
-    let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
+    let make = make_scorer(configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
     Ok((setup, make))
+}
+
+/// What makes a lane's scorer: lanes share the packed model.
+fn make_scorer(configured: &TierConfig, model: &Model) -> Result<MakeScorer, String> {
+    let (encoder, weights) = (&model.encoder, &model.weights);
+    match configured.engine {
+        EngineKind::Cpu => {
+            let packed = CpuModel::new(encoder, weights, configured.precision);
+            let (packed, threads) = (packed.map_err(|error| error.to_string())?, configured.threads);
+            Ok(Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads)))))
+        }
+        EngineKind::Reference => {
+            let forward = Arc::new(Forward::new(encoder, weights).map_err(|error| error.to_string())?);
+            Ok(Arc::new(move || Ok(Box::new(Reference::new(forward.clone())))))
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Admission: full, top-k, fallback or refuse, by predicted finish times.
 
 use super::event::{Action, Answer, Arrival, JobId};
-use super::job::{Job, Part, Stage};
+use super::job::{Job, Part, Ranges, Stage};
 use super::lane::Health;
 use super::{Scheduler, Timer};
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
@@ -181,12 +181,15 @@ impl Scheduler {
         }
     }
 
-    /// Replaces a tier's part of a job by the first `pairs` places of an order, and queues it.
+    /// Replaces a tier's part of a job by the first `pairs` places of an order, and queues what of that
+    /// has not come back before.
     pub(super) fn enqueue_all(&mut self, id: JobId, tier: Tier, order: Option<Arc<[u32]>>, pairs: u32) {
         let part = &mut self.job(id).parts[tier];
         debug_assert!(part.queued.is_none() && part.running == 0, "a part is replaced when idle");
-        *part = Part { order, pairs, ..Part::default() };
-        part.todo.push(0..pairs);
+        let is_same_order = part.order.is_none() && order.is_none();
+        let done = if is_same_order { std::mem::take(&mut part.done) } else { Ranges::new() };
+        *part = Part { order, pairs, done, ..Part::default() };
+        part.todo = part.not_done();
         self.requeue(id, tier);
     }
 

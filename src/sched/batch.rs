@@ -27,6 +27,10 @@ struct Draft {
     members: Vec<Member>,
     /// The earliest deadline of a job that ends in this batch; growth must not pass it.
     tightest: Ns,
+    /// Longest predicted time.
+    ns_max: Ns,
+    /// Whether a tenant is in it that goes before others.
+    has_first: bool,
     starts: Ns,
 }
 
@@ -63,8 +67,9 @@ impl Scheduler {
         let Some(running) = lane.running.back() else { return true };
         let dry = running.ends.saturating_sub(REFILL_LEAD);
         let queue = &self.queues[lane.tier];
-        let pays = Ns(self.predictors[lane.tier].fixed().0.saturating_mul(GROWN));
-        if queue.tokens() >= lane.tokens_max || queue.work() >= pays || dry <= self.now {
+        let grown = queue.tokens() >= lane.tokens_max || queue.work() >= self.pays(lane.tier);
+        // A tenant beyond its share leaves the place open for others until the last moment.
+        if dry <= self.now || grown && queue.all_within_share(self.now) {
             return true;
         }
         if dry < self.refill_at {
@@ -74,18 +79,41 @@ impl Scheduler {
         false
     }
 
+    /// What a batch takes that has grown enough.
+    fn pays(&self, tier: Tier) -> Ns {
+        Ns(self.predictors[tier].fixed().0.saturating_mul(GROWN))
+    }
+
     /// Forms a batch and dispatches it; false when nothing was left to run.
     fn fill(&mut self, lane_id: LaneId, out: &mut Vec<Action>) -> bool {
         let lane = &self.lanes[lane_id.0 as usize];
         let (tier, probing) = (lane.tier, lane.health == Health::Probing);
         let starts = lane.free_at(self.now);
         let tokens_max = if probing { lane.tokens_max.min(PROBE_TOKENS_MAX) } else { lane.tokens_max };
-        let mut draft =
-            Draft { tokens_max, load: Load::default(), members: Vec::new(), tightest: Ns::MAX, starts };
+        let mut draft = Draft {
+            tokens_max,
+            load: Load::default(),
+            members: Vec::new(),
+            tightest: Ns::MAX,
+            // Whoever stays within its share and comes meanwhile waits for half as long.
+            ns_max: match self.queues[tier].disturbs(self.now) {
+                true => Ns(self.limits.batch_ns_max.0 / 2),
+                false => self.limits.batch_ns_max,
+            },
+            has_first: false,
+            starts,
+        };
+        let pays = self.pays(tier);
         while let Some((tenant, id)) = self.queues[tier].front(self.now) {
+            let first = self.queues[tier].goes_first(self.now, tenant);
+            // Who stays within its share does not wait for what a flood adds to its batch.
+            if draft.has_first && !first && self.predictors[tier].predict(&draft.load) >= pays {
+                break;
+            }
             if self.give_up_late(id, tier, (starts, draft.load), out) {
                 continue;
             }
+            draft.has_first |= first;
             if !self.take(&mut draft, tier, tenant, id) || probing {
                 break;
             }
@@ -102,12 +130,12 @@ impl Scheduler {
         let predictor = &self.predictors[tier];
         let job = self.jobs.get_mut(&id).expect("a queued job is inside");
         let range = job.parts[tier].todo.first().cloned().expect("a queued part has something to do");
-        let allowance = self.queues[tier].allowance(self.now, tenant);
+        let allowance = self.queues[tier].allowance(tenant);
         let before = draft.load;
         let fits = |load: &Load| {
             load.pairs == 1
                 || load.tokens <= draft.tokens_max
-                    && predictor.predict(load) <= self.limits.batch_ns_max
+                    && predictor.predict(load) <= draft.ns_max
                     && draft.starts.saturating_add(predictor.surely(load)) <= draft.tightest
         };
         let with = |mut load: Load, place| {

@@ -97,6 +97,15 @@ impl Part {
         ranges.iter().fold(0, |end, range| if range.start <= end { end.max(range.end) } else { end })
     }
 
+    /// Places that have not come back, of all that were asked for.
+    pub fn not_done(&self) -> Ranges {
+        let mut done: Vec<&Range<u32>> = self.done.iter().collect();
+        done.sort_by_key(|range| range.start);
+        let starts = std::iter::once(0).chain(done.iter().map(|range| range.end));
+        let ends = done.iter().map(|range| range.start).chain(std::iter::once(self.pairs));
+        std::iter::zip(starts, ends).map(|(start, end)| start..end).filter(|gap| !gap.is_empty()).collect()
+    }
+
     /// The candidate at a place.
     pub fn candidate(&self, place: u32) -> usize {
         match &self.order {
@@ -159,6 +168,7 @@ mod tests {
     fn the_prefix_ends_at_the_first_gap() {
         let part = Part { done: [4..6, 0..2, 2..3].into_iter().collect(), pairs: 6, ..Part::default() };
         assert_eq!(part.done_prefix(), 3);
+        assert_eq!(part.not_done()[..], [3..4]);
         assert_eq!(part.done_pairs(), 5);
         assert!(!part.complete());
     }

@@ -1,13 +1,14 @@
 //! What waits for a tier: earliest deadline first inside a tenant, and fairness over tenants in
 //! predicted device time.
 //!
-//! A tenant saves up the part of its share that it does not use. Those with savings come first, by
-//! deadline: a tenant that stays within its share does not notice another's flood. The others
-//! take turns by deficit round robin (Shreedhar and Varghese 1995).
+//! Tenants take turns by deficit round robin (Shreedhar and Varghese 1995). A tenant saves up the part
+//! of its share that it does not use. Those with savings come first, the most urgent job of any whose
+//! turn is not used up: a tenant that stays within its share does not notice another's flood.
 
 use super::event::JobId;
 use super::horizon::{Bucket, Horizon};
 use crate::base::{Ns, TenantId};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Shares are saved up for this long.
@@ -117,12 +118,10 @@ impl TierQueue {
 
     /// The job whose turn it is. With one tenant in line there is nothing to be fair about.
     pub fn front(&mut self, now: Ns) -> Option<(TenantId, JobId)> {
-        if self.ring.len() > 1 {
-            let saving = self.ring.iter().copied().filter(|&tenant| self.has_saved(now, tenant));
-            let first = saving.min_by_key(|tenant| self.tenants[tenant.0 as usize].waiting.keys().next());
-            if let Some(tenant) = first {
-                return self.first_of(tenant);
-            }
+        if self.ring.len() > 1
+            && let Some(tenant) = self.front_saver(now)
+        {
+            return self.first_of(tenant);
         }
         while self.ring.len() > 1 {
             let tenant = self.ring[0];
@@ -136,33 +135,63 @@ impl TierQueue {
         self.first_of(*self.ring.front()?)
     }
 
+    /// The tenant with savings whose job is the most urgent, among those whose turn is not used up.
+    fn front_saver(&mut self, now: Ns) -> Option<TenantId> {
+        let savers: SmallVec<[TenantId; 8]> =
+            self.ring.iter().copied().filter(|&tenant| self.has_saved(now, tenant)).collect();
+        loop {
+            let turn = savers.iter().copied().filter(|tenant| self.tenants[tenant.0 as usize].deficit > 0);
+            let first = turn.min_by_key(|tenant| self.tenants[tenant.0 as usize].waiting.keys().next());
+            if first.is_some() || savers.is_empty() {
+                return first;
+            }
+            for tenant in &savers {
+                let queue = &mut self.tenants[tenant.0 as usize];
+                queue.deficit += self.quantum * queue.weight;
+            }
+        }
+    }
+
     fn first_of(&self, tenant: TenantId) -> Option<(TenantId, JobId)> {
         let (_, &job) = self.tenants[tenant.0 as usize].waiting.first_key_value()?;
         Some((tenant, job))
     }
 
+    /// Whether every tenant in line uses less than its share, as a sole tenant always does.
+    pub fn all_within_share(&self, now: Ns) -> bool {
+        self.tenants.len() == 1 || self.ring.iter().all(|&tenant| self.has_saved(now, tenant))
+    }
+
+    /// Whether only tenants beyond their share are in line, while others within theirs come and go.
+    pub fn disturbs(&self, now: Ns) -> bool {
+        let calm = |tenant: TenantId| {
+            let last = self.tenants[tenant.0 as usize].saved_at;
+            self.has_saved(now, tenant) && last > Ns::ZERO && now.saturating_sub(last) < SAVED_MAX
+        };
+        !self.ring.iter().any(|&tenant| self.has_saved(now, tenant))
+            && (0..self.tenants.len() as u32).map(TenantId).any(calm)
+    }
+
+    /// Whether a tenant goes before others that wait.
+    pub fn goes_first(&self, now: Ns, tenant: TenantId) -> bool {
+        self.ring.len() > 1 && self.has_saved(now, tenant)
+    }
+
     /// Predicted device time that a tenant may take before its turn ends.
-    pub fn allowance(&self, now: Ns, tenant: TenantId) -> Ns {
+    pub fn allowance(&self, tenant: TenantId) -> Ns {
         if self.ring.len() <= 1 {
             return Ns::MAX;
         }
-        let queue = &self.tenants[tenant.0 as usize];
-        let nanos = match self.has_saved(now, tenant) {
-            true => self.quantum * queue.weight,
-            false => queue.deficit,
-        };
-        Ns(nanos.max(0) as u64)
+        Ns(self.tenants[tenant.0 as usize].deficit.max(0) as u64)
     }
 
     /// Charges a tenant for predicted device time, or gives back (negative) what was predicted
     /// too much. A debt is bounded, so that one bad prediction silences nobody for long.
     pub fn charge(&mut self, now: Ns, tenant: TenantId, device_ns: i64) {
-        let (saved, had_saved) = (self.saved(now, tenant), self.has_saved(now, tenant));
+        let saved = self.saved(now, tenant);
         let queue = &mut self.tenants[tenant.0 as usize];
-        if !had_saved {
-            let bound = 4 * self.quantum * queue.weight;
-            queue.deficit = (queue.deficit - device_ns).clamp(-bound, bound);
-        }
+        let bound = 4 * self.quantum * queue.weight;
+        queue.deficit = (queue.deficit - device_ns).clamp(-bound, bound);
         let left = saved.saturating_sub(device_ns.saturating_mul(self.weights));
         // What it used of time that nobody else wanted is no debt.
         queue.saved = left.clamp(0, saved_max(queue.weight, self.lanes));
@@ -177,10 +206,12 @@ impl TierQueue {
         saved.min(i128::from(saved_max(queue.weight, self.lanes))) as i64
     }
 
-    /// Whether a tenant uses less than its share: half of what it may save is there.
+    /// Whether a tenant uses less than its share: half of what it may save is there, beyond what it
+    /// has in line.
     fn has_saved(&self, now: Ns, tenant: TenantId) -> bool {
-        let weight = self.tenants[tenant.0 as usize].weight;
-        2 * self.saved(now, tenant) >= saved_max(weight, self.lanes)
+        let queue = &self.tenants[tenant.0 as usize];
+        let waits = (queue.horizon.total().0 as i64).saturating_mul(self.weights);
+        2 * self.saved(now, tenant).saturating_sub(waits) >= saved_max(queue.weight, self.lanes)
     }
 
     /// Predicted device time that will be spent before a new job of this tenant, due at `due`

@@ -1,0 +1,194 @@
+//! The CPU engine beside candle's forward and the machine's own peak, in one interleaved run.
+//!
+//!     cargo bench --bench cpu                         all models, one thread and two
+//!     cargo bench --bench cpu -- --rounds 21 L2H128   more rounds, one model
+//!
+//! W1 is 100 pairs of lognormal length (median 90 tokens and at most 256, and 11 for the query), W2
+//! 100 pairs of 43. Time on one thread is the process's CPU time, on two it is wall time; medians.
+//! The floor is what the linear maps take at this machine's peak in their dtype, and attention at its
+//! peak in bf16 (f32 where the maps are f32); peaks are the best of the same rounds.
+
+#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use common::{bert, random_batch, random_weights};
+use cpu_time::ProcessTime;
+use podium::backend::{Cpu, CpuModel, Precision, Reference, Scorer};
+use podium::model::{Encoder, Forward};
+use podium::ops::{Bf16, Dtype, F32, Int8, Kernel, Simd};
+use podium::token::Packed;
+use rand_distr::{Distribution, LogNormal};
+use rand_pcg::Pcg64;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Instant;
+
+const QUERY: usize = 11;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let rounds = arguments.iter().position(|argument| argument == "--rounds");
+    let rounds = rounds.map_or(11, |place| arguments[place + 1].parse().expect("--rounds takes a number"));
+    let models = [
+        ("L2H128", bert(2, 128, 2, 512)),
+        ("L4H256", bert(4, 256, 4, 1024)),
+        ("L6H384", bert(6, 384, 12, 1536)),
+    ];
+    let chosen = |name: &str| {
+        let named: Vec<_> = arguments.iter().filter(|argument| argument.starts_with('L')).collect();
+        named.is_empty() || named.iter().any(|argument| *argument == name)
+    };
+    for (name, encoder) in models.into_iter().filter(|(name, _)| chosen(name)) {
+        for (workload, lengths) in [("W1", lognormal()), ("W2", vec![43; 100])] {
+            compare(name, &encoder, workload, &lengths, rounds);
+        }
+    }
+}
+
+/// 100 lengths, the same each time.
+fn lognormal() -> Vec<usize> {
+    let (mut random, lengths) = (Pcg64::new(42, 0), LogNormal::new(90.0_f64.ln(), 0.5).expect("finite"));
+    (0..100).map(|_| QUERY + (lengths.sample(&mut random).round() as usize).clamp(8, 256)).collect()
+}
+
+fn compare(name: &str, encoder: &Encoder, workload: &str, lengths: &[usize], rounds: usize) {
+    let weights = random_weights(encoder, 1);
+    let batch = random_batch(lengths, 1);
+    let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
+    let model = |precision| CpuModel::new(encoder, &weights, precision).ok();
+    let mut ours: Vec<(Precision, Cpu, Cpu)> = precisions
+        .into_iter()
+        .filter_map(|precision| Some((precision, model(precision)?)))
+        .map(|(precision, model)| (precision, Cpu::new(model.clone(), 1), Cpu::new(model, 2)))
+        .collect();
+    let mut candle = Reference::new(Arc::new(Forward::new(encoder, &weights).expect("weights are whole")));
+    let (mut one, mut two) = (vec![Vec::new(); ours.len()], vec![Vec::new(); ours.len()]);
+    let (mut theirs, mut peaks) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+    for round in 0..=rounds {
+        // The first round warms up. Candle takes many times as long, and so every fifth round.
+        for (place, (_, single, double)) in ours.iter_mut().enumerate() {
+            let (cpu, _) = timed(single, &batch);
+            let (_, wall) = timed(double, &batch);
+            if round > 0 {
+                one[place].push(cpu);
+                two[place].push(wall);
+            }
+        }
+        if round % 5 == 1 {
+            theirs.push(timed(&mut candle, &batch).0);
+        }
+        if round > 0 {
+            for (peaks, peak) in peaks.iter_mut().zip(peak_rates()) {
+                peaks.push(peak);
+            }
+        }
+    }
+    let [f32_peak, bf16_peak, int8_peak] = peaks.map(|rates| rates.into_iter().fold(0.0, f64::max));
+    let (linear, attention) = multiplications(encoder, lengths);
+    let candle = median(theirs);
+    let tokens: usize = lengths.iter().sum();
+    println!(
+        "{name} {workload}: {tokens} tokens; peaks f32 {:.0}, bf16 {:.0}, int8 {:.0} G multiplications/s; candle {candle:.1} ms",
+        f32_peak / 1e9,
+        bf16_peak / 1e9,
+        int8_peak / 1e9
+    );
+    for ((precision, _, _), (one, two)) in ours.iter().zip(one.into_iter().zip(two)) {
+        let (one, two) = (median(one), median(two));
+        let (linear_peak, attention_peak) = match precision {
+            Precision::F32 => (f32_peak, f32_peak),
+            Precision::Auto | Precision::Bf16 => (bf16_peak, bf16_peak),
+            Precision::Int8 => (int8_peak, bf16_peak),
+        };
+        let floor = (linear / linear_peak + attention / attention_peak) * 1e3;
+        println!(
+            "    {:<5} {one:8.2} ms on one core, {:4.1}% of the floor's {floor:.2} ms, candle {:5.1} times; \
+             two threads {two:8.2} ms, {:.2} times one",
+            precision.name(),
+            floor / one * 100.0,
+            candle / one,
+            one / two
+        );
+    }
+}
+
+/// Milliseconds of CPU and of wall time.
+fn timed(scorer: &mut dyn Scorer, batch: &Packed) -> (f64, f64) {
+    let mut logits = vec![0.0; batch.len()];
+    let (cpu, wall) = (ProcessTime::now(), Instant::now());
+    scorer.score(batch, &mut logits).expect("the batch is the model's");
+    let times = (cpu.elapsed().as_secs_f64() * 1e3, wall.elapsed().as_secs_f64() * 1e3);
+    assert!(logits.iter().all(|logit| logit.is_finite()));
+    times
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Multiplications of linear maps and of attention that the forward cannot do without: the last layer
+/// attends from the first token alone.
+fn multiplications(encoder: &Encoder, lengths: &[usize]) -> (f64, f64) {
+    let (h, f) = (encoder.hidden as f64, encoder.intermediate as f64);
+    let (full, sequences) = ((encoder.layers - 1) as f64, lengths.len() as f64);
+    let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
+    let squares: f64 = lengths.iter().map(|&length| (length * length) as f64).sum();
+    let linear = full * tokens * (4.0 * h * h + 2.0 * h * f) + sequences * (5.0 * h * h + 2.0 * h * f);
+    let absorbed = tokens * 2.0 * encoder.heads as f64 * h;
+    (linear, full * squares * 2.0 * h + absorbed)
+}
+
+/// Multiplications a second of f32, bf16 and int8, from registers.
+fn peak_rates() -> [f64; 3] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(simd) = podium::ops::Avx512::detect() {
+            return [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)];
+        }
+        if let Some(simd) = podium::ops::Avx2::detect() {
+            let f32_rate = rate::<_, F32>(simd);
+            return [f32_rate, f32_rate, rate::<_, Int8>(simd)];
+        }
+    }
+    let simd = podium::ops::Portable;
+    [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)]
+}
+
+fn rate<S: Simd, D: Dtype<S>>(simd: S) -> f64 {
+    const STEPS: usize = 500_000;
+    let started = ProcessTime::now();
+    let sum = simd.launch(Peak::<D> { steps: STEPS, _marker: PhantomData });
+    let seconds = started.elapsed().as_secs_f64();
+    std::hint::black_box(sum);
+    (STEPS * SUMS * S::LANES * D::GROUP) as f64 / seconds
+}
+
+/// Sums that do not wait for each other: as many as a register tile has.
+const SUMS: usize = 24;
+
+struct Peak<D> {
+    steps: usize,
+    _marker: PhantomData<D>,
+}
+
+impl<S: Simd, D: Dtype<S>> Kernel<S> for Peak<D> {
+    type Output = f32;
+    #[inline(always)]
+    fn run(self, simd: S) -> f32 {
+        let mut sums = [simd.splat(0.0); SUMS];
+        let (a, b) = std::hint::black_box((simd.splat_word(0x0101_0101), simd.splat_word(0x0102_0102)));
+        for _ in 0..self.steps {
+            for sum in &mut sums {
+                *sum = D::dot(simd, *sum, a, b);
+            }
+        }
+        let mut all = simd.splat(0.0);
+        for sum in sums {
+            all = simd.add(all, sum);
+        }
+        simd.sum(all)
+    }
+}
