@@ -17,6 +17,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// The binary's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PAIRS: usize = 16;
 const STEPS: u64 = 1_000_000;
 const ROUNDS: usize = 5;
