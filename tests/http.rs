@@ -14,6 +14,7 @@ use podium::cost::store::Store;
 use podium::engine::{BooksSetup, Setup};
 use podium::http::{ServerLimits, TlsFiles};
 use podium::sched::{Limits, TenantConfig};
+use podium::telemetry::spans::{OtlpConfig, Spans};
 use podium::wire::{Dialect, Settings};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -608,4 +609,60 @@ fn a_budget_holds_while_the_primary_hangs_and_the_answer_says_what_it_is() {
     assert!(reply.header("x-podium-elapsed-ms").unwrap().parse::<f64>().unwrap() <= 400.0);
     let spent = server.post_with(path, "x-podium-latency-budget-ms: 0.001\r\n", body.to_string());
     assert_eq!((spent.status, spent.header("x-podium-error")), (504, Some("budget_spent")));
+}
+
+/// Reads one HTTP request of known length and answers it.
+fn collect(listener: &std::net::TcpListener) -> (String, Vec<u8>) {
+    let (stream, _) = listener.accept().unwrap();
+    let mut stream = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().unwrap();
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push_str(&line);
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+    (head, body)
+}
+
+#[test]
+fn a_sampled_request_is_a_span_at_the_collector_and_a_collector_that_is_gone_harms_nobody() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let spans = Arc::new(Spans::start(&OtlpConfig { endpoint, sample: 0.0 }).unwrap());
+    let options = Options { spans: Some(spans.clone()), ..Options::default() };
+    let server = TestServer::start(setup(Scripted::default(), None), options);
+    works(&server);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let headers = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n");
+    assert_eq!(server.post_with("/v1/rank", &headers, plain().to_string()).status, 200);
+    assert_eq!(server.post_with("/v1/rank", &headers, "{}").status, 400);
+    thread::scope(|scope| {
+        let collected = scope.spawn(|| collect(&listener));
+        spans.shutdown();
+        let (head, body) = collected.join().unwrap();
+        assert!(head.starts_with("POST /v1/traces") && head.contains("application/x-protobuf"), "{head}");
+        let holds = |what: &[u8]| body.windows(what.len()).filter(|window| *window == what).count();
+        let trace = u128::from_str_radix(trace, 16).unwrap().to_be_bytes();
+        // Two requests, and two parts of the one that was answered; what nobody sampled is not here.
+        assert_eq!(holds(&trace), 4);
+        assert_eq!(holds(&0x00f0_67aa_0ba9_02b7_u64.to_be_bytes()), 2);
+        for name in ["rank", "queue", "compute", "podium.tier", "podium.cost_nanodollars", "invalid_request"]
+        {
+            assert!(holds(name.as_bytes()) > 0, "{name} is not in the spans");
+        }
+    });
+    drop(listener);
+    assert_eq!(server.post_with("/v1/rank", &headers, plain().to_string()).status, 200);
+    works(&server);
 }

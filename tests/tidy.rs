@@ -38,6 +38,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("crossbeam_channel", &["src/engine/", "src/backend/scripted.rs", "src/cost/store.rs"]),
     ("rusqlite", &["src/cost/store.rs"]),
     ("prometheus_client", &["src/telemetry/"]),
+    ("opentelemetry_sdk", &["src/telemetry/spans.rs"]),
     ("clap", &["src/cli/"]),
 ];
 
@@ -212,7 +213,8 @@ fn the_example_configuration_has_every_key() {
         .filter_map(|line| line.split_once(" = "))
         .map(|(key, _)| key)
         .collect();
-    let tables = ["primary", "fallback", "tenants", "wire", "pins", "http", "tls", "prices", "devices"];
+    let tables =
+        ["otlp", "primary", "fallback", "tenants", "wire", "pins", "http", "tls", "prices", "devices"];
     for (path, name) in [
         ("src/cli/config.rs", "Config"),
         ("src/cli/config.rs", "TierConfig"),
@@ -221,6 +223,7 @@ fn the_example_configuration_has_every_key() {
         ("src/wire/select.rs", "Pins"),
         ("src/http/server.rs", "ServerLimits"),
         ("src/http/tls.rs", "TlsFiles"),
+        ("src/telemetry/spans.rs", "OtlpConfig"),
         ("src/cost/price.rs", "PriceConfig"),
         ("src/cost/price.rs", "DevicePrice"),
         ("src/sched/config.rs", "Limits"),

@@ -6,6 +6,7 @@ use crate::cost::price::PriceConfig;
 use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
 use crate::sched::Limits;
+use crate::telemetry::spans::OtlpConfig;
 use crate::wire::Settings;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -38,6 +39,8 @@ pub(super) struct Config {
     pub tls: Option<TlsFiles>,
     /// Opens `/admin/*` and `/v1/costs`. Default none: they are closed.
     pub admin_key: Option<String>,
+    /// Where requests go as OpenTelemetry spans. Default none.
+    pub otlp: Option<OtlpConfig>,
     /// What device time costs.
     pub prices: PriceConfig,
     /// The file that keeps who used what, for `podium costs`. Default none: only metrics do.
@@ -146,6 +149,7 @@ impl Default for Config {
             http: ServerLimits::default(),
             tls: None,
             admin_key: None,
+            otlp: None,
             prices: PriceConfig::default(),
             ledger: None,
             journal: None,
@@ -236,6 +240,9 @@ impl Config {
         }
         self.http.check().map_err(|message| Failure::usage(format!("http.{message}")))?;
         self.wire.pins.check().map_err(|message| Failure::usage(format!("wire.pins.{message}")))?;
+        if let Some(otlp) = &self.otlp {
+            otlp.check().map_err(|message| Failure::usage(format!("otlp.{message}")))?;
+        }
         if self.admin_key.as_ref().is_some_and(|key| key.len() < 8) {
             return wrong("admin_key: a key has at least 8 bytes".to_owned());
         }
@@ -320,6 +327,8 @@ mod tests {
             ("[limits]\npairs_max = 9999\n", "limits.pairs_max: 9999 is less than 10000"),
             ("[prepare]\nthreads = 0\n", "prepare.threads: 0 is less than 1"),
             ("[wire.pins]\nrerank = 'nim'\n", "wire.pins.rerank: `nim` has no such path"),
+            ("[otlp]\nendpoint = 'collector:4317'\n", "otlp.endpoint: `collector:4317`"),
+            ("[otlp]\nendpoint = 'http://c:4318'\nsample = 2.0\n", "otlp.sample: 2"),
             ("[[tenants]]\nname = 'podium'\nkeys = []\n", "tenants[0].name"),
             ("[[tenants]]\nname = 'a'\nkeys = ['short']\n", "tenants[0].keys: a key has at least 8"),
         ];

@@ -7,6 +7,7 @@ use crate::cost::price::PriceBook;
 use crate::cost::store::Store;
 use crate::engine::{BooksSetup, Clock, Engine, Journal, Setup};
 use crate::http::{App, Auth, Connections, Server, listen};
+use crate::telemetry::spans::Spans;
 use rand_pcg::Pcg64;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -79,6 +80,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     open_books(&config, &mut setup.books)?;
+    let spans = config.otlp.as_ref().map(Spans::start).transpose();
+    let spans = spans.map_err(|message| Failure::usage(format!("otlp.{message}")))?.map(Arc::new);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(IO_THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -89,7 +92,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Err(error) = rlimit::increase_nofile_limit(config.http.connections_max as u64 + 256) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-    let result = runtime.block_on(serve(&config, setup, tls));
+    let result = runtime.block_on(serve(&config, setup, tls, spans.clone()));
+    if let Some(spans) = spans {
+        spans.shutdown();
+    }
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -167,7 +173,12 @@ fn describe(config: &Config, setup: &Setup) {
     }
 }
 
-async fn serve(config: &Config, setup: Setup, tls: Option<tokio_rustls::TlsAcceptor>) -> Result<(), Failure> {
+async fn serve(
+    config: &Config,
+    setup: Setup,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    spans: Option<Arc<Spans>>,
+) -> Result<(), Failure> {
     let mut listeners = Vec::new();
     for &address in &config.listen {
         let complain = |error| Failure::unavailable(format!("listen: {address}: {error}"));
@@ -187,6 +198,7 @@ async fn serve(config: &Config, setup: Setup, tls: Option<tokio_rustls::TlsAccep
         ids: Mutex::new(Pcg64::new(seed(), seed())),
         drain: drain.clone(),
         store,
+        spans,
     });
     let mut servers = JoinSet::new();
     let scheme = if tls.is_some() { "https" } else { "http" };

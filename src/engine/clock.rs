@@ -28,8 +28,13 @@ impl Clock {
     }
 
     /// Seconds since 1970, for dates in responses and hours in the ledger.
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn unix_seconds(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        self.unix_ns() / 1_000_000_000
+    }
+
+    /// Nanoseconds since 1970, for spans.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn unix_ns(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
     }
 }

@@ -138,6 +138,11 @@ impl Handle {
         self.shared.clock.unix_seconds()
     }
 
+    /// Nanoseconds since 1970.
+    pub fn unix_ns(&self) -> u64 {
+        self.shared.clock.unix_ns()
+    }
+
     /// Whether requests are taken.
     pub fn state(&self) -> State {
         match self.shared.state.load(Ordering::Acquire) {

@@ -4,11 +4,12 @@ use super::auth::{Admin, Auth};
 use super::pages;
 use super::route::{Route, route};
 use super::server::{Connections, ServerLimits};
-use crate::base::Ns;
+use crate::base::{Ns, TenantId};
 use crate::cost::store::Store;
 use crate::engine::{Caller, Handle};
 use crate::rerank::Receipt;
 use crate::telemetry::metrics::ServerFacts;
+use crate::telemetry::spans::{SpanFacts, Spans};
 use crate::telemetry::trace::TraceContext;
 use crate::wire::{
     ApiError, Code, Decoded, Dialect, Encoded, Settings, Stamp, decode, dialect_of, encode_error,
@@ -48,6 +49,8 @@ pub struct App {
     pub drain: watch::Sender<bool>,
     /// The ledger on disk, if one is kept.
     pub store: Option<Arc<Store>>,
+    /// Where spans go, if anywhere.
+    pub spans: Option<Arc<Spans>>,
 }
 
 impl App {
@@ -108,7 +111,12 @@ impl App {
         let (trace, stamp) = self.trace(&parts.headers);
         let dialect = dialect_of(parts.uri.path()).expect("a path that ranks has a dialect");
         let span = tracing::info_span!("rank", id = stamp.id, %trace);
-        let mut response = self.answer(dialect, (parts, body), arrived, &stamp).instrument(span).await;
+        let (mut response, facts) =
+            self.answer(dialect, (parts, body), arrived, &stamp).instrument(span).await;
+        if let Some(spans) = self.spans.as_ref().filter(|_| trace.sampled) {
+            let elapsed = self.handle.now().saturating_sub(arrived);
+            spans.record(&trace, self.handle.unix_ns().saturating_sub(elapsed.0), elapsed, &facts);
+        }
         let trace = HeaderValue::try_from(trace.to_string()).expect("a trace is hexadecimal");
         response.headers_mut().insert("traceparent", trace);
         response
@@ -120,12 +128,15 @@ impl App {
         (parts, body): (Parts, Incoming),
         arrived: Ns,
         stamp: &Stamp,
-    ) -> Response<Full<Bytes>> {
+    ) -> (Response<Full<Bytes>>, SpanFacts) {
         let metrics = self.handle.metrics();
-        let refuse = |dialect: Dialect, tenant, error: &ApiError| {
-            metrics.refused(dialect.name(), tenant, error.code.name());
-            tracing::debug!(code = error.code.name(), message = error.full_message(), "refused");
-            respond(encode_error(dialect, error, stamp))
+        let name = |tenant| metrics.tenant(tenant);
+        let refuse = |dialect: Dialect, tenant: Option<TenantId>, error: &ApiError| {
+            let (dialect_name, code) = (dialect.name(), error.code.name());
+            metrics.refused(dialect_name, tenant, code);
+            tracing::debug!(code, message = error.full_message(), "refused");
+            let facts = SpanFacts { dialect: dialect_name, tenant: tenant.map(name), outcome: Err(code) };
+            (respond(encode_error(dialect, error, stamp)), facts)
         };
         // Until the body is read nothing has been spent on the request.
         let Some(tenant) = self.auth.tenant(&parts.headers) else {
@@ -145,7 +156,14 @@ impl App {
                 metrics.answered(reply.dialect().name(), tenant, &outcome);
                 let Receipt { served, degraded, elapsed, .. } = &outcome.receipt;
                 tracing::debug!(served = served.name(), ?degraded, ms = elapsed.as_millis_f64(), "answered");
-                respond(reply.encode(&request, &outcome, stamp, &warnings))
+                let response = respond(reply.encode(&request, &outcome, stamp, &warnings));
+                let documents = outcome.scores.len();
+                let facts = SpanFacts {
+                    dialect: reply.dialect().name(),
+                    tenant: Some(name(tenant)),
+                    outcome: Ok((outcome.receipt, documents)),
+                };
+                (response, facts)
             }
             Err(refusal) => refuse(reply.dialect(), Some(tenant), &reply.error(&refusal)),
         }
@@ -242,7 +260,8 @@ impl App {
             (random(), random(), random() as u64)
         };
         let stamp = Stamp { id: format!("{id:032x}"), created_unix: self.handle.unix_seconds() };
-        (TraceContext::continued(traceparent, (trace, span)), stamp)
+        let sample = self.spans.as_ref().map_or(0.0, |spans| spans.sample());
+        (TraceContext::continued(traceparent, (trace, span), sample), stamp)
     }
 }
 

@@ -1,13 +1,8 @@
 //! Softmax(Q K^T) V within each sequence, a head at a time. Nothing is padded to another sequence's
 //! length, and scores exist for one tile of rows at a time, in the first-level cache.
-//!
-//! The last layer's attention is needed for the first token alone. There keys and values are absorbed
-//! into the query: with u_h = Wk_h^T q_h the scores are X u_h (what `bk` adds is the same for every
-//! token, and a softmax does not see it), and the context is Wv_h (p X) + bv_h, as the weights p sum to
-//! one. That is exact, and replaces 12 H^2 multiplications a token by 2 H for each head.
 
-use super::dtype::{F32, Float};
-use super::linear::{Dense, Epilogue, Product, tiles};
+use super::dtype::Float;
+use super::linear::{Epilogue, Product, tiles, zeros};
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 use std::marker::PhantomData;
@@ -33,9 +28,9 @@ impl Heads {
 pub struct Scratch {
     keys: Buffer,
     values: Buffer,
-    scores: Buffer,
-    weights: Buffer,
-    states: Buffer,
+    pub(super) scores: Buffer,
+    pub(super) weights: Buffer,
+    pub(super) states: Buffer,
 }
 
 /// Attends within one sequence. `qkv: [tokens, stride]` words hold queries, keys and values of every
@@ -62,7 +57,7 @@ pub fn attention<S: Simd, A: Float<S>>(
 }
 
 /// Words beyond a row, so that rows do not share cache sets.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 struct Head<'a, A> {
     qkv: &'a [u32],
@@ -119,9 +114,8 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     b: scratch.keys.words().as_ptr(),
                     b_step: S::LANES,
                     b_apart: groups * S::LANES,
-                    start: queries,
-                }
-                .from_zero();
+                    start: zeros(),
+                };
                 let mut scores = Scores { to: scratch.scores.floats_mut(), stride: score_stride };
                 let mut block = 0;
                 while block + 2 <= blocks {
@@ -149,9 +143,8 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                         b: scratch.values.words().as_ptr().add(column),
                         b_step: heads.size,
                         b_apart: S::LANES,
-                        start: queries,
-                    }
-                    .from_zero();
+                        start: zeros(),
+                    };
                     tiles::<S, A, _, 2>(simd, rows, (0, column), product, &mut out);
                 }
                 row += rows;
@@ -165,7 +158,12 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
 /// # Safety
 /// `count` scores lie behind `scores`, up to a whole vector; as many values may be written to `weights`.
 #[inline(always)]
-unsafe fn softmax<S: Simd, A: Float<S>>(simd: S, scores: *const f32, count: usize, weights: *mut u32) -> f32 {
+pub(super) unsafe fn softmax<S: Simd, A: Float<S>>(
+    simd: S,
+    scores: *const f32,
+    count: usize,
+    weights: *mut u32,
+) -> f32 {
     let (whole, rest) = (count / S::LANES * S::LANES, count % S::LANES);
     let lowest = simd.splat(f32::MIN);
     // SAFETY: the caller promises whole vectors.
@@ -230,159 +228,6 @@ impl<S: Simd> Epilogue<S> for Context<'_> {
         unsafe {
             let values = simd.mul(values, simd.splat(*self.inverse.get_unchecked(row)));
             simd.store(self.to.as_mut_ptr().add(row * self.stride + column), values);
-        }
-    }
-}
-
-/// What the last layer's attention reads for the first token, in f32; each map is `[heads.width(), hidden]`.
-pub struct FirstToken {
-    /// How states divide into heads.
-    pub heads: Heads,
-    /// To queries, scaled by log2(e) / sqrt(d).
-    pub query: Dense,
-    /// To keys; its bias has no effect.
-    pub key: Dense,
-    /// To values.
-    pub value: Dense,
-}
-
-/// The first token's context, `[heads.width()]`, from all states of its sequence, `states: [tokens, hidden]`.
-pub fn first_token_attention<S: Simd>(
-    simd: S,
-    layer: &FirstToken,
-    states: &[f32],
-    (scratch, context): (&mut Scratch, &mut [f32]),
-) {
-    let hidden = layer.query.inputs;
-    let tokens = states.len() / hidden;
-    assert!(hidden.is_multiple_of(PAD) && tokens > 0 && states.len() == tokens * hidden);
-    assert!([&layer.key, &layer.value].iter().all(|map| map.inputs == hidden), "maps read states");
-    let width = layer.heads.width();
-    assert!(context.len() == width && layer.query.outputs == width && layer.value.outputs == width);
-    scratch.scores.grow(tokens + LINE);
-    scratch.weights.grow(tokens + LINE);
-    scratch.states.grow(hidden);
-    for head in 0..layer.heads.count {
-        simd.launch(FirstHead { layer, states, tokens, head, scratch, context });
-    }
-}
-
-struct FirstHead<'a> {
-    layer: &'a FirstToken,
-    states: &'a [f32],
-    tokens: usize,
-    head: usize,
-    scratch: &'a mut Scratch,
-    context: &'a mut [f32],
-}
-
-impl<S: Simd> Kernel<S> for FirstHead<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self, simd: S) {
-        let Self { layer, states, tokens, head, scratch, context } = self;
-        let (hidden, size) = (layer.query.inputs, layer.heads.size);
-        let rows = head * size..(head + 1) * size;
-        let row = |map: &Dense, row: usize| map.weight[row * hidden..].as_ptr();
-        // SAFETY: `first_token_attention` asserted the shapes and made room in the scratch.
-        unsafe {
-            let absorbed = scratch.states.floats_mut().as_mut_ptr();
-            clear(simd, absorbed, hidden);
-            for index in rows.clone() {
-                let query =
-                    dot(simd, row(&layer.query, index), states.as_ptr(), hidden) + layer.query.bias[index];
-                add_scaled(simd, query, row(&layer.key, index), absorbed, hidden);
-            }
-            let scores = scratch.scores.floats_mut();
-            for (token, score) in scores.iter_mut().enumerate().take(tokens) {
-                *score = dot(simd, absorbed, states.as_ptr().add(token * hidden), hidden);
-            }
-            let weights = scratch.weights.words_mut().as_mut_ptr();
-            let inverse = 1.0 / softmax::<S, F32>(simd, scores.as_ptr(), tokens, weights);
-            clear(simd, absorbed, hidden);
-            weighted_sum(simd, weights.cast(), (states.as_ptr(), tokens), absorbed, hidden);
-            for index in rows {
-                let sum = dot(simd, row(&layer.value, index), absorbed, hidden);
-                context[index] = sum * inverse + layer.value.bias[index];
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `count` floats lie behind `to`; `count` is a multiple of [`PAD`].
-#[inline(always)]
-unsafe fn clear<S: Simd>(simd: S, to: *mut f32, count: usize) {
-    for at in (0..count).step_by(S::LANES) {
-        // SAFETY: the caller promises the floats.
-        unsafe { simd.store(to.add(at), simd.splat(0.0)) };
-    }
-}
-
-/// # Safety
-/// `count` floats lie behind `a` and `b`; `count` is a multiple of [`PAD`].
-#[inline(always)]
-unsafe fn dot<S: Simd>(simd: S, a: *const f32, b: *const f32, count: usize) -> f32 {
-    let mut sums = [simd.splat(0.0); 2];
-    for at in (0..count).step_by(2 * S::LANES) {
-        for (n, sum) in sums.iter_mut().enumerate() {
-            let place = at + n * S::LANES;
-            // SAFETY: the caller promises the floats, and PAD is a multiple of two vectors.
-            *sum = unsafe { simd.fma(simd.load(a.add(place)), simd.load(b.add(place)), *sum) };
-        }
-    }
-    simd.sum(simd.add(sums[0], sums[1]))
-}
-
-/// `to += factor * from`.
-///
-/// # Safety
-/// `count` floats lie behind `from` and `to`; `count` is a multiple of [`PAD`].
-#[inline(always)]
-unsafe fn add_scaled<S: Simd>(simd: S, factor: f32, from: *const f32, to: *mut f32, count: usize) {
-    let factor = simd.splat(factor);
-    for at in (0..count).step_by(S::LANES) {
-        // SAFETY: the caller promises the floats.
-        unsafe { simd.store(to.add(at), simd.fma(factor, simd.load(from.add(at)), simd.load(to.add(at)))) };
-    }
-}
-
-/// `to = sum of weights[t] rows[t]`, for as many columns at a time as registers hold.
-///
-/// # Safety
-/// `rows` weights and rows of `count` floats are there, and `count` floats behind `to`; `count` is a
-/// multiple of [`PAD`].
-#[inline(always)]
-unsafe fn weighted_sum<S: Simd>(
-    simd: S,
-    weights: *const f32,
-    (from, rows): (*const f32, usize),
-    to: *mut f32,
-    count: usize,
-) {
-    const WIDE: usize = 8;
-    let mut at = 0;
-    // SAFETY: the caller promises the floats.
-    unsafe {
-        while at < count {
-            let wide = if count - at >= WIDE * S::LANES { WIDE } else { 2 };
-            let mut sums = [simd.splat(0.0); WIDE];
-            for row in 0..rows {
-                let (weight, row) = (simd.splat(*weights.add(row)), from.add(row * count + at));
-                if wide == WIDE {
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        *sum = simd.fma(weight, simd.load(row.add(n * S::LANES)), *sum);
-                    }
-                } else {
-                    for (n, sum) in sums.iter_mut().enumerate().take(2) {
-                        *sum = simd.fma(weight, simd.load(row.add(n * S::LANES)), *sum);
-                    }
-                }
-            }
-            for (n, &sum) in sums.iter().enumerate().take(wide) {
-                simd.store(to.add(at + n * S::LANES), sum);
-            }
-            at += wide * S::LANES;
         }
     }
 }

@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 const WIDE: usize = 2;
 /// Words between rows beyond what they hold: rows a power of two apart would share few cache sets.
 const GAP: usize = 16;
-/// Accumulators that start from zero.
+/// As many zeros as the widest tile starts from.
 static ZEROS: [u32; 32] = [0; 32];
 
 /// A linear map as the model has it, padded to multiples of [`PAD`] with zeros.
@@ -215,12 +215,9 @@ pub(super) struct Product {
     pub start: *const u32,
 }
 
-impl Product {
-    /// With accumulators that start from zero.
-    pub fn from_zero(mut self) -> Self {
-        self.start = ZEROS.as_ptr();
-        self
-    }
+/// For accumulators that start from zero.
+pub(super) fn zeros() -> *const u32 {
+    ZEROS.as_ptr()
 }
 
 /// Multiplies `rows` rows by `N` vectors, in tiles of even height.

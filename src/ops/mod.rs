@@ -5,7 +5,8 @@
 //! | `simd` | what an operation needs of a processor: AVX-512, AVX2, or plain Rust |
 //! | `dtype` | f32, bf16 and bytes: how numbers lie in words |
 //! | `linear` | matrix products with what follows fused in |
-//! | `attention` | within each sequence; in the last layer for the first token alone |
+//! | `attention` | within each sequence |
+//! | `first_token` | the same, for the last layer's first token alone |
 //! | `layer_norm`, `embed`, `head` | what is left of an encoder |
 //! | `math` | 2^x, tanh, GELU |
 //!
@@ -22,6 +23,7 @@ mod attention;
 mod buffer;
 mod dtype;
 mod embed;
+mod first_token;
 mod head;
 mod layer_norm;
 mod linear;
@@ -30,10 +32,11 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{FirstToken, Heads, Scratch, attention, attention_reference, first_token_attention};
+pub use attention::{Heads, Scratch, attention, attention_reference};
 pub use buffer::Buffer;
 pub use dtype::{Bf16, Dtype, F32, Float, Input, Int8};
 pub use embed::{Table, embed};
+pub use first_token::{FirstToken, first_token_attention};
 pub use head::{Head, HeadScratch};
 pub use layer_norm::{Norm, layer_norm, layer_norm_reference};
 pub use linear::{AddTo, Dense, Epilogue, Keep, Linear, Operand, linear, linear_reference};

@@ -387,6 +387,11 @@ pub struct ServerFacts {
 }
 
 impl Metrics {
+    /// A tenant's name.
+    pub fn tenant(&self, tenant: TenantId) -> Arc<str> {
+        self.tenants[tenant.0 as usize].clone()
+    }
+
     /// Registers every metric of a server with these models, lanes of each tier, and tenants.
     pub fn new(models: PerTier<Option<ModelLabels>>, lanes: PerTier<usize>, tenants: Vec<Arc<str>>) -> Self {
         let mut metrics = Self {

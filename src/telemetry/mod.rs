@@ -3,7 +3,9 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `metrics` | every metric, its name and its labels |
+//! | `spans` | requests as OpenTelemetry spans |
 //! | `trace` | W3C trace context, in and out |
 
 pub mod metrics;
+pub mod spans;
 pub mod trace;

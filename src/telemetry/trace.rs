@@ -18,13 +18,18 @@ pub struct TraceContext {
 
 impl TraceContext {
     /// Continues the caller's `traceparent`, or begins a trace where there is none that is valid.
-    /// `random` is where new ids come from: a trace, and a span.
-    pub fn continued(traceparent: Option<&str>, random: (u128, u64)) -> Self {
+    /// `random` is where new ids come from: a trace, and a span. Of the traces begun here the share
+    /// `sample` is recorded, by their ids (as OpenTelemetry's TraceIdRatioBased does).
+    pub fn continued(traceparent: Option<&str>, random: (u128, u64), sample: f64) -> Self {
         // Zero stands for "invalid" and may not be used.
         let (trace, span) = (random.0.max(1), random.1.max(1));
         match traceparent.and_then(parse) {
             Some((trace, parent, sampled)) => Self { trace, span, parent: Some(parent), sampled },
-            None => Self { trace, span, parent: None, sampled: false },
+            None => {
+                const BITS: u32 = 56;
+                let sampled = ((trace as u64 & ((1 << BITS) - 1)) as f64) < sample * (1_u64 << BITS) as f64;
+                Self { trace, span, parent: None, sampled }
+            }
         }
     }
 }
@@ -62,7 +67,7 @@ mod tests {
     #[test]
     fn a_trace_is_continued_with_a_span_of_our_own() {
         let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let context = TraceContext::continued(Some(header), FRESH);
+        let context = TraceContext::continued(Some(header), FRESH, 0.0);
         assert_eq!((context.parent, context.sampled), (Some(0x00f0_67aa_0ba9_02b7), true));
         assert_eq!(context.to_string(), "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000009-01");
     }
@@ -81,7 +86,7 @@ mod tests {
             format!("00-+{}-00f067aa0ba902b7-01", &trace[1..]),
         ];
         for header in rows {
-            let context = TraceContext::continued(Some(&header), FRESH);
+            let context = TraceContext::continued(Some(&header), FRESH, 0.0);
             assert_eq!((context.trace, context.parent), (7, None), "{header}");
         }
     }
@@ -89,6 +94,18 @@ mod tests {
     #[test]
     fn a_later_version_may_say_more() {
         let header = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-more";
-        assert!(TraceContext::continued(Some(header), FRESH).parent.is_some());
+        assert!(TraceContext::continued(Some(header), FRESH, 0.0).parent.is_some());
+    }
+
+    #[test]
+    fn a_share_of_the_traces_begun_here_is_sampled() {
+        let sampled = |sample: f64| {
+            let spread = |trace: u128| trace.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            (1..=1000)
+                .filter(|&trace| TraceContext::continued(None, (spread(trace), 1), sample).sampled)
+                .count()
+        };
+        assert_eq!((sampled(0.0), sampled(1.0)), (0, 1000));
+        assert!((200..300).contains(&sampled(0.25)), "{}", sampled(0.25));
     }
 }

@@ -9,6 +9,7 @@ use podium::http::{App, Auth, Connections, Server, ServerLimits, TlsFiles};
 use podium::model::{Calibration, Encoder, Family, Layer, Linear, Norm, Weights};
 use podium::ops::Gelu;
 use podium::sched::{Limits, TenantConfig};
+use podium::telemetry::spans::Spans;
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use podium::wire::Settings;
 use rand::RngExt;
@@ -173,6 +174,7 @@ pub struct Options {
     pub keys: Vec<(&'static str, TenantId)>,
     pub admin: Option<&'static str>,
     pub tls: Option<TlsFiles>,
+    pub spans: Option<Arc<Spans>>,
 }
 
 /// A server on a port of its own; dropping it drains it.
@@ -208,6 +210,7 @@ impl TestServer {
                     ids: Mutex::new(Pcg64::new(1, 2)),
                     drain: for_app,
                     store,
+                    spans: options.spans,
                 });
                 sender.send((listener.local_addr().unwrap(), engine.handle())).unwrap();
                 let tls = options.tls.map(|files| files.load().unwrap());

@@ -1,0 +1,155 @@
+//! Requests as OpenTelemetry spans, sent to a collector by OTLP over HTTP (binary protobuf). A thread of
+//! its own sends them in batches; where the collector is slow or gone, spans are dropped, and the
+//! server does not notice.
+
+use super::trace::TraceContext;
+use crate::base::Ns;
+use crate::rerank::Receipt;
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanProcessor};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Where spans go, and how many.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtlpConfig {
+    /// The collector: `http://host:port` (plain HTTP); `/v1/traces` is appended.
+    pub endpoint: String,
+    /// The share of traces begun here that are recorded; a caller's own are when it says so. Default 1.
+    #[serde(default = "all")]
+    pub sample: f64,
+}
+
+fn all() -> f64 {
+    1.0
+}
+
+impl OtlpConfig {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// A message that names the key.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.endpoint.starts_with("http://") {
+            return Err(format!("endpoint: `{}` does not begin with http://", self.endpoint));
+        }
+        if !(0.0..=1.0).contains(&self.sample) {
+            return Err(format!("sample: {} is not between 0 and 1", self.sample));
+        }
+        Ok(())
+    }
+}
+
+/// Sends spans.
+#[derive(Debug)]
+pub struct Spans {
+    processor: BatchSpanProcessor,
+    scope: InstrumentationScope,
+    sample: f64,
+}
+
+/// What a request was, for its span.
+#[derive(Clone, Debug)]
+pub struct SpanFacts {
+    /// The dialect that asked.
+    pub dialect: &'static str,
+    /// Who pays, once that is known.
+    pub tenant: Option<Arc<str>>,
+    /// Its receipt, or the error's code.
+    pub outcome: Result<(Receipt, usize), &'static str>,
+}
+
+impl Spans {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// What is wrong with the endpoint.
+    pub fn start(config: &OtlpConfig) -> Result<Self, String> {
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(format!("{}/v1/traces", config.endpoint.trim_end_matches('/')))
+            .with_timeout(Duration::from_secs(5))
+            .build()
+            .map_err(|error| format!("endpoint: {error}"))?;
+        let mut processor = BatchSpanProcessor::builder(exporter).build();
+        processor.set_resource(&Resource::builder().with_service_name("podium").build());
+        let scope = InstrumentationScope::builder("podium").with_version(env!("CARGO_PKG_VERSION")).build();
+        Ok(Self { processor, scope, sample: config.sample })
+    }
+
+    /// The share of traces begun here that are recorded.
+    pub fn sample(&self) -> f64 {
+        self.sample
+    }
+
+    /// Records a request that arrived `unix_ns` after 1970 and was answered after `elapsed`; its wait
+    /// and its time on lanes are spans below it.
+    pub fn record(&self, trace: &TraceContext, unix_ns: u64, elapsed: Ns, facts: &SpanFacts) {
+        let mut attributes = vec![KeyValue::new("podium.dialect", facts.dialect)];
+        attributes.extend(facts.tenant.as_ref().map(|tenant| KeyValue::new("podium.tenant", tenant.clone())));
+        let (mut status, mut parts) = (Status::Ok, Vec::new());
+        match &facts.outcome {
+            Ok((receipt, documents)) => {
+                attributes.extend([
+                    KeyValue::new("podium.documents", *documents as i64),
+                    KeyValue::new("podium.tier", receipt.served.name()),
+                    KeyValue::new("podium.model", receipt.model.clone()),
+                    KeyValue::new("podium.version", receipt.version.clone()),
+                    KeyValue::new("podium.device_ns", receipt.device.0 as i64),
+                    KeyValue::new("podium.cost_nanodollars", receipt.cost.0 as i64),
+                ]);
+                let degraded = receipt.degraded.map(|why| KeyValue::new("podium.degraded", why.name()));
+                attributes.extend(degraded);
+                parts = vec![("queue", Ns::ZERO, receipt.queue), ("compute", receipt.queue, receipt.compute)];
+            }
+            Err(code) => {
+                attributes.push(KeyValue::new("podium.error", *code));
+                status = Status::error(*code);
+            }
+        }
+        let span = |id: u64, parent: u64, name: &'static str, (start, took): (Ns, Ns)| {
+            let start_time = UNIX_EPOCH + Duration::from_nanos(unix_ns) + Duration::from(start);
+            SpanData {
+                span_context: SpanContext::new(
+                    TraceId::from(trace.trace),
+                    SpanId::from(id),
+                    TraceFlags::SAMPLED,
+                    false,
+                    TraceState::NONE,
+                ),
+                parent_span_id: SpanId::from(parent),
+                parent_span_is_remote: id == trace.span && trace.parent.is_some(),
+                span_kind: if id == trace.span { SpanKind::Server } else { SpanKind::Internal },
+                name: name.into(),
+                start_time,
+                end_time: start_time + Duration::from(took),
+                attributes: Vec::new(),
+                dropped_attributes_count: 0,
+                events: Default::default(),
+                links: Default::default(),
+                status: Status::Ok,
+                instrumentation_scope: self.scope.clone(),
+            }
+        };
+        for (place, (name, start, took)) in (1..).zip(parts) {
+            // Ids of their own that need no more randomness; zero would stand for none.
+            let id = (trace.span ^ place).max(1);
+            self.processor.on_end(span(id, trace.span, name, (start, took)));
+        }
+        let whole = span(trace.span, trace.parent.unwrap_or(0), "rank", (Ns::ZERO, elapsed));
+        self.processor.on_end(SpanData { attributes, status, ..whole });
+    }
+
+    /// Sends what is left; for the end of the server.
+    pub fn shutdown(&self) {
+        if let Err(error) = self.processor.shutdown_with_timeout(Duration::from_secs(5)) {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
+    }
+}
