@@ -4,6 +4,7 @@ mod cache;
 mod packed;
 mod pair;
 mod tokenizer;
+mod wordpiece;
 
 pub use cache::TokenCache;
 pub use packed::Packed;

@@ -1,5 +1,6 @@
 //! A model's tokenizer: text to ids without special tokens, and where those go in a pair.
 
+use super::wordpiece::WordPiece;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
@@ -8,6 +9,8 @@ use thiserror::Error;
 /// the request's business and the packed batch's.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Where it is BERT's, our own in its place.
+    wordpiece: Option<WordPiece>,
     template: Arc<Template>,
 }
 
@@ -76,7 +79,7 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|error| TokenizerError::Template { reason: error.to_string() })?;
         let template = Arc::new(probe(&inner)?);
-        Ok(Self { inner, template })
+        Ok(Self { wordpiece: WordPiece::of(&inner), inner, template })
     }
 
     /// Ids of a text alone, without special tokens; empty for an empty text.
@@ -84,16 +87,29 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Arc<[u32]>, TokenizerError> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
-        Ok(encoding.get_ids().into())
+        let mut ids = Vec::with_capacity(text.len() / 4 + 1);
+        match &self.wordpiece {
+            Some(own) => own.encode(text, &mut ids, |text, ids| self.library(text, ids))?,
+            None => self.library(text, &mut ids)?,
+        }
+        Ok(ids.into())
+    }
+
+    fn library(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let encoding = self.inner.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
+        ids.extend_from_slice(encoding.get_ids());
+        Ok(())
     }
 
     /// The special tokens of a pair.
     pub fn template(&self) -> &Arc<Template> {
         &self.template
+    }
+
+    /// Whether it reads by its own WordPiece, and not by the library's.
+    pub fn has_own_wordpiece(&self) -> bool {
+        self.wordpiece.is_some()
     }
 
     /// The ids that it gives, from 0 to one less than this.
@@ -196,7 +212,74 @@ mod tests {
         packed
     }
 
+    /// A BERT tokenizer with pieces of several letters, of either case and of accents.
+    fn pieces(lowercase: bool) -> tokenizers::Tokenizer {
+        let alone =
+            ["[UNK]", "[CLS]", "[SEP]", "un", "able", "a", "b", "A", "The", "the", ".", "[", "]", "é", "中"];
+        let words = alone.into_iter().map(str::to_owned);
+        let words = words.chain(["aff", "able", "a", "b", "s", "E", "é"].map(|piece| format!("##{piece}")));
+        let vocab: [(String, u32); 22] = words.zip(0..).collect::<Vec<_>>().try_into().unwrap();
+        let mut model = WordPiece::builder().vocab(vocab).unk_token("[UNK]".to_owned()).build().unwrap();
+        model.max_input_chars_per_word = 12;
+        let mut inner = tokenizers::Tokenizer::new(model);
+        let normalizer = BertNormalizer::new(true, true, None, lowercase);
+        inner.with_normalizer(Some(normalizer)).unwrap();
+        inner.with_pre_tokenizer(Some(BertPreTokenizer));
+        inner.with_post_processor(Some(BertProcessing::new(("[SEP]".into(), 2), ("[CLS]".into(), 1))));
+        let special = |content: &str| tokenizers::AddedToken::from(content.to_owned(), true);
+        inner.add_special_tokens(["[CLS]", "[SEP]"].map(special)).unwrap();
+        inner
+    }
+
+    /// Whether our own ids of a text are the library's.
+    fn agrees(tokenizer: &Tokenizer, text: &str) {
+        let expected = tokenizer.inner.encode_fast(text, false).unwrap();
+        assert_eq!(*tokenizer.encode(text).unwrap(), *expected.get_ids(), "{text:?}");
+    }
+
+    #[test]
+    fn our_own_wordpiece_reads_every_character_as_the_library_does() {
+        for lowercase in [true, false] {
+            let tokenizer = Tokenizer::new(pieces(lowercase)).unwrap();
+            assert!(tokenizer.has_own_wordpiece());
+            for c in (0..=0x3_ffff).filter_map(char::from_u32) {
+                agrees(&tokenizer, &format!("un{c}able {c} A{c}"));
+            }
+            for text in
+                ["", " ", "unaffable", "a[SEP]b [sep]", "[UNK]", "aaaaaaaaaaaa", "aaaaaaaaaaaaa", "a\u{301}b"]
+            {
+                agrees(&tokenizer, text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_teacher_s_texts_are_read_as_the_library_reads_them() {
+        let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data");
+        let data = std::env::var_os("PODIUM_DATA").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+        let path = data.join("models/ms-marco-MiniLM-L-12-v2/tokenizer.json");
+        if !path.is_file() {
+            return eprintln!("SKIPPED: no data at {}; set PODIUM_DATA", data.display());
+        }
+        let tokenizer = Tokenizer::from_file(&path).unwrap();
+        assert!(tokenizer.has_own_wordpiece());
+        let passages = std::fs::read_to_string(data.join("distill/passages.tsv")).unwrap();
+        passages.lines().step_by(50).for_each(|passage| agrees(&tokenizer, passage));
+    }
+
     proptest! {
+        #[test]
+        fn our_own_wordpiece_reads_any_text_as_the_library_does(text in "\\PC{0,60}|[ -~\t\n]{0,60}", lowercase: bool) {
+            agrees(&Tokenizer::new(pieces(lowercase)).unwrap(), &text);
+        }
+
+        #[test]
+        fn our_own_wordpiece_reads_words_as_the_library_does(
+            text in "([ab.A\\[\\]é中\u{301}\u{0}\u{7f}\u{a0} ]|un|aff|able|The|\\[CLS\\]){0,30}", lowercase: bool,
+        ) {
+            agrees(&Tokenizer::new(pieces(lowercase)).unwrap(), &text);
+        }
+
         #[test]
         fn a_spliced_pair_equals_the_library_s(
             query in "[ a-zA-Z.,é0-9]{0,40}", document in "\\PC{0,60}",
