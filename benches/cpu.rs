@@ -2,6 +2,8 @@
 //!
 //!     cargo bench --bench cpu                         all models, one thread and two
 //!     cargo bench --bench cpu -- --rounds 21 L2H128   more rounds, one model
+//!     cargo bench --bench cpu -- --python PYTHON      onnxruntime beside it, by a Python that has numpy,
+//!                                                     onnx and onnxruntime (`benches/peers`)
 //!
 //! W1 is 100 pairs of lognormal length (median 90 tokens and at most 256, and 11 for the query), W2
 //! 100 pairs of 43. Time on one thread is the process's CPU time, on two it is wall time; medians.
@@ -21,7 +23,9 @@ use podium::ops::{Bf16, Dtype, F32, Int8, Kernel, Simd};
 use podium::token::Packed;
 use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::marker::PhantomData;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,6 +35,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let rounds = arguments.iter().position(|argument| argument == "--rounds");
     let rounds = rounds.map_or(11, |place| arguments[place + 1].parse().expect("--rounds takes a number"));
+    let python = arguments.iter().position(|argument| argument == "--python");
+    let python = python.map(|place| arguments[place + 1].as_str());
     let models = [
         ("L2H128", bert(2, 128, 2, 512)),
         ("L4H256", bert(4, 256, 4, 1024)),
@@ -42,7 +48,7 @@ fn main() {
     };
     for (name, encoder) in models.into_iter().filter(|(name, _)| chosen(name)) {
         for (workload, lengths) in [("W1", lognormal()), ("W2", vec![43; 100])] {
-            compare(name, &encoder, workload, &lengths, rounds);
+            compare((name, workload), &encoder, &lengths, rounds, python);
         }
     }
 }
@@ -53,7 +59,13 @@ fn lognormal() -> Vec<usize> {
     (0..100).map(|_| QUERY + (lengths.sample(&mut random).round() as usize).clamp(8, 256)).collect()
 }
 
-fn compare(name: &str, encoder: &Encoder, workload: &str, lengths: &[usize], rounds: usize) {
+fn compare(
+    (name, workload): (&str, &str),
+    encoder: &Encoder,
+    lengths: &[usize],
+    rounds: usize,
+    python: Option<&str>,
+) {
     let weights = random_weights(encoder, 1);
     let batch = random_batch(lengths, 1);
     let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
@@ -65,6 +77,10 @@ fn compare(name: &str, encoder: &Encoder, workload: &str, lengths: &[usize], rou
         .collect();
     let mut candle = Reference::new(Arc::new(Forward::new(encoder, &weights).expect("weights are whole")));
     let (mut one, mut two) = (vec![Vec::new(); ours.len()], vec![Vec::new(); ours.len()]);
+    let mut peers: Vec<Peer> = ["fp32", "int8"]
+        .iter()
+        .filter_map(|dtype| Some(Peer::start(python?, encoder, dtype, lengths)))
+        .collect();
     let (mut theirs, mut peaks) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
     for round in 0..=rounds {
         // The first round warms up. Candle takes many times as long, and so every fifth round.
@@ -76,6 +92,7 @@ fn compare(name: &str, encoder: &Encoder, workload: &str, lengths: &[usize], rou
                 two[place].push(wall);
             }
         }
+        peers.iter_mut().for_each(Peer::run);
         if round % 5 == 1 {
             theirs.push(timed(&mut candle, &batch).0);
         }
@@ -95,6 +112,14 @@ fn compare(name: &str, encoder: &Encoder, workload: &str, lengths: &[usize], rou
         bf16_peak / 1e9,
         int8_peak / 1e9
     );
+    for peer in &peers {
+        println!(
+            "    onnxruntime {} in batches of {}: {:.2} ms on one core",
+            peer.dtype,
+            peer.batch,
+            peer.median()
+        );
+    }
     for ((precision, _, _), (one, two)) in ours.iter().zip(one.into_iter().zip(two)) {
         let (one, two) = (median(one), median(two));
         let (linear_peak, attention_peak) = match precision {
@@ -104,13 +129,64 @@ fn compare(name: &str, encoder: &Encoder, workload: &str, lengths: &[usize], rou
         };
         let floor = (linear / linear_peak + attention / attention_peak) * 1e3;
         println!(
-            "    {:<5} {one:8.2} ms on one core, {:4.1}% of the floor's {floor:.2} ms, candle {:5.1} times; \
-             two threads {two:8.2} ms, {:.2} times one",
+            "    {:<5} {one:8.2} ms on one core, {:4.1}% of the floor's {floor:.2} ms; two threads {two:8.2} ms, \
+             {:.2} times one; candle takes {:.1} times{}",
             precision.name(),
             floor / one * 100.0,
+            one / two,
             candle / one,
-            one / two
+            peers
+                .iter()
+                .map(|peer| format!(", onnxruntime {} {:.1}", peer.dtype, peer.median() / one))
+                .collect::<String>()
         );
+    }
+}
+
+/// onnxruntime on the same lengths, in a process of its own.
+struct Peer {
+    dtype: &'static str,
+    batch: String,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    times: Vec<f64>,
+}
+
+impl Peer {
+    fn start(python: &str, encoder: &Encoder, dtype: &'static str, lengths: &[usize]) -> Self {
+        let worker = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/onnxruntime_worker.py");
+        let shape = [encoder.layers, encoder.hidden, encoder.heads, encoder.intermediate];
+        let mut child = Command::new(python)
+            .arg(worker)
+            .args(shape.map(|number| number.to_string()))
+            .arg(dtype)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("there is such a Python");
+        writeln!(child.stdin.as_mut().expect("it is piped"), "{lengths:?}").expect("the worker reads");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let ready = lines.next().expect("the worker starts: numpy, onnx, onnxruntime").expect("text");
+        let batch = ready.strip_prefix("ready ").expect("it says so").to_owned();
+        Self { dtype, batch, child, lines, times: Vec::new() }
+    }
+
+    fn run(&mut self) {
+        writeln!(self.child.stdin.as_mut().expect("it is piped")).expect("the worker reads");
+        let line = self.lines.next().expect("the worker answers").expect("text");
+        self.times.push(line.parse().expect("a number"));
+    }
+
+    fn median(&self) -> f64 {
+        median(self.times.clone())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

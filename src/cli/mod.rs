@@ -7,6 +7,7 @@ mod rank;
 mod serve;
 mod simulate;
 
+use crate::backend::Precision;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -31,6 +32,12 @@ enum Command {
     Costs(costs::Args),
     /// Runs the scheduler in simulated time, beside others or against a journal.
     Simulate(simulate::Args),
+}
+
+/// Reads a precision from a command line.
+fn precision(name: &str) -> Result<Precision, String> {
+    let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
+    found.ok_or_else(|| format!("one of {}", Precision::ALL.map(Precision::name).join(", ")))
 }
 
 /// Why a command failed, and the exit code that says so (BSD's `sysexits.h`).

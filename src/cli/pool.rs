@@ -74,31 +74,34 @@ fn open(
         let (ids, rows) = (tokenizer.vocabulary(), model.encoder.vocabulary);
         return Err(format!("tokenizer.json gives {ids} ids, and the model has {rows} words"));
     }
+    let (make, dtype) =
+        make_scorer(configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
     let setup = TierSetup {
         name: configured.name.as_deref().unwrap_or(&model.manifest.name).into(),
         version: model.manifest.version().into(),
         licence: model.manifest.licence.as_str().into(),
+        dtype,
         tokenizer,
         pair_tokens_max: model.encoder.pair_tokens_max(),
         device: configured.device.as_str().into(),
         calibration: model.manifest.calibration,
     };
-    let make = make_scorer(configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
     Ok((setup, make))
 }
 
-/// What makes a lane's scorer: lanes share the packed model.
-fn make_scorer(configured: &TierConfig, model: &Model) -> Result<MakeScorer, String> {
+/// What makes a lane's scorer, and what that computes in; lanes share the packed model.
+fn make_scorer(configured: &TierConfig, model: &Model) -> Result<(MakeScorer, &'static str), String> {
     let (encoder, weights) = (&model.encoder, &model.weights);
     match configured.engine {
         EngineKind::Cpu => {
             let packed = CpuModel::new(encoder, weights, configured.precision);
             let (packed, threads) = (packed.map_err(|error| error.to_string())?, configured.threads);
-            Ok(Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads)))))
+            let dtype = packed.dtype();
+            Ok((Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads)))), dtype))
         }
         EngineKind::Reference => {
             let forward = Arc::new(Forward::new(encoder, weights).map_err(|error| error.to_string())?);
-            Ok(Arc::new(move || Ok(Box::new(Reference::new(forward.clone())))))
+            Ok((Arc::new(move || Ok(Box::new(Reference::new(forward.clone())))), "float32"))
         }
     }
 }

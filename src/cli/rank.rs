@@ -2,6 +2,7 @@
 
 use super::config::{Config, TierConfig};
 use super::{Failure, pool};
+use crate::backend::Precision;
 use crate::base::TenantId;
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::rerank::{Ranked, Request, ScoreForm, rank};
@@ -33,6 +34,10 @@ pub(super) struct Args {
     /// Reads whole requests, one JSON object a line.
     #[arg(long)]
     jsonl: bool,
+    /// What the model's linear maps are computed in: auto (bf16 where the processor has it, else f32),
+    /// f32, bf16 or int8.
+    #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
+    precision: Precision,
     /// Prints only the best N.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     top_n: Option<u32>,
@@ -56,7 +61,8 @@ struct Line {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let config = Config { primary: Some(TierConfig::new(args.model.clone())), ..Config::default() };
+    let model = TierConfig { precision: args.precision, ..TierConfig::new(args.model.clone()) };
+    let config = Config { primary: Some(model), ..Config::default() };
     let setup = pool::setup(&config, Clock::start(), BooksSetup::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
     runtime.block_on(async {

@@ -2,6 +2,7 @@
 
 use super::config::{Config, TierConfig};
 use super::{Failure, pool};
+use crate::backend::Precision;
 use crate::base::{TenantId, Tier};
 use crate::cost::price::PriceBook;
 use crate::cost::store::Store;
@@ -37,6 +38,10 @@ pub(super) struct Args {
     /// The small model that answers when the primary cannot within a request's budget.
     #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
     fallback: Option<String>,
+    /// What the models' linear maps are computed in: auto (bf16 where the processor has it, else f32),
+    /// f32, bf16 or int8.
+    #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
+    precision: Option<Precision>,
     /// Where to listen; may be given several times [default: 127.0.0.1:8080].
     #[arg(long, env = "PODIUM_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     listen: Vec<SocketAddr>,
@@ -137,6 +142,10 @@ fn merge(args: Args) -> Result<Config, Failure> {
     };
     tier(&mut config.primary, args.primary);
     tier(&mut config.fallback, args.fallback);
+    if let Some(precision) = args.precision {
+        let tiers = [config.primary.as_mut(), config.fallback.as_mut()];
+        tiers.into_iter().flatten().for_each(|tier| tier.precision = precision);
+    }
     if !args.listen.is_empty() {
         config.listen = args.listen;
     }
@@ -153,13 +162,14 @@ fn describe(config: &Config, setup: &Setup) {
         let Some(model) = &setup.tiers[tier] else { continue };
         let lanes: Vec<_> = setup.lanes.iter().filter(|lane| lane.tier == tier).collect();
         println!(
-            "{:<9} {} version {} licence {}; {} lane(s) of {} tokens; reads {} tokens a pair",
+            "{:<9} {} version {} licence {}; {} lane(s) of {} tokens, {}; reads {} tokens a pair",
             tier.name(),
             model.name,
             model.version,
             model.licence,
             lanes.len(),
             lanes[0].batch_tokens_max,
+            model.dtype,
             model.pair_tokens_max,
         );
     }

@@ -48,6 +48,8 @@ pub struct ModelInfo {
     pub version: Arc<str>,
     /// What it is there for.
     pub tier: Tier,
+    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
+    pub dtype: &'static str,
     /// The longest pair that it reads.
     pub pair_tokens_max: u32,
     /// Its licence.
@@ -79,6 +81,7 @@ impl Shared {
                 name: model.name.clone(),
                 version: model.version.clone(),
                 tier,
+                dtype: model.dtype,
                 pair_tokens_max: model.pair_tokens_max,
                 licence: model.licence.clone(),
                 created_unix,

@@ -180,6 +180,8 @@ pub struct TierSetup {
     pub version: Arc<str>,
     /// Its licence, for `/v1/models`.
     pub licence: Arc<str>,
+    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
+    pub dtype: &'static str,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// The longest pair that it reads, special tokens included.

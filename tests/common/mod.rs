@@ -130,6 +130,7 @@ pub fn setup(primary: Scripted, fallback: Option<Scripted>) -> Setup {
         licence: "Apache-2.0".into(),
         tokenizer: tokenizer.clone(),
         pair_tokens_max: 128,
+        dtype: "float32",
         device: "cpu".into(),
         calibration: Calibration::default(),
     };

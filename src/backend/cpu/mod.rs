@@ -40,6 +40,9 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Every choice.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::F32, Self::Bf16, Self::Int8];
+
     /// Its name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
@@ -86,6 +89,7 @@ pub struct NoBf16;
 pub struct CpuModel {
     forward: Arc<dyn Forward>,
     encoder: Encoder,
+    /// Never [`Precision::Auto`].
     precision: Precision,
 }
 
@@ -150,9 +154,13 @@ impl CpuModel {
         Ok(Self { forward, encoder: encoder.clone(), precision })
     }
 
-    /// What its linear maps are computed in; never [`Precision::Auto`].
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
+    pub fn dtype(&self) -> &'static str {
+        match self.precision {
+            Precision::Auto | Precision::F32 => "float32",
+            Precision::Bf16 => "bfloat16",
+            Precision::Int8 => "int8",
+        }
     }
 }
 
