@@ -116,16 +116,16 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     b_apart: groups * S::LANES,
                     start: zeros(),
                 };
-                let mut scores = Scores { to: scratch.scores.floats_mut(), stride: score_stride };
+                let scores = Scores { to: scratch.scores.floats_mut().as_mut_ptr(), stride: score_stride };
                 let mut block = 0;
                 while block + 2 <= blocks {
                     let product = Product { b: product.b.add(block * groups * S::LANES), ..product };
-                    tiles::<S, A, _, 2>(simd, rows, (0, block * S::LANES), product, &mut scores);
+                    tiles::<S, A, _, 2>(simd, rows, (0, block * S::LANES), product, scores);
                     block += 2;
                 }
                 if block < blocks {
                     let product = Product { b: product.b.add(block * groups * S::LANES), ..product };
-                    tiles::<S, A, _, 1>(simd, rows, (0, block * S::LANES), product, &mut scores);
+                    tiles::<S, A, _, 1>(simd, rows, (0, block * S::LANES), product, scores);
                 }
                 let mut inverse = [0.0; 16];
                 for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {
@@ -134,7 +134,8 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     *inverse = 1.0 / softmax::<S, A>(simd, scores, tokens, weights);
                 }
                 let start = row * width + head * heads.size;
-                let mut out = Context { to: &mut context[start..], stride: width, inverse: &inverse };
+                let out =
+                    Context { to: context[start..].as_mut_ptr(), stride: width, inverse: inverse.as_ptr() };
                 for column in (0..heads.size).step_by(2 * S::LANES) {
                     let product = Product {
                         groups: value_groups,
@@ -145,7 +146,7 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                         b_apart: S::LANES,
                         start: zeros(),
                     };
-                    tiles::<S, A, _, 2>(simd, rows, (0, column), product, &mut out);
+                    tiles::<S, A, _, 2>(simd, rows, (0, column), product, out);
                 }
                 row += rows;
             }
@@ -192,42 +193,43 @@ pub(super) unsafe fn softmax<S: Simd, A: Float<S>>(
     }
 }
 
-/// Scores of a tile of rows.
-struct Scores<'a> {
-    to: &'a mut [f32],
+/// Scores of a tile of rows, for which the scratch has room.
+#[derive(Clone, Copy)]
+struct Scores {
+    to: *mut f32,
     stride: usize,
 }
 
-impl<S: Simd> Epilogue<S> for Scores<'_> {
+impl<S: Simd> Epilogue<S> for Scores {
     fn fits(&self, rows: usize, columns: usize) -> bool {
-        columns <= self.stride && rows * self.stride <= self.to.len()
+        rows <= S::ROWS && columns <= self.stride
     }
     #[inline(always)]
-    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
-        // SAFETY: the scratch has a tile of rows.
-        unsafe { simd.store(self.to.as_mut_ptr().add(row * self.stride + column), values) };
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: `fits` agreed.
+        unsafe { simd.store(self.to.add(row * self.stride + column), values) };
     }
 }
 
 /// Contexts of a tile of rows, divided by the sums of their weights.
-struct Context<'a> {
-    to: &'a mut [f32],
+#[derive(Clone, Copy)]
+struct Context {
+    to: *mut f32,
     stride: usize,
-    inverse: &'a [f32; 16],
+    /// `[ROWS]`.
+    inverse: *const f32,
 }
 
-impl<S: Simd> Epilogue<S> for Context<'_> {
+impl<S: Simd> Epilogue<S> for Context {
     fn fits(&self, rows: usize, columns: usize) -> bool {
-        columns <= self.stride
-            && rows <= self.inverse.len()
-            && (rows - 1) * self.stride + columns <= self.to.len()
+        rows <= S::ROWS && columns <= self.stride
     }
     #[inline(always)]
-    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
-        // SAFETY: `attention` asserted that the context has every row.
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: `fits` agreed.
         unsafe {
-            let values = simd.mul(values, simd.splat(*self.inverse.get_unchecked(row)));
-            simd.store(self.to.as_mut_ptr().add(row * self.stride + column), values);
+            let values = simd.mul(values, simd.splat(*self.inverse.add(row)));
+            simd.store(self.to.add(row * self.stride + column), values);
         }
     }
 }

@@ -36,7 +36,7 @@ impl<S: Simd> Head<S> {
         scratch.input.fill::<S, F32>(simd, states, hidden);
         scratch.pooled.grow(states.len());
         let pooled = scratch.pooled.words_mut();
-        linear(simd, &scratch.input, &self.pooler, &mut Keep::<F32>::new::<S>(pooled, hidden));
+        linear(simd, &scratch.input, &self.pooler, Keep::<F32>::new(pooled, hidden));
         let rows = scratch.pooled.floats().chunks_exact(hidden);
         for (row, logit) in rows.zip(logits) {
             *logit = simd.launch(TanhDot { row, weight: &self.weight.floats()[..hidden] }) + self.bias;

@@ -140,15 +140,16 @@ impl<S: Simd, D: Dtype<S>> Kernel<S> for Fill<'_, D> {
     }
 }
 
-/// Where the finished values of a tile go.
-pub trait Epilogue<S: Simd> {
+/// Where the finished values of a tile go. It is copied into each tile's registers, and so holds
+/// pointers where a reference would have to be read again after every store.
+pub trait Epilogue<S: Simd>: Copy {
     /// Whether so many rows and columns of values have a place.
     fn fits(&self, rows: usize, columns: usize) -> bool;
     /// Takes the values of a row from a column on.
     ///
     /// # Safety
     /// Row and columns are among those that [`Epilogue::fits`] agreed to.
-    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V);
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V);
 }
 
 /// Runs a linear map on every row of the input.
@@ -156,12 +157,18 @@ pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
     simd: S,
     input: &Operand,
     map: &Linear<S, D>,
-    epilogue: &mut E,
+    epilogue: E,
 ) {
     assert_eq!(input.groups, map.groups, "the input has what the map reads");
     assert!(epilogue.fits(input.rows, map.outputs), "the result has a place");
     let width = WIDE * S::LANES;
-    let mut finish = Finish { map, scales: &input.scales, epilogue };
+    let finish = Finish::<D, E> {
+        row_scales: input.scales.as_ptr(),
+        scales: map.scale.floats().as_ptr(),
+        biases: map.bias.floats().as_ptr(),
+        epilogue,
+        _marker: PhantomData,
+    };
     for panel in 0..map.outputs / width {
         let column = panel * width;
         let product = Product {
@@ -175,28 +182,41 @@ pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
             start: map.start.words()[column..].as_ptr(),
         };
         // SAFETY: the input has its rows, the map its panels, and the epilogue said that the result fits.
-        unsafe { tiles::<S, D, _, WIDE>(simd, input.rows, (0, column), product, &mut finish) };
+        unsafe { tiles::<S, D, _, WIDE>(simd, input.rows, (0, column), product, finish) };
     }
 }
 
 /// Turns sums into values and hands them on.
-struct Finish<'a, S, D, E> {
-    map: &'a Linear<S, D>,
-    scales: &'a [f32],
-    epilogue: &'a mut E,
+struct Finish<D, E> {
+    /// `[rows]`.
+    row_scales: *const f32,
+    /// `[outputs]` each.
+    scales: *const f32,
+    biases: *const f32,
+    epilogue: E,
+    _marker: PhantomData<D>,
 }
 
-impl<S: Simd, D: Dtype<S>, E: Epilogue<S>> Epilogue<S> for Finish<'_, S, D, E> {
+impl<D, E: Copy> Clone for Finish<D, E> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D, E: Copy> Copy for Finish<D, E> {}
+
+impl<S: Simd, D: Dtype<S>, E: Epilogue<S>> Epilogue<S> for Finish<D, E> {
     fn fits(&self, rows: usize, columns: usize) -> bool {
         self.epilogue.fits(rows, columns)
     }
     #[inline(always)]
-    unsafe fn put(&mut self, simd: S, row: usize, column: usize, sums: S::V) {
+    unsafe fn put(self, simd: S, row: usize, column: usize, sums: S::V) {
         // SAFETY: `linear` asserted that there are these rows and columns.
         unsafe {
-            let scale = simd.load(self.map.scale.floats().as_ptr().add(column));
-            let bias = simd.load(self.map.bias.floats().as_ptr().add(column));
-            let values = D::finish(simd, sums, *self.scales.get_unchecked(row), scale, bias);
+            let scale = simd.load(self.scales.add(column));
+            let bias = simd.load(self.biases.add(column));
+            let values = D::finish(simd, sums, *self.row_scales.add(row), scale, bias);
             self.epilogue.put(simd, row, column, values);
         }
     }
@@ -231,7 +251,7 @@ pub(super) unsafe fn tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>, const N: usize>
     rows: usize,
     (row, column): (usize, usize),
     product: Product,
-    epilogue: &mut E,
+    epilogue: E,
 ) {
     let count = rows.div_ceil(S::ROWS);
     let mut done = 0;
@@ -245,7 +265,7 @@ pub(super) unsafe fn tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>, const N: usize>
             ($($height:literal)*) => {
                 match height {
                     $($height => simd.launch(Tile::<D, E, $height, N> {
-                        product, place, epilogue: &mut *epilogue, _marker: PhantomData,
+                        product, place, epilogue, _marker: PhantomData,
                     }),)*
                     _ => unreachable!("no tile is higher than 12 rows"),
                 }
@@ -256,16 +276,14 @@ pub(super) unsafe fn tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>, const N: usize>
     }
 }
 
-struct Tile<'a, D, E, const M: usize, const N: usize> {
+struct Tile<D, E, const M: usize, const N: usize> {
     product: Product,
     place: (usize, usize),
-    epilogue: &'a mut E,
+    epilogue: E,
     _marker: PhantomData<D>,
 }
 
-impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kernel<S>
-    for Tile<'_, D, E, M, N>
-{
+impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kernel<S> for Tile<D, E, M, N> {
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
@@ -302,22 +320,30 @@ impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kerne
 }
 
 /// Adds values to rows of f32: the residual.
+#[derive(Clone, Copy)]
 pub struct AddTo<'a> {
-    /// `[rows, stride]`.
-    pub rows: &'a mut [f32],
-    /// Floats from row to row.
-    pub stride: usize,
+    rows: *mut f32,
+    count: usize,
+    stride: usize,
+    _marker: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> AddTo<'a> {
+    /// Adds them to rows of `stride` floats.
+    pub fn new(rows: &'a mut [f32], stride: usize) -> Self {
+        Self { rows: rows.as_mut_ptr(), count: rows.len() / stride, stride, _marker: PhantomData }
+    }
 }
 
 impl<S: Simd> Epilogue<S> for AddTo<'_> {
     fn fits(&self, rows: usize, columns: usize) -> bool {
-        columns <= self.stride && rows * self.stride <= self.rows.len()
+        columns <= self.stride && rows <= self.count
     }
     #[inline(always)]
-    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
         // SAFETY: `fits` agreed.
         unsafe {
-            let place = self.rows.as_mut_ptr().add(row * self.stride + column);
+            let place = self.rows.add(row * self.stride + column);
             simd.store(place, simd.add(simd.load(place), values));
         }
     }
@@ -325,54 +351,68 @@ impl<S: Simd> Epilogue<S> for AddTo<'_> {
 
 /// Keeps values in a dtype, row by row.
 pub struct Keep<'a, A> {
-    rows: &'a mut [u32],
+    rows: *mut u32,
+    count: usize,
     /// Words from row to row.
     stride: usize,
-    group: usize,
-    _marker: PhantomData<A>,
+    _marker: PhantomData<(&'a mut [u32], A)>,
 }
 
+impl<A> Clone for Keep<'_, A> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for Keep<'_, A> {}
+
 impl<'a, A> Keep<'a, A> {
-    /// Keeps them in rows that are `stride` words apart.
-    pub fn new<S: Simd>(rows: &'a mut [u32], stride: usize) -> Self
-    where
-        A: Float<S>,
-    {
-        Self { rows, stride, group: A::GROUP, _marker: PhantomData }
+    /// Keeps them in rows of `stride` words.
+    pub fn new(rows: &'a mut [u32], stride: usize) -> Self {
+        Self { rows: rows.as_mut_ptr(), count: rows.len() / stride, stride, _marker: PhantomData }
     }
 }
 
 impl<S: Simd, A: Float<S>> Epilogue<S> for Keep<'_, A> {
     fn fits(&self, rows: usize, columns: usize) -> bool {
-        columns / self.group <= self.stride && rows * self.stride <= self.rows.len()
+        columns / A::GROUP <= self.stride && rows <= self.count
     }
     #[inline(always)]
-    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
         // SAFETY: `fits` agreed.
-        unsafe { A::store(simd, self.rows.as_mut_ptr().add(row * self.stride), column, values) };
+        unsafe { A::store(simd, self.rows.add(row * self.stride), column, values) };
     }
 }
 
 /// Keeps gelu(values) in a dtype; where a row's scale is needed later, with the largest of each lane.
-struct Activate<'a, A, const TANH: bool, const LARGEST: bool> {
+#[derive(Clone, Copy)]
+struct Activate<'a, A: Copy, const TANH: bool, const LARGEST: bool> {
     keep: Keep<'a, A>,
-    /// `[rows, LANES]`.
-    largest: &'a mut [f32],
+    /// `[rows, LANES]`, where they are wanted.
+    largest: *mut f32,
+    largest_count: usize,
+}
+
+impl<'a, A: Copy, const TANH: bool, const LARGEST: bool> Activate<'a, A, TANH, LARGEST> {
+    fn new(keep: Keep<'a, A>, largest: &'a mut [f32]) -> Self {
+        Self { keep, largest: largest.as_mut_ptr(), largest_count: largest.len() }
+    }
 }
 
 impl<S: Simd, A: Float<S>, const TANH: bool, const LARGEST: bool> Epilogue<S>
     for Activate<'_, A, TANH, LARGEST>
 {
     fn fits(&self, rows: usize, columns: usize) -> bool {
-        Epilogue::<S>::fits(&self.keep, rows, columns) && (!LARGEST || rows * S::LANES <= self.largest.len())
+        Epilogue::<S>::fits(&self.keep, rows, columns) && (!LARGEST || rows * S::LANES <= self.largest_count)
     }
     #[inline(always)]
-    unsafe fn put(&mut self, simd: S, row: usize, column: usize, values: S::V) {
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
         let values = A::gelu::<TANH>(simd, values);
         // SAFETY: `fits` agreed.
         unsafe {
             if LARGEST {
-                let place = self.largest.as_mut_ptr().add(row * S::LANES);
+                let place = self.largest.add(row * S::LANES);
                 simd.store(place, simd.max(simd.load(place), values));
             }
             self.keep.put(simd, row, column, values);
@@ -390,11 +430,10 @@ pub(super) fn activate_float<S: Simd, D: Float<S>>(
 ) {
     output.shape(input.rows, up.outputs / D::GROUP);
     let stride = output.stride();
-    let keep = Keep::<D>::new::<S>(output.words.words_mut(), stride);
-    let largest = &mut [];
+    let keep = Keep::<D>::new(output.words.words_mut(), stride);
     match gelu {
-        Gelu::Erf => linear(simd, input, up, &mut Activate::<D, false, false> { keep, largest }),
-        Gelu::Tanh => linear(simd, input, up, &mut Activate::<D, true, false> { keep, largest }),
+        Gelu::Erf => linear(simd, input, up, Activate::<D, false, false>::new(keep, &mut [])),
+        Gelu::Tanh => linear(simd, input, up, Activate::<D, true, false>::new(keep, &mut [])),
     }
 }
 
@@ -412,11 +451,11 @@ pub(super) fn activate_bytes<S: Simd, A: Float<S>>(
     staging.scales.clear();
     staging.scales.resize(input.rows * S::LANES, 0.0);
     let stride = staging.stride();
-    let keep = Keep::<A>::new::<S>(staging.words.words_mut(), stride);
+    let keep = Keep::<A>::new(staging.words.words_mut(), stride);
     let largest = &mut staging.scales[..];
     match gelu {
-        Gelu::Erf => linear(simd, input, up, &mut Activate::<A, false, true> { keep, largest }),
-        Gelu::Tanh => linear(simd, input, up, &mut Activate::<A, true, true> { keep, largest }),
+        Gelu::Erf => linear(simd, input, up, Activate::<A, false, true>::new(keep, largest)),
+        Gelu::Tanh => linear(simd, input, up, Activate::<A, true, true>::new(keep, largest)),
     }
     simd.launch(ToBytes::<A> { staging, output, values: up.outputs, _marker: PhantomData });
 }

@@ -79,7 +79,7 @@ fn product<S: Simd, D: Dtype<S>>(simd: S, x: &[f32], dense: &Dense, input: Input
     let mut operand = Operand::default();
     operand.fill::<S, D>(simd, x, dense.inputs);
     let mut y = vec![0.0; x.len() / dense.inputs * dense.outputs];
-    linear(simd, &operand, &packed, &mut AddTo { rows: &mut y, stride: dense.outputs });
+    linear(simd, &operand, &packed, AddTo::new(&mut y, dense.outputs));
     y
 }
 
@@ -144,7 +144,7 @@ fn feed_forward<S: Simd, D: Dtype<S>, A: Float<S>>(
     D::activate::<A>(simd, &input, &Linear::pack(up, Input::Signed), gelu, (&mut staging, &mut inner));
     let mut y = vec![0.0; x.len() / up.inputs * down.outputs];
     let packed = Linear::<S, D>::pack(down, Input::Activated);
-    linear(simd, &inner, &packed, &mut AddTo { rows: &mut y, stride: down.outputs });
+    linear(simd, &inner, &packed, AddTo::new(&mut y, down.outputs));
     y
 }
 
@@ -186,7 +186,7 @@ fn attention_is_the_reference_s_at_ragged_lengths() {
                 simd,
                 &operand,
                 &Linear::<S, F32>::pack(&dense, Input::Signed),
-                &mut Keep::<A>::new::<S>(out, stride),
+                Keep::<A>::new(out, stride),
             );
         }
         let (mut scratch, mut context) = (Scratch::default(), vec![f32::NAN; tokens * width]);

@@ -120,12 +120,12 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
     fn rest(&self, rest: &Rest<S, L>, states: &mut [f32], context: &[f32], block: &mut Block) {
         let (simd, hidden) = (self.simd, self.hidden);
         block.input.fill::<S, L>(simd, context, self.heads.width());
-        linear(simd, &block.input, &rest.out, &mut AddTo { rows: states, stride: hidden });
+        linear(simd, &block.input, &rest.out, AddTo::new(states, hidden));
         layer_norm(simd, &rest.attention_norm, states);
         block.input.fill::<S, L>(simd, states, hidden);
         let (staging, inner) = (&mut block.staging, &mut block.inner);
         L::activate::<A>(simd, &block.input, &rest.up, self.gelu, (staging, inner));
-        linear(simd, &block.inner, &rest.down, &mut AddTo { rows: states, stride: hidden });
+        linear(simd, &block.inner, &rest.down, AddTo::new(states, hidden));
         layer_norm(simd, &rest.out_norm, states);
     }
 
@@ -164,7 +164,7 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
         for (projection, rest) in &self.full {
             for (states, qkv) in states.chunks(BLOCK * hidden).zip(qkv.chunks_mut(BLOCK * stride)) {
                 block.input.fill::<S, L>(simd, states, hidden);
-                linear(simd, &block.input, projection, &mut Keep::<A>::new::<S>(qkv, stride));
+                linear(simd, &block.input, projection, Keep::<A>::new(qkv, stride));
             }
             for rows in sequences() {
                 let qkv = &qkv[rows.start * stride..rows.end * stride];
