@@ -310,11 +310,18 @@ impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kerne
                 b = b.add(b_step);
             }
             let (row, column) = self.place;
-            for (m, sums) in sums.into_iter().enumerate() {
-                for (n, sum) in sums.into_iter().enumerate() {
-                    self.epilogue.put(simd, row + m, column + n * S::LANES, sum);
-                }
+            // Unrolled by hand, so that sums stay in registers: as a loop this is too large for the
+            // compiler to unroll, and it would put them into memory to index them.
+            macro_rules! rows {
+                ($($m:literal)*) => {$(
+                    if let Some(sums) = sums.get($m) {
+                        for (n, &sum) in sums.iter().enumerate() {
+                            self.epilogue.put(simd, row + $m, column + n * S::LANES, sum);
+                        }
+                    }
+                )*};
             }
+            rows!(0 1 2 3 4 5 6 7 8 9 10 11);
         }
     }
 }
