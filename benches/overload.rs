@@ -13,7 +13,7 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{Reply, data, post, small_model_beside};
+use common::{Reply, bert, data, post, small_model_beside};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ fn main() {
         seconds.map_or(60.0, |place| arguments[place + 1].parse().expect("--seconds takes a number"));
     let Some(data) = data() else { return };
     let teacher = data.join("models/ms-marco-MiniLM-L-12-v2");
-    let student = small_model_beside(&teacher);
+    let student = small_model_beside(&teacher, &bert(2, 128, 2, 512));
     let ledger = student.path().join("ledger.sqlite");
     let mut server = Serving::start(&teacher, student.path(), &ledger);
     let texts = Texts::read(&data.join("distill"));

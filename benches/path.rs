@@ -1,5 +1,5 @@
 //! The whole path of a request of 100 documents on the CPU: from text to scores, and over HTTP; and
-//! the CPU seconds of the teacher's shape on 32 long documents.
+//! the CPU seconds of the teacher's shape on 32 long documents; and how long a small model loads.
 //!
 //!     cargo bench --bench path
 //!
@@ -12,14 +12,18 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{Options, Reply, TestServer, bert, post, random_batch, random_weights, setup};
+use common::{
+    Options, Reply, TestServer, bert, post, random_batch, random_weights, setup, small_model_beside,
+};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Scorer, Scripted};
+use podium::model::{Encoder, Model};
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
 use serde_json::json;
 use std::io::{BufReader, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,6 +61,24 @@ fn main() {
         }
     }
     teacher();
+    load(&data.join("models/ms-marco-MiniLM-L-12-v2"), &encoder);
+}
+
+/// From a directory to a scorer, its files in the page cache.
+fn load(beside: &Path, encoder: &Encoder) {
+    let folder = small_model_beside(beside, encoder);
+    let (mut model, mut tokenizer) = (Vec::new(), Vec::new());
+    for _ in 0..9 {
+        let started = Instant::now();
+        let opened = Model::open(folder.path()).expect("the model is whole");
+        let packed = CpuModel::new(&opened.encoder, &opened.weights, Precision::Int8);
+        model.push(started.elapsed().as_secs_f64() * 1e3);
+        let started = Instant::now();
+        Tokenizer::from_file(&opened.tokenizer).expect("the tokenizer is whole");
+        tokenizer.push(started.elapsed().as_secs_f64() * 1e3);
+        drop(packed);
+    }
+    println!("load: {:.1} ms the model, {:.1} ms its tokenizer", median(model), median(tokenizer));
 }
 
 /// A round's passages, cut to W1's lengths in tokens.

@@ -1,6 +1,6 @@
 //! What a precision costs in quality: a model's orders of judged candidates in f32, bf16 and int8.
 //!
-//!     cargo bench --bench precision -- MODEL_DIR [SET ...]
+//!     cargo bench --bench precision -- MODEL_DIR [SET[/N] ...]      of a set with /N every Nth query
 //!
 //! Sets are those of `$PODIUM_DATA` or `../shared/data`: BM25's first hundred of each judged query are
 //! scored in every precision. Printed are nDCG@10 (Järvelin and Kekäläinen 2002; the gain is the grade,
@@ -43,7 +43,10 @@ fn main() {
     );
     let (mut same, mut queries) = (vec![0; scorers.len()], 0);
     for name in sets {
-        let set = Set::read(&data.join("sets").join(&name));
+        let (folder, every) = name.split_once('/').unwrap_or((&name, "1"));
+        let every = every.parse().expect("/N is a number");
+        let mut set = Set::read(&data.join("sets").join(folder));
+        set.runs = set.runs.into_iter().step_by(every).collect();
         let mut sums = vec![0.0; scorers.len()];
         let (mut same_here, mut bm25) = (vec![0; scorers.len()], 0.0);
         for (query, candidates) in &set.runs {

@@ -194,6 +194,40 @@ fn a_check_prints_what_would_run() {
 }
 
 #[test]
+fn a_check_finds_what_serving_would_stumble_over() {
+    let model = small_model();
+    let journal = model.path().join("config.json");
+    let check = |more: &[&str]| {
+        run(&[&["serve", "--primary", model.path().to_str().unwrap(), "--check"], more].concat())
+    };
+    for (arguments, expected) in [
+        (&["--ledger", "/nowhere/ledger.sqlite"][..], "ledger: /nowhere/ledger.sqlite"),
+        (&["--journal", journal.to_str().unwrap()], "is there already"),
+        (&["--latency-budget-ms", "-5"], "latency_budget_ms: -5"),
+        (&["--precision", "int4"], "one of auto, f32, bf16, int8"),
+    ] {
+        let (code, _, errors) = check(arguments);
+        assert!(code == 64 && errors.contains(expected), "{expected}: {code} {errors}");
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let binary = Command::new(env!("CARGO_BIN_EXE_podium"))
+        .args(["serve", "--check", "--primary", model.path().to_str().unwrap()])
+        .stdout(full)
+        .stderr(Stdio::null())
+        .status();
+    assert_eq!(binary.unwrap().code(), Some(74));
+}
+
+#[test]
+fn help_teaches() {
+    for (command, expected) in [("rank", "--jsonl each line is a whole request"), ("serve", "Flags win over")]
+    {
+        let (code, printed, _) = run(&[command, "--help"]);
+        assert!(code == 0 && printed.contains(expected), "{printed}");
+    }
+}
+
+#[test]
 fn lines_are_ranked_as_text_and_as_json() {
     let model = small_model();
     let directory = model.path().to_str().unwrap();

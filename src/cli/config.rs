@@ -223,7 +223,7 @@ impl Config {
         if let Some(budget) = self.latency_budget_ms
             && !(budget > 0.0 && budget <= 3_600_000.0)
         {
-            return wrong(format!("latency_budget_ms: {budget} is not between 0 and 3600000"));
+            return wrong(format!("latency_budget_ms: {budget} is not more than 0 and up to 3600000"));
         }
         let bounds = [
             ("limits.jobs_max", self.limits.jobs_max as u64, 1),
@@ -245,6 +245,13 @@ impl Config {
         }
         if self.admin_key.as_ref().is_some_and(|key| key.len() < 8) {
             return wrong("admin_key: a key has at least 8 bytes".to_owned());
+        }
+        for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
+            let Some(tier) = tier else { continue };
+            let priced = self.prices.devices.iter().any(|device| device.name == tier.device);
+            if !priced && !self.prices.devices.is_empty() {
+                return wrong(format!("{key}.device: prices.devices has no price for `{}`", tier.device));
+            }
         }
         self.check_tenants()
     }
@@ -318,6 +325,10 @@ mod tests {
             ("[primary]\nmodel = 'x'\nlanes = 0", "primary.lanes: 0"),
             ("[primary]\nmodel = 'x'\nbatch_tokens_max = 1", "primary.batch_tokens_max: 1"),
             ("[primary]\nmodel = 'x'\nthreads = 0", "primary.threads: 0"),
+            (
+                "[[prices.devices]]\nname = 'gpu'\ndollars_per_hour = 1.0\n",
+                "primary.device: prices.devices has no",
+            ),
             (
                 "[primary]\nmodel = 'x'\nengine = 'reference'\nprecision = 'int8'",
                 "primary.precision: the reference",

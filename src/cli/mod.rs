@@ -22,15 +22,12 @@ struct Cli {
     command: Command,
 }
 
+/// Each with the help of its own arguments.
 #[derive(Subcommand)]
 enum Command {
-    /// Serves a model, and if given a fallback, over HTTP in every dialect.
     Serve(serve::Args),
-    /// Orders lines by a query, without a server.
     Rank(rank::Args),
-    /// Prints who used what and owes what, from a ledger.
     Costs(costs::Args),
-    /// Runs the scheduler in simulated time, beside others or against a journal.
     Simulate(simulate::Args),
 }
 

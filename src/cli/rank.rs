@@ -17,7 +17,8 @@ const GROUP: usize = 64;
 
 /// Orders lines by a query, without a server.
 ///
-/// Candidates are lines of the files, or of standard input; empty lines are left out. With
+/// Candidates are lines of the files, or of standard input; empty lines are left out, and the index
+/// that is printed counts from 0 without them. With
 /// --jsonl each line is a whole request, {"query": "...", "documents": ["...", ...]}.
 ///
 ///     printf 'Berlin has 3.5 million inhabitants.\nBerlin has museums.\n' |
@@ -29,7 +30,7 @@ pub(super) struct Args {
     #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID")]
     model: String,
     /// What the lines are judged against.
-    #[arg(long, short, required_unless_present = "jsonl", conflicts_with = "jsonl")]
+    #[arg(long, short, value_parser = clap::builder::NonEmptyStringValueParser::new(), required_unless_present = "jsonl", conflicts_with = "jsonl")]
     query: Option<String>,
     /// Reads whole requests, one JSON object a line.
     #[arg(long)]
@@ -149,6 +150,9 @@ fn lines(files: &[PathBuf]) -> Result<impl Iterator<Item = NumberedLine>, Failur
         if file.as_os_str() == "-" {
             sources.push(("standard input".to_owned(), Box::new(BufReader::new(stdin()))));
         } else {
+            if file.is_dir() {
+                return Err(Failure::input(format!("{}: is a directory", file.display())));
+            }
             let opened = std::fs::File::open(file)
                 .map_err(|error| Failure::input(format!("{}: {error}", file.display())))?;
             sources.push((file.display().to_string(), Box::new(BufReader::new(opened))));

@@ -12,6 +12,7 @@ use crate::telemetry::spans::Spans;
 use rand_pcg::Pcg64;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -46,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, env = "PODIUM_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     listen: Vec<SocketAddr>,
     /// The latency budget of requests that bring none.
-    #[arg(long, env = "PODIUM_LATENCY_BUDGET_MS", value_name = "MS")]
+    #[arg(long, env = "PODIUM_LATENCY_BUDGET_MS", value_name = "MS", allow_negative_numbers = true)]
     latency_budget_ms: Option<f64>,
     /// The SQLite file that keeps who used what, for `podium costs`; made if it is not there.
     #[arg(long, env = "PODIUM_LEDGER", value_name = "FILE")]
@@ -64,7 +65,7 @@ pub(super) struct Args {
     #[arg(long, env = "PODIUM_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
     /// Logs JSON.
-    #[arg(long, env = "PODIUM_LOG_JSON")]
+    #[arg(long, env = "PODIUM_LOG_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     log_json: bool,
     /// Checks the configuration and the models, prints what would run, and ends.
     #[arg(long)]
@@ -81,8 +82,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let prices = PriceBook::new(&config.prices).map_err(|error| Failure::usage(error.to_string()))?;
     let mut setup = pool::setup(&config, clock, BooksSetup { prices, ..BooksSetup::default() })?;
     if check {
-        describe(&config, &setup);
-        return Ok(());
+        check_files(&config)?;
+        return match describe(&config, &setup, std::io::stdout().lock()) {
+            // Whoever reads has had enough (`| head`).
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| Failure::output(format!("standard output: {error}"))),
+        };
     }
     open_books(&config, &mut setup.books)?;
     let spans = config.otlp.as_ref().map(Spans::start).transpose();
@@ -105,6 +110,21 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     result
 }
 
+/// Checks what `open_books` would find, without making a file.
+fn check_files(config: &Config) -> Result<(), Failure> {
+    for (key, path) in [("ledger", &config.ledger), ("journal", &config.journal)] {
+        let Some(path) = path else { continue };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if folder.is_some_and(|folder| !folder.is_dir()) {
+            return Err(Failure::usage(format!("{key}: {} is in no folder that there is", path.display())));
+        }
+    }
+    match config.journal.as_ref().filter(|path| path.exists()) {
+        Some(path) => Err(Failure::usage(format!("journal: {} is there already", path.display()))),
+        None => Ok(()),
+    }
+}
+
 /// Opens the ledger and the journal; from here on the files are ours.
 fn open_books(config: &Config, books: &mut BooksSetup) -> Result<(), Failure> {
     if let Some(path) = &config.ledger {
@@ -122,6 +142,7 @@ fn init_log(filter: &str, json: bool) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| Failure::usage(format!("--log: {error}")))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     if json {
         log.json().init()
     } else {
@@ -157,11 +178,12 @@ fn merge(args: Args) -> Result<Config, Failure> {
 }
 
 /// Prints what would run.
-fn describe(config: &Config, setup: &Setup) {
+fn describe(config: &Config, setup: &Setup, mut out: impl Write) -> std::io::Result<()> {
     for tier in Tier::ALL {
         let Some(model) = &setup.tiers[tier] else { continue };
         let lanes: Vec<_> = setup.lanes.iter().filter(|lane| lane.tier == tier).collect();
-        println!(
+        writeln!(
+            out,
             "{:<9} {} version {} licence {}; {} lane(s) of {} tokens, {}; reads {} tokens a pair",
             tier.name(),
             model.name,
@@ -171,16 +193,17 @@ fn describe(config: &Config, setup: &Setup) {
             lanes[0].batch_tokens_max,
             model.dtype,
             model.pair_tokens_max,
-        );
+        )?;
     }
     let names: Vec<&str> = setup.tenants.iter().map(|(name, _)| &**name).collect();
-    println!("tenants   {}", names.join(", "));
+    writeln!(out, "tenants   {}", names.join(", "))?;
     let budget = config.latency_budget_ms.map_or("none".to_owned(), |budget| format!("{budget} ms"));
-    println!("budget    {budget} where a request brings none");
+    writeln!(out, "budget    {budget} where a request brings none")?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     for address in &config.listen {
-        println!("listen    {scheme}://{address}");
+        writeln!(out, "listen    {scheme}://{address}")?;
     }
+    Ok(())
 }
 
 async fn serve(

@@ -54,8 +54,11 @@ pub trait Dtype<S: Simd>: Copy + Send + Sync + 'static {
     const GROUP: usize;
     /// Sums plus the products of the values in each word of `a` and `b`.
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V;
-    /// What the sums mean, for a row's scale and the columns' scales and biases.
-    fn finish(simd: S, sums: S::V, row_scale: f32, scale: S::V, bias: S::V) -> S::V;
+    /// What the sums mean, for a row's scale and the columns' scales and biases. Floats are what they are.
+    #[inline(always)]
+    fn finish(_simd: S, sums: S::V, _row_scale: f32, _scale: S::V, _bias: S::V) -> S::V {
+        sums
+    }
     /// Holds one output's weights, `[inputs]`.
     fn encode_weights(row: &[f32], bias: f32, input: Input) -> WeightRow;
     /// Writes a row of values of both signs and returns its scale.
@@ -98,15 +101,21 @@ pub trait Float<S: Simd>: Dtype<S> {
     fn gelu<const TANH: bool>(simd: S, x: S::V) -> S::V;
 }
 
+/// [`Dtype::encode`] where a value is written as it is.
+#[inline(always)]
+unsafe fn encode_float<S: Simd, D: Float<S>>(simd: S, from: *const f32, values: usize, to: *mut u32) -> f32 {
+    for at in (0..values).step_by(S::LANES) {
+        // SAFETY: the caller promises both rows, and PAD is a multiple of LANES.
+        unsafe { D::store(simd, to, at, simd.load(from.add(at))) };
+    }
+    1.0
+}
+
 impl<S: Simd> Dtype<S> for F32 {
     const GROUP: usize = 1;
     #[inline(always)]
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
         simd.fma(simd.as_floats(a), simd.as_floats(b), sums)
-    }
-    #[inline(always)]
-    fn finish(_: S, sums: S::V, _: f32, _: S::V, _: S::V) -> S::V {
-        sums
     }
     fn encode_weights(row: &[f32], bias: f32, _: Input) -> WeightRow {
         let words = row.iter().map(|weight| weight.to_bits()).collect();
@@ -114,11 +123,8 @@ impl<S: Simd> Dtype<S> for F32 {
     }
     #[inline(always)]
     unsafe fn encode(simd: S, from: *const f32, values: usize, to: *mut u32) -> f32 {
-        for at in (0..values).step_by(S::LANES) {
-            // SAFETY: the caller promises both rows, and PAD is a multiple of LANES.
-            unsafe { Self::store(simd, to, at, simd.load(from.add(at))) };
-        }
-        1.0
+        // SAFETY: the caller promises both rows.
+        unsafe { encode_float::<S, Self>(simd, from, values, to) }
     }
     fn activate<A: Float<S>>(
         simd: S,
@@ -163,10 +169,6 @@ impl<S: SimdBf16> Dtype<S> for Bf16 {
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
         simd.dot_bf16(sums, a, b)
     }
-    #[inline(always)]
-    fn finish(_: S, sums: S::V, _: f32, _: S::V, _: S::V) -> S::V {
-        sums
-    }
     fn encode_weights(row: &[f32], bias: f32, _: Input) -> WeightRow {
         let bits = |weight: f32| u32::from(bf16::from_f32(weight).to_bits());
         let words = row.as_chunks().0.iter().map(|&[lower, upper]| bits(lower) | bits(upper) << 16).collect();
@@ -174,11 +176,8 @@ impl<S: SimdBf16> Dtype<S> for Bf16 {
     }
     #[inline(always)]
     unsafe fn encode(simd: S, from: *const f32, values: usize, to: *mut u32) -> f32 {
-        for at in (0..values).step_by(S::LANES) {
-            // SAFETY: the caller promises both rows, and PAD is a multiple of LANES.
-            unsafe { Self::store(simd, to, at, simd.load(from.add(at))) };
-        }
-        1.0
+        // SAFETY: the caller promises both rows.
+        unsafe { encode_float::<S, Self>(simd, from, values, to) }
     }
     fn activate<A: Float<S>>(
         simd: S,

@@ -125,7 +125,9 @@ pub enum Refusal {
         retry_after: Ns,
     },
     /// The budget was already spent when the request could first be scheduled.
-    #[error("the latency budget was spent before the request could be scheduled")]
+    #[error(
+        "the latency budget is spent, but for what the answer's way back takes (limits.answer_ns_margin)"
+    )]
     BudgetSpent,
     /// The tenant is past its quota of device time.
     #[error("the tenant is past its quota of device time; retry in {} ms", .retry_after.0 / 1_000_000)]

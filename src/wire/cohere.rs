@@ -37,8 +37,12 @@ pub(super) fn request_v1(fields: &mut Fields) -> Result<Request, ApiError> {
     };
     let items = fields.items("documents")?;
     not_empty("documents", &items)?;
-    let text = |(place, item): (usize, Item)| match (&rank_fields, item) {
-        (Some(names), Item::Object(object)) => Ok(joined(&object, names)),
+    let names = rank_fields.filter(|names: &Vec<String>| !names.is_empty());
+    let text = |(place, item): (usize, Item)| match (&names, item) {
+        (Some(names), Item::Object(object)) => joined(&object, names).ok_or_else(|| {
+            let message = format!("has none of rank_fields: {}", names.join(", "));
+            ApiError::invalid(format!("documents[{place}]"), message)
+        }),
         (_, item) => item.text_or_object("documents", place),
     };
     let documents = items.into_iter().enumerate().map(text).collect::<Result<_, _>>()?;
@@ -88,15 +92,16 @@ fn ranked_fields(field: super::fields::Field) -> Result<Vec<String>, ApiError> {
     items.into_iter().enumerate().map(text).collect()
 }
 
-/// The fields as YAML lines, as Cohere advises to write them for a model that reads text.
-fn joined(object: &serde_json::Map<String, Value>, names: &[String]) -> Arc<str> {
-    let line = |name: &String| {
-        object.get(name).map(|value| match value {
-            Value::String(text) => format!("{name}: {text}"),
-            other => format!("{name}: {other}"),
-        })
+/// The fields as YAML lines, as Cohere advises to write them for a model that reads text; none where
+/// the object has none of them.
+fn joined(object: &serde_json::Map<String, Value>, names: &[String]) -> Option<Arc<str>> {
+    let line = |name: &String| match object.get(name)? {
+        Value::Null => None,
+        Value::String(text) => Some(format!("{name}: {text}")),
+        other => Some(format!("{name}: {other}")),
     };
-    names.iter().filter_map(line).collect::<Vec<_>>().join("\n").into()
+    let lines: Vec<String> = names.iter().filter_map(line).collect();
+    (!lines.is_empty()).then(|| lines.join("\n").into())
 }
 
 #[derive(Serialize)]

@@ -156,7 +156,7 @@ impl ApiError {
             ("query", Dialect::Nim) => "query.text".to_owned(),
             ("query", Dialect::Oip) => "QUERY".to_owned(),
             ("query", Dialect::VllmScore) => "text_1".to_owned(),
-            ("pair_tokens_max", _) => "truncate_prompt_tokens".to_owned(),
+            ("pair_tokens_max", Dialect::Vllm | Dialect::VllmScore) => "truncate_prompt_tokens".to_owned(),
             (field, _) => match field.strip_prefix("documents") {
                 Some(rest) => format!("{}{rest}", documents_field(dialect)),
                 None => field.to_owned(),

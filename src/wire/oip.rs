@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 pub(super) const KNOWN: &[&str] = &["id", "parameters", "inputs", "outputs"];
+/// Request parameters that are read; `binary_data_output` is the protocol's own.
+const PARAMETERS: &[&str] =
+    &["raw_scores", "latency_budget_ms", "priority", "policy", "top_k", "binary_data_output"];
 
 /// Where the JSON part of a binary body ends.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -53,7 +56,6 @@ struct Output {
 pub(super) struct Wanted {
     id: Option<String>,
     model: String,
-    version: Option<String>,
     shape: Vec<u64>,
     /// Names and whether each is binary.
     outputs: Vec<(Name, bool)>,
@@ -70,7 +72,7 @@ pub(super) fn decode(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<(Request, Vec<String>, Wanted), ApiError> {
-    let (model, version) = model_of(path);
+    let model = model_of(path);
     let (head, mut binary) = split(headers, body)?;
     let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
     let text = std::str::from_utf8(head)
@@ -105,7 +107,8 @@ pub(super) fn decode(
         return_documents: false,
         score: match body.parameters.get("raw_scores") {
             Some(Value::Bool(true)) => ScoreForm::Logit,
-            _ => ScoreForm::Probability,
+            Some(Value::Bool(false)) | None => ScoreForm::Probability,
+            Some(_) => return Err(ApiError::invalid("parameters.raw_scores", "must be true or false")),
         },
         truncation: Truncation::DocumentOnly,
         document_tokens_max: None,
@@ -114,19 +117,19 @@ pub(super) fn decode(
     };
     let all_binary = is_true(&body.parameters, "binary_data_output");
     let outputs = outputs(body.outputs, all_binary)?;
-    let unknown = body.unknown.into_iter().map(|(name, _)| name).collect();
-    Ok((request, unknown, Wanted { id: body.id, model, version, shape, outputs }))
+    let parameters = body.parameters.keys().filter(|name| !PARAMETERS.contains(&name.as_str()));
+    let unknown = parameters.map(|name| format!("parameters.{name}"));
+    let unknown = unknown.chain(body.unknown.into_iter().map(|(name, _)| name)).collect();
+    Ok((request, unknown, Wanted { id: body.id, model, shape, outputs }))
 }
 
-/// `/v2/models/{model}[/versions/{version}]/infer`; a model's name may have slashes.
-fn model_of(path: &str) -> (String, Option<String>) {
+/// The model of `/v2/models/{model}[/versions/{version}]/infer`; its name may have slashes. Who answers
+/// says which version it is.
+fn model_of(path: &str) -> String {
     let middle = path.strip_prefix("/v2/models/").and_then(|rest| rest.strip_suffix("/infer"));
     let middle = middle.unwrap_or_default();
-    let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-    match middle.rsplit_once("/versions/") {
-        Some((model, version)) => (decode(model), Some(decode(version))),
-        None => (decode(middle), None),
-    }
+    let model = middle.rsplit_once("/versions/").map_or(middle, |(model, _)| model);
+    percent_encoding::percent_decode_str(model).decode_utf8_lossy().into_owned()
 }
 
 fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ApiError> {
@@ -301,9 +304,10 @@ pub(super) fn encode(
     let head = json!({
         "id": wanted.id.as_deref().unwrap_or(&answer.stamp.id),
         "model_name": wanted.model,
-        "model_version": wanted.version.as_deref().unwrap_or(&receipt.version),
+        "model_version": *receipt.version,
         "outputs": outputs,
         "parameters": {
+            "podium_model": *receipt.model,
             "podium_tier": receipt.served.name(),
             "podium_degraded": receipt.degraded.map_or("", |reason| reason.name()),
             "podium_elapsed_ms": receipt.elapsed.as_millis_f64(),

@@ -210,11 +210,21 @@ fn oip_json() -> Value {
 }
 
 #[test]
+fn an_open_inference_parameter_that_is_not_read_is_a_warning() {
+    let mut body = oip_json();
+    body["parameters"]["top_n"] = json!(1);
+    assert_eq!(decoded("/v2/models/m/infer", &body).warnings.len(), 1);
+    assert!(decoded("/v2/models/m/infer", &oip_json()).warnings.is_empty());
+}
+
+#[test]
 fn the_open_inference_protocol_speaks_json() {
     let path = "/v2/models/owner%2Fname/versions/3/infer";
     assert_eq!(decoded(path, &oip_json()).request.model.as_deref(), Some("owner/name"));
     let answer = answer(path, &oip_json(), &[-1.5, 2.0]);
-    assert_eq!((&answer["id"], &answer["model_version"]), (&json!("mine"), &json!("3")));
+    // Whatever was asked for, the version is that of who answered.
+    assert_eq!((&answer["id"], &answer["model_version"]), (&json!("mine"), &json!("0123456789ab")));
+    assert_eq!(answer["parameters"]["podium_model"], "served");
     let outputs = json!([
         {"name": "SCORE", "datatype": "FP32", "shape": [2, 1], "data": [-1.5, 2.0]},
         {"name": "INDEX", "datatype": "INT64", "shape": [2], "data": [1, 0]},
@@ -295,6 +305,12 @@ fn bad_input_names_the_field_in_the_dialect_that_asked() {
             json!({"query": "q", "documents": []}),
             Dialect::Cohere,
             "documents: must have at least one element",
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "q", "documents": [{"title": "T", "note": null}], "rank_fields": ["titel", "note"]}),
+            Dialect::Cohere,
+            "documents[0]: has none of rank_fields: titel, note",
         ),
         (
             "/v1/rerank",

@@ -1,6 +1,6 @@
 """Runs the peers' own clients against a Podium that serves ms-marco-MiniLM-L-12-v2.
 
-    podium serve --primary ../shared/data/models/ms-marco-MiniLM-L-12-v2
+    podium serve --precision f32 --primary ../shared/data/models/ms-marco-MiniLM-L-12-v2
     python -m venv /tmp/clients && /tmp/clients/bin/pip install -r tests/clients/requirements.txt
     /tmp/clients/bin/python tests/clients/run.py http://127.0.0.1:8080
 

@@ -55,58 +55,65 @@ pub fn small_model() -> tempfile::TempDir {
     folder
 }
 
-/// A directory with a tiny random BERT that has another model's tokenizer.
-pub fn small_model_beside(model: &Path) -> tempfile::TempDir {
-    const HIDDEN: usize = 32;
+/// A directory with a random BERT of this shape that has another model's tokenizer.
+pub fn small_model_beside(model: &Path, encoder: &Encoder) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(model.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
-    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
-    for (key, value) in [
-        ("hidden_size", HIDDEN),
-        ("num_hidden_layers", 1),
-        ("num_attention_heads", 2),
-        ("intermediate_size", 64),
-    ] {
-        config[key] = value.into();
-    }
+    let config = serde_json::json!({
+        "architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"},
+        "hidden_size": encoder.hidden, "num_hidden_layers": encoder.layers,
+        "num_attention_heads": encoder.heads, "intermediate_size": encoder.intermediate,
+        "vocab_size": encoder.vocabulary, "max_position_embeddings": encoder.positions,
+        "type_vocab_size": encoder.token_types,
+    });
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let size = |key: &str| config[key].as_u64().unwrap() as usize;
-    let mut tensors: Vec<(String, Vec<usize>)> = vec![
-        ("bert.embeddings.word_embeddings.weight".into(), vec![size("vocab_size"), HIDDEN]),
-        ("bert.embeddings.position_embeddings.weight".into(), vec![size("max_position_embeddings"), HIDDEN]),
-        ("bert.embeddings.token_type_embeddings.weight".into(), vec![size("type_vocab_size"), HIDDEN]),
-    ];
-    let layer = "bert.encoder.layer.0";
-    let dense = [
-        (format!("{layer}.attention.self.query"), HIDDEN, HIDDEN),
-        (format!("{layer}.attention.self.key"), HIDDEN, HIDDEN),
-        (format!("{layer}.attention.self.value"), HIDDEN, HIDDEN),
-        (format!("{layer}.attention.output.dense"), HIDDEN, HIDDEN),
-        (format!("{layer}.intermediate.dense"), 64, HIDDEN),
-        (format!("{layer}.output.dense"), HIDDEN, 64),
-        ("bert.pooler.dense".into(), HIDDEN, HIDDEN),
-        ("classifier".into(), 1, HIDDEN),
-    ];
-    for (name, out, into) in dense {
-        tensors.push((format!("{name}.weight"), vec![out, into]));
-        tensors.push((format!("{name}.bias"), vec![out]));
-    }
-    for name in ["bert.embeddings", &format!("{layer}.attention.output"), &format!("{layer}.output")] {
-        tensors.push((format!("{name}.LayerNorm.weight"), vec![HIDDEN]));
-        tensors.push((format!("{name}.LayerNorm.bias"), vec![HIDDEN]));
-    }
-    let mut random = Pcg64::new(1, 1);
-    let mut values = |shape: &[usize]| -> Vec<u8> {
-        let count = shape.iter().product::<usize>();
-        (0..count).flat_map(|_| (random.random::<f32>() * 0.4 - 0.2).to_le_bytes()).collect()
-    };
-    let tensors: Vec<_> = tensors.into_iter().map(|(name, shape)| (name, values(&shape), shape)).collect();
+    let tensors = named(encoder, random_weights(encoder, 1));
     let views = tensors.iter().map(|(name, bytes, shape)| {
         (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
     });
     safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
     folder
+}
+
+/// Weights under Hugging Face's names for BERT, as bytes with their shapes.
+fn named(encoder: &Encoder, weights: Weights) -> Vec<(String, Vec<u8>, Vec<usize>)> {
+    let h = encoder.hidden;
+    let mut tensors = Vec::new();
+    let mut put = |name: String, values: Vec<f32>, columns: Option<usize>| {
+        let shape = columns.map_or(vec![values.len()], |columns| vec![values.len() / columns, columns]);
+        tensors.push((name, values.into_iter().flat_map(f32::to_le_bytes).collect(), shape));
+    };
+    let mut norms = vec![("bert.embeddings.LayerNorm".to_owned(), weights.embedding_norm)];
+    let mut maps =
+        vec![("bert.pooler.dense".to_owned(), weights.pooler), ("classifier".into(), weights.classifier)];
+    for (number, layer) in weights.layers.into_iter().enumerate() {
+        let name = |part: &str| format!("bert.encoder.layer.{number}.{part}");
+        norms.push((name("attention.output.LayerNorm"), layer.attention_norm));
+        norms.push((name("output.LayerNorm"), layer.out_norm));
+        maps.extend([
+            (name("attention.self.query"), layer.query),
+            (name("attention.self.key"), layer.key),
+            (name("attention.self.value"), layer.value),
+            (name("attention.output.dense"), layer.attention_out),
+            (name("intermediate.dense"), layer.up),
+            (name("output.dense"), layer.down),
+        ]);
+    }
+    let tables =
+        [("word", weights.words), ("position", weights.positions), ("token_type", weights.token_types)];
+    for (table, rows) in tables {
+        put(format!("bert.embeddings.{table}_embeddings.weight"), rows, Some(h));
+    }
+    for (name, norm) in norms {
+        put(format!("{name}.weight"), norm.gain, None);
+        put(format!("{name}.bias"), norm.bias, None);
+    }
+    for (name, map) in maps {
+        let inputs = map.weight.len() / map.bias.len();
+        put(format!("{name}.weight"), map.weight, Some(inputs));
+        put(format!("{name}.bias"), map.bias, None);
+    }
+    tensors
 }
 
 fn save_letters(path: &Path) {
