@@ -2,7 +2,8 @@
 //! length, and scores exist for one tile of rows at a time, in the first-level cache.
 
 use super::dtype::Float;
-use super::linear::{Epilogue, Product, tiles, zeros};
+use super::epilogue::Epilogue;
+use super::linear::{Product, tiles, zeros};
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 use std::marker::PhantomData;

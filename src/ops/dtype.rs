@@ -1,7 +1,8 @@
 //! How numbers are held in the words that matrices are made of: one f32, two bf16, or four bytes.
 
 use super::Gelu;
-use super::linear::{self, Linear, Operand};
+use super::activate::{activate_bytes, activate_float};
+use super::linear::{Linear, Operand};
 use super::math::{EXP2, EXP2_COARSE, exp2, gelu_erf, gelu_erf_coarse, gelu_tanh};
 use super::simd::{Simd, SimdBf16};
 use half::bf16;
@@ -133,7 +134,7 @@ impl<S: Simd> Dtype<S> for F32 {
         gelu: Gelu,
         (_, output): (&mut Operand, &mut Operand),
     ) {
-        linear::activate_float(simd, input, up, gelu, output);
+        activate_float(simd, input, up, gelu, output);
     }
 }
 
@@ -186,7 +187,7 @@ impl<S: SimdBf16> Dtype<S> for Bf16 {
         gelu: Gelu,
         (_, output): (&mut Operand, &mut Operand),
     ) {
-        linear::activate_float(simd, input, up, gelu, output);
+        activate_float(simd, input, up, gelu, output);
     }
 }
 
@@ -267,6 +268,6 @@ impl<S: Simd> Dtype<S> for Int8 {
         gelu: Gelu,
         (staging, output): (&mut Operand, &mut Operand),
     ) {
-        linear::activate_bytes::<S, A>(simd, input, up, gelu, (staging, output));
+        activate_bytes::<S, A>(simd, input, up, gelu, (staging, output));
     }
 }

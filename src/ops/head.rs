@@ -1,7 +1,8 @@
 //! From the first token's state to the logit, in f32: w tanh(W x + b) + c.
 
 use super::dtype::{F32, Input};
-use super::linear::{Dense, Keep, Linear, Operand, linear};
+use super::epilogue::Keep;
+use super::linear::{Dense, Linear, Operand, linear};
 use super::math::tanh;
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};

@@ -7,9 +7,10 @@
 //! cache. Each sum runs along the inputs in one order, whatever the tile's height, so that a row's
 //! result does not depend on its neighbours.
 
-use super::dtype::{Dtype, Float, GELU_SHIFT, Input, Int8};
+use super::dtype::{Dtype, Input};
+use super::epilogue::Epilogue;
 use super::simd::{Kernel, Simd};
-use super::{Buffer, Gelu, PAD};
+use super::{Buffer, PAD};
 use std::marker::PhantomData;
 
 /// Vectors of a panel's width.
@@ -83,15 +84,15 @@ impl<S: Simd, D: Dtype<S>> Linear<S, D> {
 /// Rows of words in a dtype, each with a scale: what linear maps read.
 #[derive(Default)]
 pub struct Operand {
-    words: Buffer,
-    scales: Vec<f32>,
-    rows: usize,
+    pub(super) words: Buffer,
+    pub(super) scales: Vec<f32>,
+    pub(super) rows: usize,
     groups: usize,
 }
 
 impl Operand {
     /// Makes room for so many rows of so many words.
-    fn shape(&mut self, rows: usize, groups: usize) {
+    pub(super) fn shape(&mut self, rows: usize, groups: usize) {
         (self.rows, self.groups) = (rows, groups);
         self.words.grow(rows * self.stride());
         if self.scales.len() < rows {
@@ -99,7 +100,7 @@ impl Operand {
         }
     }
 
-    fn stride(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         self.groups + GAP
     }
 
@@ -138,18 +139,6 @@ impl<S: Simd, D: Dtype<S>> Kernel<S> for Fill<'_, D> {
             *scale = unsafe { D::encode(simd, from.as_ptr(), self.values, to.as_mut_ptr()) };
         }
     }
-}
-
-/// Where the finished values of a tile go. It is copied into each tile's registers, and so holds
-/// pointers where a reference would have to be read again after every store.
-pub trait Epilogue<S: Simd>: Copy {
-    /// Whether so many rows and columns of values have a place.
-    fn fits(&self, rows: usize, columns: usize) -> bool;
-    /// Takes the values of a row from a column on.
-    ///
-    /// # Safety
-    /// Row and columns are among those that [`Epilogue::fits`] agreed to.
-    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V);
 }
 
 /// Runs a linear map on every row of the input.
@@ -322,176 +311,6 @@ impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kerne
                 )*};
             }
             rows!(0 1 2 3 4 5 6 7 8 9 10 11);
-        }
-    }
-}
-
-/// Adds values to rows of f32: the residual.
-#[derive(Clone, Copy)]
-pub struct AddTo<'a> {
-    rows: *mut f32,
-    count: usize,
-    stride: usize,
-    _marker: PhantomData<&'a mut [f32]>,
-}
-
-impl<'a> AddTo<'a> {
-    /// Adds them to rows of `stride` floats.
-    pub fn new(rows: &'a mut [f32], stride: usize) -> Self {
-        Self { rows: rows.as_mut_ptr(), count: rows.len() / stride, stride, _marker: PhantomData }
-    }
-}
-
-impl<S: Simd> Epilogue<S> for AddTo<'_> {
-    fn fits(&self, rows: usize, columns: usize) -> bool {
-        columns <= self.stride && rows <= self.count
-    }
-    #[inline(always)]
-    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
-        // SAFETY: `fits` agreed.
-        unsafe {
-            let place = self.rows.add(row * self.stride + column);
-            simd.store(place, simd.add(simd.load(place), values));
-        }
-    }
-}
-
-/// Keeps values in a dtype, row by row.
-pub struct Keep<'a, A> {
-    rows: *mut u32,
-    count: usize,
-    /// Words from row to row.
-    stride: usize,
-    _marker: PhantomData<(&'a mut [u32], A)>,
-}
-
-impl<A> Clone for Keep<'_, A> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<A> Copy for Keep<'_, A> {}
-
-impl<'a, A> Keep<'a, A> {
-    /// Keeps them in rows of `stride` words.
-    pub fn new(rows: &'a mut [u32], stride: usize) -> Self {
-        Self { rows: rows.as_mut_ptr(), count: rows.len() / stride, stride, _marker: PhantomData }
-    }
-}
-
-impl<S: Simd, A: Float<S>> Epilogue<S> for Keep<'_, A> {
-    fn fits(&self, rows: usize, columns: usize) -> bool {
-        columns / A::GROUP <= self.stride && rows <= self.count
-    }
-    #[inline(always)]
-    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
-        // SAFETY: `fits` agreed.
-        unsafe { A::store(simd, self.rows.add(row * self.stride), column, values) };
-    }
-}
-
-/// Keeps gelu(values) in a dtype; where a row's scale is needed later, with the largest of each lane.
-#[derive(Clone, Copy)]
-struct Activate<'a, A: Copy, const TANH: bool, const LARGEST: bool> {
-    keep: Keep<'a, A>,
-    /// `[rows, LANES]`, where they are wanted.
-    largest: *mut f32,
-    largest_count: usize,
-}
-
-impl<'a, A: Copy, const TANH: bool, const LARGEST: bool> Activate<'a, A, TANH, LARGEST> {
-    fn new(keep: Keep<'a, A>, largest: &'a mut [f32]) -> Self {
-        Self { keep, largest: largest.as_mut_ptr(), largest_count: largest.len() }
-    }
-}
-
-impl<S: Simd, A: Float<S>, const TANH: bool, const LARGEST: bool> Epilogue<S>
-    for Activate<'_, A, TANH, LARGEST>
-{
-    fn fits(&self, rows: usize, columns: usize) -> bool {
-        Epilogue::<S>::fits(&self.keep, rows, columns) && (!LARGEST || rows * S::LANES <= self.largest_count)
-    }
-    #[inline(always)]
-    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
-        let values = A::gelu::<TANH>(simd, values);
-        // SAFETY: `fits` agreed.
-        unsafe {
-            if LARGEST {
-                let place = self.largest.add(row * S::LANES);
-                simd.store(place, simd.max(simd.load(place), values));
-            }
-            self.keep.put(simd, row, column, values);
-        }
-    }
-}
-
-/// gelu(input W + b) in the same dtype.
-pub(super) fn activate_float<S: Simd, D: Float<S>>(
-    simd: S,
-    input: &Operand,
-    up: &Linear<S, D>,
-    gelu: Gelu,
-    output: &mut Operand,
-) {
-    output.shape(input.rows, up.outputs / D::GROUP);
-    let stride = output.stride();
-    let keep = Keep::<D>::new(output.words.words_mut(), stride);
-    match gelu {
-        Gelu::Erf => linear(simd, input, up, Activate::<D, false, false>::new(keep, &mut [])),
-        Gelu::Tanh => linear(simd, input, up, Activate::<D, true, false>::new(keep, &mut [])),
-    }
-}
-
-/// gelu(input W + b) as bytes: first in `A`, until each row's largest value is known.
-pub(super) fn activate_bytes<S: Simd, A: Float<S>>(
-    simd: S,
-    input: &Operand,
-    up: &Linear<S, Int8>,
-    gelu: Gelu,
-    (staging, output): (&mut Operand, &mut Operand),
-) {
-    staging.shape(input.rows, up.outputs / A::GROUP);
-    output.shape(input.rows, up.outputs / <Int8 as Dtype<S>>::GROUP);
-    // The largest values of each lane, `LANES` a row, live where a row's scale would.
-    staging.scales.clear();
-    staging.scales.resize(input.rows * S::LANES, 0.0);
-    let stride = staging.stride();
-    let keep = Keep::<A>::new(staging.words.words_mut(), stride);
-    let largest = &mut staging.scales[..];
-    match gelu {
-        Gelu::Erf => linear(simd, input, up, Activate::<A, false, true>::new(keep, largest)),
-        Gelu::Tanh => linear(simd, input, up, Activate::<A, true, true>::new(keep, largest)),
-    }
-    simd.launch(ToBytes::<A> { staging, output, values: up.outputs, _marker: PhantomData });
-}
-
-struct ToBytes<'a, A> {
-    staging: &'a Operand,
-    output: &'a mut Operand,
-    values: usize,
-    _marker: PhantomData<A>,
-}
-
-impl<S: Simd, A: Float<S>> Kernel<S> for ToBytes<'_, A> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self, simd: S) {
-        let (stride, rows) = (self.output.stride(), self.output.rows);
-        let from = self.staging.words.words().chunks_exact(self.staging.stride());
-        let to = self.output.words.words_mut().chunks_exact_mut(stride);
-        let scales = self.output.scales.iter_mut().zip(self.staging.scales.chunks_exact(S::LANES));
-        for ((from, to), (scale, largest)) in from.zip(to).zip(scales).take(rows) {
-            // SAFETY: a row has `LANES` largest values, and `values` values in both.
-            unsafe {
-                *scale = (simd.largest(simd.load(largest.as_ptr())) + GELU_SHIFT) / 255.0;
-                let (inverse, shift) = (simd.splat(1.0 / *scale), simd.splat(GELU_SHIFT / *scale));
-                for at in (0..self.values).step_by(S::LANES) {
-                    let byte = simd.fma(A::load(simd, from.as_ptr(), at), inverse, shift);
-                    simd.store_bytes(to.as_mut_ptr().cast::<u8>().add(at), byte);
-                }
-            }
         }
     }
 }

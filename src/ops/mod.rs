@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `simd` | what an operation needs of a processor: AVX-512, AVX2, or plain Rust |
 //! | `dtype` | f32, bf16 and bytes: how numbers lie in words |
-//! | `linear` | matrix products with what follows fused in |
+//! | `linear` | matrix products, tile by tile |
+//! | `epilogue`, `activate` | what follows them, fused in: residual, dtype, GELU |
 //! | `attention` | within each sequence |
 //! | `first_token` | the same, for the last layer's first token alone |
 //! | `layer_norm`, `embed`, `head` | what is left of an encoder |
@@ -19,10 +20,12 @@
     reason = "vectors are read and written through pointers; every function checks shapes"
 )]
 
+mod activate;
 mod attention;
 mod buffer;
 mod dtype;
 mod embed;
+mod epilogue;
 mod first_token;
 mod head;
 mod layer_norm;
@@ -36,10 +39,11 @@ pub use attention::{Heads, Scratch, attention, attention_reference};
 pub use buffer::Buffer;
 pub use dtype::{Bf16, Dtype, F32, Float, Input, Int8};
 pub use embed::{Table, embed};
+pub use epilogue::{AddTo, Epilogue, Keep};
 pub use first_token::{FirstToken, first_token_attention};
 pub use head::{Head, HeadScratch};
 pub use layer_norm::{Norm, layer_norm, layer_norm_reference};
-pub use linear::{AddTo, Dense, Epilogue, Keep, Linear, Operand, linear, linear_reference};
+pub use linear::{Dense, Linear, Operand, linear, linear_reference};
 pub use math::gelu_reference;
 #[cfg(target_arch = "x86_64")]
 pub use simd::{Avx2, Avx512};
