@@ -13,6 +13,18 @@ mod tests {
     use serde_json::Value;
 
     #[test]
+    fn our_own_dialect_is_described_field_by_field() {
+        let document: Value = serde_json::from_slice(openapi()).unwrap();
+        let content = &document["paths"]["/v1/rank"]["post"]["requestBody"]["content"];
+        let described = content["application/json"]["schema"]["properties"].as_object().unwrap();
+        let mut known: Vec<&str> = crate::wire::podium::KNOWN.to_vec();
+        known.sort_unstable();
+        let mut described: Vec<&str> = described.keys().map(String::as_str).collect();
+        described.sort_unstable();
+        assert_eq!(described, known);
+    }
+
+    #[test]
     fn every_example_decodes_without_a_warning() {
         let document: Value = serde_json::from_slice(openapi()).unwrap();
         let mut examples = 0;
