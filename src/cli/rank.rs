@@ -30,7 +30,8 @@ pub(super) struct Args {
     #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID")]
     model: String,
     /// What the lines are judged against.
-    #[arg(long, short, value_parser = clap::builder::NonEmptyStringValueParser::new(), required_unless_present = "jsonl", conflicts_with = "jsonl")]
+    #[arg(long, short, required_unless_present = "jsonl", conflicts_with = "jsonl")]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     query: Option<String>,
     /// Reads whole requests, one JSON object a line.
     #[arg(long)]

@@ -33,9 +33,11 @@ pub fn first_token_attention<S: Simd>(
     let hidden = layer.query.inputs;
     let tokens = states.len() / hidden;
     assert!(hidden.is_multiple_of(PAD) && tokens > 0 && states.len() == tokens * hidden);
-    assert!([&layer.key, &layer.value].iter().all(|map| map.inputs == hidden), "maps read states");
     let width = layer.heads.width();
-    assert!(context.len() == width && layer.query.outputs == width && layer.value.outputs == width);
+    let is_whole =
+        |map: &&Dense| map.inputs == hidden && map.weight.len() == width * hidden && map.bias.len() == width;
+    assert!([&layer.query, &layer.key, &layer.value].iter().all(is_whole), "maps go from states to heads");
+    assert_eq!(context.len(), width, "the context has a place");
     scratch.scores.grow(tokens + LINE);
     scratch.weights.grow(tokens + LINE);
     scratch.states.grow(hidden);

@@ -238,6 +238,18 @@ fn the_first_token_s_attention_is_that_of_the_whole_sequence() {
 }
 
 #[test]
+#[should_panic(expected = "maps go from states to heads")]
+fn a_map_that_is_cut_short_is_refused_before_a_pointer_is_made() {
+    let mut random = random(9);
+    let map = |random: &mut Pcg64| dense(random, PAD, PAD);
+    let (query, mut key, value) = (map(&mut random), map(&mut random), map(&mut random));
+    key.weight.pop();
+    let layer = FirstToken { heads: Heads { count: 1, size: PAD }, query, key, value };
+    let (mut scratch, mut context) = (Scratch::default(), vec![0.0; PAD]);
+    first_token_attention(Portable, &layer, &[0.0; PAD], (&mut scratch, &mut context));
+}
+
+#[test]
 fn a_layer_norm_bears_a_large_mean_and_a_width_of_its_own() {
     let mut random = random(7);
     for (hidden, mean) in [(32, 0.0), (128, 1e4), (312, 100.0), (7, 1e3)] {

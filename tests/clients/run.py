@@ -1,8 +1,8 @@
 """Runs the peers' own clients against a Podium that serves ms-marco-MiniLM-L-12-v2.
 
     podium serve --precision f32 --primary ../shared/data/models/ms-marco-MiniLM-L-12-v2
-    python -m venv /tmp/clients && /tmp/clients/bin/pip install -r tests/clients/requirements.txt
-    /tmp/clients/bin/python tests/clients/run.py http://127.0.0.1:8080
+    python -m venv CLIENTS && CLIENTS/bin/pip install -r tests/clients/requirements.txt
+    CLIENTS/bin/python tests/clients/run.py http://127.0.0.1:8080
 
 Nothing but the base address differs from how each is used against its own service. Ends with 1 if
 any of them got a wrong answer, or an error in another shape than its own.
