@@ -4,8 +4,8 @@
 //!     cargo bench --bench overload                       bars: 99% in budget, under 2% discarded
 //!     cargo bench --bench overload -- --seconds 20
 //!
-//! The primary is the teacher in `$PODIUM_DATA` or `../shared/data`, the fallback a small random
-//! BERT with its tokenizer. Capacity is measured first, closed loop. Then requests are sent open
+//! The primary is the teacher in `$PODIUM_DATA` or `../shared/data`, the fallback the bundled student.
+//! Capacity is measured first, closed loop. Then requests are sent open
 //! loop, at the times of a Poisson process, and their latency counts from the scheduled time.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock and waits")]
@@ -13,7 +13,7 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{Reply, bert, data, post, small_model_beside};
+use common::{Reply, data, post};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};
@@ -40,9 +40,9 @@ fn main() {
         seconds.map_or(60.0, |place| arguments[place + 1].parse().expect("--seconds takes a number"));
     let Some(data) = data() else { return };
     let teacher = data.join("models/ms-marco-MiniLM-L-12-v2");
-    let student = small_model_beside(&teacher, &bert(2, 128, 2, 512));
-    let ledger = student.path().join("ledger.sqlite");
-    let mut server = Serving::start(&teacher, student.path(), &ledger);
+    let place = tempfile::tempdir().expect("a folder can be made");
+    let ledger = place.path().join("ledger.sqlite");
+    let mut server = Serving::start(&teacher, &ledger);
     let texts = Texts::read(&data.join("distill"));
     let mut books = Books::default();
     let capacity = capacity(&server, &texts, &mut books);
@@ -63,15 +63,14 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(primary: &Path, fallback: &Path, ledger: &Path) -> Self {
+    fn start(primary: &Path, ledger: &Path) -> Self {
         let config = ledger.with_extension("toml");
         let path = |path: &Path| path.to_str().expect("a path is text").to_owned();
         let text = format!(
-            "ledger = {:?}\n[primary]\nmodel = {:?}\n[fallback]\nmodel = {:?}\n\
+            "ledger = {:?}\n[primary]\nmodel = {:?}\n\
              [[prices.devices]]\nname = \"cpu\"\ndollars_per_hour = 0.05\n",
             path(ledger),
             path(primary),
-            path(fallback)
         );
         std::fs::write(&config, text).expect("the folder is ours");
         let mut child = Command::new(env!("CARGO_BIN_EXE_podium"))

@@ -1,46 +1,44 @@
 //! The whole path of a request of 100 documents on the CPU: from text to scores, and over HTTP; and
-//! the CPU seconds of the teacher's shape on 32 long documents; and how long a small model loads.
+//! how much cheaper the bundled student is than its teacher; the teacher's CPU seconds on 32 long
+//! documents; and how long the student loads.
 //!
 //!     cargo bench --bench path
 //!
 //! Documents are passages of `$PODIUM_DATA` or `../shared/data`, cut to W1's lengths (`benches/cpu.rs`),
-//! others in each round, so that no cache knows them. The model has 2 layers of 128, in int8 and bf16,
-//! with random weights and the teacher's tokenizer. Medians.
+//! others in each round, so that no cache knows them. The model is the bundled student, in int8 and bf16.
+//! Medians.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{
-    Options, Reply, TestServer, bert, post, random_batch, random_weights, setup, small_model_beside,
-};
+use common::{Options, Reply, TestServer, bert, post, random_batch, random_weights, setup};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Scorer, Scripted};
-use podium::model::{Encoder, Model};
+use podium::model::{Encoder, Model, Weights};
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
 use serde_json::json;
 use std::io::{BufReader, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 const QUERY: &str = "what do cells need to make proteins?";
 const ROUNDS: usize = 60;
 const DOCUMENTS: usize = 100;
+const PRECISIONS: [Precision; 2] = [Precision::Int8, Precision::Bf16];
 
 fn main() {
     let Some(data) = common::data() else { return };
-    let tokenizer = data.join("models/ms-marco-MiniLM-L-12-v2/tokenizer.json");
-    let tokenizer = Arc::new(Tokenizer::from_file(&tokenizer).expect("the tokenizer is whole"));
+    let student = Model::bundled();
+    let tokenizer = Arc::new(Tokenizer::parse(&student.tokenizer).expect("the tokenizer is whole"));
     let passages = std::fs::read_to_string(data.join("distill/passages.tsv")).expect("there are passages");
     let passages: Vec<&str> = passages.lines().filter_map(|line| line.split('\t').nth(1)).collect();
     let rounds: Vec<Vec<String>> = (0..ROUNDS).map(|round| documents(&passages, &tokenizer, round)).collect();
-    let encoder = bert(2, 128, 2, 512);
-    for precision in [Precision::Int8, Precision::Bf16] {
-        let Ok(model) = CpuModel::new(&encoder, &random_weights(&encoder, 1), precision) else { continue };
+    for precision in PRECISIONS {
+        let Ok(model) = CpuModel::new(&student.encoder, &student.weights, precision) else { continue };
         for threads in [1, 2] {
             let mut scorer = Cpu::new(model.clone(), threads);
             let (mut reading, mut whole) = (Vec::new(), Vec::new());
@@ -60,21 +58,50 @@ fn main() {
             );
         }
     }
-    teacher();
-    load(&data.join("models/ms-marco-MiniLM-L-12-v2"), &encoder);
+    let teacher = bert(12, 384, 12, 1536);
+    let weights = random_weights(&teacher, 1);
+    cheaper(&student, (&teacher, &weights), &pack(&tokenizer, &rounds[0]));
+    long_documents(&teacher, &weights);
+    load();
 }
 
-/// From a directory to a scorer, its files in the page cache.
-fn load(beside: &Path, encoder: &Encoder) {
-    let folder = small_model_beside(beside, encoder);
+/// The CPU time of the same pairs on one core, by the student and by the teacher's shape, in turns.
+fn cheaper(student: &Model, (encoder, weights): (&Encoder, &Weights), batch: &Packed) {
+    for precision in PRECISIONS {
+        let Ok(large) = CpuModel::new(encoder, weights, precision) else { continue };
+        let small = CpuModel::new(&student.encoder, &student.weights, precision).expect("as the large one");
+        let (mut large, mut small) = (Cpu::new(large, 1), Cpu::new(small, 1));
+        let (mut large_ms, mut small_ms) = (Vec::new(), Vec::new());
+        for _ in 0..7 {
+            large_ms.push(cpu_ms(&mut large, batch));
+            small_ms.extend((0..9).map(|_| cpu_ms(&mut small, batch)));
+        }
+        let (large, small) = (median(large_ms), median(small_ms));
+        let pairs = batch.len();
+        println!(
+            "{}: {pairs} pairs take the teacher {large:.1} CPU ms and the student {small:.2}, {:.0} times less",
+            precision.name(),
+            large / small
+        );
+    }
+}
+
+fn cpu_ms(scorer: &mut Cpu, batch: &Packed) -> f64 {
+    let started = ProcessTime::now();
+    scorer.score(batch, &mut vec![0.0; batch.len()]).expect("the batch is the model's");
+    started.elapsed().as_secs_f64() * 1e3
+}
+
+/// From the program's own bytes to a scorer.
+fn load() {
     let (mut model, mut tokenizer) = (Vec::new(), Vec::new());
     for _ in 0..9 {
         let started = Instant::now();
-        let opened = Model::open(folder.path()).expect("the model is whole");
+        let opened = Model::bundled();
         let packed = CpuModel::new(&opened.encoder, &opened.weights, Precision::Int8);
         model.push(started.elapsed().as_secs_f64() * 1e3);
         let started = Instant::now();
-        Tokenizer::from_file(&opened.tokenizer).expect("the tokenizer is whole");
+        Tokenizer::parse(&opened.tokenizer).expect("the tokenizer is whole");
         tokenizer.push(started.elapsed().as_secs_f64() * 1e3);
         drop(packed);
     }
@@ -135,26 +162,17 @@ fn over_http(model: &CpuModel, threads: usize, tokenizer: &Arc<Tokenizer>, round
 }
 
 /// 32 documents of 23 to 407 tokens, 4,360 in all.
-fn teacher() {
+fn long_documents(encoder: &Encoder, weights: &Weights) {
     let mut lengths: Vec<usize> = (0..32).map(|place| 23 + place * place * 384 / 961).collect();
     let rest = 4_360_usize.saturating_sub(lengths.iter().sum());
     lengths[1..31].iter_mut().for_each(|length| *length += rest / 30);
-    let encoder = bert(12, 384, 12, 1536);
-    let (weights, batch) = (random_weights(&encoder, 1), random_batch(&lengths, 1));
+    let batch = random_batch(&lengths, 1);
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let Ok(model) = CpuModel::new(&encoder, &weights, precision) else { continue };
+        let Ok(model) = CpuModel::new(encoder, weights, precision) else { continue };
         let mut scorer = Cpu::new(model, 1);
-        let times = (0..7).map(|_| {
-            let started = ProcessTime::now();
-            scorer.score(&batch, &mut vec![0.0; batch.len()]).expect("the batch is the model's");
-            started.elapsed().as_secs_f64()
-        });
+        let times = (0..7).map(|_| cpu_ms(&mut scorer, &batch) / 1e3).collect();
         let tokens = batch.tokens().0;
-        println!(
-            "12 layers of 384, {tokens} tokens, {}: {:.3} CPU s",
-            precision.name(),
-            median(times.collect())
-        );
+        println!("12 layers of 384, {tokens} tokens, {}: {:.3} CPU s", precision.name(), median(times));
     }
 }
 

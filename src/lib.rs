@@ -6,12 +6,15 @@
 //! | floor | modules |
 //! |---|---|
 //! | 7 | [`cli`]: one file a command |
+//! | 6 | [`compare`]: what each way to answer is worth, and what it costs |
+//! | 6 | [`distill`]: from text and a teacher to a student |
 //! | 6 | [`http`]: accept, route, the life of a request |
 //! | 5 | [`engine`]: the running server, a driver of the scheduler |
 //! | 5 | [`sim`]: the simulated server, another driver of it |
 //! | 4 | [`backend`]: devices behind one trait |
 //! | 3 | [`sched`]: pure; events in, actions out |
 //! | 2 | [`cost`]: device time, predicted, priced and charged |
+//! | 2 | [`eval`]: judged sets, and how good an order is |
 //! | 2 | [`model`]: a model's files, checked; the reference forward |
 //! | 2 | [`telemetry`]: metrics and traces |
 //! | 2 | [`wire`]: the dialects |
@@ -23,8 +26,11 @@
 pub mod backend;
 pub mod base;
 pub mod cli;
+pub mod compare;
 pub mod cost;
+pub mod distill;
 pub mod engine;
+pub mod eval;
 pub mod http;
 pub mod model;
 pub mod ops;

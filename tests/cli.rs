@@ -173,7 +173,7 @@ fn a_configuration_that_is_wrong_is_named() {
         assert!(code == 64 && errors.contains(expected), "{expected}: {code} {errors}");
     }
     for arguments in [
-        &["serve"][..],
+        &["serve", "--primary", "none"][..],
         &["serve", "--listen", "x"],
         &["rank"],
         &["nothing"],

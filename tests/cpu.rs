@@ -85,7 +85,7 @@ fn the_families_score_as_in_transformers() {
     }
     for name in ["bert", "bert_tanh", "roberta", "xlm_roberta"] {
         let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders").join(name);
-        let encoder = Encoder::read(&place.join("config.json")).unwrap();
+        let encoder = Encoder::parse(&std::fs::read(place.join("config.json")).unwrap(), &place).unwrap();
         let weights =
             Weights::parse(&std::fs::read(place.join("model.safetensors")).unwrap(), &encoder).unwrap();
         let cases: Vec<Case> =

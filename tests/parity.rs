@@ -25,7 +25,7 @@ impl Case {
 
 fn load(name: &str) -> (Forward, Vec<Case>) {
     let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders").join(name);
-    let encoder = Encoder::read(&place.join("config.json")).unwrap();
+    let encoder = Encoder::parse(&std::fs::read(place.join("config.json")).unwrap(), &place).unwrap();
     let bytes = std::fs::read(place.join("model.safetensors")).unwrap();
     let weights = Weights::parse(&bytes, &encoder).unwrap();
     let cases = serde_json::from_slice(&std::fs::read(place.join("cases.json")).unwrap()).unwrap();

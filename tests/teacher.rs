@@ -20,7 +20,7 @@ fn the_teacher_gives_the_logits_of_its_papers() {
     let Some(data) = common::data() else { return };
     let model = Model::open(&data.join("models/ms-marco-MiniLM-L-12-v2")).unwrap();
     assert_eq!(model.manifest.licence, "Apache-2.0");
-    let tokenizer = Tokenizer::from_file(&model.tokenizer).unwrap();
+    let tokenizer = Tokenizer::parse(&model.tokenizer).unwrap();
     let forward = Forward::new(&model.encoder, &model.weights).unwrap();
     let limits = Fit { limit: model.encoder.pair_tokens_max(), document_max: None, cut: Cut::DocumentOnly };
     let mut batch = Packed::default();

@@ -12,6 +12,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("rerank", 1),
     ("token", 1),
     ("cost", 2),
+    ("eval", 2),
     ("model", 2),
     ("telemetry", 2),
     ("wire", 2),
@@ -19,6 +20,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("backend", 4),
     ("engine", 5),
     ("sim", 5),
+    ("compare", 6),
+    ("distill", 6),
     ("http", 6),
     ("cli", 7),
 ];
@@ -30,7 +33,7 @@ const SCHED_IMPORTS: &[&str] = &["base", "cost", "rerank", "sched"];
 const PACKAGES: &[(&str, &[&str])] = &[
     ("hyper", &["src/http/"]),
     ("hyper_util", &["src/http/"]),
-    ("candle_core", &["src/model/forward.rs", "src/model/weights.rs"]),
+    ("candle_core", &["src/model/forward.rs", "src/model/weights.rs", "src/distill/"]),
     ("candle_nn", &["src/model/forward.rs"]),
     // Of tokio the engine has only the one-shot reply.
     ("tokio", &["src/http/", "src/cli/", "src/engine/"]),
@@ -40,6 +43,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["src/telemetry/"]),
     ("opentelemetry_sdk", &["src/telemetry/spans.rs"]),
     ("clap", &["src/cli/"]),
+    ("indicatif", &["src/cli/"]),
+    ("rayon", &["src/distill/train.rs"]),
 ];
 
 /// Most lines of a file without its tests.

@@ -1,10 +1,12 @@
 //! Floor 4: the devices behind one trait.
 
 mod cpu;
+mod kept;
 mod reference;
 mod scripted;
 
 pub use cpu::{Cpu, CpuModel, NoBf16, Precision, Processor};
+pub use kept::{CacheError, List, PairReader, ScoreCache};
 pub use reference::Reference;
 pub use scripted::{Play, Script, Scripted};
 

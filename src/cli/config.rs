@@ -5,6 +5,7 @@ use crate::backend::Precision;
 use crate::cost::price::PriceConfig;
 use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
+use crate::model::BUNDLED;
 use crate::sched::Limits;
 use crate::telemetry::spans::OtlpConfig;
 use crate::wire::Settings;
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// The file that is read where none is named, if it is there.
 const FILE: &str = "podium.toml";
+/// The fallback's model where there is to be none.
+const NONE: &str = "none";
 
 /// `podium.toml`. Every key may be left out.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,9 +24,10 @@ const FILE: &str = "podium.toml";
 pub(super) struct Config {
     /// Addresses to listen on. Default `["127.0.0.1:8080"]`.
     pub listen: Vec<SocketAddr>,
-    /// The large model. Required, here or by flag.
+    /// The large model. Default: the bundled one.
     pub primary: Option<TierConfig>,
-    /// The small model that answers when the primary cannot. Default none.
+    /// The small model that answers when the primary cannot. Default: the bundled one, unless that is the
+    /// primary; a model `none` stands for none.
     pub fallback: Option<TierConfig>,
     /// The latency budget of requests that bring none, in milliseconds. Default none: no limit.
     pub latency_budget_ms: Option<f64>,
@@ -57,7 +61,8 @@ pub(super) struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TierConfig {
-    /// A directory in Hugging Face layout, or a hub id.
+    /// A directory in Hugging Face layout, a hub id, or `bundled`. Default `bundled`.
+    #[serde(default = "bundled")]
     pub model: String,
     /// The name under which it is served. Default: its manifest's.
     #[serde(default)]
@@ -94,6 +99,10 @@ pub(super) enum EngineKind {
     Cpu,
     /// Candle in f32: slow, and plainly right.
     Reference,
+}
+
+fn bundled() -> String {
+    BUNDLED.to_owned()
 }
 
 fn threads() -> usize {
@@ -190,11 +199,20 @@ impl Config {
         toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
     }
 
+    /// Puts the bundled model where none is configured.
+    pub fn complete(&mut self) {
+        let primary = self.primary.get_or_insert_with(|| TierConfig::new(bundled()));
+        if self.fallback.is_none() && primary.model != BUNDLED {
+            self.fallback = Some(TierConfig::new(bundled()));
+        }
+        self.fallback.take_if(|fallback| fallback.model == NONE);
+    }
+
     /// Checks what types cannot say; names the key.
     pub fn check(&self) -> Result<(), Failure> {
         let wrong = |message: String| Err(Failure::usage(message));
-        if self.primary.is_none() {
-            return wrong("primary: no model is configured; give --primary DIR_OR_HUB_ID".to_owned());
+        if self.primary.as_ref().is_some_and(|primary| primary.model == NONE) {
+            return wrong("primary.model: `none` serves nothing".to_owned());
         }
         if self.listen.is_empty() {
             return wrong("listen: at least one address is needed".to_owned());
@@ -303,8 +321,8 @@ mod tests {
         let example = include_str!("../../deploy/podium.toml");
         let shown: Config = toml::from_str(example).unwrap();
         let defaults = Config::default();
-        let model = shown.primary.as_ref().unwrap().model.clone();
-        let defaults = Config { primary: Some(TierConfig::new(model)), ..defaults };
+        let tier = |model: &str| Some(TierConfig::new(model.to_owned()));
+        let defaults = Config { primary: tier(BUNDLED), ..defaults };
         assert_eq!(format!("{shown:?}"), format!("{defaults:?}"));
         // With every example switched on it is a configuration still.
         let on = example.lines().map(|line| match line.strip_prefix("# ") {
@@ -316,10 +334,28 @@ mod tests {
     }
 
     #[test]
+    fn the_bundled_model_is_where_none_is_configured() {
+        let rows = [
+            ("", Some(BUNDLED), None),
+            ("[primary]\nmodel = 'x'", Some("x"), Some(BUNDLED)),
+            ("[primary]\nmodel = 'x'\n[fallback]\nmodel = 'y'", Some("x"), Some("y")),
+            ("[primary]\nmodel = 'x'\n[fallback]\nmodel = 'none'", Some("x"), None),
+            ("[fallback]\nmodel = 'y'", Some(BUNDLED), Some("y")),
+        ];
+        for (text, primary, fallback) in rows {
+            let mut config: Config = toml::from_str(text).unwrap();
+            config.complete();
+            let model = |tier: &Option<TierConfig>| tier.as_ref().map(|tier| tier.model.clone());
+            assert_eq!(model(&config.primary).as_deref(), primary, "{text}");
+            assert_eq!(model(&config.fallback).as_deref(), fallback, "{text}");
+        }
+    }
+
+    #[test]
     fn a_complaint_names_the_key() {
         let primary = "[primary]\nmodel = 'x'\n";
         let rows = [
-            ("", "primary: no model"),
+            ("[primary]\nmodel = 'none'", "primary.model: `none` serves"),
             ("listen = []\n[primary]\nmodel = 'x'", "listen: at least one"),
             ("latency_budget_ms = -1\n[primary]\nmodel = 'x'", "latency_budget_ms: -1"),
             ("[primary]\nmodel = 'x'\nlanes = 0", "primary.lanes: 0"),

@@ -1,14 +1,20 @@
 //! Floor 7: the commands, one file each.
 
+mod compare;
 mod config;
 mod costs;
+mod distill;
 mod pool;
 mod rank;
 mod serve;
+mod shown;
 mod simulate;
 
 use crate::backend::Precision;
 use clap::{Parser, Subcommand};
+use shown::Shown;
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Podium: a reranking inference server.
@@ -27,7 +33,9 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Rank(rank::Args),
+    Compare(compare::Args),
     Costs(costs::Args),
+    Distill(distill::Args),
     Simulate(simulate::Args),
 }
 
@@ -76,6 +84,22 @@ impl Failure {
     }
 }
 
+/// Writes to standard output; a reader that has had enough (`| head`) is none of our failures.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::output(format!("standard output: {error}"))),
+    }
+}
+
+/// The name that a folder has, whatever it is called by.
+fn folder_name(folder: &Path) -> Option<String> {
+    let whole = folder.canonicalize().ok();
+    let name = folder.file_name().or_else(|| whole.as_deref()?.file_name())?;
+    Some(name.to_string_lossy().into_owned())
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -88,7 +112,9 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Rank(args) => rank::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Costs(args) => costs::run(args),
+        Command::Distill(args) => distill::run(args),
         Command::Simulate(args) => simulate::run(args),
     };
     match result {

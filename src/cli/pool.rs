@@ -5,15 +5,16 @@ use super::config::{Config, EngineKind, TenantEntry, TierConfig};
 use crate::backend::{Cpu, CpuModel, Reference};
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
 use crate::engine::{BooksSetup, Clock, LaneSetup, MakeScorer, Setup, TierSetup};
-use crate::model::{Forward, Model, Place, locate};
+use crate::model::{BUNDLED, Forward, Model, ModelError, Place, locate};
 use crate::sched::TenantConfig;
 use crate::token::Tokenizer;
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Opens the configured models.
 pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<Setup, Failure> {
-    let mut tokenizers: Vec<(Vec<u8>, Arc<Tokenizer>)> = Vec::new();
+    let mut tokenizers = Vec::new();
     let mut tiers = PerTier::default();
     let mut lanes = Vec::new();
     for (tier, configured) in [(Tier::Primary, &config.primary), (Tier::Fallback, &config.fallback)] {
@@ -53,20 +54,18 @@ fn tenants(configured: &[TenantEntry]) -> Vec<(Arc<str>, TenantConfig)> {
 
 fn open(
     configured: &TierConfig,
-    tokenizers: &mut Vec<(Vec<u8>, Arc<Tokenizer>)>,
+    tokenizers: &mut Vec<(Cow<'static, [u8]>, Arc<Tokenizer>)>,
 ) -> Result<(TierSetup, MakeScorer), String> {
     let said = |error: &dyn std::fmt::Display| error.to_string();
-    let place = Place { cache: None, offline: std::env::var_os("HF_HUB_OFFLINE").is_some() };
-    let directory: PathBuf = locate(&configured.model, &place).map_err(|error| said(&error))?;
-    let model = Model::open(&directory).map_err(|error| said(&error))?;
+    let model = open_model(&configured.model).map_err(|error| said(&error))?;
     // Tiers with the same tokenizer share it, and so what it has read.
-    let bytes = std::fs::read(&model.tokenizer).map_err(|error| said(&error))?;
-    let tokenizer = match tokenizers.iter().find(|(known, _)| *known == bytes) {
+    let tokenizer = match tokenizers.iter().find(|(known, _)| *known == model.tokenizer) {
         Some((_, tokenizer)) => tokenizer.clone(),
         None => {
-            let tokenizer = Tokenizer::from_file(&model.tokenizer).map_err(|error| said(&error))?;
+            let tokenizer = Tokenizer::parse(&model.tokenizer)
+                .map_err(|error| format!("{}: {error}", configured.model))?;
             let tokenizer = Arc::new(tokenizer);
-            tokenizers.push((bytes, tokenizer.clone()));
+            tokenizers.push((model.tokenizer.clone(), tokenizer.clone()));
             tokenizer
         }
     };
@@ -87,6 +86,19 @@ fn open(
         calibration: model.manifest.calibration,
     };
     Ok((setup, make))
+}
+
+/// The bundled model, or that of a directory or a hub id.
+pub(super) fn open_model(spec: &str) -> Result<Model, ModelError> {
+    match spec {
+        BUNDLED => Ok(Model::bundled()),
+        spec => Model::open(&locate_here(spec)?),
+    }
+}
+
+/// The directory of a model, from the hub where `HF_HUB_OFFLINE` does not forbid it.
+pub(super) fn locate_here(spec: &str) -> Result<PathBuf, ModelError> {
+    locate(spec, &Place { cache: None, offline: std::env::var_os("HF_HUB_OFFLINE").is_some() })
 }
 
 /// What makes a lane's scorer, and what that computes in; lanes share the packed model.

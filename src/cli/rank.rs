@@ -5,6 +5,7 @@ use super::{Failure, pool};
 use crate::backend::Precision;
 use crate::base::TenantId;
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
+use crate::model::BUNDLED;
 use crate::rerank::{Ranked, Request, ScoreForm, rank};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
@@ -22,12 +23,13 @@ const GROUP: usize = 64;
 /// --jsonl each line is a whole request, {"query": "...", "documents": ["...", ...]}.
 ///
 ///     printf 'Berlin has 3.5 million inhabitants.\nBerlin has museums.\n' |
-///         podium rank --model DIR --query 'how many people live in berlin?'
+///         podium rank --query 'how many people live in berlin?'
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
-    /// A directory in Hugging Face layout, or a hub id (owner/name or owner/name@revision).
-    #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID")]
+    /// A directory in Hugging Face layout, or a hub id (owner/name or owner/name@revision); `bundled` is the
+    /// small model that is in the program.
+    #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID", default_value = BUNDLED)]
     model: String,
     /// What the lines are judged against.
     #[arg(long, short, required_unless_present = "jsonl", conflicts_with = "jsonl")]

@@ -25,18 +25,23 @@ use tokio::task::JoinSet;
 /// Threads for connections: they parse and encode, and leave the other cores to the lanes.
 const IO_THREADS_MAX: usize = 4;
 
-/// Serves a model, and if given a fallback, over HTTP in every dialect.
+/// Serves a model, and a small one as its fallback, over HTTP in every dialect.
+///
+/// Without arguments it serves the small model that is in the program; with --primary that becomes the
+/// fallback.
 ///
 /// Flags win over the environment (PODIUM_*), and that over podium.toml. README has every key.
 ///
-///     podium serve --primary ./my-cross-encoder --fallback ./my-student --latency-budget-ms 200
+///     podium serve --primary ./my-cross-encoder --latency-budget-ms 200
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
-    /// The large model: a directory in Hugging Face layout, or a hub id (owner/name[@revision]).
+    /// The large model: a directory in Hugging Face layout, a hub id (owner/name[@revision]), or `bundled`
+    /// [default: bundled].
     #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID")]
     primary: Option<String>,
-    /// The small model that answers when the primary cannot within a request's budget.
+    /// The small model that answers when the primary cannot within a request's budget; `none` for none
+    /// [default: bundled].
     #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
     fallback: Option<String>,
     /// What the models' linear maps are computed in: auto (bf16 where the processor has it, else f32),
@@ -163,6 +168,7 @@ fn merge(args: Args) -> Result<Config, Failure> {
     };
     tier(&mut config.primary, args.primary);
     tier(&mut config.fallback, args.fallback);
+    config.complete();
     if let Some(precision) = args.precision {
         let tiers = [config.primary.as_mut(), config.fallback.as_mut()];
         tiers.into_iter().flatten().for_each(|tier| tier.precision = precision);

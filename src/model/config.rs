@@ -1,6 +1,6 @@
 //! The shape of an encoder: one description for BERT, RoBERTa and XLM-R with their heads.
 
-use super::{ModelError, read};
+use super::ModelError;
 use crate::ops::Gelu;
 use crate::token::Packed;
 use serde::Deserialize;
@@ -107,14 +107,13 @@ fn gelu() -> String {
 }
 
 impl Encoder {
-    /// Reads `config.json`.
+    /// Parses `config.json`; `path` is where it lies, for errors.
     ///
     /// # Errors
     /// [`ModelError`], which names the key and what is supported.
-    pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let bytes = read(path)?;
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
         let unusable = |reason: String| ModelError::Unusable { path: path.to_owned(), reason };
-        let raw: Raw = serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
+        let raw: Raw = serde_json::from_slice(bytes).map_err(|error| unusable(error.to_string()))?;
         Self::from_raw(&raw).map_err(unusable)
     }
 

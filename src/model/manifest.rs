@@ -1,6 +1,6 @@
 //! Where a model comes from: name, version, checksum, licence.
 
-use super::{ModelError, read};
+use super::ModelError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -52,17 +52,17 @@ struct Stated {
 }
 
 impl Manifest {
-    /// Works out the papers of a directory whose weights are given, and checks what is stated.
+    /// Checks what `podium.json` states, if there is one, against the weights, and works out the rest
+    /// from the directory.
     ///
     /// # Errors
-    /// A `podium.json` that cannot be read, or that states another checksum.
-    pub fn read(directory: &Path, weights: &[u8]) -> Result<Self, ModelError> {
+    /// A `podium.json` that makes no sense, or that states another checksum.
+    pub fn parse(papers: Option<&[u8]>, directory: &Path, weights: &[u8]) -> Result<Self, ModelError> {
         let path = directory.join("podium.json");
         let unusable = |reason: String| ModelError::Unusable { path: path.clone(), reason };
-        let stated: Stated = match read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?,
-            Err(ModelError::Missing { .. }) => Stated::default(),
-            Err(error) => return Err(error),
+        let stated: Stated = match papers {
+            Some(papers) => serde_json::from_slice(papers).map_err(|error| unusable(error.to_string()))?,
+            None => Stated::default(),
         };
         let sha256: String = Sha256::digest(weights).iter().map(|byte| format!("{byte:02x}")).collect();
         if let Some(expected) = stated.sha256.filter(|expected| *expected != sha256) {
@@ -126,7 +126,7 @@ mod tests {
         let model = place.path().join("tiny");
         std::fs::create_dir(&model).unwrap();
         write(model.join("README.md"), "---\nlanguage: en\nlicense: mit\n---\n# Tiny\n").unwrap();
-        let manifest = Manifest::read(&model, b"weights").unwrap();
+        let manifest = Manifest::parse(None, &model, b"weights").unwrap();
         assert_eq!((manifest.name.as_str(), manifest.licence.as_str()), ("tiny", "mit"));
         // printf weights | sha256sum
         assert_eq!(manifest.version(), "9a129038d9a0");
@@ -134,17 +134,16 @@ mod tests {
 
     #[test]
     fn another_checksum_than_stated_is_an_error() {
-        let place = tempfile::tempdir().unwrap();
-        write(place.path().join("podium.json"), r#"{"sha256": "00"}"#).unwrap();
-        let error = Manifest::read(place.path(), b"weights").unwrap_err().to_string();
+        let error = Manifest::parse(Some(br#"{"sha256": "00"}"#), Path::new("x"), b"weights");
+        let error = error.unwrap_err().to_string();
         assert!(error.contains("and 00 is stated"), "{error}");
     }
 
     #[test]
     fn a_calibration_that_turns_the_order_round_is_an_error() {
-        let place = tempfile::tempdir().unwrap();
-        write(place.path().join("podium.json"), r#"{"calibration": {"scale": -1, "offset": 0}}"#).unwrap();
-        assert!(Manifest::read(place.path(), b"").unwrap_err().to_string().contains("calibration"));
+        let papers = br#"{"calibration": {"scale": -1, "offset": 0}}"#;
+        let error = Manifest::parse(Some(papers), Path::new("x"), b"").unwrap_err().to_string();
+        assert!(error.contains("calibration"), "{error}");
     }
 
     #[test]

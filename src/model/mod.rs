@@ -3,23 +3,30 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `source` | a directory or a hub id to a directory |
+//! | `bundled` | the model that is in the program |
 //! | `config` | the shape of an encoder, from `config.json` |
 //! | `weights` | every tensor by its role, shape-checked, none missing or left over |
 //! | `manifest` | name, version, sha256 and licence |
+//! | `export` | the same files, written |
 //! | `forward` | the reference forward: f32, candle, packed pairs |
 
+mod bundled;
 mod config;
+mod export;
 mod forward;
 mod manifest;
 mod source;
 mod weights;
 
+pub use bundled::BUNDLED;
 pub use config::{BatchError, Encoder, Family};
 pub use forward::{Forward, ForwardError};
 pub use manifest::{Calibration, Manifest};
 pub use source::{Place, locate};
 pub use weights::{Layer, Linear, Norm, Weights};
 
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -32,8 +39,19 @@ pub struct Model {
     pub weights: Weights,
     /// Where it comes from.
     pub manifest: Manifest,
-    /// Its `tokenizer.json`.
-    pub tokenizer: PathBuf,
+    /// The content of its `tokenizer.json`.
+    pub tokenizer: Cow<'static, [u8]>,
+    /// Names all that its logits depend on: a hash of configuration, tokenizer and weights.
+    pub identity: String,
+}
+
+/// The contents of a model's files.
+struct Files {
+    config: Cow<'static, [u8]>,
+    tokenizer: Cow<'static, [u8]>,
+    weights: Cow<'static, [u8]>,
+    /// `podium.json`, which may be missing.
+    papers: Option<Cow<'static, [u8]>>,
 }
 
 impl Model {
@@ -43,17 +61,30 @@ impl Model {
     /// # Errors
     /// [`ModelError`], which names the file and, where one is to blame, the key or the tensor.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
-        let tokenizer = directory.join("tokenizer.json");
-        if !tokenizer.is_file() {
-            return Err(ModelError::Missing { path: tokenizer });
-        }
-        let encoder = Encoder::read(&directory.join("config.json"))?;
-        let path = directory.join("model.safetensors");
-        let bytes = read(&path)?;
-        let manifest = Manifest::read(directory, &bytes)?;
-        let weights = Weights::parse(&bytes, &encoder)
-            .map_err(|reason| ModelError::Unusable { path, reason: reason.to_string() })?;
-        Ok(Self { encoder, weights, manifest, tokenizer })
+        let file = |name: &str| read(&directory.join(name)).map(Cow::Owned);
+        let papers = match file("podium.json") {
+            Err(ModelError::Missing { .. }) => None,
+            result => Some(result?),
+        };
+        let (config, tokenizer) = (file("config.json")?, file("tokenizer.json")?);
+        let files = Files { config, tokenizer, weights: file("model.safetensors")?, papers };
+        Self::parse(directory, files)
+    }
+
+    fn parse(directory: &Path, files: Files) -> Result<Self, ModelError> {
+        let encoder = Encoder::parse(&files.config, &directory.join("config.json"))?;
+        let manifest = Manifest::parse(files.papers.as_deref(), directory, &files.weights)?;
+        let weights = Weights::parse(&files.weights, &encoder).map_err(|reason| ModelError::Unusable {
+            path: directory.join("model.safetensors"),
+            reason: reason.to_string(),
+        })?;
+        let hashed = Sha256::new()
+            .chain_update(Sha256::digest(&files.config))
+            .chain_update(Sha256::digest(&files.tokenizer))
+            .chain_update(&manifest.sha256)
+            .finalize();
+        let identity = hashed[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { encoder, weights, manifest, tokenizer: files.tokenizer, identity })
     }
 }
 

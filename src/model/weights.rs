@@ -289,6 +289,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read_again() {
+        for family in [Family::Bert, Family::Roberta] {
+            let encoder =
+                Encoder { family, position_offset: if family == Family::Bert { 0 } else { 2 }, ..encoder() };
+            let mut weights = Weights::parse(&file(&shapes()), &self::encoder()).unwrap();
+            weights.words.iter_mut().zip(0u8..).for_each(|(word, place)| *word = f32::from(place) / 4.0);
+            let written = weights.to_safetensors(&encoder).unwrap();
+            let config = serde_json::to_vec(&encoder.to_config()).unwrap();
+            let read = Encoder::parse(&config, std::path::Path::new("config.json")).unwrap();
+            assert_eq!(read, encoder);
+            let read = Weights::parse(&written, &read).unwrap();
+            assert_eq!((&read.words, read.parameters()), (&weights.words, weights.parameters()));
+            let small = Encoder { hidden: 1, ..encoder };
+            assert!(weights.to_safetensors(&small).is_err(), "the shape is another");
+        }
+    }
+
+    #[test]
     fn a_damaged_file_is_an_error_that_names_the_tensor() {
         let word = "bert.embeddings.word_embeddings.weight";
         type Damage = fn(&mut Shapes);

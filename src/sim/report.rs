@@ -3,6 +3,7 @@
 use crate::base::{DeviceNs, Ns, PerTier, TenantId};
 use crate::rerank::Served;
 use crate::sched::Answer;
+use std::collections::BTreeMap;
 
 /// Counts and times of one run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,6 +14,8 @@ pub struct Report {
     pub full: u64,
     /// Answers by the primary on the best.
     pub top_k: u64,
+    /// The same, by how many the primary scored.
+    pub top_ks: BTreeMap<u32, u64>,
     /// Answers by the fallback.
     pub fallback: u64,
     /// Answers after their budget.
@@ -52,7 +55,10 @@ impl Report {
     pub(super) fn answered(&mut self, tenant: TenantId, latency: Ns, late: bool, answer: &Answer) {
         let count = match answer.served {
             Served::Full => &mut self.full,
-            Served::TopK { .. } => &mut self.top_k,
+            Served::TopK { k } => {
+                *self.top_ks.entry(k).or_default() += 1;
+                &mut self.top_k
+            }
             Served::Fallback => &mut self.fallback,
         };
         *count += 1;

@@ -5,6 +5,7 @@ use crate::cost::predict::{Load, Measured};
 use crate::rerank::{Policy, Priority};
 use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// One simulated run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +22,9 @@ pub struct Scenario {
     pub tokens_median: f64,
     /// Sigma of the logarithm of a pair's tokens.
     pub tokens_sigma: f64,
+    /// Requests to draw from, each the tokens of its pairs; without any, the three above say.
+    #[serde(default)]
+    pub requests_seen: Vec<Arc<[u32]>>,
     /// Budgets with their weights; none is a request without one.
     pub budgets: Vec<(f64, Option<Ns>)>,
     /// Policies with their weights.
@@ -130,6 +134,7 @@ impl Scenario {
             candidates_mean: 32.0,
             tokens_median: 90.0,
             tokens_sigma: 0.5,
+            requests_seen: Vec::new(),
             budgets: [50, 150, 500].map(|ms| (1.0, Some(Ns::from_millis(ms)))).to_vec(),
             policies: vec![(1.0, Policy::Auto)],
             priorities: vec![(1.0, Priority::Normal)],

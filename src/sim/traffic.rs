@@ -68,6 +68,10 @@ impl<'a> Traffic<'a> {
 
     /// Tokens of each pair.
     fn lengths(&mut self) -> Arc<[u32]> {
+        let seen = &self.scenario.requests_seen;
+        if !seen.is_empty() {
+            return seen[self.random.random_range(0..seen.len())].clone();
+        }
         let Scenario { candidates_mean, tokens_median, tokens_sigma, .. } = *self.scenario;
         let candidates = Geometric::new(1.0 / candidates_mean).expect("a mean is at least one");
         let candidates = 1 + candidates.sample(&mut self.random).min(10 * candidates_mean as u64);

@@ -1,7 +1,6 @@
 //! A model's tokenizer: text to ids without special tokens, and where those go in a pair.
 
 use super::wordpiece::WordPiece;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -17,11 +16,9 @@ pub struct Tokenizer {
 /// A tokenizer that cannot be used.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
-    /// The file is missing, or is no `tokenizer.json`.
-    #[error("{} cannot be loaded: {reason}", .path.display())]
+    /// It is no `tokenizer.json`.
+    #[error("tokenizer.json cannot be loaded: {reason}")]
     Load {
-        /// The file.
-        path: PathBuf,
         /// What the library said.
         reason: String,
     },
@@ -62,15 +59,13 @@ impl Template {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json`.
+    /// Parses the content of a `tokenizer.json`.
     ///
     /// # Errors
     /// [`TokenizerError::Load`] and [`TokenizerError::Template`].
-    pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
-        let load = |reason: String| TokenizerError::Load { path: path.to_owned(), reason };
-        let bytes = std::fs::read(path).map_err(|error| load(error.to_string()))?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| load(error.to_string()))?;
-        Self::new(inner)
+    pub fn parse(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        let inner = tokenizers::Tokenizer::from_bytes(bytes);
+        Self::new(inner.map_err(|error| TokenizerError::Load { reason: error.to_string() })?)
     }
 
     fn new(mut inner: tokenizers::Tokenizer) -> Result<Self, TokenizerError> {
@@ -155,6 +150,7 @@ mod tests {
     use super::*;
     use crate::token::{Cut, Fit, FitError, Packed, Pair};
     use proptest::prelude::*;
+    use std::path::PathBuf;
     use tokenizers::models::wordpiece::WordPiece;
     use tokenizers::normalizers::BertNormalizer;
     use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -189,9 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
-        let error = Tokenizer::from_file(Path::new("nowhere/tokenizer.json")).err().unwrap();
-        assert!(error.to_string().starts_with("nowhere/tokenizer.json cannot be loaded"), "{error}");
+    fn what_is_no_tokenizer_is_an_error() {
+        let error = Tokenizer::parse(b"{}").err().unwrap().to_string();
+        assert!(error.starts_with("tokenizer.json cannot be loaded"), "{error}");
     }
 
     fn fit(
@@ -261,7 +257,7 @@ mod tests {
         if !path.is_file() {
             return eprintln!("SKIPPED: no data at {}; set PODIUM_DATA", data.display());
         }
-        let tokenizer = Tokenizer::from_file(&path).unwrap();
+        let tokenizer = Tokenizer::parse(&std::fs::read(&path).unwrap()).unwrap();
         assert!(tokenizer.has_own_wordpiece());
         let passages = std::fs::read_to_string(data.join("distill/passages.tsv")).unwrap();
         passages.lines().step_by(50).for_each(|passage| agrees(&tokenizer, passage));

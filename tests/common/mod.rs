@@ -14,7 +14,6 @@ use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use podium::wire::Settings;
 use rand::RngExt;
 use rand_pcg::Pcg64;
-use safetensors::{Dtype, tensor::TensorView};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -41,7 +40,7 @@ pub fn data() -> Option<PathBuf> {
 pub fn letters() -> Arc<Tokenizer> {
     let file = tempfile::NamedTempFile::new().unwrap();
     save_letters(file.path());
-    Arc::new(Tokenizer::from_file(file.path()).unwrap())
+    Arc::new(Tokenizer::parse(&std::fs::read(file.path()).unwrap()).unwrap())
 }
 
 /// A directory with a small random model over [`letters`].
@@ -53,67 +52,6 @@ pub fn small_model() -> tempfile::TempDir {
     }
     save_letters(&folder.path().join("tokenizer.json"));
     folder
-}
-
-/// A directory with a random BERT of this shape that has another model's tokenizer.
-pub fn small_model_beside(model: &Path, encoder: &Encoder) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(model.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
-    let config = serde_json::json!({
-        "architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"},
-        "hidden_size": encoder.hidden, "num_hidden_layers": encoder.layers,
-        "num_attention_heads": encoder.heads, "intermediate_size": encoder.intermediate,
-        "vocab_size": encoder.vocabulary, "max_position_embeddings": encoder.positions,
-        "type_vocab_size": encoder.token_types,
-    });
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let tensors = named(encoder, random_weights(encoder, 1));
-    let views = tensors.iter().map(|(name, bytes, shape)| {
-        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-    });
-    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
-    folder
-}
-
-/// Weights under Hugging Face's names for BERT, as bytes with their shapes.
-fn named(encoder: &Encoder, weights: Weights) -> Vec<(String, Vec<u8>, Vec<usize>)> {
-    let h = encoder.hidden;
-    let mut tensors = Vec::new();
-    let mut put = |name: String, values: Vec<f32>, columns: Option<usize>| {
-        let shape = columns.map_or(vec![values.len()], |columns| vec![values.len() / columns, columns]);
-        tensors.push((name, values.into_iter().flat_map(f32::to_le_bytes).collect(), shape));
-    };
-    let mut norms = vec![("bert.embeddings.LayerNorm".to_owned(), weights.embedding_norm)];
-    let mut maps =
-        vec![("bert.pooler.dense".to_owned(), weights.pooler), ("classifier".into(), weights.classifier)];
-    for (number, layer) in weights.layers.into_iter().enumerate() {
-        let name = |part: &str| format!("bert.encoder.layer.{number}.{part}");
-        norms.push((name("attention.output.LayerNorm"), layer.attention_norm));
-        norms.push((name("output.LayerNorm"), layer.out_norm));
-        maps.extend([
-            (name("attention.self.query"), layer.query),
-            (name("attention.self.key"), layer.key),
-            (name("attention.self.value"), layer.value),
-            (name("attention.output.dense"), layer.attention_out),
-            (name("intermediate.dense"), layer.up),
-            (name("output.dense"), layer.down),
-        ]);
-    }
-    let tables =
-        [("word", weights.words), ("position", weights.positions), ("token_type", weights.token_types)];
-    for (table, rows) in tables {
-        put(format!("bert.embeddings.{table}_embeddings.weight"), rows, Some(h));
-    }
-    for (name, norm) in norms {
-        put(format!("{name}.weight"), norm.gain, None);
-        put(format!("{name}.bias"), norm.bias, None);
-    }
-    for (name, map) in maps {
-        let inputs = map.weight.len() / map.bias.len();
-        put(format!("{name}.weight"), map.weight, Some(inputs));
-        put(format!("{name}.bias"), map.bias, None);
-    }
-    tensors
 }
 
 fn save_letters(path: &Path) {

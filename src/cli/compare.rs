@@ -1,0 +1,189 @@
+//! `podium compare`: what each way to answer is worth, and what it costs.
+
+use super::pool::open_model;
+use super::{Failure, Shown, folder_name};
+use crate::backend::{CacheError, Precision};
+use crate::compare::{CompareError, Inputs, Plan, TrecRun, compare, html, table};
+use crate::eval::{Judged, SetError};
+use crate::model::BUNDLED;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Compares ways to answer on judged sets: the primary on all candidates, on the fallback's best few, the
+/// fallback alone, latency budgets, and each mixed with the first stage.
+///
+/// Quality is measured on the sets; device time, cost and latency come from both models' speed, measured
+/// here, in a simulation of the server's own scheduler. Scores are kept in --work: no pair is scored twice,
+/// and an interrupted run goes on.
+///
+/// A set is a folder with corpus.jsonl, queries.jsonl, qrels.tsv (as BEIR has them) and bm25.run, the first
+/// stage's TREC run.
+///
+///     podium compare cranfield cisi --primary ./my-cross-encoder --html report.html
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    /// Judged sets.
+    #[arg(value_name = "SET_DIR", required = true)]
+    sets: Vec<PathBuf>,
+    /// The large model: a directory in Hugging Face layout, or a hub id.
+    #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID")]
+    primary: String,
+    /// The small model.
+    #[arg(long, value_name = "DIR_OR_HUB_ID", default_value = BUNDLED)]
+    fallback: String,
+    /// What both compute in: auto (bf16 where the processor has it, else f32), f32, bf16 or int8.
+    #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
+    precision: Precision,
+    /// How many of the fallback's best the primary scores.
+    #[arg(long, value_name = "K", value_delimiter = ',', default_value = "5,10,20,50")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    top_k: Vec<u32>,
+    /// Latency budgets in milliseconds.
+    #[arg(long, value_name = "MS", value_delimiter = ',', default_value = "50,200,1000")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    budgets_ms: Vec<u64>,
+    /// Judged sets to tune the first stage's weight on; without any nothing is mixed.
+    #[arg(long, value_name = "SET_DIR", num_args = 1..)]
+    tune: Vec<PathBuf>,
+    /// Requests a second of the simulated load [default: half of what the primary can answer in full].
+    #[arg(long, value_name = "RATE")]
+    rate: Option<f64>,
+    /// The price of the device.
+    #[arg(long, value_name = "DOLLARS", default_value_t = 0.05)]
+    dollars_per_hour: f64,
+    /// Requests that a month brings.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    monthly_requests: u64,
+    /// The share of the primary's quality that is to be kept.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    keep: f64,
+    /// Threads of each model [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Where scores are kept.
+    #[arg(long, value_name = "DIR", default_value = "compare.work")]
+    work: PathBuf,
+    /// Writes one page with plots.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Writes the figures.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Writes a TREC run of each way and set.
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+    /// Everything random comes from it.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    check(&args)?;
+    let open =
+        |flag: &str, spec: &str| open_model(spec).map_err(|error| Failure::usage(format!("{flag}: {error}")));
+    let inputs = Inputs {
+        sets: read(&args.sets)?,
+        tune: read(&args.tune)?,
+        primary: open("--primary", &args.primary)?,
+        fallback: open("--fallback", &args.fallback)?,
+    };
+    if inputs.primary.identity == inputs.fallback.identity {
+        return Err(Failure::usage("--fallback: is the primary".to_owned()));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let plan = Plan {
+        precision: args.precision,
+        threads: args.threads.unwrap_or(cores),
+        top_k: args.top_k.into_iter().map(|k| k as usize).collect::<BTreeSet<_>>().into_iter().collect(),
+        budgets_ms: args.budgets_ms.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
+        rate: args.rate,
+        dollars_per_hour: args.dollars_per_hour,
+        monthly_requests: args.monthly_requests,
+        keep: args.keep,
+        seed: args.seed,
+    };
+    fs::create_dir_all(&args.work)
+        .map_err(|error| Failure::output(format!("{}: {error}", args.work.display())))?;
+    let mut shown = Shown::default();
+    let result = compare(&inputs, &plan, &args.work, &mut |at| shown.show(&at.stage, at.done, at.of, ""));
+    shown.end();
+    let (comparison, runs) = result.map_err(failure)?;
+    super::print(&table(&comparison))?;
+    let write = |path: &Path, text: String| {
+        fs::write(path, text).map_err(|error| Failure::output(format!("{}: {error}", path.display())))
+    };
+    if let Some(path) = &args.html {
+        write(path, html(&comparison))?;
+    }
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&comparison).expect("a comparison is plain data");
+        write(path, json + "\n")?;
+    }
+    if let Some(folder) = &args.runs {
+        for TrecRun { set, way, lines } in runs {
+            let folder = folder.join(set);
+            fs::create_dir_all(&folder)
+                .map_err(|error| Failure::output(format!("{}: {error}", folder.display())))?;
+            write(&folder.join(format!("{way}.run")), lines)?;
+        }
+    }
+    Ok(())
+}
+
+/// What clap cannot say.
+fn check(args: &Args) -> Result<(), Failure> {
+    let wrong = |message: String| Err(Failure::usage(message));
+    if let Some(both) = args.sets.iter().find(|set| args.tune.contains(set)) {
+        return wrong(format!("--tune: {} is reported on too", both.display()));
+    }
+    for path in [&args.html, &args.json].into_iter().flatten() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+            return Err(Failure::output(format!("{}: is no file in a folder that there is", path.display())));
+        }
+    }
+    if let Some(rate) = args.rate.filter(|rate| !(1e-3..=1e6).contains(rate)) {
+        return wrong(format!("--rate: {rate} is not between 0.001 and 1000000"));
+    }
+    if !(0.0..=1e6).contains(&args.dollars_per_hour) {
+        return wrong(format!("--dollars-per-hour: {} is not between 0 and 1000000", args.dollars_per_hour));
+    }
+    if !(0.0..=1.0).contains(&args.keep) {
+        return wrong(format!("--keep: {} is not between 0 and 1", args.keep));
+    }
+    if args.threads == Some(0) {
+        return wrong("--threads: at least one is needed".to_owned());
+    }
+    Ok(())
+}
+
+/// Sets by the names of their folders.
+fn read(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, Failure> {
+    let mut names = BTreeSet::new();
+    let one = |folder: &PathBuf| {
+        let name = folder_name(folder).unwrap_or_default();
+        if !names.insert(name.clone()) {
+            return Err(Failure::usage(format!("{}: there are two sets `{name}`", folder.display())));
+        }
+        Ok((name, Judged::read(folder).map_err(set_failure)?))
+    };
+    folders.iter().map(one).collect()
+}
+
+fn set_failure(error: SetError) -> Failure {
+    match error {
+        SetError::Unreadable { .. } => Failure::input(error.to_string()),
+        _ => Failure::data(error.to_string()),
+    }
+}
+
+fn failure(error: CompareError) -> Failure {
+    let message = error.to_string();
+    match error {
+        CompareError::Precision(_) | CompareError::Tokenizer(_) => Failure::usage(message),
+        CompareError::Scores(CacheError::File { .. }) => Failure::output(message),
+        CompareError::Scores(_) | CompareError::Measure(_) => Failure::internal(message),
+    }
+}

@@ -1,0 +1,231 @@
+//! `podium distill`: from text and a teacher to a student that can be served.
+
+use super::pool::locate_here;
+use super::{Failure, Shown, folder_name};
+use crate::backend::{CacheError, Precision};
+use crate::distill::{
+    Card, DistillError, Figures, Inputs, LossWeights, MinePlan, Plan, Shape, TextError, TrainError,
+    TrainPlan, run as distill,
+};
+use crate::eval::SetError;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Distils a small model from a large one, on text of your own.
+///
+/// For each query candidates are mined from the passages, the teacher scores them, and a student of BERT's
+/// shape learns to order them alike. It is written to --out with its card, and is served like any model:
+/// its logits come on the teacher's scale, so that it can be the fallback of that.
+///
+/// Files that end in .jsonl hold objects with `text` (BEIR's corpus and queries), or logged requests with
+/// `query` and `documents`; others hold lines, a source and a tab before the text if it has one.
+///
+/// An interrupted run goes on from --work when it is started again: labels are never made twice, training
+/// goes on from its last evaluation.
+///
+///     podium distill --teacher DIR --queries queries.tsv --passages passages.tsv --out student
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    /// The teacher: a directory in Hugging Face layout, or a hub id.
+    #[arg(long, value_name = "DIR_OR_HUB_ID")]
+    teacher: String,
+    /// A small model that is trained already, with the teacher's tokenizer: it is only brought to the teacher's
+    /// scale and reported on.
+    #[arg(long, value_name = "DIR_OR_HUB_ID")]
+    student: Option<String>,
+    /// Queries.
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    queries: Vec<PathBuf>,
+    /// Passages, from which candidates are mined.
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    passages: Vec<PathBuf>,
+    /// Judged sets whose mean nDCG@10 chooses the best student; without any it is the loss on held-out lists.
+    /// A set is a folder with corpus.jsonl, queries.jsonl, qrels.tsv and bm25.run.
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    tune: Vec<PathBuf>,
+    /// Judged sets that the card reports on.
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    report: Vec<PathBuf>,
+    /// Where the student goes.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Where labels and the state of training are kept [default: OUT.work].
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// The student's name [default: the last part of --out].
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    name: Option<String>,
+    /// Transformer layers.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=48))]
+    layers: u16,
+    /// Width of a token's state.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(8..=4096))]
+    hidden: u16,
+    /// Attention heads; they divide the width.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    heads: u16,
+    /// Width inside the feed-forward part.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(8..=16384))]
+    intermediate: u16,
+    /// Lists, each a query with its candidates.
+    #[arg(long, value_name = "N", default_value_t = 24_000, value_parser = clap::value_parser!(u32).range(1..))]
+    lists: u32,
+    /// Candidates of a list.
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(4..=1000))]
+    candidates: u16,
+    /// The share of lists whose query is a piece of a passage.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.25, value_parser = share)]
+    made_share: f64,
+    /// The share of lists whose candidates are pieces of one to three sentences.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = share)]
+    pieces_share: f64,
+    /// What the teacher labels in: auto (bf16 where the processor has it, else f32), f32, bf16 or int8.
+    #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
+    precision: Precision,
+    /// Updates in training; the learning rate falls to 0 over them.
+    #[arg(long, value_name = "N", default_value_t = 16_000, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Lists of an update.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    batch_lists: u16,
+    /// The largest learning rate.
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3, value_parser = rate)]
+    rate: f64,
+    /// Updates between evaluations.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
+    /// Evaluations without a better one before training ends.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    patience: u16,
+    /// Everything random comes from it.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "a number from 0 to 1".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|&rate| rate > 0.0 && rate <= 1.0)
+        .ok_or_else(|| "more than 0, up to 1".to_owned())
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    alone()?;
+    let shape = Shape {
+        layers: args.layers.into(),
+        hidden: args.hidden.into(),
+        heads: args.heads.into(),
+        intermediate: args.intermediate.into(),
+    };
+    if !shape.hidden.is_multiple_of(shape.heads) {
+        return Err(Failure::usage(format!(
+            "--heads: {} does not divide --hidden {}",
+            shape.heads, shape.hidden
+        )));
+    }
+    let place = |flag: &str, spec: &str| {
+        locate_here(spec).map_err(|error| Failure::usage(format!("{flag}: {error}")))
+    };
+    let teacher = place("--teacher", &args.teacher)?;
+    let student = args.student.as_deref().map(|spec| place("--student", spec)).transpose()?;
+    for (flag, other) in [("--teacher", Some(&teacher)), ("--student", student.as_ref())] {
+        let same = |other: &PathBuf| {
+            other.canonicalize().is_ok_and(|other| args.out.canonicalize().is_ok_and(|out| out == other))
+        };
+        if other.is_some_and(same) {
+            return Err(Failure::usage(format!("--out: is {flag}'s directory, which would be lost")));
+        }
+    }
+    if let Some(both) = args.tune.iter().find(|set| args.report.contains(set)) {
+        return Err(Failure::usage(format!("--report: {} is in --tune too", both.display())));
+    }
+    let name = || folder_name(&args.out).unwrap_or_else(|| "student".to_owned());
+    let plan = Plan {
+        name: args.name.clone().unwrap_or_else(name),
+        shape,
+        mine: MinePlan {
+            lists: args.lists as usize,
+            candidates: args.candidates.into(),
+            made_share: args.made_share,
+            pieces_share: args.pieces_share,
+            seed: args.seed,
+        },
+        precision: args.precision,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        train: TrainPlan {
+            steps: args.steps as usize,
+            lists: args.batch_lists.into(),
+            rate: args.rate,
+            every: args.every as usize,
+            patience: args.patience.into(),
+            loss: LossWeights::default(),
+            seed: args.seed,
+        },
+    };
+    let work = args.work.clone().unwrap_or_else(|| args.out.with_file_name(format!("{}.work", name())));
+    let Args { queries, passages, tune, report, out, .. } = args;
+    let inputs = Inputs { teacher, student, queries, passages, tune, report };
+    let mut shown = Shown::default();
+    let card = distill(&inputs, &plan, &work, &out, &mut |stage| {
+        shown.show(stage.name, stage.done, stage.of, &stage.note)
+    })
+    .map_err(failure)?;
+    shown.end();
+    super::print(&figures(&card))
+}
+
+/// Starts the program again with candle's own threads switched off, which only its environment can do: they
+/// share out sums, and spin on the cores where lists are worked on, for half of the time.
+fn alone() -> Result<(), Failure> {
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(THREADS).is_some() {
+        return Ok(());
+    }
+    let failed =
+        |error: std::io::Error| Failure::internal(format!("the program cannot start itself: {error}"));
+    let program = std::env::current_exe().map_err(failed)?;
+    Err(failed(Command::new(program).args(std::env::args_os().skip(1)).env(THREADS, "1").exec()))
+}
+
+fn failure(error: DistillError) -> Failure {
+    let message = error.to_string();
+    match error {
+        DistillError::Teacher(_)
+        | DistillError::Student(_)
+        | DistillError::Unlike(..)
+        | DistillError::Precision(_)
+        | DistillError::Tokenizer(_) => Failure::usage(message),
+        DistillError::Text(TextError::Unreadable { .. }) | DistillError::Set(SetError::Unreadable { .. }) => {
+            Failure::input(message)
+        }
+        DistillError::Text(_) | DistillError::TooLittle(_) | DistillError::Set(_) => Failure::data(message),
+        DistillError::Label(CacheError::File { .. })
+        | DistillError::Train(TrainError::Checkpoint { .. })
+        | DistillError::Card(_)
+        | DistillError::Work { .. } => Failure::output(message),
+        DistillError::Label(_) | DistillError::Train(_) => Failure::internal(message),
+    }
+}
+
+fn figures(card: &Card) -> String {
+    let Card { directory, manifest, figures } = card;
+    let mut text = format!("{} {} is in {}\n", manifest.name, manifest.version(), directory.display());
+    if !figures.is_empty() {
+        text += "nDCG@10          queries first stage  teacher  student   top 20\n";
+    }
+    for Figures { set, queries, first_stage, teacher, student, top_k } in figures {
+        text += &format!(
+            "{set:<16} {queries:>7} {first_stage:>11.4} {teacher:>8.4} {student:>8.4} {top_k:>8.4}\n"
+        );
+    }
+    text
+}

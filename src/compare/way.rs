@@ -1,0 +1,93 @@
+//! A way to answer: by whom, on how many candidates.
+
+use super::fuse::fuse;
+use crate::model::Calibration;
+use crate::rerank::{merge_top_k, order};
+use serde::{Serialize, Serializer};
+
+/// Who orders a request's candidates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Way {
+    /// Nobody: they stay as the first stage found them.
+    FirstStage,
+    /// The fallback.
+    Fallback,
+    /// The primary the fallback's best so many, the fallback the others.
+    TopK(usize),
+    /// The primary.
+    Full,
+    /// Whoever the scheduler picks for a latency budget in milliseconds.
+    Budget(u64),
+}
+
+impl Serialize for Way {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.name())
+    }
+}
+
+impl Way {
+    /// Its name in reports.
+    pub fn name(self) -> String {
+        match self {
+            Self::FirstStage => "first stage".to_owned(),
+            Self::Fallback => "fallback".to_owned(),
+            Self::TopK(k) => format!("top {k}"),
+            Self::Full => "full".to_owned(),
+            Self::Budget(ms) => format!("budget {ms} ms"),
+        }
+    }
+}
+
+/// All that is known of a query's candidates, each `[candidates]`.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub first_stage: &'a [f32],
+    pub fallback: &'a [f32],
+    pub primary: &'a [f32],
+    pub calibration: Calibration,
+}
+
+impl Known<'_> {
+    /// What a way orders by, mixed with the first stage where a weight is given. A budget has no order of
+    /// its own, but a mixture of the others'.
+    pub fn scores(&self, way: Way, weight: Option<f32>) -> Vec<f32> {
+        let scores = match way {
+            Way::FirstStage => return self.first_stage.to_vec(),
+            Way::Fallback => self.fallback.to_vec(),
+            Way::TopK(k) => self.top_k(k),
+            Way::Full | Way::Budget(_) => self.primary.to_vec(),
+        };
+        weight.map_or(scores.clone(), |weight| fuse(&scores, self.first_stage, weight))
+    }
+
+    /// As `engine::answer` merges both tiers.
+    fn top_k(&self, k: usize) -> Vec<f32> {
+        let best = order(self.fallback).expect("a lane's scores are finite");
+        let best: Vec<(usize, f32)> =
+            best.into_iter().take(k).map(|place| (place, self.primary[place])).collect();
+        let mut scores: Vec<f32> = self.fallback.iter().map(|&logit| self.calibration.apply(logit)).collect();
+        merge_top_k(&mut scores, &best);
+        scores
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_orders_by_its_own_scores() {
+        let known = Known {
+            first_stage: &[3.0, 2.0, 1.0],
+            fallback: &[0.1, 0.3, 0.2],
+            primary: &[9.0, 8.0, 7.0],
+            calibration: Calibration { scale: 10.0, offset: 0.0 },
+        };
+        assert_eq!(known.scores(Way::TopK(2), None), [1.0, 8.0, 7.0]);
+        assert_eq!(known.scores(Way::TopK(0), None), [1.0, 3.0, 2.0]);
+        assert_eq!(known.scores(Way::TopK(9), None), known.scores(Way::Full, None));
+        assert_eq!(known.scores(Way::FirstStage, Some(0.5)), [3.0, 2.0, 1.0]);
+        assert_eq!(known.scores(Way::Full, Some(0.0)), [1.0, 0.5, 0.0]);
+    }
+}

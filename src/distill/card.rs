@@ -1,0 +1,230 @@
+//! The student's directory: what every server reads, and the papers that say where it comes from.
+
+use super::run::{Inputs, Plan};
+use crate::model::{Calibration, Encoder, Forward, ForwardError, Manifest, Model, ModelError, Weights};
+use crate::token::{Cut, Fit, Packed, Pair, Tokenizer};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Pairs whose logits are written beside the model, so that whoever runs it can see that it runs right.
+const GOLDEN: [(&str, &str); 6] = [
+    (
+        "how many people live in berlin?",
+        "Berlin has a population of 3,520,031 registered inhabitants in an area of 891.82 square kilometers.",
+    ),
+    ("how many people live in berlin?", "Berlin is well known for its museums."),
+    ("how many people live in berlin?", "New York City is famous for the Metropolitan Museum of Art."),
+    ("what causes hiccups", "A hiccup is a sudden contraction of the diaphragm, often after a large meal."),
+    ("what causes hiccups", "The diaphragm is a muscle below the lungs."),
+    ("what causes hiccups", ""),
+];
+
+/// What became of a student.
+#[derive(Debug)]
+pub struct Card {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// Its papers.
+    pub manifest: Manifest,
+    /// How good it is, by set.
+    pub figures: Vec<Figures>,
+}
+
+/// Mean nDCG@10 of a judged set's first-stage candidates, by who ordered them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figures {
+    /// The set's name.
+    pub set: String,
+    /// Judged queries with candidates.
+    pub queries: usize,
+    /// The first stage.
+    pub first_stage: f64,
+    /// The teacher.
+    pub teacher: f64,
+    /// The student.
+    pub student: f64,
+    /// The teacher on the student's best 20, the student on the others.
+    pub top_k: f64,
+}
+
+/// A golden pair.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Golden {
+    /// The query.
+    pub query: String,
+    /// The document.
+    pub document: String,
+    /// The reference forward's logit, before calibration.
+    pub logit: f32,
+}
+
+/// What a student was made of.
+pub(super) struct Ingredients<'a> {
+    pub inputs: &'a Inputs,
+    pub plan: &'a Plan,
+    pub teacher: &'a Model,
+    /// Lists that were trained on, and not.
+    pub lists: (usize, usize),
+    /// Pairs of the former.
+    pub pairs: usize,
+}
+
+/// Why the directory is not whole.
+#[derive(Debug, Error)]
+pub enum CardError {
+    /// A file cannot be read or written.
+    #[error("{}: {reason}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// What was written cannot be read again.
+    #[error("the student cannot be served: {0}")]
+    Model(#[from] ModelError),
+    /// The golden pairs cannot be scored.
+    #[error("the student cannot be served: {0}")]
+    Forward(#[from] ForwardError),
+}
+
+impl Card {
+    /// Writes the directory, and reads it again as a server would.
+    ///
+    /// # Errors
+    /// [`CardError`].
+    pub(super) fn write(
+        directory: &Path,
+        (encoder, weights): (&Encoder, &Weights),
+        calibration: Calibration,
+        figures: Vec<Figures>,
+        of: &Ingredients,
+    ) -> Result<Self, CardError> {
+        let put = |name: &str, bytes: &[u8]| {
+            let path = directory.join(name);
+            std::fs::write(&path, bytes).map_err(|error| failed(path, &error))
+        };
+        let weights = weights.to_safetensors(encoder);
+        let weights = weights.map_err(|error| failed(directory.join("model.safetensors"), &error))?;
+        let manifest = Manifest {
+            name: of.plan.name.clone(),
+            sha256: hex(&weights),
+            licence: of.teacher.manifest.licence.clone(),
+            calibration,
+        };
+        put("config.json", json(&encoder.to_config()).as_bytes())?;
+        put("model.safetensors", &weights)?;
+        put("tokenizer.json", &of.teacher.tokenizer)?;
+        put("podium.json", json(&manifest).as_bytes())?;
+        let model = Model::open(directory)?;
+        put("golden.json", json(&golden(&model, directory)?).as_bytes())?;
+        put("README.md", text(&manifest, encoder, &figures, of)?.as_bytes())?;
+        Ok(Self { directory: directory.to_owned(), manifest, figures })
+    }
+}
+
+fn failed(path: PathBuf, reason: &dyn std::fmt::Display) -> CardError {
+    CardError::File { path, reason: reason.to_string() }
+}
+
+fn json(value: &impl Serialize) -> String {
+    format!("{}\n", serde_json::to_string_pretty(value).expect("papers are plain data"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The golden pairs with the logits of the reference forward.
+fn golden(model: &Model, directory: &Path) -> Result<Vec<Golden>, CardError> {
+    let read = |error: &dyn std::fmt::Display| failed(directory.join("tokenizer.json"), error);
+    let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| read(&error))?;
+    let forward = Forward::new(&model.encoder, &model.weights)?;
+    let limit = model.encoder.pair_tokens_max();
+    let fit = Fit { limit, document_max: None, cut: Cut::LongestFirst };
+    let mut batch = Packed::default();
+    for (query, document) in GOLDEN {
+        let ids = |text: &str| tokenizer.encode(text).map_err(|error| read(&error));
+        let pair = Pair::fit(ids(query)?, ids(document)?, tokenizer.template(), &fit);
+        pair.map_err(|error| read(&error))?.push_into(&mut batch, tokenizer.template());
+    }
+    let golden = |((query, document), logit): ((&str, &str), f32)| Golden {
+        query: query.to_owned(),
+        document: document.to_owned(),
+        logit,
+    };
+    Ok(GOLDEN.into_iter().zip(forward.logits(&batch)?).map(golden).collect())
+}
+
+/// The card for people.
+fn text(
+    manifest: &Manifest,
+    encoder: &Encoder,
+    figures: &[Figures],
+    of: &Ingredients,
+) -> Result<String, CardError> {
+    let mut card = format!("---\nlicense: {}\n---\n# {}\n\n", manifest.licence.to_lowercase(), manifest.name);
+    let mut line = |text: String| writeln!(card, "{text}").expect("a string takes all that is written");
+    let made = match of.inputs.student {
+        None => "distilled by `podium distill` from",
+        Some(_) => "brought by `podium distill` to the scale of",
+    };
+    line(format!(
+        "A cross-encoder of {} layers, {} wide, with {} heads and {} inside, {made}\n\
+         `{}` (sha256 {}, {}).\n\
+         It scores a query and a document; its vocabulary is its teacher's. Stored in f16.\n",
+        encoder.layers,
+        encoder.hidden,
+        encoder.heads,
+        encoder.intermediate,
+        of.teacher.manifest.name,
+        of.teacher.manifest.sha256,
+        of.teacher.manifest.licence,
+    ));
+    line(format!(
+        "Version {}. Its logits come to the teacher's scale by {} x + {}.\n",
+        manifest.version(),
+        manifest.calibration.scale,
+        manifest.calibration.offset
+    ));
+    if !figures.is_empty() {
+        line("## Figures\nMean nDCG@10 of the first stage's candidates, by who orders them. *Top 20* is the teacher on the\nstudent's best 20 and the student on the others.\n".to_owned());
+        line(
+            "| set | queries | first stage | teacher | student | top 20 |\n|---|---|---|---|---|---|"
+                .to_owned(),
+        );
+        let row = |set: &str, queries: usize, values: [f64; 4]| {
+            let values = values.map(|value| format!("{value:.4}")).join(" | ");
+            format!("| {set} | {queries} | {values} |")
+        };
+        let values = |f: &Figures| [f.first_stage, f.teacher, f.student, f.top_k];
+        figures.iter().for_each(|figures| line(row(&figures.set, figures.queries, values(figures))));
+        let mean =
+            |place: usize| figures.iter().map(|f| values(f)[place]).sum::<f64>() / figures.len() as f64;
+        let queries = figures.iter().map(|figures| figures.queries).sum();
+        line(format!("{}\n", row("mean of the sets", queries, [mean(0), mean(1), mean(2), mean(3)])));
+    }
+    line("## How it was made".to_owned());
+    let (trained, held) = of.lists;
+    if of.inputs.student.is_some() {
+        line(format!("It was there already; {held} labelled lists brought it to its scale.\n"));
+    } else {
+        let pairs = of.pairs;
+        line(format!(
+            "{trained} lists with {pairs} pairs were labelled and trained on, {held} lists were held out. The plan:\n"
+        ));
+        line(format!("```json\n{}```\n", json(of.plan)));
+    }
+    line("| file | for | sha256 |\n|---|---|---|".to_owned());
+    for (paths, purpose) in [(&of.inputs.queries, "queries"), (&of.inputs.passages, "passages")] {
+        for path in paths {
+            let bytes = std::fs::read(path).map_err(|error| failed(path.clone(), &error))?;
+            let name = super::text::name_of(path);
+            line(format!("| {name} | {purpose} | {} |", hex(&bytes)));
+        }
+    }
+    Ok(card)
+}

@@ -1,0 +1,103 @@
+//! How well logits order a judged set, and how the student's become the teacher's.
+
+use crate::backend::{CacheError, List, PairReader, Scorer};
+use crate::eval::{Candidate, Judged, Measure};
+use crate::model::Calibration;
+use crate::rerank::{merge_top_k, order};
+use crate::token::Packed;
+use std::sync::Arc;
+
+/// Depth of nDCG.
+const DEPTH: usize = 10;
+
+/// A judged set's candidates as lists, in the order of its run.
+pub(super) fn lists(set: &Judged) -> Vec<List> {
+    let text = |found: &Candidate| Arc::from(set.documents[&found.document].as_str());
+    let list = |(query, candidates): (&String, &Vec<Candidate>)| List {
+        query: set.queries[query].as_str().into(),
+        documents: candidates.iter().map(text).collect(),
+    };
+    set.run.iter().map(list).collect()
+}
+
+/// A scorer's logits for every list.
+///
+/// # Errors
+/// [`CacheError`], of reading and scoring.
+pub(super) fn score(
+    lists: &[List],
+    scorer: &mut dyn Scorer,
+    reader: &PairReader,
+) -> Result<Vec<Vec<f32>>, CacheError> {
+    let mut batch = Packed::default();
+    let one = |list: &List| {
+        batch.clear();
+        list.documents.iter().try_for_each(|document| reader.push(&list.query, document, &mut batch))?;
+        let mut logits = vec![0.0; batch.len()];
+        scorer.score(&batch, &mut logits)?;
+        Ok(logits)
+    };
+    lists.iter().map(one).collect()
+}
+
+/// Places from best to worst; logits of lanes and labels are finite.
+fn ordered(scores: &[f32]) -> Vec<usize> {
+    order(scores).expect("scores are finite")
+}
+
+/// Mean nDCG@10 of the run's candidates ordered by these scores.
+pub(super) fn mean_ndcg(set: &Judged, scores: &[Vec<f32>]) -> f64 {
+    let one = |((query, candidates), scores): ((&String, &Vec<Candidate>), &Vec<f32>)| {
+        let ranked: Vec<&str> =
+            ordered(scores).into_iter().map(|place| candidates[place].document.as_str()).collect();
+        Measure::Ndcg(DEPTH).of(&ranked, &set.grades[query])
+    };
+    set.run.iter().zip(scores).map(one).sum::<f64>() / set.run.len() as f64
+}
+
+/// What a top-k answer is ordered by: the teacher's logits for the student's best `k`, which lead, and the
+/// calibrated student's for the others.
+pub(super) fn top_k(teacher: &[f32], student: &[f32], calibration: Calibration, k: usize) -> Vec<f32> {
+    let mut mixed: Vec<f32> = student.iter().map(|&logit| calibration.apply(logit)).collect();
+    let best: Vec<(usize, f32)> =
+        ordered(student).into_iter().take(k).map(|place| (place, teacher[place])).collect();
+    merge_top_k(&mut mixed, &best);
+    mixed
+}
+
+/// The line from the student's logits to the teacher's with the least squares. Falling or flat, as after
+/// no training at all, it would turn orders round, and is replaced by the teacher's mean.
+pub(super) fn calibrate(student: &[Vec<f32>], teacher: &[Vec<f32>]) -> Calibration {
+    let pairs = || {
+        student.iter().flatten().zip(teacher.iter().flatten()).map(|(&s, &t)| (f64::from(s), f64::from(t)))
+    };
+    let n = pairs().count().max(1) as f64;
+    let (s_mean, t_mean) =
+        (pairs().map(|pair| pair.0).sum::<f64>() / n, pairs().map(|pair| pair.1).sum::<f64>() / n);
+    let along: f64 = pairs().map(|(s, t)| (s - s_mean) * (t - t_mean)).sum();
+    let across: f64 = pairs().map(|(s, _)| (s - s_mean).powi(2)).sum();
+    let slope = if across > 0.0 { (along / across).max(1e-3) } else { 1.0 };
+    Calibration { scale: slope as f32, offset: (t_mean - slope * s_mean) as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_found_again() {
+        let student = vec![vec![-1.0, 0.0], vec![2.0]];
+        let teacher = vec![vec![-5.0, -3.0], vec![1.0]];
+        assert_eq!(calibrate(&student, &teacher), Calibration { scale: 2.0, offset: -3.0 });
+        let falling = vec![vec![5.0, 3.0], vec![-1.0]];
+        assert!(calibrate(&student, &falling).scale > 0.0);
+        assert_eq!(calibrate(&[], &[]).scale, 1.0);
+    }
+
+    #[test]
+    fn a_top_k_takes_the_teacher_s_word_for_the_student_s_best() {
+        let calibration = Calibration { scale: 2.0, offset: 1.0 };
+        let mixed = top_k(&[9.0, 8.0, 7.0], &[0.1, 0.3, 0.2], calibration, 2);
+        assert_eq!(mixed, [1.2, 8.0, 7.0]);
+    }
+}

@@ -1,0 +1,198 @@
+//! What the teacher is asked: for each query a list of candidates, easy ones and hard ones.
+//!
+//! A list draws its candidates either from whole passages or from pieces of one to three sentences,
+//! since a reranker meets both. Most come from BM25's ranking, at all depths, as those are what a
+//! reranker has to tell apart; the last is random. A share of the queries is made from the passages
+//! themselves (Izacard et al. 2022, "independent cropping"; Lee et al. 2019, the inverse cloze task):
+//! whole sentences and runs of words, for the long and topical questions that no query log has.
+
+use super::bm25::Bm25;
+use super::text::{Text, sentences};
+use crate::backend::List;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// How many of what.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct MinePlan {
+    /// Lists in all.
+    pub lists: usize,
+    /// Candidates of each, at least 4.
+    pub candidates: usize,
+    /// The share of lists whose query is made from a passage.
+    pub made_share: f64,
+    /// The share of lists whose candidates are pieces of passages.
+    pub pieces_share: f64,
+    /// Everything random comes from it.
+    pub seed: u64,
+}
+
+/// Passages, or pieces of them, with their index.
+struct Units {
+    texts: Vec<Arc<str>>,
+    index: Bm25,
+}
+
+impl Units {
+    fn new(texts: Vec<Arc<str>>) -> Self {
+        let index = Bm25::new(texts.iter().map(|text| &**text));
+        Self { texts, index }
+    }
+}
+
+/// Draws lists. They come in random order; a query without any candidate is left out.
+pub fn mine(queries: &[Text], passages: &[Text], plan: &MinePlan) -> Vec<List> {
+    let mut random = Pcg64::seed_from_u64(plan.seed);
+    let pieces: Vec<Arc<str>> =
+        passages.iter().flat_map(|passage| pieces_of(&passage.text, &mut random)).collect();
+    let whole = Units::new(passages.iter().map(|passage| passage.text.as_str().into()).collect());
+    let pieces = Units::new(pieces);
+    let made = (plan.lists as f64 * plan.made_share) as usize;
+    let mut asked: Vec<Arc<str>> = take_turns(queries, plan.lists - made, &mut random);
+    asked.extend((0..made).filter_map(|_| make_query(passages, &mut random)));
+    asked.shuffle(&mut random);
+    // What is random is drawn before the work is shared out, so that threads change nothing.
+    let drawn: Vec<(Arc<str>, bool, Pcg64)> = asked
+        .into_iter()
+        .map(|query| {
+            let of_pieces = random.random::<f64>() < plan.pieces_share;
+            (query, of_pieces, Pcg64::seed_from_u64(random.random()))
+        })
+        .collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = drawn.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let work = drawn.chunks(share).map(|part| {
+            scope.spawn(|| {
+                let lists = part.iter().map(|(query, of_pieces, random)| {
+                    let units = if *of_pieces { &pieces } else { &whole };
+                    let documents = draw(query, units, plan.candidates, &mut random.clone());
+                    List { query: query.clone(), documents }
+                });
+                lists.filter(|list| list.documents.len() > 1).collect::<Vec<_>>()
+            })
+        });
+        let work: Vec<_> = work.collect();
+        work.into_iter().flat_map(|part| part.join().expect("mining has no reason to panic")).collect()
+    })
+}
+
+/// Runs of one to three sentences that make up a passage.
+fn pieces_of(passage: &str, random: &mut Pcg64) -> Vec<Arc<str>> {
+    let sentences = sentences(passage, 25);
+    let mut pieces = Vec::new();
+    let mut first = 0;
+    while first < sentences.len() {
+        let end = (first + [1, 1, 2, 3].choose(random).expect("there are four")).min(sentences.len());
+        pieces.push(sentences[first..end].join(" ").into());
+        first = end;
+    }
+    pieces
+}
+
+/// Queries in random order, the sources in turn until they are used up.
+fn take_turns(queries: &[Text], count: usize, random: &mut Pcg64) -> Vec<Arc<str>> {
+    let mut sources: BTreeMap<&str, Vec<&Text>> = BTreeMap::new();
+    for query in queries {
+        sources.entry(&query.source).or_default().push(query);
+    }
+    let mut sources: Vec<Vec<&Text>> = sources.into_values().collect();
+    sources.iter_mut().for_each(|source| source.shuffle(random));
+    let mut taken = Vec::new();
+    while taken.len() < count && !sources.is_empty() {
+        sources.retain_mut(|source| {
+            let next = source.pop();
+            taken.extend(next.filter(|_| taken.len() < count).map(|query| query.text.as_str().into()));
+            next.is_some()
+        });
+    }
+    taken
+}
+
+/// A sentence of up to 40 words, or a run of 3 to 10 words of one.
+fn make_query(passages: &[Text], random: &mut Pcg64) -> Option<Arc<str>> {
+    let passage = passages.choose(random)?;
+    let sentences = sentences(&passage.text, 25);
+    let words: Vec<&str> = sentences.choose(random)?.split_whitespace().take(40).collect();
+    if random.random::<f64>() < 0.5 {
+        return Some(words.join(" ").into());
+    }
+    let length = random.random_range(3..=10).min(words.len());
+    let start = random.random_range(0..=words.len() - length);
+    Some(words[start..start + length].join(" ").into())
+}
+
+/// A quarter each from the first 3 places, the next 18 and the 63 after those, a few from further down, and
+/// what is left at random.
+fn draw(query: &str, units: &Units, count: usize, random: &mut Pcg64) -> Vec<Arc<str>> {
+    let mut ranked = units.index.search(query, 200);
+    let quarter = count / 4;
+    let mut drawn = Vec::new();
+    for (depth, wanted) in [(3, quarter), (18, quarter), (63, quarter), (200, count / 12 + 1)] {
+        let mut layer: Vec<u32> = ranked.drain(..ranked.len().min(depth.max(wanted))).collect();
+        layer.shuffle(random);
+        drawn.extend(layer.into_iter().take(wanted));
+    }
+    drawn.truncate(count);
+    while drawn.len() < count && !units.texts.is_empty() {
+        drawn.push(random.random_range(0..units.texts.len() as u32));
+    }
+    let mut seen = HashSet::new();
+    drawn.retain(|&unit| {
+        let text = &units.texts[unit as usize];
+        **text != *query && seen.insert(text.clone())
+    });
+    drawn.into_iter().map(|unit| units.texts[unit as usize].clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(source: &str, count: usize) -> Vec<Text> {
+        let text = |n| Text {
+            source: source.to_owned(),
+            text: format!(
+                "The {source} number {n} is about topic {}. It has another sentence of words.",
+                n % 7
+            ),
+        };
+        (0..count).map(text).collect()
+    }
+
+    fn plan() -> MinePlan {
+        MinePlan { lists: 40, candidates: 12, made_share: 0.25, pieces_share: 0.5, seed: 7 }
+    }
+
+    #[test]
+    fn lists_are_whole_and_the_same_for_the_same_seed() {
+        let (queries, passages) = (texts("query", 100), texts("passage", 200));
+        let lists = mine(&queries, &passages, &plan());
+        assert_eq!(lists.len(), 40);
+        for list in &lists {
+            assert!((9..=12).contains(&list.documents.len()), "{}", list.documents.len());
+            assert!(!list.documents.contains(&list.query));
+        }
+        assert_eq!(lists, mine(&queries, &passages, &plan()));
+        assert_ne!(lists, mine(&queries, &passages, &MinePlan { seed: 8, ..plan() }));
+    }
+
+    #[test]
+    fn sources_take_turns() {
+        let queries = [texts("many", 100), texts("few", 10)].concat();
+        let taken = take_turns(&queries, 30, &mut Pcg64::seed_from_u64(1));
+        assert_eq!(taken.iter().filter(|query| query.contains("few")).count(), 10);
+        assert_eq!(taken.len(), 30);
+    }
+
+    #[test]
+    fn too_little_text_gives_what_there_is() {
+        assert!(mine(&[], &[], &plan()).is_empty());
+        assert!(mine(&texts("query", 3), &[], &plan()).is_empty());
+        let lists = mine(&texts("query", 3), &texts("passage", 5), &plan());
+        assert!(lists.iter().all(|list| list.documents.len() <= 10), "{lists:?}");
+    }
+}

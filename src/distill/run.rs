@@ -1,0 +1,338 @@
+//! The stages one after the other. Each starts from what is on disk: labels that were made stay, training
+//! goes on from its last evaluation, and the rest takes seconds.
+
+use super::card::{Card, CardError, Figures, Ingredients};
+use super::checkpoint::Checkpoint;
+use super::judge::{calibrate, lists, mean_ndcg, score, top_k};
+use super::loss::{LossWeights, loss};
+use super::mine::{MinePlan, mine};
+use super::student::{Shape, Student};
+use super::text::{self, Kind, TextError};
+use super::train::{Example, TrainError, TrainPlan, train};
+use crate::backend::{CacheError, Cpu, CpuModel, List, NoBf16, PairReader, Precision, ScoreCache};
+use crate::eval::{Judged, SetError};
+use crate::model::{Encoder, Model, ModelError, Weights};
+use crate::token::{Packed, Tokenizer, TokenizerError};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Of the lists, one in so many is not trained on, but evaluated and calibrated with.
+const HELD_OUT: usize = 50;
+/// Candidates that the primary scores in the top-k that is reported.
+const TOP_K: usize = 20;
+
+/// Files to distil from.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The teacher's directory.
+    pub teacher: PathBuf,
+    /// A student's directory, if there is one to calibrate and report on, and none to train.
+    pub student: Option<PathBuf>,
+    /// Files of queries.
+    pub queries: Vec<PathBuf>,
+    /// Files of passages.
+    pub passages: Vec<PathBuf>,
+    /// Judged sets that choose the best student.
+    pub tune: Vec<PathBuf>,
+    /// Judged sets whose figures stand on the card, and that nothing else depends on.
+    pub report: Vec<PathBuf>,
+}
+
+/// What is made of them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The student's name.
+    pub name: String,
+    /// Its size.
+    pub shape: Shape,
+    /// Which lists are labelled.
+    pub mine: MinePlan,
+    /// What the teacher computes labels in; the report has it in the best that is here.
+    #[serde(serialize_with = "by_name")]
+    pub precision: Precision,
+    /// Threads of the teacher and of evaluations.
+    #[serde(skip)]
+    pub threads: usize,
+    /// How the student is trained.
+    pub train: TrainPlan,
+}
+
+fn by_name<S: serde::Serializer>(precision: &Precision, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(precision.name())
+}
+
+/// How far the work is; a stage begins with 0 done.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// What is being done.
+    pub name: &'static str,
+    /// Steps done.
+    pub done: usize,
+    /// Steps in all.
+    pub of: usize,
+    /// What is worth knowing now; may be empty.
+    pub note: String,
+}
+
+/// Why there is no student.
+#[derive(Debug, Error)]
+pub enum DistillError {
+    /// The teacher cannot be used.
+    #[error("teacher: {0}")]
+    Teacher(#[from] ModelError),
+    /// The student that was given cannot be used.
+    #[error("student: {0}")]
+    Student(ModelError),
+    /// It reads text otherwise than the teacher.
+    #[error("student: {}: {}", .0.display(), .1)]
+    Unlike(PathBuf, String),
+    /// This processor lacks the precision.
+    #[error("precision: {0}")]
+    Precision(#[from] NoBf16),
+    /// The teacher's tokenizer cannot be used.
+    #[error("teacher: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// The text cannot be read.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// There is too little of it.
+    #[error("{0}")]
+    TooLittle(String),
+    /// A judged set cannot be used.
+    #[error(transparent)]
+    Set(#[from] SetError),
+    /// Labels cannot be had or kept.
+    #[error("labels: {0}")]
+    Label(#[from] CacheError),
+    /// Training failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The model cannot be written.
+    #[error(transparent)]
+    Card(#[from] CardError),
+    /// The folder for the work cannot be made.
+    #[error("{}: {reason}", .path.display())]
+    Work {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+}
+
+/// The teacher, ready to label.
+struct Teacher {
+    model: Model,
+    scorer: Cpu,
+    reader: PairReader,
+    labels: ScoreCache,
+}
+
+impl Teacher {
+    /// In a precision of its own, with the labels of that.
+    fn open(inputs: &Inputs, plan: &Plan, precision: Precision, work: &Path) -> Result<Self, DistillError> {
+        let model = Model::open(&inputs.teacher)?;
+        let packed = CpuModel::new(&model.encoder, &model.weights, precision)?;
+        let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer)?);
+        let reader = PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() };
+        let file = format!("labels-{}-{}.bin", model.identity, packed.dtype());
+        let labels = ScoreCache::open(&work.join(file))?;
+        Ok(Self { model, scorer: Cpu::new(packed, plan.threads), reader, labels })
+    }
+
+    /// Labels lists; what has been labelled before is not again.
+    fn label(
+        &mut self,
+        name: &'static str,
+        lists: &[List],
+        tell: &mut dyn FnMut(Stage),
+    ) -> Result<(), CacheError> {
+        let of = lists.iter().map(|list| list.documents.len()).sum();
+        let told = |done| tell(Stage { name, done, of, note: String::new() });
+        self.labels.complete(lists, &mut self.scorer, &self.reader, told)
+    }
+}
+
+/// Makes a student of the inputs and writes its directory `out`; `work` keeps what an interrupted run
+/// goes on from. The same inputs and plan give the same model on one machine.
+///
+/// # Errors
+/// [`DistillError`], which names the file or the setting.
+pub fn run(
+    inputs: &Inputs,
+    plan: &Plan,
+    work: &Path,
+    out: &Path,
+    tell: &mut dyn FnMut(Stage),
+) -> Result<Card, DistillError> {
+    let folder = |path: &Path| {
+        let failed = |reason| DistillError::Work { path: path.to_owned(), reason };
+        std::fs::create_dir_all(path).map_err(failed)
+    };
+    folder(work)?;
+    folder(out)?;
+    // What is wrong with any input is found before hours are spent.
+    let tune = sets(&inputs.tune)?;
+    let report = sets(&inputs.report)?;
+    let mut teacher = Teacher::open(inputs, plan, plan.precision, work)?;
+    let given = inputs.student.as_ref().map(|directory| trained(directory, &teacher.model)).transpose()?;
+    let queries = text::read(&inputs.queries, Kind::Queries)?;
+    let passages = text::read(&inputs.passages, Kind::Passages)?;
+    for (texts, what) in [(&queries, "query"), (&passages, "passage")] {
+        if texts.is_empty() {
+            return Err(DistillError::TooLittle(format!("there is no {what} in the files")));
+        }
+    }
+    let note = format!("{} queries, {} passages", queries.len(), passages.len());
+    tell(Stage { name: "mine", done: 0, of: 1, note });
+    let mut mined = mine(&queries, &passages, &plan.mine);
+    let least = 2 * plan.train.lists.max(2);
+    if mined.len() < least {
+        let lists = mined.len();
+        let message =
+            format!("{lists} lists came of the text, and {least} are the least, twice those of an update");
+        return Err(DistillError::TooLittle(message));
+    }
+    tell(Stage { name: "mine", done: 1, of: 1, note: format!("{} lists", mined.len()) });
+    teacher.label("label", &mined, tell)?;
+    let held = mined.split_off(mined.len() - (mined.len() / HELD_OUT).max(1));
+    let held = HeldOut { teacher: teacher.labels.logits(&held), lists: held };
+    let (encoder, weights) = match given {
+        Some(given) => given,
+        None => {
+            let student = learn(&mut teacher, plan, work, &mined, (&held, &tune), tell)?;
+            (student.encoder().clone(), student.weights())
+        }
+    };
+    let mut scorer = engine(&encoder, &weights, plan.threads);
+    let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
+    // What labels are good enough for may not be what the teacher is reported with; and labels have one owner.
+    drop(teacher);
+    let mut teacher = Teacher::open(inputs, plan, Precision::Auto, work)?;
+    let mut figures = Vec::new();
+    for (name, set) in &report {
+        let lists = lists(set);
+        teacher.label("report", &lists, tell)?;
+        let primary = teacher.labels.logits(&lists);
+        let own = score(&lists, &mut scorer, &teacher.reader)?;
+        let mixed = own.iter().zip(&primary).map(|(own, primary)| top_k(primary, own, calibration, TOP_K));
+        figures.push(Figures {
+            set: name.clone(),
+            queries: set.run.len(),
+            first_stage: mean_ndcg(
+                set,
+                &lists.iter().map(|list| vec![0.0; list.documents.len()]).collect::<Vec<_>>(),
+            ),
+            teacher: mean_ndcg(set, &primary),
+            student: mean_ndcg(set, &own),
+            top_k: mean_ndcg(set, &mixed.collect::<Vec<_>>()),
+        });
+    }
+    let (lists, pairs) =
+        ((mined.len(), held.lists.len()), mined.iter().map(|list| list.documents.len()).sum());
+    let ingredients = Ingredients { inputs, plan, teacher: &teacher.model, lists, pairs };
+    Ok(Card::write(out, (&encoder, &weights), calibration, figures, &ingredients)?)
+}
+
+/// A student that has been trained already, and reads as the teacher does.
+fn trained(directory: &Path, teacher: &Model) -> Result<(Encoder, Weights), DistillError> {
+    let student = Model::open(directory).map_err(DistillError::Student)?;
+    let (reads, needed) = (student.encoder.pair_tokens_max(), teacher.encoder.pair_tokens_max());
+    let fails = |why| Err(DistillError::Unlike(directory.to_owned(), why));
+    if student.tokenizer != teacher.tokenizer {
+        return fails("its tokenizer is not the teacher's".to_owned());
+    }
+    if reads < needed {
+        return fails(format!("it reads {reads} tokens a pair, and the teacher {needed}"));
+    }
+    Ok((student.encoder, student.weights))
+}
+
+fn sets(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, SetError> {
+    let name = |folder: &Path| {
+        folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    };
+    folders.iter().map(|folder| Ok((name(folder), Judged::read(folder)?))).collect()
+}
+
+/// The engine that will serve it, in f32.
+fn engine(encoder: &Encoder, weights: &Weights, threads: usize) -> Cpu {
+    let packed = CpuModel::new(encoder, weights, Precision::F32);
+    Cpu::new(packed.expect("every processor has f32"), threads)
+}
+
+/// Lists that are not trained on, with their labels.
+struct HeldOut {
+    lists: Vec<List>,
+    teacher: Vec<Vec<f32>>,
+}
+
+impl HeldOut {
+    /// The mean loss, the less the better.
+    fn loss(&self, student: &[Vec<f32>], weights: LossWeights) -> f64 {
+        let one = |(student, teacher): (&Vec<f32>, &Vec<f32>)| loss(student, teacher, weights).0;
+        student.iter().zip(&self.teacher).map(one).sum::<f64>() / student.len() as f64
+    }
+}
+
+/// Trains a student on labelled lists; the best is the one with the highest mean nDCG@10 on the sets to
+/// tune on, or without any the one with the least loss on what is held out.
+fn learn(
+    teacher: &mut Teacher,
+    plan: &Plan,
+    work: &Path,
+    mined: &[List],
+    (held, tune): (&HeldOut, &[(String, Judged)]),
+    tell: &mut dyn FnMut(Stage),
+) -> Result<Student, DistillError> {
+    let tune: Vec<(&Judged, Vec<List>)> = tune.iter().map(|(_, set)| (set, lists(set))).collect();
+    let mut named = Sha256::new();
+    // All that the trained student depends on, and nothing else.
+    let settings = TrainPlan { patience: 0, ..plan.train.clone() };
+    named.update(serde_json::to_vec(&(plan.shape, settings)).expect("a plan is plain data"));
+    named.update(&teacher.model.identity);
+    let examples = mined.iter().zip(teacher.labels.logits(mined)).map(|(list, teacher_logits)| {
+        let mut batch = Packed::default();
+        for document in &list.documents {
+            teacher.reader.push(&list.query, document, &mut batch)?;
+        }
+        Ok(Example { batch, teacher: teacher_logits })
+    });
+    let examples: Vec<Example> = examples.collect::<Result<_, CacheError>>()?;
+    for Example { batch, teacher } in &examples {
+        batch.ids().iter().for_each(|id| named.update(id.to_le_bytes()));
+        teacher.iter().for_each(|logit| named.update(logit.to_le_bytes()));
+    }
+    for list in held.lists.iter().chain(tune.iter().flat_map(|(_, lists)| lists)) {
+        list.documents.iter().chain([&list.query]).for_each(|text| named.update(&**text));
+    }
+    for (set, _) in &tune {
+        let mut grades: Vec<_> =
+            set.grades.iter().flat_map(|(query, of)| of.iter().map(move |grade| (query, grade))).collect();
+        grades.sort();
+        named.update(format!("{grades:?}"));
+    }
+    let name: String = named.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let checkpoint = Checkpoint { path: work.join("training.safetensors"), plan: name };
+    let student = Student::new(plan.shape, &teacher.model.encoder, &teacher.model.weights, plan.train.seed);
+    let said = std::cell::RefCell::new(String::new());
+    let evaluate = |student: &Student| {
+        let mut scorer = engine(student.encoder(), &student.weights(), plan.threads);
+        let loss = held.loss(&score(&held.lists, &mut scorer, &teacher.reader)?, plan.train.loss);
+        let ndcg = tune
+            .iter()
+            .map(|(set, lists)| Ok(mean_ndcg(set, &score(lists, &mut scorer, &teacher.reader)?)))
+            .collect::<Result<Vec<f64>, CacheError>>()?;
+        let mean = ndcg.iter().sum::<f64>() / ndcg.len().max(1) as f64;
+        let tuned = if ndcg.is_empty() { String::new() } else { format!(", nDCG@10 {mean:.4}") };
+        *said.borrow_mut() = format!(", held out {loss:.4}{tuned}");
+        Ok::<f64, DistillError>(if ndcg.is_empty() { -loss } else { mean })
+    };
+    train(student, &examples, &plan.train, Some(&checkpoint), evaluate, |at| {
+        let note = format!("loss {:.4}{}", at.loss, said.borrow());
+        tell(Stage { name: "train", done: at.step, of: plan.train.steps, note });
+    })
+}

@@ -1,0 +1,27 @@
+//! The model that is in the program: a student of `ms-marco-MiniLM-L-12-v2`, from `models/`.
+
+use super::{Files, Model};
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Stands for the bundled model wherever a model's directory or hub id can be given.
+pub const BUNDLED: &str = "bundled";
+
+macro_rules! file {
+    ($name:literal) => {
+        Cow::Borrowed(include_bytes!(concat!("../../models/podium-student-L2-H128/", $name)).as_slice())
+    };
+}
+
+impl Model {
+    /// The bundled model.
+    pub fn bundled() -> Self {
+        let files = Files {
+            config: file!("config.json"),
+            tokenizer: file!("tokenizer.json"),
+            weights: file!("model.safetensors"),
+            papers: Some(file!("podium.json")),
+        };
+        Self::parse(Path::new(BUNDLED), files).expect("the bundled model is whole, or its test would fail")
+    }
+}

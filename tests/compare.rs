@@ -1,0 +1,157 @@
+//! `podium compare` on small judged sets, with a random primary and the bundled fallback.
+
+mod common;
+
+use common::small_model;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn podium(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
+    let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// Four queries with 30 candidates; ties in the run and in the scores, grades from -1 to 2, judgements that
+/// are missing.
+fn set(folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    let words = ["ab", "cat", "dog", "fox", "gnu", "hen", "ibex", "jay"];
+    let text = |seed: usize, count: usize| {
+        (0..count).map(|n| words[(seed * 7 + n * n) % 8]).collect::<Vec<_>>().join(" ")
+    };
+    let entries = |count: usize, length: usize| {
+        let entry =
+            |id: usize| format!("{}\n", json!({"_id": format!("x{id}"), "text": text(id % 20, length)}));
+        (0..count).map(entry).collect::<String>()
+    };
+    fs::write(folder.join("queries.jsonl"), entries(4, 3)).unwrap();
+    fs::write(folder.join("corpus.jsonl"), entries(30, 9)).unwrap();
+    let pairs = || (0..4usize).flat_map(|query| (0..30usize).map(move |document| (query, document)));
+    let judged = pairs().filter(|(q, d)| (q + d) % 3 == 0);
+    let grades = judged.map(|(q, d)| format!("x{q}\tx{d}\t{}\n", (q * d) as i32 % 4 - 1)).collect::<String>();
+    fs::write(folder.join("qrels.tsv"), grades).unwrap();
+    let run = pairs().map(|(q, d)| format!("x{q} Q0 x{d} {d} {} x\n", (100 - d) / 4)).collect::<String>();
+    fs::write(folder.join("bm25.run"), run).unwrap();
+}
+
+fn arguments(place: &Path, primary: &Path) -> Vec<String> {
+    let (place, primary) = (place.display(), primary.display());
+    let arguments = format!(
+        "compare {place}/one {place}/two --primary {primary} --tune {place}/three --top-k 3,10 --budgets-ms 1,1000 \
+         --work {place}/work --html {place}/report.html --json {place}/report.json --runs {place}/runs"
+    );
+    arguments.split(' ').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+fn compare(arguments: &[String]) -> (i32, String, String) {
+    podium(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn ways_stand_side_by_side_and_no_pair_is_scored_twice() {
+    let place = tempfile::tempdir().unwrap();
+    let (place, primary) = (place.path(), small_model());
+    ["one", "two", "three"].iter().for_each(|name| set(&place.join(name)));
+    let (code, printed, told) = compare(&arguments(place, primary.path()));
+    assert_eq!(code, 0, "{told}");
+    assert!(printed.contains("The cheapest way that keeps 95%"), "{printed}");
+    let report: Value = serde_json::from_slice(&fs::read(place.join("report.json")).unwrap()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    // First stage, fallback, full, two top-k, the last four mixed with the first stage, two budgets.
+    assert_eq!(rows.len(), 11);
+    let row = |way: &str| rows.iter().find(|row| row["way"] == way && row["fused"].is_null()).unwrap();
+    let number = |way: &str, key: &str| row(way)[key].as_f64().unwrap();
+    assert_eq!((number("full", "tau"), number("full", "p"), number("full", "degraded")), (1.0, 1.0, 0.0));
+    assert_eq!(number("first stage", "device_ms"), 0.0);
+    assert!(number("top 3", "device_ms") < number("top 10", "device_ms"));
+    for row in rows {
+        let sets = row["by_set"].as_array().unwrap();
+        let mean = sets.iter().map(|value| value.as_f64().unwrap()).sum::<f64>() / 2.0;
+        assert!((row["ndcg"].as_f64().unwrap() - mean).abs() < 1e-12 && mean > 0.0 && mean <= 1.0, "{row}");
+    }
+    let page = fs::read_to_string(place.join("report.html")).unwrap();
+    assert_eq!((page.matches("<svg").count(), page.matches("</html>").count()), (2, 1));
+    assert!(!page.contains("http") && !page.contains("NaN") && !page.contains("inf"), "{page}");
+    let run = fs::read_to_string(place.join("runs/one/top-10.run")).unwrap();
+    assert_eq!(run.lines().count(), 4 * 30);
+
+    // Again: every score is known, and every figure of quality the same.
+    let sizes = || {
+        let files =
+            fs::read_dir(place.join("work")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        files.sum::<u64>()
+    };
+    let before = sizes();
+    assert!(before > 0);
+    assert_eq!(compare(&arguments(place, primary.path())).0, 0);
+    assert_eq!(sizes(), before);
+    let again: Value = serde_json::from_slice(&fs::read(place.join("report.json")).unwrap()).unwrap();
+    let quality = |report: &Value| {
+        let mut values: Vec<String> = report["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| !row["way"].as_str().unwrap().starts_with("budget"))
+            .map(|row| format!("{} {} {}", row["way"], row["fused"], row["by_set"]))
+            .collect();
+        values.sort();
+        values
+    };
+    assert_eq!(quality(&report), quality(&again));
+}
+
+#[test]
+fn a_way_that_refuses_is_not_recommended() {
+    let place = tempfile::tempdir().unwrap();
+    let (place, primary) = (place.path(), small_model());
+    ["one", "two", "three"].iter().for_each(|name| set(&place.join(name)));
+    let more = ["--rate", "1000000"].map(str::to_owned).to_vec();
+    let (code, printed, told) = compare(&[arguments(place, primary.path()), more].concat());
+    assert_eq!(code, 0, "{told}");
+    let report: Value = serde_json::from_slice(&fs::read(place.join("report.json")).unwrap()).unwrap();
+    let budget = report["rows"].as_array().unwrap().iter().find(|row| row["way"] == "budget 1 ms").unwrap();
+    assert!(budget["refused"].as_f64().unwrap() > 0.5, "{budget}");
+    assert!(!printed.contains("is budget 1 ms"), "{printed}");
+    assert!(printed.contains("The load is more than the primary can answer"), "{printed}");
+}
+
+#[test]
+fn bad_input_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let (place, primary) = (place.path(), small_model());
+    ["one", "two", "three", "empty", "bad"].iter().for_each(|name| set(&place.join(name)));
+    fs::write(place.join("empty/qrels.tsv"), "").unwrap();
+    fs::write(place.join("bad/corpus.jsonl"), "{\"_id\": \"x0\", \"text\": \"a\"}\n{\"_id\": 1}\n").unwrap();
+    fs::write(place.join("file"), "").unwrap();
+    let at = |name: &str| place.join(name).to_str().unwrap().to_owned();
+    let rows: [(&[&str], i32, &str); 12] = [
+        (&["--top-k", "0"], 64, "0 is not in 1..=100000"),
+        (&["--budgets-ms", "18446744073709551615"], 64, "is not in 1..=3600000"),
+        (&["--rate", "1e-9"], 64, "--rate: 0.000000001 is not between 0.001"),
+        (&["--fallback", primary.path().to_str().unwrap()], 64, "--fallback: is the primary"),
+        (&["--tune", &at("one")], 64, "is reported on too"),
+        (&["--keep", "2"], 64, "--keep: 2 is not between"),
+        (&["--primary", "/nowhere"], 64, "--primary: /nowhere is missing"),
+        (&["--tune", &at("empty")], 65, "no query has both judgements and candidates"),
+        (&["--tune", &at("bad")], 65, "corpus.jsonl:2: "),
+        (&["--tune", &at("nowhere")], 66, "nowhere/corpus.jsonl: "),
+        (&["--work", &at("file")], 74, "file: "),
+        (&["--html", &at("nowhere/x.html")], 74, "nowhere/x.html: "),
+    ];
+    for (change, code, expected) in rows {
+        let mut arguments = arguments(place, primary.path());
+        match arguments.iter().position(|argument| argument == change[0]) {
+            Some(found) => arguments[found + 1] = change[1].to_owned(),
+            None => arguments.extend(change.iter().map(|&part| part.to_owned())),
+        }
+        let (found, _, told) = compare(&arguments);
+        assert!(found == code && told.contains(expected), "{change:?}: {found}, {told}");
+    }
+    let twice = [arguments(place, primary.path()), vec![at("one")]].concat();
+    let (code, _, told) = compare(&twice);
+    assert!(code != 0, "{told}");
+}

@@ -1,0 +1,252 @@
+//! `podium distill` from text to a served student, on a small random teacher.
+
+mod common;
+
+use common::{data, small_model};
+use podium::backend::{Cpu, CpuModel, Precision, Scorer};
+use podium::eval::{Judged, Measure};
+use podium::model::{Forward, Model};
+use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn podium(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
+    let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// Sentences of a few short words, so that queries and passages share some.
+fn text(random: &mut Pcg64, words: usize) -> String {
+    let word = |random: &mut Pcg64| {
+        ["ab", "cat", "dog", "fox", "gnu", "hen", "ibex", "jay"][random.random_range(0..8)]
+    };
+    let words: Vec<String> = (0..words)
+        .map(|_| format!("{}{}", word(random), ["", "s", "er"][random.random_range(0..3)]))
+        .collect();
+    words.join(" ")
+}
+
+/// Queries, passages, a judged set and a teacher.
+fn material(place: &Path) -> tempfile::TempDir {
+    let mut random = Pcg64::seed_from_u64(1);
+    let lines = |random: &mut Pcg64, count: usize, words: usize| {
+        (0..count).map(|_| format!("web\t{}\n", text(random, words))).collect::<String>()
+    };
+    fs::write(place.join("queries.tsv"), lines(&mut random, 300, 3)).unwrap();
+    fs::write(place.join("passages.tsv"), lines(&mut random, 300, 9)).unwrap();
+    ["set", "other"].iter().for_each(|name| judged(&place.join(name), &mut random));
+    small_model()
+}
+
+/// A judged set of 4 queries with 30 candidates each.
+fn judged(set: &Path, random: &mut Pcg64) {
+    fs::create_dir(set).unwrap();
+    let entries = |random: &mut Pcg64, count: usize, words: usize| {
+        (0..count)
+            .map(|id| format!("{}\n", json!({"_id": id.to_string(), "text": text(random, words)})))
+            .collect::<String>()
+    };
+    fs::write(set.join("queries.jsonl"), entries(random, 4, 3)).unwrap();
+    fs::write(set.join("corpus.jsonl"), entries(random, 30, 9)).unwrap();
+    let each = |line: &dyn Fn(usize, usize) -> String| {
+        (0..4)
+            .flat_map(|query| (0..30).map(move |document| (query, document)))
+            .map(|(q, d)| line(q, d))
+            .collect::<String>()
+    };
+    fs::write(set.join("qrels.tsv"), each(&|q, d| format!("{q}\t{d}\t{}\n", u8::from((q + d) % 5 == 0))))
+        .unwrap();
+    fs::write(set.join("bm25.run"), each(&|q, d| format!("{q} Q0 {d} {d} {} x\n", 100 - d))).unwrap();
+}
+
+/// The command's arguments for that material.
+fn arguments<'a>(place: &'a str, teacher: &'a Path, out: &'a str) -> Vec<String> {
+    let teacher = teacher.to_str().unwrap();
+    let arguments = format!(
+        "distill --teacher {teacher} --queries {place}/queries.tsv --passages {place}/passages.tsv \
+         --tune {place}/set --report {place}/other --out {place}/{out} --work {place}/work --layers 2 --hidden 32 \
+         --heads 2 --intermediate 64 --lists 200 --candidates 8 --steps 120 --every 40 --rate 0.003"
+    );
+    arguments.split(' ').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+fn distil(place: &Path, teacher: &Path, out: &str, more: &[&str]) -> (i32, String, String) {
+    let arguments = arguments(place.to_str().unwrap(), teacher, out);
+    podium(&arguments.iter().map(String::as_str).chain(more.iter().copied()).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    let teacher = material(place);
+    let (code, printed, told) = distil(place, teacher.path(), "one", &[]);
+    assert_eq!(code, 0, "{told}");
+    assert!(printed.contains("other                  4"), "{printed}");
+    let losses: Vec<f64> = told
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("train: ")?.split_once("loss ")?.1.split(',').next()?.parse().ok()
+        })
+        .collect();
+    assert!(losses.last().unwrap() < &(0.7 * losses[0]), "{losses:?}");
+    let papers = |out: &str| -> Value {
+        serde_json::from_slice(&fs::read(place.join(out).join("podium.json")).unwrap()).unwrap()
+    };
+    let card = fs::read_to_string(place.join("one/README.md")).unwrap();
+    for part in ["# one", "| other | 4 |", "\"seed\": 1", "queries | "] {
+        assert!(card.contains(part), "{part} is missing: {card}");
+    }
+    assert!(papers("one")["calibration"]["scale"].as_f64().unwrap() > 0.0);
+
+    // Again: from the labels and the checkpoint of the first, and from nothing.
+    let work = || {
+        fs::metadata(
+            fs::read_dir(place.join("work"))
+                .unwrap()
+                .map(|e| e.unwrap().path())
+                .find(|p| p.to_str().unwrap().contains("labels"))
+                .unwrap(),
+        )
+        .unwrap()
+        .len()
+    };
+    let labels = work();
+    let (code, _, told) = distil(place, teacher.path(), "two", &["--name", "one"]);
+    assert_eq!((code, work()), (0, labels), "{told}");
+    assert!(!told.contains("train: "), "it was trained already: {told}");
+    fs::remove_dir_all(place.join("work")).unwrap();
+    assert_eq!(distil(place, teacher.path(), "three", &["--name", "one"]).0, 0);
+    assert_eq!(papers("one"), papers("two"));
+    assert_eq!(papers("one"), papers("three"));
+    let (code, ..) = distil(place, teacher.path(), "four", &["--name", "one", "--seed", "2"]);
+    assert_eq!(code, 0);
+    assert_ne!(papers("one")["sha256"], papers("four")["sha256"]);
+
+    // A trained student is only calibrated and reported on, and comes out as it went in.
+    let one = place.join("one");
+    let (code, _, told) =
+        distil(place, teacher.path(), "five", &["--name", "one", "--student", one.to_str().unwrap()]);
+    assert_eq!(code, 0, "{told}");
+    assert_eq!(papers("one")["sha256"], papers("five")["sha256"]);
+    golden_pairs_hold(&Model::open(&one).unwrap(), &fs::read(one.join("golden.json")).unwrap());
+    fs::write(place.join("lines"), "cat dog\nhen\n").unwrap();
+    let lines = place.join("lines");
+    let (code, printed, told) =
+        podium(&["rank", "--model", one.to_str().unwrap(), "--query", "cats", lines.to_str().unwrap()]);
+    assert_eq!((code, printed.lines().count()), (0, 2), "{told}");
+}
+
+#[test]
+fn bad_input_is_named_before_any_work() {
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    let teacher = material(place);
+    fs::write(place.join("bad.jsonl"), "{\"text\": 1}\n").unwrap();
+    fs::write(place.join("few.tsv"), "web\tcat dog\n").unwrap();
+    fs::write(place.join("file"), "").unwrap();
+    let at = |name: &str| place.join(name).to_str().unwrap().to_owned();
+    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/models/podium-student-L2-H128");
+    let rows: [(&[&str], i32, &str); 11] = [
+        (&["--heads", "3"], 64, "--heads: 3 does not divide --hidden 32"),
+        (&["--rate", "2"], 64, "more than 0, up to 1"),
+        (&["--candidates", "1"], 64, "1 is not in 4..=1000"),
+        (&["--teacher", "/nowhere"], 64, "--teacher: /nowhere is missing"),
+        (&["--student", bundled], 64, "its tokenizer is not the teacher's"),
+        (&["--queries", &at("bad.jsonl")], 65, "bad.jsonl:1: "),
+        (
+            &["--queries", &at("few.tsv"), "--made-share", "0"],
+            65,
+            "1 lists came of the text, and 16 are the least",
+        ),
+        (&["--tune", &at("nowhere")], 66, "nowhere/corpus.jsonl"),
+        (&["--report", &at("set")], 64, "set is in --tune too"),
+        (&["--out", teacher.path().to_str().unwrap()], 64, "--out: is --teacher's directory"),
+        (&["--work", &at("file")], 74, "file: "),
+    ];
+    for (more, code, expected) in rows {
+        let mut arguments = arguments(place.to_str().unwrap(), teacher.path(), "out");
+        for pair in more.chunks(2) {
+            // A flag that is there already is replaced with its value.
+            if let Some(found) = arguments.iter().position(|argument| argument == pair[0]) {
+                arguments.drain(found..found + 2);
+            }
+            arguments.extend(pair.iter().map(|&part| part.to_owned()));
+        }
+        let (found, _, told) = podium(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(found == code && told.contains(expected), "{more:?}: {found}, {told}");
+    }
+}
+
+/// The reference and the CPU engine in f32 give the logits that were written beside a model.
+fn golden_pairs_hold(model: &Model, golden: &[u8]) {
+    let golden: Vec<Value> = serde_json::from_slice(golden).unwrap();
+    let pairs: Vec<(&str, &str)> = golden
+        .iter()
+        .map(|pair| (pair["query"].as_str().unwrap(), pair["document"].as_str().unwrap()))
+        .collect();
+    let batch = pack(model, &Tokenizer::parse(&model.tokenizer).unwrap(), pairs);
+    let mut logits = Forward::new(&model.encoder, &model.weights).unwrap().logits(&batch).unwrap();
+    let mut cpu = Cpu::new(CpuModel::new(&model.encoder, &model.weights, Precision::F32).unwrap(), 1);
+    for _ in 0..2 {
+        for (pair, logit) in golden.iter().zip(&logits) {
+            let expected = pair["logit"].as_f64().unwrap() as f32;
+            assert!((logit - expected).abs() < 1e-3, "{pair}: {logit}");
+        }
+        cpu.score(&batch, &mut logits).unwrap();
+    }
+}
+
+fn pack<'a>(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Packed {
+    let fit = Fit { limit: model.encoder.pair_tokens_max(), document_max: None, cut: Cut::LongestFirst };
+    let mut batch = Packed::default();
+    for (query, document) in pairs {
+        let ids = |text: &str| tokenizer.encode(text).unwrap();
+        let pair = Pair::fit(ids(query), ids(document), tokenizer.template(), &fit).unwrap();
+        pair.push_into(&mut batch, tokenizer.template());
+    }
+    batch
+}
+
+#[test]
+fn the_bundled_student_is_the_one_on_its_card() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/podium-student-L2-H128");
+    let model = Model::bundled();
+    golden_pairs_hold(&model, &fs::read(folder.join("golden.json")).unwrap());
+    let size: u64 =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(size <= 12 << 20, "{size} bytes are more than 12 MiB");
+    let Some(data) = data() else { return };
+    // A set with few candidates, as its card has it.
+    let set = Judged::read(&data.join("sets/trecqa_dev")).unwrap();
+    let card = fs::read_to_string(folder.join("README.md")).unwrap();
+    let row = card.lines().find(|line| line.starts_with("| trecqa_dev |")).unwrap();
+    let expected: f64 = row.split('|').nth(5).unwrap().trim().parse().unwrap();
+    let tokenizer = Tokenizer::parse(&model.tokenizer).unwrap();
+    let mut cpu = Cpu::new(CpuModel::new(&model.encoder, &model.weights, Precision::F32).unwrap(), 2);
+    let mut sum = 0.0;
+    for (query, candidates) in &set.run {
+        let documents = candidates
+            .iter()
+            .map(|found| (set.queries[query].as_str(), set.documents[&found.document].as_str()));
+        let batch = pack(&model, &tokenizer, documents);
+        let mut logits = vec![0.0; batch.len()];
+        cpu.score(&batch, &mut logits).unwrap();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        let ranked: Vec<&str> = order.into_iter().map(|place| candidates[place].document.as_str()).collect();
+        sum += Measure::Ndcg(10).of(&ranked, &set.grades[query]);
+    }
+    let mean = sum / set.run.len() as f64;
+    assert!((mean - expected).abs() < 2e-3, "nDCG@10 is {mean:.4}, and the card says {expected}");
+}
