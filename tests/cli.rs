@@ -186,6 +186,22 @@ fn a_configuration_that_is_wrong_is_named() {
 }
 
 #[test]
+fn without_a_model_the_bundled_one_answers_and_makes_sense() {
+    let server = Serving::start(&[]);
+    let berlin = json!({
+        "query": "how many people live in berlin?", "scores": "logit",
+        "documents": ["Berlin is well known for its museums.",
+            "Berlin has a population of 3,520,031 registered inhabitants in an area of 891.82 square kilometers."],
+    });
+    let reply = server.send(&post("/v1/rank", "", berlin.to_string()));
+    let answer: Value = serde_json::from_str(&reply.text()).unwrap();
+    assert_eq!((&answer["results"][0]["index"], &answer["tier"]), (&json!(1), &json!("full")), "{answer}");
+    assert_eq!(answer["model"], "podium-student-L2-H128");
+    let (high, low) = (&answer["results"][0]["score"], &answer["results"][1]["score"]);
+    assert!(high.as_f64().unwrap() > 0.0 && low.as_f64().unwrap() < -4.0, "{answer}");
+}
+
+#[test]
 fn a_check_prints_what_would_run() {
     let model = small_model();
     let (code, printed, _) = run(&["serve", "--primary", model.path().to_str().unwrap(), "--check"]);

@@ -65,8 +65,9 @@ const BOTTOM: f64 = 345.0;
 
 /// nDCG@10 over a logarithmic axis; the first stage, which costs nothing, is a line across.
 fn plot(comparison: &Comparison, title: &str, label: &str, x: impl Fn(&Row) -> f64) -> String {
-    let shown: Vec<&Row> =
-        comparison.rows.iter().filter(|row| row.way != Way::FirstStage && x(row) > 0.0).collect();
+    // A weight of 1 leaves the way as it is.
+    let drawn = |row: &&Row| row.way != Way::FirstStage && x(row) > 0.0 && row.fused != Some(1.0);
+    let shown: Vec<&Row> = comparison.rows.iter().filter(drawn).collect();
     let first_stage = comparison.rows.iter().find(|row| row.way == Way::FirstStage).map(|row| row.ndcg);
     let (low, high) = range(shown.iter().map(|row| x(row).log10()), 0.08);
     let (floor, ceiling) = range(shown.iter().map(|row| row.ndcg).chain(first_stage), 0.08);
@@ -115,7 +116,7 @@ fn plot(comparison: &Comparison, title: &str, label: &str, x: impl Fn(&Row) -> f
         "<polyline points=\"{}\" fill=\"none\" stroke=\"var(--a)\" stroke-width=\"1.5\" opacity=\".6\"/>",
         edge.join(" ")
     ));
-    let mut taken: Vec<(f64, f64)> = Vec::new();
+    let mut labels = Vec::new();
     for row in &shown {
         let (cx, cy) = (across(x(row)), up(row.ndcg));
         let colour = match (row.fused, row.way) {
@@ -128,29 +129,38 @@ fn plot(comparison: &Comparison, title: &str, label: &str, x: impl Fn(&Row) -> f
             escape(&row.name()),
             row.ndcg
         ));
-        // Fused ways stand above their own, and say so by their colour.
-        if row.fused.is_none() {
-            let end = cx > RIGHT - 90.0;
-            let mut y = cy + 4.0;
-            while taken.iter().any(|&(x, other)| (x - cx).abs() < 85.0 && (other - y).abs() < 13.0) {
-                y += 13.0;
-            }
-            taken.push((cx, y));
-            let (at, anchor) = if end { (cx - 9.0, "end") } else { (cx + 9.0, "start") };
-            put(format!(
-                "<text x=\"{at:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
-                escape(&row.way.name())
-            ));
-        }
+        labels.extend(row.fused.is_none().then(|| (cx, cy, row.way.name())));
+    }
+    let mut taken: Vec<[f64; 4]> =
+        labels.iter().map(|&(x, y, _)| [x - 5.0, y - 5.0, x + 5.0, y + 5.0]).collect();
+    for (cx, cy, name) in labels {
+        let wide = 6.6 * name.len() as f64;
+        let boxed = |(x, y): (f64, f64)| [x, y - 10.0, x + wide, y + 3.0];
+        let places = [
+            (cx + 9.0, cy + 4.0),
+            (cx - 9.0 - wide, cy + 4.0),
+            (cx - wide / 2.0, cy + 19.0),
+            (cx - wide / 2.0, cy - 10.0),
+            (cx + 9.0, cy + 19.0),
+            (cx - 9.0 - wide, cy - 10.0),
+        ];
+        let free = |place: &&(f64, f64)| {
+            let [left, top, right, bottom] = boxed(**place);
+            let apart =
+                |other: &[f64; 4]| right < other[0] || left > other[2] || bottom < other[1] || top > other[3];
+            left > LEFT && right < WIDTH && taken.iter().all(apart)
+        };
+        let (x, y) = *places.iter().find(free).unwrap_or(&places[0]);
+        taken.push(boxed((x, y)));
+        put(format!("<text x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escape(&name)));
     }
     for (place, (colour, what)) in
         [("--a", "alone"), ("--b", "by budget"), ("--c", "with the first stage")].into_iter().enumerate()
     {
         let at = RIGHT - 330.0 + 110.0 * place as f64;
-        put(format!(
-            "<circle cx=\"{at}\" cy=\"16\" r=\"4.5\" fill=\"var({colour})\"/><text class=\"soft\" x=\"{}\" y=\"20\">{what}</text>",
-            at + 9.0
-        ));
+        let (dot, text, y) = (TOP - 10.0, at + 9.0, TOP - 6.0);
+        put(format!("<circle cx=\"{at}\" cy=\"{dot}\" r=\"4.5\" fill=\"var({colour})\"/>"));
+        put(format!("<text class=\"soft\" x=\"{text}\" y=\"{y}\">{what}</text>"));
     }
     svg.push_str("</svg>\n");
     svg
