@@ -51,17 +51,14 @@ pub fn mine(queries: &[Text], passages: &[Text], plan: &MinePlan) -> Vec<List> {
     let whole = Units::new(passages.iter().map(|passage| passage.text.as_str().into()).collect());
     let pieces = Units::new(pieces);
     let made = (plan.lists as f64 * plan.made_share) as usize;
-    let mut asked: Vec<Arc<str>> = take_turns(queries, plan.lists - made, &mut random);
-    asked.extend((0..made).filter_map(|_| make_query(passages, &mut random)));
-    asked.shuffle(&mut random);
-    // What is random is drawn before the work is shared out, so that threads change nothing.
-    let drawn: Vec<(Arc<str>, bool, Pcg64)> = asked
-        .into_iter()
-        .map(|query| {
-            let of_pieces = random.random::<f64>() < plan.pieces_share;
-            (query, of_pieces, Pcg64::seed_from_u64(random.random()))
-        })
-        .collect();
+    let asked = take_turns(queries, plan.lists - made, &mut random);
+    let mut random = Pcg64::seed_from_u64(plan.seed.wrapping_add(1));
+    let mut drawn = with_choices(asked, plan, &mut random);
+    let mut random = Pcg64::seed_from_u64(plan.seed.wrapping_add(2));
+    let asked = std::iter::repeat_with(|| make_query(passages, &mut random)).take(made).flatten().collect();
+    let mut random = Pcg64::seed_from_u64(plan.seed.wrapping_add(3));
+    drawn.extend(with_choices(asked, plan, &mut random));
+    drawn.shuffle(&mut random);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = drawn.len().div_ceil(threads).max(1);
     std::thread::scope(|scope| {
@@ -78,6 +75,17 @@ pub fn mine(queries: &[Text], passages: &[Text], plan: &MinePlan) -> Vec<List> {
         let work: Vec<_> = work.collect();
         work.into_iter().flat_map(|part| part.join().expect("mining has no reason to panic")).collect()
     })
+}
+
+/// Each query with whether its candidates are pieces, and what draws them. All that is random is drawn here,
+/// before the work is shared out, so that threads change nothing, and in the order of the queries, so that
+/// more lists are the same lists and others, whose labels are known.
+fn with_choices(asked: Vec<Arc<str>>, plan: &MinePlan, random: &mut Pcg64) -> Vec<(Arc<str>, bool, Pcg64)> {
+    let choices = |query| {
+        let of_pieces = random.random::<f64>() < plan.pieces_share;
+        (query, of_pieces, Pcg64::seed_from_u64(random.random()))
+    };
+    asked.into_iter().map(choices).collect()
 }
 
 /// Runs of one to three sentences that make up a passage.
@@ -178,6 +186,14 @@ mod tests {
         }
         assert_eq!(lists, mine(&queries, &passages, &plan()));
         assert_ne!(lists, mine(&queries, &passages, &MinePlan { seed: 8, ..plan() }));
+    }
+
+    #[test]
+    fn more_lists_are_the_same_lists_and_others() {
+        let (queries, passages) = (texts("query", 100), texts("passage", 200));
+        let few = mine(&queries, &passages, &plan());
+        let many = mine(&queries, &passages, &MinePlan { lists: 80, ..plan() });
+        assert_eq!(few.iter().filter(|list| many.contains(list)).count(), few.len());
     }
 
     #[test]
