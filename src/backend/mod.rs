@@ -1,11 +1,14 @@
 //! Floor 4: the devices behind one trait.
 
 mod cpu;
+mod cuda;
 mod kept;
+mod layout;
 mod reference;
 mod scripted;
 
 pub use cpu::{Cpu, CpuModel, NoBf16, Precision, Processor};
+pub use cuda::{Cuda, LoadError};
 pub use kept::{CacheError, List, PairReader, ScoreCache};
 pub use reference::Reference;
 pub use scripted::{Play, Script, Scripted};

@@ -10,6 +10,7 @@
 //! | `first_token` | the same, for the last layer's first token alone |
 //! | `layer_norm`, `embed`, `head` | what is left of an encoder |
 //! | `math` | 2^x, tanh, GELU |
+//! | `cuda` | the same on a GPU: the launches of `kernels/` |
 //!
 //! The only module with `unsafe`: it reads and writes vectors through pointers. Every public function
 //! checks shapes first, so that no safe call can make a pointer go astray. Widths are padded to
@@ -23,6 +24,7 @@
 mod activate;
 mod attention;
 mod buffer;
+pub mod cuda;
 mod dtype;
 mod embed;
 mod epilogue;

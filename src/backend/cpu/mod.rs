@@ -4,7 +4,6 @@
 //! none is left; each works in memory of its own. A sequence's logit comes from the same operations in
 //! the same order wherever it runs, so that it depends neither on its neighbours nor on the threads.
 
-mod layout;
 mod stack;
 
 use super::{ScoreError, Scorer};

@@ -1,6 +1,6 @@
 //! The forward of an encoder in one dtype on one kind of processor, by the fused operations.
 
-use super::layout::{Width, join, pad};
+use crate::backend::layout::{Width, join, pad};
 use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
 use crate::ops::{
     AddTo, Buffer, Dense, Dtype, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input, Keep, Linear,

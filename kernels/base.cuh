@@ -1,0 +1,128 @@
+// What every kernel is written in: two half types, tensor-core and copy instructions, and a warp's sums.
+//
+// No header of CUDA is needed, so that nvcc, NVRTC and (through shim.h) a C++ compiler read the same text.
+// Instructions are from the PTX ISA 8.0 manual; all are there from sm_80 on.
+#pragma once
+
+#ifdef PODIUM_SHIM
+#include "shim.h"
+#else
+typedef unsigned int u32;
+typedef unsigned short u16;
+// Memory that a block shares, undefined when the block starts.
+#define SHARED(T, name, count) __shared__ __align__(16) T name[count]
+#define SHARED_DYNAMIC(name) extern __shared__ __align__(16) float name[]
+#define KERNEL extern "C" __global__ void
+#define INLINE __device__ __forceinline__
+#endif
+
+// IEEE binary16 and bfloat16.
+struct f16 { u16 bits; };
+struct bf16 { u16 bits; };
+struct Pair { float low, high; };
+
+constexpr u32 WARP = 32;
+constexpr float LOWEST = -3.402823466e38f;
+
+#ifndef PODIUM_SHIM
+INLINE float to_float(f16 x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits)); return y; }
+INLINE float to_float(bf16 x) { return __uint_as_float(u32(x.bits) << 16); }
+INLINE void round_to(f16& y, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
+INLINE void round_to(bf16& y, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
+INLINE u32 pack(f16, float low, float high) {
+    u32 y; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low)); return y;
+}
+INLINE u32 pack(bf16, float low, float high) {
+    u32 y; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low)); return y;
+}
+// 2^x to 2 ulp; 0 for the lowest.
+INLINE float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+INLINE float from_lane(float x, u32 lane) { return __shfl_sync(0xffffffffu, x, lane); }
+INLINE float from_lane_xor(float x, u32 mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+INLINE void block_barrier() { __syncthreads(); }
+
+// d += a b for a tile of 16 x 16 by 16 x 8. With g = lane / 4 and t = 2 (lane % 4), a lane holds of
+//   a: rows g, g + 8, g, g + 8 and columns t, t, t + 8, t + 8, each with its right neighbour;
+//   b: rows t and t + 8, each with the next, of column g;
+//   d: rows g, g, g + 8, g + 8 and columns t, t + 1, t, t + 1.
+INLINE void mma(f16, float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+INLINE void mma(bf16, float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+INLINE u32 shared_address(const void* place) { return u32(__cvta_generic_to_shared(place)); }
+// Four 8 x 8 matrices of halves from shared memory: lane l gives the address of row l % 8 of matrix l / 8 and
+// gets, of each matrix, row l / 4 and columns 2 (l % 4) and the next; transposed, the same of its transpose.
+INLINE void load_matrices(u32 (&m)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(shared_address(row)) : "memory");
+}
+INLINE void load_matrices_transposed(u32 (&m)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(shared_address(row)) : "memory");
+}
+// Starts to copy 16 bytes into shared memory, or to clear them; both addresses are multiples of 16.
+INLINE void copy_async(void* to, const void* from, bool clear) {
+    u32 bytes = clear ? 0 : 16;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+        :: "r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
+INLINE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most `pending` of this thread's latest groups of copies are under way.
+template <int pending> INLINE void copies_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory"); }
+#endif
+
+template <class T> INLINE T rounded(float x) { T y; round_to(y, x); return y; }
+template <class T> INLINE Pair unpack(u32 x) { return {to_float(T{u16(x)}), to_float(T{u16(x >> 16)})}; }
+
+// Eight halves, as they are read and written at once.
+struct alignas(16) Eight { u32 words[4]; };
+template <class T> INLINE void load_eight(float (&to)[8], const T* from) {
+    Eight eight = *reinterpret_cast<const Eight*>(from);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        Pair pair = unpack<T>(eight.words[i]);
+        to[2 * i] = pair.low;
+        to[2 * i + 1] = pair.high;
+    }
+}
+template <class T> INLINE void store_eight(T* to, const float (&from)[8]) {
+    Eight eight;
+#pragma unroll
+    for (int i = 0; i < 4; i++) eight.words[i] = pack(T{}, from[2 * i], from[2 * i + 1]);
+    *reinterpret_cast<Eight*>(to) = eight;
+}
+
+INLINE float warp_sum(float x) {
+#pragma unroll
+    for (u32 mask = WARP / 2; mask > 0; mask /= 2) x += from_lane_xor(x, mask);
+    return x;
+}
+INLINE float warp_max(float x) {
+#pragma unroll
+    for (u32 mask = WARP / 2; mask > 0; mask /= 2) x = fmaxf(x, from_lane_xor(x, mask));
+    return x;
+}
+
+// A batch as it lies in device memory, `src/backend/cuda/batch.rs` writes it: how many there are of what, then
+// arrays at places that depend on the bucket alone.
+struct Batch {
+    const u32* words;
+    u32 tokens_max, sequences_max;
+
+    INLINE u32 tokens() const { return words[0]; }
+    INLINE u32 sequences() const { return words[1]; }
+    INLINE u32 tiles() const { return words[2]; }
+    // Where each sequence starts, and at last the number of tokens.
+    INLINE const u32* starts() const { return words + 4; }
+    // A token's id; its place in its sequence below its type, which has the upper 8 bits.
+    INLINE const u32* ids() const { return starts() + sequences_max + 1; }
+    INLINE const u32* places() const { return ids() + tokens_max; }
+    // For each tile of attention its sequence and its first row there.
+    INLINE const u32* tile_list() const { return places() + tokens_max; }
+};

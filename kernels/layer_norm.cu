@@ -1,0 +1,86 @@
+// Layer norm (Ba et al. 2016) of a row in a warp's registers, in f32 and two passes: mean first, as the sum of
+// squares alone cancels where the mean is large.
+//
+// A row of `stride` values, a multiple of 32 up to 256 CHUNKS, lies in chunks of 8: lane l has chunks l, l + 32, ...
+// Values from `hidden` on are padding: zero, with gain and bias zero, and not counted.
+
+template <int CHUNKS> struct Row {
+    float values[CHUNKS][8];
+
+    // Calls f(chunk, column) for the chunks of this lane.
+    template <class F> INLINE static void each(u32 stride, F f) {
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            u32 column = (chunk * WARP + threadIdx.x % WARP) * 8;
+            if (column < stride) f(chunk, column);
+        }
+    }
+};
+
+struct Norm {
+    const float* gain;
+    const float* bias;
+    float epsilon;
+    u32 hidden, stride;
+};
+
+template <class T, int CHUNKS> INLINE void normalise(Row<CHUNKS>& row, const Norm& norm, T* to) {
+    float sum = 0.f;
+    Row<CHUNKS>::each(norm.stride, [&](int chunk, u32) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum += row.values[chunk][i];
+    });
+    const float mean = warp_sum(sum) / norm.hidden;
+    float squares = 0.f;
+    Row<CHUNKS>::each(norm.stride, [&](int chunk, u32 column) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float centred = row.values[chunk][i] - mean;
+            if (column + i < norm.hidden) squares += centred * centred;
+        }
+    });
+    const float inverse = rsqrtf(warp_sum(squares) / norm.hidden + norm.epsilon);
+    Row<CHUNKS>::each(norm.stride, [&](int chunk, u32 column) {
+        float values[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float centred = (row.values[chunk][i] - mean) * inverse;
+            values[i] = centred * norm.gain[column + i] + norm.bias[column + i];
+        }
+        store_eight(to + column, values);
+    });
+}
+
+// Runs `f` with the fewest chunks that hold a row; `stride` is at most 1024.
+template <class F> INLINE void by_width(u32 stride, F f) {
+    if (stride <= 256) f(Row<1>{});
+    else if (stride <= 512) f(Row<2>{});
+    else f(Row<4>{});
+}
+
+// states = norm(states + update + bias), a warp a row; `count` says how many rows there are.
+template <class T>
+INLINE void add_layer_norm(const u32* count, T* states, const T* update, const float* bias, const Norm& norm) {
+    const u32 index = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
+    if (index >= *count) return;
+    T* state = states + size_t(index) * norm.stride;
+    const T* added = update + size_t(index) * norm.stride;
+    by_width(norm.stride, [&](auto row) {
+        row.each(norm.stride, [&](int chunk, u32 column) {
+            float state_values[8], added_values[8];
+            load_eight(state_values, state + column);
+            load_eight(added_values, added + column);
+#pragma unroll
+            for (int i = 0; i < 8; i++) row.values[chunk][i] = state_values[i] + added_values[i] + bias[column + i];
+        });
+        normalise(row, norm, state);
+    });
+}
+
+#define ADD_LAYER_NORM(T)                                                                                     \
+    KERNEL add_layer_norm_##T(const u32* count, T* states, const T* update, const float* update_bias,        \
+                              const float* gain, const float* bias, float epsilon, u32 hidden, u32 stride) { \
+        add_layer_norm(count, states, update, update_bias, Norm{gain, bias, epsilon, hidden, stride});       \
+    }
+ADD_LAYER_NORM(f16)
+ADD_LAYER_NORM(bf16)

@@ -1,0 +1,90 @@
+// The kernels as a library of the CPU, for tests: each under its name, and matrix products by the definition.
+//
+//     c++ -std=c++20 -O2 -shared -fPIC -DPODIUM_SHIM kernels/shim.cpp -o libkernels.so
+#include "kernels.cu"
+
+static_assert(sizeof(f16) == 2 && sizeof(bf16) == 2);
+
+static u32 bits_of(float x) { u32 y; std::memcpy(&y, &x, 4); return y; }
+static float float_of(u32 x) { float y; std::memcpy(&y, &x, 4); return y; }
+
+float to_float(bf16 x) { return float_of(u32(x.bits) << 16); }
+float to_float(f16 x) {
+    const u32 sign = u32(x.bits & 0x8000) << 16, exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
+    if (exponent == 0) return float_of(sign | bits_of(float(fraction) * 0x1p-24f));
+    if (exponent == 31) return float_of(sign | 0x7f800000 | fraction << 13);
+    return float_of(sign | (exponent + 112) << 23 | fraction << 13);
+}
+// To nearest, ties to even: the rest that is cut off is added back as half a unit, or a little less for even ones.
+void round_to(bf16& y, float x) {
+    const u32 bits = bits_of(x);
+    y.bits = std::isnan(x) ? u16(0x7fff) : u16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+void round_to(f16& y, float x) {
+    const u32 bits = bits_of(x), sign = bits >> 16 & 0x8000;
+    const float size = std::fabs(x);
+    if (std::isnan(x)) y.bits = 0x7fff;
+    else if (size >= 65520.f) y.bits = u16(sign | 0x7c00);
+    else if (size < 0x1p-14f) y.bits = u16(sign | u32(std::nearbyint(size * 0x1p24f)));
+    else y.bits = u16(sign | ((bits_of(size) - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13));
+}
+template <class T> static u32 pack_as(float low, float high) {
+    return rounded<T>(low).bits | u32(rounded<T>(high).bits) << 16;
+}
+u32 pack(f16, float low, float high) { return pack_as<f16>(low, high); }
+u32 pack(bf16, float low, float high) { return pack_as<bf16>(low, high); }
+
+template <class... A, size_t... I>
+static void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<A*>(arguments[I])...);
+}
+template <class... A>
+static void run(void (*kernel)(A...), const u32* shape, void** arguments) {
+    shim::launch({shape[0], shape[1]}, shape[2], shape[3],
+                 [&] { call(kernel, arguments, std::make_index_sequence<sizeof...(A)>()); });
+}
+
+extern "C" void shim_reverse(u32 is_reversed) { shim::is_reversed = is_reversed; }
+
+// Each kernel takes its shape (blocks in x and y, threads, bytes of shared memory) and its arguments' places.
+#define EXPORT(name)                                                                        \
+    extern "C" void shim_##name(const u32* shape, void** arguments) { run(name, shape, arguments); }
+#define EXPORT_BOTH(name) EXPORT(name##_f16) EXPORT(name##_bf16)
+EXPORT_BOTH(embed)
+EXPORT_BOTH(first_rows)
+EXPORT_BOTH(add_layer_norm)
+EXPORT_BOTH(gelu)
+EXPORT_BOTH(attention_32)
+EXPORT_BOTH(attention_64)
+EXPORT_BOTH(first_token)
+EXPORT_BOTH(head)
+
+// A matrix product as `ops::cuda::Product` describes it, summed in f32.
+struct Product {
+    uint64_t x, w, y, bias;
+    uint64_t rows, outputs, inputs;
+    uint64_t x_stride, w_stride, y_stride;
+    uint64_t count, x_step, w_step, y_step;
+    u32 is_input_major, is_output_f32;
+};
+template <class T> static void multiply(const Product& p) {
+    const T* bias = reinterpret_cast<const T*>(p.bias);
+    for (uint64_t part = 0; part < p.count; part++) {
+        const T* x = reinterpret_cast<const T*>(p.x) + part * p.x_step;
+        const T* w = reinterpret_cast<const T*>(p.w) + part * p.w_step;
+        for (uint64_t row = 0; row < p.rows; row++)
+            for (uint64_t output = 0; output < p.outputs; output++) {
+                float sum = 0.f;
+                for (uint64_t input = 0; input < p.inputs; input++) {
+                    const T weight = p.is_input_major ? w[input * p.w_stride + output] : w[output * p.w_stride + input];
+                    sum += to_float(x[row * p.x_stride + input]) * to_float(weight);
+                }
+                if (bias) sum += to_float(bias[output]);
+                const uint64_t place = part * p.y_step + row * p.y_stride + output;
+                if (p.is_output_f32) reinterpret_cast<float*>(p.y)[place] = sum;
+                else reinterpret_cast<T*>(p.y)[place] = rounded<T>(sum);
+            }
+    }
+}
+extern "C" void shim_multiply_f16(const Product* product) { multiply<f16>(*product); }
+extern "C" void shim_multiply_bf16(const Product* product) { multiply<bf16>(*product); }

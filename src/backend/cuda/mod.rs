@@ -1,0 +1,198 @@
+//! The CUDA engine: packed, fused forwards in f16 or bf16, recorded once for each size of batch.
+//!
+//! A batch goes to the device in one copy, through launches that are the same for all batches of its bucket, and its
+//! logits come back in one. All memory is taken when the engine starts.
+
+mod stack;
+
+use super::{ScoreError, Scorer};
+use crate::model::{Encoder, Weights};
+use crate::ops::cuda::{Array, Bucket, Device, DeviceError, Half, Launcher, STRIDE_MAX, Vocabulary, Words};
+use crate::token::Packed;
+use stack::{Arena, Stack};
+use std::ops::Range;
+use thiserror::Error;
+
+/// Tokens of the smallest bucket.
+const TOKENS_MIN: u32 = 128;
+/// Tokens for each sequence of a bucket: rerankers' pairs are seldom shorter, and the last layer, which has a row a
+/// sequence, is a sixteenth of another.
+const SEQUENCE_TOKENS: u32 = 16;
+/// Buckets from one power of two to the next: at most a fifth of a bucket is empty.
+const STEPS: u32 = 4;
+
+/// A model on a device, with a stream of its own.
+pub struct Cuda<D: Device> {
+    device: D,
+    half: Half,
+    encoder: Encoder,
+    stack: Stack<D>,
+    arena: Arena<D>,
+    batch: Array<D>,
+    buckets: Vec<Bucket>,
+    words: Words,
+}
+
+/// Why a model cannot be on a device.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Its shape has no kernels.
+    #[error("{0}; the cpu engine serves it")]
+    Shape(String),
+    /// The device did not do it.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl<D: Device> Cuda<D> {
+    /// Puts a model on a device, with memory for batches of `tokens_max` tokens; larger ones are cut.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn new(
+        device: D,
+        (encoder, weights): (&Encoder, &Weights),
+        half: Half,
+        tokens_max: u64,
+    ) -> Result<Self, LoadError> {
+        check(encoder)?;
+        let longest = encoder.pair_tokens_max();
+        let buckets = buckets(u32::try_from(tokens_max).unwrap_or(u32::MAX).max(longest));
+        let largest = *buckets.last().expect("there is a bucket");
+        let stack = Stack::load(&device, encoder, weights, half)?;
+        let arena = stack.arena(&device, largest)?;
+        let batch = Array::new(&device, 4 * largest.words())?;
+        Ok(Self {
+            device,
+            half,
+            encoder: encoder.clone(),
+            stack,
+            arena,
+            batch,
+            buckets,
+            words: Words::default(),
+        })
+    }
+
+    /// Scores whole sequences that fit the largest bucket.
+    fn run(
+        &mut self,
+        batch: &Packed,
+        sequences: Range<usize>,
+        logits: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        let starts = &batch.starts()[sequences.start..=sequences.end];
+        let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
+        let (number, bucket) = self
+            .buckets
+            .iter()
+            .copied()
+            .enumerate()
+            .find(|(_, bucket)| fits(*bucket, tokens.len(), sequences.len()))
+            .expect("a run fits the largest bucket");
+        let vocabulary =
+            Vocabulary { ids: self.encoder.vocabulary as u32, places: self.encoder.pair_tokens_max() };
+        let text = (&batch.ids()[tokens.clone()], &batch.types()[tokens]);
+        self.batch.write(&self.device, self.words.fill(bucket, vocabulary, starts, text))?;
+        let launcher = Launcher { device: &self.device, half: self.half, bucket, batch: &self.batch };
+        let mut launches = || self.stack.forward(&launcher, &self.arena);
+        self.device.replay(number, &mut launches)?;
+        let mut bytes = vec![0; 4 * logits.len()];
+        self.arena.logits.read(&self.device, &mut bytes)?;
+        for (logit, &bytes) in logits.iter_mut().zip(bytes.as_chunks().0) {
+            *logit = f32::from_le_bytes(bytes);
+        }
+        Ok(())
+    }
+}
+
+impl<D: Device> Scorer for Cuda<D> {
+    fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
+        self.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
+        let largest = *self.buckets.last().expect("there is a bucket");
+        for run in runs(batch, largest) {
+            let logits = &mut logits[run.clone()];
+            self.run(batch, run, logits).map_err(|error| match error {
+                DeviceError::OutOfMemory => ScoreError::OutOfMemory,
+                DeviceError::Failed(why) => ScoreError::Failed(why),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a shape that the kernels do not have.
+fn check(encoder: &Encoder) -> Result<(), LoadError> {
+    let head = encoder.hidden / encoder.heads;
+    if head > 64 {
+        return Err(LoadError::Shape(format!("heads of {head} values are more than the kernels' 64")));
+    }
+    if encoder.hidden > STRIDE_MAX {
+        let hidden = encoder.hidden;
+        return Err(LoadError::Shape(format!("a width of {hidden} is more than the kernels' {STRIDE_MAX}")));
+    }
+    Ok(())
+}
+
+/// Sizes from the smallest up to one that has room for `tokens_max`.
+fn buckets(tokens_max: u32) -> Vec<Bucket> {
+    let mut buckets = Vec::new();
+    let mut tokens = TOKENS_MIN;
+    loop {
+        buckets.push(Bucket { tokens, sequences: tokens / SEQUENCE_TOKENS });
+        if tokens >= tokens_max {
+            return buckets;
+        }
+        tokens += (1 << tokens.ilog2()) / STEPS;
+    }
+}
+
+fn fits(bucket: Bucket, tokens: usize, sequences: usize) -> bool {
+    tokens <= bucket.tokens as usize && sequences <= bucket.sequences as usize
+}
+
+/// Whole sequences, as many as the largest bucket holds.
+fn runs(batch: &Packed, largest: Bucket) -> Vec<Range<usize>> {
+    let starts = batch.starts();
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for sequence in 0..batch.len() {
+        match runs.last_mut() {
+            Some(run)
+                if fits(
+                    largest,
+                    (starts[sequence + 1] - starts[run.start]) as usize,
+                    sequence + 1 - run.start,
+                ) =>
+            {
+                run.end += 1;
+            }
+            _ => runs.push(sequence..sequence + 1),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_waste_at_most_a_fifth() {
+        let buckets = buckets(5000);
+        let sizes: Vec<u32> = buckets.iter().map(|bucket| bucket.tokens).collect();
+        assert_eq!(sizes[..9], [128, 160, 192, 224, 256, 320, 384, 448, 512]);
+        assert_eq!(*sizes.last().unwrap(), 5120);
+        assert!(sizes.windows(2).all(|pair| pair[1] * 4 <= pair[0] * 5));
+    }
+
+    #[test]
+    fn runs_are_whole_sequences_within_the_largest_bucket() {
+        let largest = Bucket { tokens: 100, sequences: 3 };
+        let mut batch = Packed::default();
+        for length in [60, 40, 1, 90, 1, 1, 1, 100] {
+            batch.push((0..length).map(|_| (1, 0)));
+        }
+        assert_eq!(runs(&batch, largest), [0..2, 2..5, 5..7, 7..8]);
+        assert!(runs(&Packed::default(), largest).is_empty());
+    }
+}

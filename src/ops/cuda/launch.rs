@@ -1,0 +1,419 @@
+//! Each kernel with its arguments in order and its shapes checked, so that no safe call makes one go astray.
+
+use super::{Argument, Array, Bucket, Device, DeviceError, Half, Kernel, Product, Shape};
+use crate::ops::{Gelu, Heads};
+use Argument::{Address, Float, Word};
+
+/// The widest row that the kernels hold.
+pub const STRIDE_MAX: usize = 1_024;
+
+/// Threads of a kernel that has a warp a row.
+const THREADS: u32 = 256;
+const WARP: u32 = 32;
+/// As in `kernels/attention.cu`.
+const ATTENTION_THREADS: u32 = 128;
+/// As in `kernels/first_token.cu`: threads, and heads of a block.
+const FIRST_TOKEN_THREADS: u32 = 256;
+const GROUP: u32 = 4;
+/// As in `kernels/head.cu`: threads, and sequences of a block.
+const HEAD_THREADS: u32 = 512;
+const HEAD_ROWS: u32 = 4;
+
+/// Which rows an operation has: all tokens, or a row a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// A row a token.
+    Tokens,
+    /// A row a sequence.
+    Sequences,
+}
+
+/// Word, position and type tables in halves, `[rows, stride]` each.
+pub struct Embeddings<D: Device> {
+    /// `[vocabulary, stride]`.
+    pub words: Array<D>,
+    /// `[positions, stride]`.
+    pub positions: Array<D>,
+    /// `[types, stride]`.
+    pub types: Array<D>,
+    /// The row of a sequence's first token among the positions.
+    pub position_offset: u32,
+    /// Rows of each table: words, positions, types.
+    pub rows: [usize; 3],
+}
+
+/// A layer norm, `[stride]` f32 each.
+pub struct Norm<D: Device> {
+    /// Factor.
+    pub gain: Array<D>,
+    /// Summand.
+    pub bias: Array<D>,
+    /// Added to the variance.
+    pub epsilon: f32,
+    /// Values of a row.
+    pub hidden: usize,
+    /// The same, with padding.
+    pub stride: usize,
+}
+
+/// y = W x, in halves.
+pub struct Linear<D: Device> {
+    /// `[outputs, inputs]`.
+    pub weight: Array<D>,
+    /// `[outputs]` in halves, where it is not the next operation's.
+    pub bias: Option<Array<D>>,
+    /// Rows.
+    pub outputs: usize,
+    /// Columns.
+    pub inputs: usize,
+}
+
+/// A classification head, in f32.
+pub struct Head<D: Device> {
+    /// `[stride, stride]`.
+    pub pooler: Array<D>,
+    /// `[stride]`.
+    pub pooler_bias: Array<D>,
+    /// `[stride]`.
+    pub classifier: Array<D>,
+    /// To the logit.
+    pub classifier_bias: f32,
+    /// Values of a row, with padding.
+    pub stride: usize,
+}
+
+/// Launches kernels on batches of one bucket.
+pub struct Launcher<'a, D: Device> {
+    /// Where.
+    pub device: &'a D,
+    /// In what.
+    pub half: Half,
+    /// The largest batch.
+    pub bucket: Bucket,
+    /// A batch, by [`super::Words`] of the same bucket.
+    pub batch: &'a Array<D>,
+}
+
+impl<D: Device> Launcher<'_, D> {
+    /// states = norm(words + positions + types), `[tokens, stride]`. That the batch's ids and places are in the
+    /// tables is `Words::fill`'s to check, by the vocabulary that it is given.
+    ///
+    /// # Errors
+    /// [`DeviceError`], as for all that follow.
+    pub fn embed(
+        &self,
+        tables: &Embeddings<D>,
+        norm: &Norm<D>,
+        states: &Array<D>,
+    ) -> Result<(), DeviceError> {
+        let table = |array: &Array<D>, rows: usize| Address(array.holding(2 * rows * norm.stride));
+        let [words, positions, types] = tables.rows;
+        let rows = self.rows(Rows::Tokens);
+        let own = [
+            table(&tables.words, words),
+            table(&tables.positions, positions),
+            table(&tables.types, types),
+            Word(tables.position_offset),
+            Word(types as u32),
+        ];
+        let arguments =
+            [&self.batch()[..], &own, &norm_arguments(norm), &[table(states, rows as usize)]].concat();
+        self.launch(Kernel::Embed, [warps(rows), 1], THREADS, 0, &arguments)
+    }
+
+    /// firsts = states of the sequences' first tokens, `[sequences, stride]`.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn first_rows(&self, states: &Array<D>, stride: usize, firsts: &Array<D>) -> Result<(), DeviceError> {
+        let own = [
+            self.halves(states, Rows::Tokens, stride),
+            Word(stride as u32),
+            self.halves(firsts, Rows::Sequences, stride),
+        ];
+        let rows = self.rows(Rows::Sequences);
+        self.launch(Kernel::FirstRows, [warps(rows), 1], THREADS, 0, &[&self.batch()[..], &own].concat())
+    }
+
+    /// states = norm(states + update + bias), `[rows, stride]`; `bias: [stride]` f32.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn add_layer_norm(
+        &self,
+        rows: Rows,
+        (states, update): (&Array<D>, &Array<D>),
+        bias: &Array<D>,
+        norm: &Norm<D>,
+    ) -> Result<(), DeviceError> {
+        let own = [
+            self.count(rows),
+            self.halves(states, rows, norm.stride),
+            self.halves(update, rows, norm.stride),
+            Address(bias.holding(4 * norm.stride)),
+        ];
+        let arguments = [&own[..], &norm_arguments(norm)].concat();
+        self.launch(Kernel::AddLayerNorm, [warps(self.rows(rows)), 1], THREADS, 0, &arguments)
+    }
+
+    /// x = gelu(x + bias), `[rows, width]`; `bias: [width]` f32.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn gelu(
+        &self,
+        rows: Rows,
+        x: &Array<D>,
+        (bias, width): (&Array<D>, usize),
+        gelu: Gelu,
+    ) -> Result<(), DeviceError> {
+        assert!(width.is_multiple_of(8), "rows are read eight values at a time");
+        let own = [
+            self.count(rows),
+            self.halves(x, rows, width),
+            Address(bias.holding(4 * width)),
+            Word(width as u32),
+            Word(u32::from(gelu == Gelu::Tanh)),
+        ];
+        let threads = self.rows(rows) * (width / 8) as u32;
+        self.launch(Kernel::Gelu, [threads.div_ceil(THREADS), 1], THREADS, 0, &own)
+    }
+
+    /// `context: [tokens, heads]` from `qkv: [tokens, 3 heads]`, queries scaled by log2(e) / sqrt(d).
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn attention(&self, qkv: &Array<D>, context: &Array<D>, heads: Heads) -> Result<(), DeviceError> {
+        let kernel = match heads.size {
+            32 => Kernel::Attention32,
+            64 => Kernel::Attention64,
+            size => panic!("heads of {size} have no kernel"),
+        };
+        let own = [
+            self.halves(qkv, Rows::Tokens, 3 * heads.width()),
+            self.halves(context, Rows::Tokens, heads.width()),
+            Word(heads.count as u32),
+        ];
+        let blocks = [self.bucket.tiles(), heads.count as u32];
+        self.launch(kernel, blocks, ATTENTION_THREADS, 0, &[&self.batch()[..], &own].concat())
+    }
+
+    /// `mixed: [sequences, heads, stride]`, the states of a sequence weighted by softmax(absorbed state), from
+    /// `absorbed: [sequences, heads, stride]` f32; no sequence has more than `length_max` tokens.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn first_token(
+        &self,
+        (absorbed, states): (&Array<D>, &Array<D>),
+        mixed: &Array<D>,
+        (heads, stride): (usize, usize),
+        length_max: usize,
+    ) -> Result<(), DeviceError> {
+        check(stride);
+        let own = [
+            Address(absorbed.holding(4 * self.bucket.sequences as usize * heads * stride)),
+            self.halves(states, Rows::Tokens, stride),
+            self.halves(mixed, Rows::Sequences, heads * stride),
+            Word(heads as u32),
+            Word(stride as u32),
+        ];
+        let blocks = [self.bucket.sequences, (heads as u32).div_ceil(GROUP)];
+        let shared_bytes = GROUP * 4 * length_max as u32;
+        let arguments = [&self.batch()[..], &own].concat();
+        self.launch(Kernel::FirstToken, blocks, FIRST_TOKEN_THREADS, shared_bytes, &arguments)
+    }
+
+    /// `logits: [sequences]` f32 from `firsts: [sequences, stride]`.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn head(&self, firsts: &Array<D>, head: &Head<D>, logits: &Array<D>) -> Result<(), DeviceError> {
+        check(head.stride);
+        let own = [
+            self.halves(firsts, Rows::Sequences, head.stride),
+            Address(head.pooler.holding(4 * head.stride * head.stride)),
+            Address(head.pooler_bias.holding(4 * head.stride)),
+            Address(head.classifier.holding(4 * head.stride)),
+            Float(head.classifier_bias),
+            Word(head.stride as u32),
+            Address(logits.holding(4 * self.bucket.sequences as usize)),
+        ];
+        let blocks = [self.bucket.sequences.div_ceil(HEAD_ROWS), 1];
+        self.launch(Kernel::Head, blocks, HEAD_THREADS, 0, &[&self.batch()[..], &own].concat())
+    }
+
+    /// y = W x + bias, `[rows, outputs]`, for all rows of the bucket.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn linear(&self, rows: Rows, map: &Linear<D>, x: &Array<D>, y: &Array<D>) -> Result<(), DeviceError> {
+        let (inputs, outputs) = (map.inputs as u64, map.outputs as u64);
+        self.multiply(
+            (x, map, y),
+            Product {
+                rows: self.rows(rows).into(),
+                outputs,
+                inputs,
+                x_stride: inputs,
+                w_stride: inputs,
+                y_stride: outputs,
+                count: 1,
+                ..Product::default()
+            },
+        )
+    }
+
+    /// `absorbed: [sequences, heads, inputs]` f32, the queries of each head, `[sequences, heads, d]`, times the head's
+    /// rows of `map`, which maps to keys.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn absorb(
+        &self,
+        queries: &Array<D>,
+        map: &Linear<D>,
+        absorbed: &Array<D>,
+        heads: Heads,
+    ) -> Result<(), DeviceError> {
+        assert_eq!(map.outputs, heads.width(), "a map to heads");
+        let (stride, size) = (map.inputs as u64, heads.size as u64);
+        self.multiply(
+            (queries, map, absorbed),
+            Product {
+                rows: self.bucket.sequences.into(),
+                outputs: stride,
+                inputs: size,
+                x_stride: heads.width() as u64,
+                w_stride: stride,
+                y_stride: heads.count as u64 * stride,
+                count: heads.count as u64,
+                x_step: size,
+                w_step: size * stride,
+                y_step: stride,
+                is_input_major: 1,
+                is_output_f32: 1,
+                ..Product::default()
+            },
+        )
+    }
+
+    /// `context: [sequences, heads, d]`, the head's rows of `map`, which maps to values, times what is mixed for it,
+    /// `[sequences, heads, inputs]`.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn release(
+        &self,
+        mixed: &Array<D>,
+        map: &Linear<D>,
+        context: &Array<D>,
+        heads: Heads,
+    ) -> Result<(), DeviceError> {
+        assert_eq!(map.outputs, heads.width(), "a map to heads");
+        let (stride, size) = (map.inputs as u64, heads.size as u64);
+        self.multiply(
+            (mixed, map, context),
+            Product {
+                rows: self.bucket.sequences.into(),
+                outputs: size,
+                inputs: stride,
+                x_stride: heads.count as u64 * stride,
+                w_stride: stride,
+                y_stride: heads.width() as u64,
+                count: heads.count as u64,
+                x_step: stride,
+                w_step: size * stride,
+                y_step: size,
+                ..Product::default()
+            },
+        )
+    }
+
+    fn multiply(
+        &self,
+        (x, map, y): (&Array<D>, &Linear<D>, &Array<D>),
+        product: Product,
+    ) -> Result<(), DeviceError> {
+        let end = |rows: u64, columns: u64, stride: u64, step: u64| {
+            ((product.count - 1) * step + (rows - 1) * stride + columns) as usize
+        };
+        let Product { rows, outputs, inputs, .. } = product;
+        let (w_rows, w_columns) =
+            if product.is_input_major == 1 { (inputs, outputs) } else { (outputs, inputs) };
+        let y_bytes = if product.is_output_f32 == 1 { 4 } else { 2 };
+        let product = Product {
+            x: x.holding(2 * end(rows, inputs, product.x_stride, product.x_step)),
+            w: map.weight.holding(2 * end(w_rows, w_columns, product.w_stride, product.w_step)),
+            y: y.holding(y_bytes * end(rows, outputs, product.y_stride, product.y_step)),
+            bias: map.bias.as_ref().map_or(0, |bias| bias.holding(2 * outputs as usize)),
+            ..product
+        };
+        // SAFETY: the arrays were asserted to hold the last value of each.
+        unsafe { self.device.multiply(self.half, &product) }
+    }
+
+    fn launch(
+        &self,
+        kernel: Kernel,
+        blocks: [u32; 2],
+        threads: u32,
+        shared_bytes: u32,
+        arguments: &[Argument],
+    ) -> Result<(), DeviceError> {
+        let shape = Shape { blocks, threads, shared_bytes };
+        // SAFETY: each caller gives its kernel's arguments in order, and has asserted that arrays hold what the
+        // kernel touches, which is bounded by the bucket; `Words::fill` has put no more than that into the batch.
+        unsafe { self.device.launch(kernel, self.half, shape, arguments) }
+    }
+
+    fn rows(&self, rows: Rows) -> u32 {
+        match rows {
+            Rows::Tokens => self.bucket.tokens,
+            Rows::Sequences => self.bucket.sequences,
+        }
+    }
+
+    /// Where the batch says how many rows there are.
+    fn count(&self, rows: Rows) -> Argument {
+        let start = self.batch.holding(4 * self.bucket.words());
+        match rows {
+            Rows::Tokens => Address(start),
+            Rows::Sequences => Address(start + 4),
+        }
+    }
+
+    fn batch(&self) -> [Argument; 3] {
+        let start = self.batch.holding(4 * self.bucket.words());
+        [Address(start), Word(self.bucket.tokens), Word(self.bucket.sequences)]
+    }
+
+    /// An array of as many rows of halves.
+    fn halves(&self, array: &Array<D>, rows: Rows, width: usize) -> Argument {
+        Address(array.holding(2 * self.rows(rows) as usize * width))
+    }
+}
+
+/// Blocks of kernels that have a warp a row.
+fn warps(rows: u32) -> u32 {
+    rows.div_ceil(THREADS / WARP)
+}
+
+fn norm_arguments<D: Device>(norm: &Norm<D>) -> [Argument; 5] {
+    check(norm.stride);
+    assert!(norm.hidden <= norm.stride, "a row lies within its stride");
+    [
+        Address(norm.gain.holding(4 * norm.stride)),
+        Address(norm.bias.holding(4 * norm.stride)),
+        Float(norm.epsilon),
+        Word(norm.hidden as u32),
+        Word(norm.stride as u32),
+    ]
+}
+
+fn check(stride: usize) {
+    assert!(
+        stride.is_multiple_of(WARP as usize) && stride <= STRIDE_MAX,
+        "rows of {stride} values have no kernel"
+    );
+}

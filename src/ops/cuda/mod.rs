@@ -1,0 +1,316 @@
+//! The operations of an encoder on a GPU: what they need of a device, and the launches.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `words` | a batch as the kernels read it |
+//! | `launch` | each kernel of `kernels/` with its shapes checked |
+//! | `nvidia` | a GPU (feature `cuda`) |
+//! | `blas` | matrix products by cublasLt, planned once (feature `cuda`) |
+//!
+//! A [`Device`] has two implementations: a GPU, and in tests the CPU, which runs the same kernels from the same
+//! text (`kernels/shim.h`).
+
+#[cfg(feature = "cuda")]
+mod blas;
+mod launch;
+#[cfg(feature = "cuda")]
+mod nvidia;
+mod words;
+
+pub use launch::{Embeddings, Head, Launcher, Linear, Norm, Rows, STRIDE_MAX};
+#[cfg(feature = "cuda")]
+pub use nvidia::Nvidia;
+pub use words::{Bucket, Vocabulary, Words};
+
+use half::{bf16, f16};
+use thiserror::Error;
+
+/// What weights and states are held in; sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// IEEE binary16: 11 bits of precision, up to 65504.
+    F16,
+    /// bfloat16: 8 bits of precision, and f32's range.
+    Bf16,
+}
+
+impl Half {
+    /// Its name, as in kernels' names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Values as they lie in memory.
+    pub fn bytes(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+            Self::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+        }
+    }
+
+    /// The largest value.
+    pub fn max(self) -> f32 {
+        match self {
+            Self::F16 => f16::MAX.to_f32(),
+            Self::Bf16 => bf16::MAX.to_f32(),
+        }
+    }
+}
+
+/// A kernel of `kernels/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// `embed.cu`.
+    Embed,
+    /// `embed.cu`.
+    FirstRows,
+    /// `layer_norm.cu`.
+    AddLayerNorm,
+    /// `gelu.cu`.
+    Gelu,
+    /// `attention.cu`, heads of 32.
+    Attention32,
+    /// `attention.cu`, heads of 64.
+    Attention64,
+    /// `first_token.cu`.
+    FirstToken,
+    /// `head.cu`.
+    Head,
+}
+
+impl Kernel {
+    /// Every kernel.
+    pub const ALL: [Self; 8] = [
+        Self::Embed,
+        Self::FirstRows,
+        Self::AddLayerNorm,
+        Self::Gelu,
+        Self::Attention32,
+        Self::Attention64,
+        Self::FirstToken,
+        Self::Head,
+    ];
+
+    /// Its symbol.
+    pub fn symbol(self, half: Half) -> String {
+        let stem = match self {
+            Self::Embed => "embed",
+            Self::FirstRows => "first_rows",
+            Self::AddLayerNorm => "add_layer_norm",
+            Self::Gelu => "gelu",
+            Self::Attention32 => "attention_32",
+            Self::Attention64 => "attention_64",
+            Self::FirstToken => "first_token",
+            Self::Head => "head",
+        };
+        format!("{stem}_{}", half.name())
+    }
+}
+
+/// How many blocks and threads run a kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Blocks, in x and y.
+    pub blocks: [u32; 2],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of shared memory beyond what the kernel declares.
+    pub shared_bytes: u32,
+}
+
+/// What a kernel is given.
+#[derive(Clone, Copy, Debug)]
+pub enum Argument {
+    /// A place in the device's memory.
+    Address(u64),
+    /// A number.
+    Word(u32),
+    /// A number.
+    Float(f32),
+}
+
+/// `count` matrix products y = x W^T + bias, row by row, in halves and summed in f32; strides and steps from one
+/// product to the next are in values.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// Addresses of `x: [rows, inputs]`, of W, of `y: [rows, outputs]`, and of `bias: [outputs]` or 0.
+    pub x: u64,
+    /// See `x`.
+    pub w: u64,
+    /// See `x`.
+    pub y: u64,
+    /// See `x`.
+    pub bias: u64,
+    /// Rows of x and y.
+    pub rows: u64,
+    /// Columns of y.
+    pub outputs: u64,
+    /// Columns of x.
+    pub inputs: u64,
+    /// From row to row.
+    pub x_stride: u64,
+    /// From row to row.
+    pub w_stride: u64,
+    /// From row to row.
+    pub y_stride: u64,
+    /// Products.
+    pub count: u64,
+    /// From product to product.
+    pub x_step: u64,
+    /// From product to product.
+    pub w_step: u64,
+    /// From product to product.
+    pub y_step: u64,
+    /// Whether W lies as `[inputs, outputs]` and not as `[outputs, inputs]`.
+    pub is_input_major: u32,
+    /// Whether y is f32.
+    pub is_output_f32: u32,
+}
+
+/// What the CUDA engine needs of a device: memory, kernels and matrix products, all in one queue.
+pub trait Device: Send {
+    /// A piece of memory, freed when it is dropped.
+    type Memory: Send;
+
+    /// Memory, with whatever is in it.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn alloc(&self, bytes: usize) -> Result<Self::Memory, DeviceError>;
+
+    /// Where it is; a multiple of 16.
+    fn address(memory: &Self::Memory) -> u64;
+
+    /// Copies to the device.
+    ///
+    /// # Safety
+    /// So many bytes of the device's memory lie at `address`.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    unsafe fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Waits for all that is in the queue, and copies from the device.
+    ///
+    /// # Safety
+    /// So many bytes of the device's memory lie at `address`.
+    ///
+    /// # Errors
+    /// [`DeviceError`], that of anything in the queue.
+    unsafe fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Queues a kernel.
+    ///
+    /// # Safety
+    /// The arguments are the kernel's, and it reads and writes within the device's memory.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        half: Half,
+        shape: Shape,
+        arguments: &[Argument],
+    ) -> Result<(), DeviceError>;
+
+    /// Queues matrix products.
+    ///
+    /// # Safety
+    /// They read and write within the device's memory.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    unsafe fn multiply(&self, half: Half, product: &Product) -> Result<(), DeviceError>;
+
+    /// Queues what `launches` queues, which is the same whenever `key` is: a device may record it once.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn replay(
+        &self,
+        key: usize,
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError>;
+}
+
+/// Why a device did not do something.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DeviceError {
+    /// It has no memory left.
+    #[error("the device is out of memory")]
+    OutOfMemory,
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Memory of a device that knows its length.
+pub struct Array<D: Device> {
+    memory: D::Memory,
+    bytes: usize,
+}
+
+impl<D: Device> Array<D> {
+    /// So many bytes, of whatever is there.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn new(device: &D, bytes: usize) -> Result<Self, DeviceError> {
+        Ok(Self { memory: device.alloc(bytes)?, bytes })
+    }
+
+    /// These bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn of_bytes(device: &D, bytes: &[u8]) -> Result<Self, DeviceError> {
+        let array = Self::new(device, bytes.len())?;
+        array.write(device, bytes)?;
+        Ok(array)
+    }
+
+    /// These floats.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn of_floats(device: &D, values: &[f32]) -> Result<Self, DeviceError> {
+        Self::of_bytes(device, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+    }
+
+    /// These floats, in a half.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn of_halves(device: &D, half: Half, values: &[f32]) -> Result<Self, DeviceError> {
+        Self::of_bytes(device, &half.bytes(values))
+    }
+
+    /// Overwrites its first bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn write(&self, device: &D, bytes: &[u8]) -> Result<(), DeviceError> {
+        // SAFETY: `holding` asserts the length.
+        unsafe { device.write(self.holding(bytes.len()), bytes) }
+    }
+
+    /// Waits for the queue and reads its first bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn read(&self, device: &D, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        // SAFETY: `holding` asserts the length.
+        unsafe { device.read(self.holding(bytes.len()), bytes) }
+    }
+
+    /// Its address, where it has so many bytes.
+    fn holding(&self, bytes: usize) -> u64 {
+        assert!(bytes <= self.bytes, "an array of {} bytes holds {bytes}", self.bytes);
+        D::address(&self.memory)
+    }
+}

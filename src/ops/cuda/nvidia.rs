@@ -1,0 +1,300 @@
+//! An NVIDIA GPU: memory, kernels and products on a stream of its own, recorded as graphs.
+//!
+//! The driver and cublasLt are loaded when they are asked for, so that a program with this feature starts where there
+//! are none.
+
+use super::blas::{Blas, WORKSPACE_BYTES};
+use super::{Argument, Device, DeviceError, Half, Kernel, Product, Shape};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice,
+    result,
+};
+use cudarc::nvrtc::Ptx;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// Kernels, compiled by `build.rs`.
+#[cfg(podium_fatbin)]
+static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+/// Kernels, to be compiled by NVRTC; as in `kernels/kernels.cu`.
+#[cfg(not(podium_fatbin))]
+static SOURCE: &str = concat!(
+    include_str!("../../../kernels/base.cuh"),
+    include_str!("../../../kernels/layer_norm.cu"),
+    include_str!("../../../kernels/embed.cu"),
+    include_str!("../../../kernels/gelu.cu"),
+    include_str!("../../../kernels/attention.cu"),
+    include_str!("../../../kernels/first_token.cu"),
+    include_str!("../../../kernels/head.cu"),
+);
+
+/// Bytes of pinned memory for copies in each direction; longer ones go without.
+const STAGING_BYTES: usize = 4 << 20;
+/// Shared memory that a block has without being asked for more.
+const SHARED_BYTES: u32 = 48 << 10;
+
+/// A GPU and a stream on it, used by one thread at a time.
+pub struct Nvidia {
+    graphs: RefCell<HashMap<usize, Option<CudaGraph>>>,
+    functions: HashMap<(Kernel, Half), Function>,
+    blas: Blas,
+    workspace: CudaSlice<u8>,
+    /// Pinned, for copies to the device; whether one may be under way.
+    up: RefCell<(PinnedHostSlice<u8>, bool)>,
+    /// Pinned, for copies from it.
+    down: RefCell<PinnedHostSlice<u8>>,
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: no part is bound to a thread (every call makes the context current), and without `Sync` it is used by one
+// at a time, as graphs and cublasLt's plans must be.
+unsafe impl Send for Nvidia {}
+
+struct Function {
+    function: CudaFunction,
+    /// Shared memory that it declares.
+    shared_bytes: u32,
+    /// What it may have beyond that.
+    extra_bytes: Cell<u32>,
+}
+
+impl Nvidia {
+    /// How many GPUs there are.
+    ///
+    /// # Errors
+    /// [`DeviceError`], where there is no driver.
+    pub fn count() -> Result<usize, DeviceError> {
+        // SAFETY: it only looks for the library, without which all other calls panic.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(DeviceError::Failed("no NVIDIA driver (libcuda.so.1) is here".to_owned()));
+        }
+        let count = result::init().and_then(|()| result::device::get_count()).map_err(failed)?;
+        Ok(count as usize)
+    }
+
+    /// Opens one of them and loads the kernels.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
+        let count = Self::count()?;
+        if ordinal >= count {
+            return Err(DeviceError::Failed(format!("GPU {ordinal} is not among the {count} that are here")));
+        }
+        let context = CudaContext::new(ordinal).map_err(failed)?;
+        // SAFETY: there is one stream for all memory of this device, so that nothing has to be waited for; and events
+        // would break the recording of graphs.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed)?;
+        let module = context.load_module(kernels(&context)?).map_err(failed)?;
+        let mut functions = HashMap::new();
+        for (kernel, half) in
+            Kernel::ALL.into_iter().flat_map(|kernel| [(kernel, Half::F16), (kernel, Half::Bf16)])
+        {
+            let function = module.load_function(&kernel.symbol(half)).map_err(failed)?;
+            let declared = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+            let shared_bytes = function.get_attribute(declared).map_err(failed)? as u32;
+            let extra_bytes = Cell::new(SHARED_BYTES.saturating_sub(shared_bytes));
+            functions.insert((kernel, half), Function { function, shared_bytes, extra_bytes });
+        }
+        // SAFETY: pinned and device memory are written before they are read.
+        let (up, down, workspace) = unsafe {
+            let pinned = || context.alloc_pinned_with_flags::<u8>(STAGING_BYTES, 0);
+            (
+                pinned().map_err(failed)?,
+                pinned().map_err(failed)?,
+                stream.alloc(WORKSPACE_BYTES).map_err(failed)?,
+            )
+        };
+        Ok(Self {
+            graphs: RefCell::default(),
+            functions,
+            blas: Blas::new()?,
+            workspace,
+            up: RefCell::new((up, false)),
+            down: RefCell::new(down),
+            stream,
+            context,
+        })
+    }
+
+    /// What the driver calls it.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn name(&self) -> Result<String, DeviceError> {
+        self.context.name().map_err(failed)
+    }
+
+    /// Lets a function have more shared memory than it has by default, where the device has that.
+    fn extend(&self, kernel: Kernel, function: &Function, extra_bytes: u32) -> Result<(), DeviceError> {
+        let limit = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let limit = self.context.attribute(limit).map_err(failed)? as u32;
+        let wanted = function.shared_bytes + extra_bytes;
+        if wanted > limit {
+            return Err(DeviceError::Failed(format!(
+                "{kernel:?} needs {wanted} bytes of shared memory for the longest pair, and the device has {limit}"
+            )));
+        }
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.function.set_attribute(attribute, extra_bytes as i32).map_err(failed)?;
+        function.extra_bytes.set(extra_bytes);
+        Ok(())
+    }
+
+    /// Records what `launches` queues.
+    fn record(
+        &self,
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<Option<CudaGraph>, DeviceError> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(failed)?;
+        let queued = launches();
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(failed);
+        queued?;
+        let graph = graph?;
+        if let Some(graph) = &graph {
+            graph.upload().map_err(failed)?;
+        }
+        Ok(graph)
+    }
+}
+
+impl Device for Nvidia {
+    type Memory = CudaSlice<u8>;
+
+    fn alloc(&self, bytes: usize) -> Result<CudaSlice<u8>, DeviceError> {
+        // SAFETY: whoever allocates knows that anything is in it.
+        unsafe { self.stream.alloc(bytes.max(1)) }.map_err(failed)
+    }
+
+    fn address(memory: &CudaSlice<u8>) -> u64 {
+        memory.device_ptr(memory.stream()).0
+    }
+
+    unsafe fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(failed)?;
+        let (pinned, is_under_way) = &mut *self.up.borrow_mut();
+        if *is_under_way {
+            self.stream.synchronize().map_err(failed)?;
+        }
+        *is_under_way = true;
+        let from = match pinned.as_mut_slice().map_err(failed)?.get_mut(..bytes.len()) {
+            Some(pinned) => {
+                pinned.copy_from_slice(bytes);
+                &*pinned
+            }
+            None => bytes,
+        };
+        // SAFETY: the caller promises the memory. Pinned bytes are not written again while the copy may be under way;
+        // others the driver has taken over when it returns.
+        unsafe { result::memcpy_htod_async(address, from, self.stream.cu_stream()) }.map_err(failed)
+    }
+
+    unsafe fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(failed)?;
+        let pinned = &mut *self.down.borrow_mut();
+        for (piece, address) in bytes.chunks_mut(STAGING_BYTES).zip((address..).step_by(STAGING_BYTES)) {
+            let pinned = &mut pinned.as_mut_slice().map_err(failed)?[..piece.len()];
+            // SAFETY: the caller promises the memory; the copy has ended before the bytes are read.
+            unsafe { result::memcpy_dtoh_async(pinned, address, self.stream.cu_stream()) }.map_err(failed)?;
+            self.stream.synchronize().map_err(failed)?;
+            piece.copy_from_slice(pinned);
+        }
+        self.up.borrow_mut().1 = false;
+        Ok(())
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        half: Half,
+        shape: Shape,
+        arguments: &[Argument],
+    ) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(failed)?;
+        let function = &self.functions[&(kernel, half)];
+        if shape.shared_bytes > function.extra_bytes.get() {
+            self.extend(kernel, function, shape.shared_bytes)?;
+        }
+        let mut places: Vec<*mut c_void> = arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Address(value) => (&raw const *value).cast_mut().cast(),
+                Argument::Word(value) => (&raw const *value).cast_mut().cast(),
+                Argument::Float(value) => (&raw const *value).cast_mut().cast(),
+            })
+            .collect();
+        // SAFETY: the function is of a module that is loaded; the caller promises its arguments, which the driver
+        // copies.
+        unsafe {
+            result::launch_kernel(
+                function.function.cu_function(),
+                (shape.blocks[0], shape.blocks[1], 1),
+                (shape.threads, 1, 1),
+                shape.shared_bytes,
+                self.stream.cu_stream(),
+                &mut places,
+            )
+        }
+        .map_err(failed)
+    }
+
+    unsafe fn multiply(&self, half: Half, product: &Product) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: the caller promises the addresses; the workspace has its length, and products run one by one.
+        unsafe { self.blas.multiply(half, product, Self::address(&self.workspace), self.stream.cu_stream()) }
+    }
+
+    /// The first time all is queued as it is, which loads and plans what has to be; then it is recorded.
+    fn replay(
+        &self,
+        key: usize,
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        if let Some(graph) = self.graphs.borrow().get(&key) {
+            return match graph {
+                Some(graph) => graph.launch().map_err(failed),
+                None => launches(),
+            };
+        }
+        launches()?;
+        let recorded = self.record(launches).unwrap_or_else(|error| {
+            tracing::warn!(%error, "a forward cannot be recorded and is launched kernel by kernel");
+            None
+        });
+        self.graphs.borrow_mut().insert(key, recorded);
+        Ok(())
+    }
+}
+
+#[cfg(podium_fatbin)]
+fn kernels(_context: &CudaContext) -> Result<Ptx, DeviceError> {
+    Ok(Ptx::from_binary(FATBIN.to_vec()))
+}
+
+#[cfg(not(podium_fatbin))]
+fn kernels(context: &CudaContext) -> Result<Ptx, DeviceError> {
+    use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+    // SAFETY: it only looks for the library.
+    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+        let message =
+            "this program was built without nvcc, and libnvrtc.so was not found to compile its kernels now";
+        return Err(DeviceError::Failed(message.to_owned()));
+    }
+    let (major, minor) = context.compute_capability().map_err(failed)?;
+    let options = vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".to_owned()];
+    compile_ptx_with_opts(SOURCE, CompileOptions { options, ..CompileOptions::default() })
+        .map_err(|error| DeviceError::Failed(format!("NVRTC: {error}")))
+}
+
+fn failed(error: DriverError) -> DeviceError {
+    match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory,
+        _ => DeviceError::Failed(error.to_string()),
+    }
+}

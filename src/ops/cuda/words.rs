@@ -1,0 +1,124 @@
+//! A batch as the kernels read it (`Batch` in `kernels/base.cuh`): one piece of memory, one copy.
+
+/// Rows of a tile of attention.
+const TILE: u32 = 64;
+/// Tokens, sequences, tiles, and a word that is free.
+const HEADER: usize = 4;
+
+/// How many tokens and sequences a batch may have; launches are the same for all batches of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// Tokens.
+    pub tokens: u32,
+    /// Sequences.
+    pub sequences: u32,
+}
+
+impl Bucket {
+    /// Tiles of attention, at most: a sequence has one more than it fills.
+    pub fn tiles(&self) -> u32 {
+        self.tokens / TILE + self.sequences
+    }
+
+    /// Words of a batch.
+    pub fn words(&self) -> usize {
+        HEADER + self.sequences as usize + 1 + 2 * self.tokens as usize + 2 * self.tiles() as usize
+    }
+}
+
+/// What a token may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Vocabulary {
+    /// Ids are below this.
+    pub ids: u32,
+    /// Places in a sequence are below this.
+    pub places: u32,
+}
+
+/// Writes batches.
+#[derive(Debug, Default)]
+pub struct Words(Vec<u32>);
+
+impl Words {
+    /// A batch of tokens `ids`, `types: [tokens]`, of which sequence `i` is `starts[i]..starts[i + 1]`, counted from
+    /// `starts[0]`.
+    ///
+    /// # Panics
+    /// Where it is larger than its bucket, or a token is not of the vocabulary.
+    pub fn fill(
+        &mut self,
+        bucket: Bucket,
+        vocabulary: Vocabulary,
+        starts: &[u32],
+        (ids, types): (&[u32], &[u8]),
+    ) -> &[u8] {
+        let (first, sequences) = (starts[0], starts.len() - 1);
+        assert!(ids.len() <= bucket.tokens as usize && types.len() == ids.len(), "tokens fit their bucket");
+        assert!(sequences <= bucket.sequences as usize, "sequences fit their bucket");
+        assert!(ids.iter().all(|&id| id < vocabulary.ids), "ids are the model's");
+        assert_eq!((starts[sequences] - first) as usize, ids.len(), "sequences are the tokens");
+        let Self(words) = self;
+        words.clear();
+        words.resize(bucket.words(), 0);
+        let (header, rest) = words.split_at_mut(HEADER);
+        let (to_starts, rest) = rest.split_at_mut(bucket.sequences as usize + 1);
+        let (to_ids, rest) = rest.split_at_mut(bucket.tokens as usize);
+        let (to_places, to_tiles) = rest.split_at_mut(bucket.tokens as usize);
+        to_ids[..ids.len()].copy_from_slice(ids);
+        let mut tiles = to_tiles.chunks_exact_mut(2);
+        let mut tile_count = 0;
+        for (sequence, bounds) in starts.windows(2).enumerate() {
+            let length = bounds[1] - bounds[0];
+            assert!((1..=vocabulary.places).contains(&length), "a sequence has places");
+            to_starts[sequence] = bounds[0] - first;
+            for place in 0..length {
+                let token = (bounds[0] - first + place) as usize;
+                to_places[token] = place | u32::from(types[token]) << 24;
+            }
+            for row in (0..length).step_by(TILE as usize) {
+                let tile = tiles.next().expect("a bucket has room for its tiles");
+                tile.copy_from_slice(&[sequence as u32, row]);
+                tile_count += 1;
+            }
+        }
+        to_starts[sequences..].fill(ids.len() as u32);
+        header.copy_from_slice(&[ids.len() as u32, sequences as u32, tile_count, 0]);
+        // SAFETY: any words are bytes.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(&words[..])) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUCKET: Bucket = Bucket { tokens: 192, sequences: 3 };
+    const VOCABULARY: Vocabulary = Vocabulary { ids: 10, places: 130 };
+
+    #[test]
+    fn tokens_know_their_places_and_tiles_their_sequences() {
+        let mut words = Words::default();
+        let (ids, types) = (vec![7; 133], [vec![0; 131], vec![1; 2]].concat());
+        words.fill(BUCKET, VOCABULARY, &[5, 8, 138], (&ids, &types));
+        let at = |from: usize, count: usize| words.0[from..from + count].to_vec();
+        assert_eq!(at(0, 4), [133, 2, 4, 0]);
+        assert_eq!(at(4, 4), [0, 3, 133, 133], "starts, to the end of the bucket");
+        assert_eq!(at(8 + 192, 5), [0, 1, 2, 0, 1]);
+        assert_eq!(at(8 + 192 + 132, 2), [129 | 1 << 24, 0]);
+        assert_eq!(at(8 + 384, 8), [0, 0, 1, 0, 1, 64, 1, 128]);
+        assert_eq!(words.0.len(), BUCKET.words());
+    }
+
+    #[test]
+    fn the_smallest_sequences_fill_a_bucket_s_tiles() {
+        let bucket = Bucket { tokens: 195, sequences: 3 };
+        let starts = [0, 65, 130, 195];
+        Words::default().fill(bucket, VOCABULARY, &starts, (&[1; 195], &[0; 195]));
+    }
+
+    #[test]
+    #[should_panic(expected = "ids are the model's")]
+    fn an_id_of_another_model_is_refused() {
+        Words::default().fill(BUCKET, VOCABULARY, &[0, 1], (&[10], &[0]));
+    }
+}

@@ -1,0 +1,125 @@
+//! The CPU as a CUDA device: the kernels' own text, compiled by the system's C++ compiler.
+#![expect(unsafe_code, reason = "kernels are called through a library made from kernels/shim.cpp")]
+
+use libloading::Library;
+use podium::ops::cuda::{Argument, Device, DeviceError, Half, Kernel, Product, Shape};
+use std::cell::UnsafeCell;
+use std::ffi::c_void;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+/// A device whose memory is the process's; one kernel runs at a time, as the fibers are the library's only ones.
+#[derive(Clone)]
+pub struct Shim {
+    library: Arc<Library>,
+    /// Whether threads of a block run last to first.
+    pub is_reversed: bool,
+}
+
+/// Words of 16 bytes, as kernels read eight halves at once.
+pub struct Memory(Box<[UnsafeCell<u128>]>);
+
+static LOADED: OnceLock<Option<Shim>> = OnceLock::new();
+static RUNNING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+impl Shim {
+    /// Compiles the kernels; none, said on stderr, where there is no C++ compiler.
+    pub fn here() -> Option<Self> {
+        LOADED.get_or_init(Self::build).clone()
+    }
+
+    fn build() -> Option<Self> {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let library =
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("libkernels-{}.so", std::process::id()));
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+        let flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas"];
+        let built = Command::new(&compiler)
+            .args(flags)
+            .args(["-DPODIUM_SHIM", "-o"])
+            .args([&library, &root.join("kernels/shim.cpp")])
+            .output();
+        match built {
+            Err(error) => {
+                eprintln!("skipped: no C++ compiler `{compiler}`: {error}");
+                return None;
+            }
+            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        }
+        // SAFETY: the library is ours, and does nothing when it is loaded.
+        let loaded = unsafe { Library::new(&library) }.unwrap();
+        std::fs::remove_file(&library).unwrap();
+        Some(Self { library: Arc::new(loaded), is_reversed: false })
+    }
+}
+
+impl Device for Shim {
+    type Memory = Memory;
+
+    fn alloc(&self, bytes: usize) -> Result<Memory, DeviceError> {
+        // NaNs, so that what is read before it is written is seen.
+        Ok(Memory((0..bytes.div_ceil(16)).map(|_| UnsafeCell::new(u128::MAX)).collect()))
+    }
+
+    fn address(memory: &Memory) -> u64 {
+        memory.0.as_ptr() as u64
+    }
+
+    unsafe fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        // SAFETY: the caller promises the bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        // SAFETY: the caller promises the bytes.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        half: Half,
+        shape: Shape,
+        arguments: &[Argument],
+    ) -> Result<(), DeviceError> {
+        type Run = unsafe extern "C" fn(*const u32, *mut *const c_void);
+        let _one = RUNNING.lock().unwrap();
+        let name = format!("shim_{}", kernel.symbol(half));
+        let shape = [shape.blocks[0], shape.blocks[1], shape.threads, shape.shared_bytes];
+        let mut places: Vec<*const c_void> = arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Address(value) => (&raw const *value).cast(),
+                Argument::Word(value) => (&raw const *value).cast(),
+                Argument::Float(value) => (&raw const *value).cast(),
+            })
+            .collect();
+        // SAFETY: the library has every kernel with this signature, and the caller promises its arguments.
+        unsafe {
+            let reverse = self.library.get::<unsafe extern "C" fn(u32)>("shim_reverse").unwrap();
+            reverse(u32::from(self.is_reversed));
+            let run = self.library.get::<Run>(&name).unwrap_or_else(|error| panic!("{name}: {error}"));
+            run(shape.as_ptr(), places.as_mut_ptr());
+        }
+        Ok(())
+    }
+
+    unsafe fn multiply(&self, half: Half, product: &Product) -> Result<(), DeviceError> {
+        type Multiply = unsafe extern "C" fn(*const Product);
+        let name = format!("shim_multiply_{}", half.name());
+        // SAFETY: the library has both with this signature, and the caller promises the memory.
+        unsafe { self.library.get::<Multiply>(&name).unwrap()(product) };
+        Ok(())
+    }
+
+    fn replay(
+        &self,
+        _key: usize,
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        launches()
+    }
+}

@@ -1,0 +1,446 @@
+//! The kernels of `kernels/` against their references, and the whole CUDA engine against the reference forward, on
+//! the CPU: the same text, run by `kernels/shim.h`. `tests/gpu.rs` is what a GPU runs.
+
+mod common;
+#[path = "common/shim.rs"]
+mod shim;
+
+use common::{bert, random_batch, random_weights};
+use half::{bf16, f16};
+use podium::backend::{Cuda, LoadError, ScoreError, Scorer};
+use podium::model::{Encoder, Forward, Weights};
+use podium::ops::cuda::{Array, Bucket, Embeddings, Half, Head, Launcher, Norm, Rows, Vocabulary, Words};
+use podium::ops::{Gelu, Heads, attention_reference, gelu_reference, layer_norm_reference};
+use podium::token::Packed;
+use proptest::prelude::*;
+use rand::RngExt;
+use rand_pcg::Pcg64;
+use shim::Shim;
+use std::path::PathBuf;
+
+const HALVES: [Half; 2] = [Half::F16, Half::Bf16];
+const LENGTHS: [u32; 9] = [1, 2, 31, 32, 33, 64, 65, 130, 512];
+
+fn random(seed: u64, count: usize, magnitude: f32) -> Vec<f32> {
+    let mut random = Pcg64::new(seed.into(), 5);
+    (0..count).map(|_| (random.random::<f32>() * 2.0 - 1.0) * magnitude).collect()
+}
+
+fn round(half: Half, value: f32) -> f32 {
+    match half {
+        Half::F16 => f16::from_f32(value).to_f32(),
+        Half::Bf16 => bf16::from_f32(value).to_f32(),
+    }
+}
+
+fn rounded(half: Half, values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&value| round(half, value)).collect()
+}
+
+fn largest_error(found: &[f32], exact: &[f32]) -> f32 {
+    assert_eq!(found.len(), exact.len());
+    let error = |(found, exact): (&f32, &f32)| {
+        assert!(found.is_finite(), "{found} where {exact} should be");
+        (found - exact).abs()
+    };
+    found.iter().zip(exact).map(error).fold(0.0, f32::max)
+}
+
+/// What a batch of these lengths is launched with.
+struct Bench {
+    shim: Shim,
+    half: Half,
+    bucket: Bucket,
+    batch: Array<Shim>,
+    tokens: usize,
+    lengths: Vec<u32>,
+}
+
+impl Bench {
+    /// On both orders of threads.
+    fn each(half: Half, lengths: &[u32], test: impl Fn(&Self)) {
+        for is_reversed in [false, true] {
+            let Some(mut shim) = Shim::here() else { return };
+            shim.is_reversed = is_reversed;
+            let starts: Vec<u32> = std::iter::once(0)
+                .chain(lengths.iter().scan(0, |end, length| {
+                    *end += length;
+                    Some(*end)
+                }))
+                .collect();
+            let tokens = starts[lengths.len()] as usize;
+            let ids: Vec<u32> = (0..tokens as u32).map(|token| token % 50).collect();
+            let types: Vec<u8> = ids.iter().map(|id| (id % 3) as u8).collect();
+            let bucket = Bucket { tokens: tokens as u32 + 7, sequences: lengths.len() as u32 + 3 };
+            let vocabulary = Vocabulary { ids: 50, places: 512 };
+            let mut words = Words::default();
+            let bytes = words.fill(bucket, vocabulary, &starts, (&ids, &types));
+            let batch = Array::of_bytes(&shim, bytes).unwrap();
+            test(&Self { shim, half, bucket, batch, tokens, lengths: lengths.to_vec() });
+        }
+    }
+
+    fn launcher(&self) -> Launcher<'_, Shim> {
+        Launcher { device: &self.shim, half: self.half, bucket: self.bucket, batch: &self.batch }
+    }
+
+    /// Rows of halves, room for the bucket's after them.
+    fn halves(&self, values: &[f32], room: usize) -> Array<Shim> {
+        let mut bytes = self.half.bytes(values);
+        bytes.resize(2 * room, 0xff);
+        Array::of_bytes(&self.shim, &bytes).unwrap()
+    }
+
+    fn floats(&self, values: &[f32]) -> Array<Shim> {
+        Array::of_floats(&self.shim, values).unwrap()
+    }
+
+    fn read(&self, array: &Array<Shim>, count: usize) -> Vec<f32> {
+        let mut bytes = vec![0; 2 * count];
+        array.read(&self.shim, &mut bytes).unwrap();
+        let value = |&bytes: &[u8; 2]| match self.half {
+            Half::F16 => f16::from_le_bytes(bytes).to_f32(),
+            Half::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
+        };
+        bytes.as_chunks().0.iter().map(value).collect()
+    }
+
+    fn norm(&self, hidden: usize, stride: usize) -> (Norm<Shim>, Vec<f32>, Vec<f32>) {
+        let (mut gain, mut bias) = (random(1, hidden, 1.0), random(2, hidden, 0.5));
+        let values = (gain.clone(), bias.clone());
+        gain.resize(stride, 0.0);
+        bias.resize(stride, 0.0);
+        let (gain, bias) = (self.floats(&gain), self.floats(&bias));
+        (Norm { gain, bias, epsilon: 1e-6, hidden, stride }, values.0, values.1)
+    }
+}
+
+/// Rows with zeros behind them.
+fn padded(rows: &[f32], hidden: usize, stride: usize) -> Vec<f32> {
+    rows.chunks_exact(hidden).flat_map(|row| [row, &vec![0.0; stride - hidden]].concat()).collect()
+}
+
+#[test]
+fn attention_is_as_good_as_the_naive_one() {
+    for (half, size, magnitude) in
+        [(Half::F16, 32, 1.0), (Half::F16, 64, 8.0), (Half::Bf16, 32, 8.0), (Half::Bf16, 64, 1.0)]
+    {
+        let heads = Heads { count: 2, size };
+        let width = heads.width();
+        Bench::each(half, &LENGTHS, |bench| {
+            let qkv = rounded(half, &random(3, bench.tokens * 3 * width, magnitude));
+            let (on_device, context) = (
+                bench.halves(&qkv, bench.bucket.tokens as usize * 3 * width),
+                bench.halves(&[], bench.bucket.tokens as usize * width),
+            );
+            bench.launcher().attention(&on_device, &context, heads).unwrap();
+            let found = bench.read(&context, bench.tokens * width);
+            let mut start = 0;
+            for &length in &bench.lengths {
+                let rows = &qkv[start * 3 * width..][..length as usize * 3 * width];
+                let part = |part: usize| -> Vec<f32> {
+                    rows.chunks_exact(width).skip(part).step_by(3).flatten().copied().collect()
+                };
+                let (query, key, value) = (part(0), part(1), part(2));
+                let exact = attention_reference(&query, &key, &value, heads);
+                let naive = naive_attention(half, &query, &key, &value, heads);
+                let found = &found[start * width..][..length as usize * width];
+                let (error, naive) = (largest_error(found, &exact), largest_error(&naive, &exact));
+                assert!(error <= 2.0 * naive, "{half:?} {size} {length}: {error} and {naive}");
+                start += length as usize;
+            }
+        });
+    }
+}
+
+/// Weights rounded to halves before they are summed, and contexts after.
+fn naive_attention(half: Half, query: &[f32], key: &[f32], value: &[f32], heads: Heads) -> Vec<f32> {
+    let width = heads.width();
+    let mut context = vec![0.0; query.len()];
+    for head in 0..heads.count {
+        let at = |token: usize, index: usize| token * width + head * heads.size + index;
+        for token in 0..query.len() / width {
+            let score =
+                |other: usize| (0..heads.size).map(|i| query[at(token, i)] * key[at(other, i)]).sum::<f32>();
+            let scores: Vec<f32> = (0..query.len() / width).map(score).collect();
+            let largest = scores.iter().copied().fold(f32::MIN, f32::max);
+            let weights: Vec<f32> =
+                scores.iter().map(|score| round(half, (score - largest).exp2())).collect();
+            let sum: f32 = weights.iter().sum();
+            for index in 0..heads.size {
+                let mixed: f32 =
+                    (0..weights.len()).map(|other| weights[other] * value[at(other, index)]).sum();
+                context[at(token, index)] = round(half, mixed / sum);
+            }
+        }
+    }
+    context
+}
+
+#[test]
+fn embeddings_are_summed_and_normalised() {
+    for (half, hidden, stride) in [(Half::F16, 384, 384), (Half::Bf16, 24, 32), (Half::F16, 1000, 1024)] {
+        Bench::each(half, &[3, 1, 40], |bench| {
+            let table = |seed: u64, rows: usize| rounded(half, &random(seed, rows * hidden, 1.0));
+            let (words, positions, types) = (table(4, 50), table(5, 514), table(6, 2));
+            let on_device =
+                |rows: &[f32]| Array::of_halves(&bench.shim, half, &padded(rows, hidden, stride)).unwrap();
+            let tables = Embeddings {
+                words: on_device(&words),
+                positions: on_device(&positions),
+                types: on_device(&types),
+                position_offset: 2,
+                rows: [50, 514, 2],
+            };
+            let (norm, gain, bias) = bench.norm(hidden, stride);
+            let states = bench.halves(&[], bench.bucket.tokens as usize * stride);
+            bench.launcher().embed(&tables, &norm, &states).unwrap();
+            let row = |table: &[f32], row: usize| table[row * hidden..][..hidden].to_vec();
+            let places = bench.lengths.iter().flat_map(|&length| 0..length as usize);
+            let sums: Vec<f32> = places
+                .enumerate()
+                .flat_map(|(token, place)| {
+                    let (id, kind) = (token % 50, (token % 50 % 3).min(1));
+                    let (word, position, kind) =
+                        (row(&words, id), row(&positions, place + 2), row(&types, kind));
+                    (0..hidden).map(|i| word[i] + position[i] + kind[i]).collect::<Vec<_>>()
+                })
+                .collect();
+            let exact = padded(&layer_norm_reference(&gain, &bias, 1e-6, &sums), hidden, stride);
+            let found = bench.read(&states, bench.tokens * stride);
+            let (error, naive) =
+                (largest_error(&found, &exact), largest_error(&rounded(half, &exact), &exact));
+            assert!(error <= 2.0 * naive, "{half:?} {hidden}: {error} and {naive}");
+            // And the first rows of the sequences are theirs.
+            let firsts = bench.halves(&[], bench.bucket.sequences as usize * stride);
+            bench.launcher().first_rows(&states, stride, &firsts).unwrap();
+            let first = bench.read(&firsts, 3 * stride);
+            for (sequence, start) in [(0, 0), (1, 3), (2, 4)] {
+                assert_eq!(first[sequence * stride..][..stride], found[start * stride..][..stride]);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_large_mean_does_not_hurt_a_layer_norm() {
+    for (half, hidden, stride) in [(Half::F16, 384, 384), (Half::Bf16, 312, 320), (Half::F16, 768, 768)] {
+        Bench::each(half, &[5, 6], |bench| {
+            let states: Vec<f32> =
+                random(7, 11 * hidden, 1.0).iter().map(|value| round(half, value + 100.0)).collect();
+            let update = rounded(half, &random(8, 11 * hidden, 3.0));
+            let update_bias = random(9, hidden, 0.1);
+            let (norm, gain, bias) = bench.norm(hidden, stride);
+            let room = bench.bucket.tokens as usize * stride;
+            let on_device = bench.halves(&padded(&states, hidden, stride), room);
+            let update_there = bench.halves(&padded(&update, hidden, stride), room);
+            let bias_there = bench.floats(&padded(&update_bias, hidden, stride));
+            let launcher = bench.launcher();
+            launcher.add_layer_norm(Rows::Tokens, (&on_device, &update_there), &bias_there, &norm).unwrap();
+            let sums: Vec<f32> =
+                (0..11 * hidden).map(|i| states[i] + update[i] + update_bias[i % hidden]).collect();
+            let exact = padded(&layer_norm_reference(&gain, &bias, 1e-6, &sums), hidden, stride);
+            let found = bench.read(&on_device, 11 * stride);
+            let (error, naive) =
+                (largest_error(&found, &exact), largest_error(&rounded(half, &exact), &exact));
+            assert!(error <= 2.0 * naive, "{half:?} {hidden}: {error} and {naive}");
+        });
+    }
+}
+
+#[test]
+fn gelu_adds_its_bias_first() {
+    for (half, gelu) in [(Half::F16, Gelu::Erf), (Half::F16, Gelu::Tanh), (Half::Bf16, Gelu::Erf)] {
+        Bench::each(half, &[4, 1], |bench| {
+            let width = 96;
+            let (x, bias) = (rounded(half, &random(10, 5 * width, 8.0)), random(11, width, 1.0));
+            let on_device = bench.halves(&x, bench.bucket.tokens as usize * width);
+            let bias_there = bench.floats(&bias);
+            bench.launcher().gelu(Rows::Tokens, &on_device, (&bias_there, width), gelu).unwrap();
+            let exact: Vec<f32> =
+                (0..5 * width).map(|i| gelu_reference(x[i] + bias[i % width], gelu)).collect();
+            let found = bench.read(&on_device, 5 * width);
+            let (error, naive) =
+                (largest_error(&found, &exact), largest_error(&rounded(half, &exact), &exact));
+            assert!(error <= 2.0 * naive, "{half:?}: {error} and {naive}");
+            // Rows beyond the batch are left alone.
+            let beyond = bench.read(&on_device, 6 * width);
+            assert!(beyond[5 * width..].iter().all(|value| value.is_nan()));
+        });
+    }
+}
+
+#[test]
+fn first_tokens_mix_the_states_of_their_sequence() {
+    for (half, heads, stride) in [(Half::F16, 6, 384), (Half::Bf16, 1, 32), (Half::F16, 4, 1024)] {
+        Bench::each(half, &[1, 2, 33, 300], |bench| {
+            let states = rounded(half, &random(12, bench.tokens * stride, 1.0));
+            let absorbed = random(13, bench.lengths.len() * heads * stride, 0.3);
+            let mut absorbed_room = absorbed.clone();
+            absorbed_room.resize(bench.bucket.sequences as usize * heads * stride, f32::NAN);
+            let absorbed_there = bench.floats(&absorbed_room);
+            let states_there = bench.halves(&states, bench.bucket.tokens as usize * stride);
+            let mixed = bench.halves(&[], bench.bucket.sequences as usize * heads * stride);
+            let launcher = bench.launcher();
+            launcher.first_token((&absorbed_there, &states_there), &mixed, (heads, stride), 300).unwrap();
+            let mut exact = Vec::new();
+            let mut start = 0;
+            for (sequence, &length) in bench.lengths.iter().enumerate() {
+                for head in 0..heads {
+                    let asked = &absorbed[(sequence * heads + head) * stride..][..stride];
+                    let row = |token: usize| &states[(start + token) * stride..][..stride];
+                    let dot = |token: usize| {
+                        row(token).iter().zip(asked).map(|(&x, &u)| f64::from(x) * f64::from(u)).sum::<f64>()
+                    };
+                    let scores: Vec<f64> = (0..length as usize).map(dot).collect();
+                    let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp2()).collect();
+                    let sum: f64 = weights.iter().sum();
+                    exact.extend((0..stride).map(|column| {
+                        let mixed = weights.iter().enumerate().map(|(t, w)| w * f64::from(row(t)[column]));
+                        (mixed.sum::<f64>() / sum) as f32
+                    }));
+                }
+                start += length as usize;
+            }
+            let found = bench.read(&mixed, exact.len());
+            let (error, naive) =
+                (largest_error(&found, &exact), largest_error(&rounded(half, &exact), &exact));
+            assert!(error <= 2.0 * naive, "{half:?} {heads} {stride}: {error} and {naive}");
+        });
+    }
+}
+
+#[test]
+fn the_head_is_f32() {
+    for (half, stride) in [(Half::F16, 384), (Half::Bf16, 32)] {
+        Bench::each(half, &[1, 2, 3, 1, 1, 1, 1, 1, 9], |bench| {
+            let sequences = bench.lengths.len();
+            let firsts = rounded(half, &random(14, sequences * stride, 1.0));
+            let (pooler, pooler_bias) = (random(15, stride * stride, 0.1), random(16, stride, 0.1));
+            let classifier = random(17, stride, 1.0);
+            let there = bench.halves(&firsts, bench.bucket.sequences as usize * stride);
+            let head = Head {
+                pooler: bench.floats(&pooler),
+                pooler_bias: bench.floats(&pooler_bias),
+                classifier: bench.floats(&classifier),
+                classifier_bias: 0.25,
+                stride,
+            };
+            let logits = Array::new(&bench.shim, 4 * bench.bucket.sequences as usize).unwrap();
+            bench.launcher().head(&there, &head, &logits).unwrap();
+            let mut bytes = vec![0; 4 * sequences];
+            logits.read(&bench.shim, &mut bytes).unwrap();
+            for (bytes, first) in bytes.as_chunks().0.iter().zip(firsts.chunks_exact(stride)) {
+                let pooled = |output: usize| {
+                    let row = pooler[output * stride..][..stride].iter().zip(first);
+                    let sum: f64 = row.map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+                    (sum + f64::from(pooler_bias[output])).tanh() * f64::from(classifier[output])
+                };
+                let exact = (0..stride).map(pooled).sum::<f64>() + 0.25;
+                let found = f32::from_le_bytes(*bytes);
+                assert!((f64::from(found) - exact).abs() < 1e-4, "{found} and {exact}");
+            }
+        });
+    }
+}
+
+fn engine(encoder: &Encoder, weights: &Weights, half: Half, tokens_max: u64) -> Option<Cuda<Shim>> {
+    let shim = Shim::here()?;
+    Some(Cuda::new(shim, (encoder, weights), half, tokens_max).unwrap())
+}
+
+fn score(engine: &mut Cuda<Shim>, batch: &Packed) -> Vec<f32> {
+    let mut logits = vec![f32::NAN; batch.len()];
+    engine.score(batch, &mut logits).unwrap();
+    logits
+}
+
+#[test]
+fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
+    let lengths = [1, 2, 31, 32, 33, 127, 128, 129, 200, 511, 512];
+    for (encoder, seed) in [(bert(2, 128, 2, 512), 1), (bert(1, 64, 2, 128), 2), (bert(2, 96, 4, 100), 3)] {
+        let (weights, batch) = (random_weights(&encoder, seed), random_batch(&lengths, seed));
+        let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
+        // By both random models a logit of magnitude one keeps 0.004 in f16 and 0.03 in bf16.
+        for (half, tolerance) in [(Half::F16, 0.01), (Half::Bf16, 0.06)] {
+            let Some(mut engine) = engine(&encoder, &weights, half, 2048) else { return };
+            let error = largest_error(&score(&mut engine, &batch), &exact);
+            assert!(error < tolerance, "{half:?} seed {seed}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_families_score_as_in_transformers() {
+    #[derive(serde::Deserialize)]
+    struct Case {
+        ids: Vec<u32>,
+        types: Vec<u8>,
+        logit: f32,
+    }
+    for name in ["bert", "bert_tanh", "roberta", "xlm_roberta"] {
+        let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders").join(name);
+        let encoder = Encoder::parse(&std::fs::read(place.join("config.json")).unwrap(), &place).unwrap();
+        let weights =
+            Weights::parse(&std::fs::read(place.join("model.safetensors")).unwrap(), &encoder).unwrap();
+        let cases: Vec<Case> =
+            serde_json::from_slice(&std::fs::read(place.join("cases.json")).unwrap()).unwrap();
+        let mut batch = Packed::default();
+        for case in &cases {
+            batch.push(case.ids.iter().copied().zip(case.types.iter().copied()));
+        }
+        let Some(mut engine) = engine(&encoder, &weights, Half::F16, 1) else { return };
+        for (found, case) in score(&mut engine, &batch).into_iter().zip(&cases) {
+            assert!((found - case.logit).abs() < 0.01, "{name}: {found} and {}", case.logit);
+        }
+    }
+}
+
+#[test]
+fn what_has_no_kernel_and_what_is_too_large_is_refused() {
+    let Some(shim) = Shim::here() else { return };
+    let refused = |encoder: &Encoder, weights: &Weights| {
+        let made = Cuda::new(shim.clone(), (encoder, weights), Half::F16, 128);
+        made.map_or_else(|error: LoadError| error.to_string(), |_| String::new())
+    };
+    let wide = bert(1, 128, 1, 32);
+    let message = "heads of 128 values are more than the kernels' 64; the cpu engine serves it";
+    assert_eq!(refused(&wide, &random_weights(&wide, 1)), message);
+    let encoder = bert(1, 32, 1, 32);
+    let mut weights = random_weights(&encoder, 1);
+    weights.layers[0].up.weight[3] = 1e5;
+    assert_eq!(refused(&encoder, &weights), "a weight of 100000 is too large for f16");
+    weights.layers[0].up.weight[3] = 1.0;
+    let mut engine = Cuda::new(shim, (&encoder, &weights), Half::F16, 128).unwrap();
+    for (token, length) in [(30_522, 1), (5, 513)] {
+        let mut batch = Packed::default();
+        batch.push((0..length).map(|_| (token, 0)));
+        assert!(matches!(engine.score(&batch, &mut [0.0]), Err(ScoreError::Failed(_))));
+    }
+    assert_eq!(engine.score(&Packed::default(), &mut []), Ok(()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+
+    #[test]
+    fn a_score_depends_neither_on_neighbours_nor_on_where_a_batch_is_cut(
+        lengths in prop::collection::vec(1usize..90, 1..24), seed in 0u64..1000,
+    ) {
+        let encoder = bert(2, 64, 2, 96);
+        let (weights, batch) = (random_weights(&encoder, seed), random_batch(&lengths, seed));
+        for half in HALVES {
+            let Some(mut large) = engine(&encoder, &weights, half, 4096) else { return Ok(()) };
+            let together = score(&mut large, &batch);
+            let mut small = engine(&encoder, &weights, half, 1).expect("there was one");
+            prop_assert_eq!(&score(&mut small, &batch), &together);
+            for (bounds, together) in batch.starts().windows(2).zip(&together).take(4) {
+                let tokens = bounds[0] as usize..bounds[1] as usize;
+                let mut alone = Packed::default();
+                alone.push(std::iter::zip(batch.ids()[tokens.clone()].to_vec(), batch.types()[tokens].to_vec()));
+                prop_assert_eq!(score(&mut large, &alone)[0], *together);
+            }
+        }
+    }
+}
