@@ -1,5 +1,5 @@
-//! The kernels of `kernels/` against their references, and the whole CUDA engine against the reference forward, on
-//! the CPU: the same text, run by `kernels/shim.h`. `tests/gpu.rs` is what a GPU runs.
+//! The kernels of `kernels/` against their references, and the whole CUDA engine against the reference forward: on
+//! the CPU, which runs the same text by `kernels/shim.h`, and on a GPU where there is one (feature `cuda`).
 
 mod common;
 #[path = "common/shim.rs"]
@@ -9,7 +9,9 @@ use common::{bert, random_batch, random_weights};
 use half::{bf16, f16};
 use podium::backend::{Cuda, LoadError, ScoreError, Scorer};
 use podium::model::{Encoder, Forward, Weights};
-use podium::ops::cuda::{Array, Bucket, Embeddings, Half, Head, Launcher, Norm, Rows, Vocabulary, Words};
+use podium::ops::cuda::{
+    Array, Bucket, Device, Embeddings, Half, Head, Kernel, Launcher, Norm, Rows, Vocabulary, Words,
+};
 use podium::ops::{Gelu, Heads, attention_reference, gelu_reference, layer_norm_reference};
 use podium::token::Packed;
 use proptest::prelude::*;
@@ -17,6 +19,7 @@ use rand::RngExt;
 use rand_pcg::Pcg64;
 use shim::Shim;
 use std::path::PathBuf;
+use std::process::Command;
 
 const HALVES: [Half; 2] = [Half::F16, Half::Bf16];
 const LENGTHS: [u32; 9] = [1, 2, 31, 32, 33, 64, 65, 130, 512];
@@ -46,58 +49,75 @@ fn largest_error(found: &[f32], exact: &[f32]) -> f32 {
     found.iter().zip(exact).map(error).fold(0.0, f32::max)
 }
 
+/// Runs a block with `device` bound to each that is here: the CPU, threads first to last and last to first, and a GPU.
+macro_rules! on_every_device {
+    (|$device:ident| $body:expr) => {{
+        for is_reversed in [false, true] {
+            if let Some(mut $device) = Shim::here() {
+                $device.is_reversed = is_reversed;
+                $body
+            }
+        }
+        #[cfg(feature = "cuda")]
+        if let Some($device) = gpu() {
+            $body
+        }
+    }};
+}
+
+#[cfg(feature = "cuda")]
+fn gpu() -> Option<podium::ops::cuda::Nvidia> {
+    podium::ops::cuda::Nvidia::open(0).map_err(|error| eprintln!("SKIPPED on a GPU: {error}")).ok()
+}
+
 /// What a batch of these lengths is launched with.
-struct Bench {
-    shim: Shim,
+struct Bench<D: Device> {
+    device: D,
     half: Half,
     bucket: Bucket,
-    batch: Array<Shim>,
+    batch: Array<D>,
     tokens: usize,
     lengths: Vec<u32>,
 }
 
-impl Bench {
-    /// On both orders of threads.
-    fn each(half: Half, lengths: &[u32], test: impl Fn(&Self)) {
-        for is_reversed in [false, true] {
-            let Some(mut shim) = Shim::here() else { return };
-            shim.is_reversed = is_reversed;
-            let starts: Vec<u32> = std::iter::once(0)
-                .chain(lengths.iter().scan(0, |end, length| {
-                    *end += length;
-                    Some(*end)
-                }))
-                .collect();
-            let tokens = starts[lengths.len()] as usize;
-            let ids: Vec<u32> = (0..tokens as u32).map(|token| token % 50).collect();
-            let types: Vec<u8> = ids.iter().map(|id| (id % 3) as u8).collect();
-            let bucket = Bucket { tokens: tokens as u32 + 7, sequences: lengths.len() as u32 + 3 };
-            let vocabulary = Vocabulary { ids: 50, places: 512 };
-            let mut words = Words::default();
-            let bytes = words.fill(bucket, vocabulary, &starts, (&ids, &types));
-            let batch = Array::of_bytes(&shim, bytes).unwrap();
-            test(&Self { shim, half, bucket, batch, tokens, lengths: lengths.to_vec() });
-        }
+impl<D: Device> Bench<D> {
+    fn new(device: D, half: Half, lengths: &[u32]) -> Self {
+        let ends = lengths.iter().scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        });
+        let starts: Vec<u32> = std::iter::once(0).chain(ends).collect();
+        let tokens = starts[lengths.len()] as usize;
+        let ids: Vec<u32> = (0..tokens as u32).map(|token| token % 50).collect();
+        let types: Vec<u8> = ids.iter().map(|id| (id % 3) as u8).collect();
+        // Rows are multiples of 8, as matrix products of a GPU want them.
+        let bucket =
+            Bucket { tokens: (tokens as u32 + 7).next_multiple_of(8), sequences: lengths.len() as u32 + 3 };
+        let vocabulary = Vocabulary { ids: 50, places: 512 };
+        let mut words = Words::default();
+        let bytes = words.fill(bucket, vocabulary, &starts, (&ids, &types));
+        let batch = Array::of_bytes(&device, bytes).unwrap();
+        Self { device, half, bucket, batch, tokens, lengths: lengths.to_vec() }
     }
 
-    fn launcher(&self) -> Launcher<'_, Shim> {
-        Launcher { device: &self.shim, half: self.half, bucket: self.bucket, batch: &self.batch }
+    fn launcher(&self) -> Launcher<'_, D> {
+        Launcher { device: &self.device, half: self.half, bucket: self.bucket, batch: &self.batch }
     }
 
     /// Rows of halves, room for the bucket's after them.
-    fn halves(&self, values: &[f32], room: usize) -> Array<Shim> {
+    fn halves(&self, values: &[f32], room: usize) -> Array<D> {
         let mut bytes = self.half.bytes(values);
         bytes.resize(2 * room, 0xff);
-        Array::of_bytes(&self.shim, &bytes).unwrap()
+        Array::of_bytes(&self.device, &bytes).unwrap()
     }
 
-    fn floats(&self, values: &[f32]) -> Array<Shim> {
-        Array::of_floats(&self.shim, values).unwrap()
+    fn floats(&self, values: &[f32]) -> Array<D> {
+        Array::of_floats(&self.device, values).unwrap()
     }
 
-    fn read(&self, array: &Array<Shim>, count: usize) -> Vec<f32> {
+    fn read(&self, array: &Array<D>, count: usize) -> Vec<f32> {
         let mut bytes = vec![0; 2 * count];
-        array.read(&self.shim, &mut bytes).unwrap();
+        array.read(&self.device, &mut bytes).unwrap();
         let value = |&bytes: &[u8; 2]| match self.half {
             Half::F16 => f16::from_le_bytes(bytes).to_f32(),
             Half::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
@@ -105,7 +125,7 @@ impl Bench {
         bytes.as_chunks().0.iter().map(value).collect()
     }
 
-    fn norm(&self, hidden: usize, stride: usize) -> (Norm<Shim>, Vec<f32>, Vec<f32>) {
+    fn norm(&self, hidden: usize, stride: usize) -> (Norm<D>, Vec<f32>, Vec<f32>) {
         let (mut gain, mut bias) = (random(1, hidden, 1.0), random(2, hidden, 0.5));
         let values = (gain.clone(), bias.clone());
         gain.resize(stride, 0.0);
@@ -127,7 +147,8 @@ fn attention_is_as_good_as_the_naive_one() {
     {
         let heads = Heads { count: 2, size };
         let width = heads.width();
-        Bench::each(half, &LENGTHS, |bench| {
+        on_every_device!(|device| {
+            let bench = &Bench::new(device, half, &LENGTHS);
             let qkv = rounded(half, &random(3, bench.tokens * 3 * width, magnitude));
             let (on_device, context) = (
                 bench.halves(&qkv, bench.bucket.tokens as usize * 3 * width),
@@ -180,11 +201,12 @@ fn naive_attention(half: Half, query: &[f32], key: &[f32], value: &[f32], heads:
 #[test]
 fn embeddings_are_summed_and_normalised() {
     for (half, hidden, stride) in [(Half::F16, 384, 384), (Half::Bf16, 24, 32), (Half::F16, 1000, 1024)] {
-        Bench::each(half, &[3, 1, 40], |bench| {
+        on_every_device!(|device| {
+            let bench = &Bench::new(device, half, &[3, 1, 40]);
             let table = |seed: u64, rows: usize| rounded(half, &random(seed, rows * hidden, 1.0));
             let (words, positions, types) = (table(4, 50), table(5, 514), table(6, 2));
             let on_device =
-                |rows: &[f32]| Array::of_halves(&bench.shim, half, &padded(rows, hidden, stride)).unwrap();
+                |rows: &[f32]| Array::of_halves(&bench.device, half, &padded(rows, hidden, stride)).unwrap();
             let tables = Embeddings {
                 words: on_device(&words),
                 positions: on_device(&positions),
@@ -225,7 +247,8 @@ fn embeddings_are_summed_and_normalised() {
 #[test]
 fn a_large_mean_does_not_hurt_a_layer_norm() {
     for (half, hidden, stride) in [(Half::F16, 384, 384), (Half::Bf16, 312, 320), (Half::F16, 768, 768)] {
-        Bench::each(half, &[5, 6], |bench| {
+        on_every_device!(|device| {
+            let bench = &Bench::new(device, half, &[5, 6]);
             let states: Vec<f32> =
                 random(7, 11 * hidden, 1.0).iter().map(|value| round(half, value + 100.0)).collect();
             let update = rounded(half, &random(8, 11 * hidden, 3.0));
@@ -251,7 +274,8 @@ fn a_large_mean_does_not_hurt_a_layer_norm() {
 #[test]
 fn gelu_adds_its_bias_first() {
     for (half, gelu) in [(Half::F16, Gelu::Erf), (Half::F16, Gelu::Tanh), (Half::Bf16, Gelu::Erf)] {
-        Bench::each(half, &[4, 1], |bench| {
+        on_every_device!(|device| {
+            let bench = &Bench::new(device, half, &[4, 1]);
             let width = 96;
             let (x, bias) = (rounded(half, &random(10, 5 * width, 8.0)), random(11, width, 1.0));
             let on_device = bench.halves(&x, bench.bucket.tokens as usize * width);
@@ -273,7 +297,8 @@ fn gelu_adds_its_bias_first() {
 #[test]
 fn first_tokens_mix_the_states_of_their_sequence() {
     for (half, heads, stride) in [(Half::F16, 6, 384), (Half::Bf16, 1, 32), (Half::F16, 4, 1024)] {
-        Bench::each(half, &[1, 2, 33, 300], |bench| {
+        on_every_device!(|device| {
+            let bench = &Bench::new(device, half, &[1, 2, 33, 300]);
             let states = rounded(half, &random(12, bench.tokens * stride, 1.0));
             let absorbed = random(13, bench.lengths.len() * heads * stride, 0.3);
             let mut absorbed_room = absorbed.clone();
@@ -314,7 +339,8 @@ fn first_tokens_mix_the_states_of_their_sequence() {
 #[test]
 fn the_head_is_f32() {
     for (half, stride) in [(Half::F16, 384), (Half::Bf16, 32)] {
-        Bench::each(half, &[1, 2, 3, 1, 1, 1, 1, 1, 9], |bench| {
+        on_every_device!(|device| {
+            let bench = &Bench::new(device, half, &[1, 2, 3, 1, 1, 1, 1, 1, 9]);
             let sequences = bench.lengths.len();
             let firsts = rounded(half, &random(14, sequences * stride, 1.0));
             let (pooler, pooler_bias) = (random(15, stride * stride, 0.1), random(16, stride, 0.1));
@@ -327,10 +353,10 @@ fn the_head_is_f32() {
                 classifier_bias: 0.25,
                 stride,
             };
-            let logits = Array::new(&bench.shim, 4 * bench.bucket.sequences as usize).unwrap();
+            let logits = Array::new(&bench.device, 4 * bench.bucket.sequences as usize).unwrap();
             bench.launcher().head(&there, &head, &logits).unwrap();
             let mut bytes = vec![0; 4 * sequences];
-            logits.read(&bench.shim, &mut bytes).unwrap();
+            logits.read(&bench.device, &mut bytes).unwrap();
             for (bytes, first) in bytes.as_chunks().0.iter().zip(firsts.chunks_exact(stride)) {
                 let pooled = |output: usize| {
                     let row = pooler[output * stride..][..stride].iter().zip(first);
@@ -345,12 +371,17 @@ fn the_head_is_f32() {
     }
 }
 
-fn engine(encoder: &Encoder, weights: &Weights, half: Half, tokens_max: u64) -> Option<Cuda<Shim>> {
-    let shim = Shim::here()?;
-    Some(Cuda::new(shim, (encoder, weights), half, tokens_max).unwrap())
+fn engine<D: Device>(
+    device: D,
+    encoder: &Encoder,
+    weights: &Weights,
+    half: Half,
+    tokens_max: u64,
+) -> Cuda<D> {
+    Cuda::new(device, (encoder, weights), half, tokens_max).unwrap()
 }
 
-fn score(engine: &mut Cuda<Shim>, batch: &Packed) -> Vec<f32> {
+fn score<D: Device>(engine: &mut Cuda<D>, batch: &Packed) -> Vec<f32> {
     let mut logits = vec![f32::NAN; batch.len()];
     engine.score(batch, &mut logits).unwrap();
     logits
@@ -364,9 +395,14 @@ fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
         let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
         // By both random models a logit of magnitude one keeps 0.004 in f16 and 0.03 in bf16.
         for (half, tolerance) in [(Half::F16, 0.01), (Half::Bf16, 0.06)] {
-            let Some(mut engine) = engine(&encoder, &weights, half, 2048) else { return };
-            let error = largest_error(&score(&mut engine, &batch), &exact);
-            assert!(error < tolerance, "{half:?} seed {seed}: {error}");
+            on_every_device!(|device| {
+                let mut engine = engine(device, &encoder, &weights, half, 2048);
+                // The second time it is replayed.
+                for _ in 0..2 {
+                    let error = largest_error(&score(&mut engine, &batch), &exact);
+                    assert!(error < tolerance, "{half:?} seed {seed}: {error}");
+                }
+            });
         }
     }
 }
@@ -390,10 +426,12 @@ fn the_families_score_as_in_transformers() {
         for case in &cases {
             batch.push(case.ids.iter().copied().zip(case.types.iter().copied()));
         }
-        let Some(mut engine) = engine(&encoder, &weights, Half::F16, 1) else { return };
-        for (found, case) in score(&mut engine, &batch).into_iter().zip(&cases) {
-            assert!((found - case.logit).abs() < 0.01, "{name}: {found} and {}", case.logit);
-        }
+        on_every_device!(|device| {
+            let mut engine = engine(device, &encoder, &weights, Half::F16, 1);
+            for (found, case) in score(&mut engine, &batch).into_iter().zip(&cases) {
+                assert!((found - case.logit).abs() < 0.01, "{name}: {found} and {}", case.logit);
+            }
+        });
     }
 }
 
@@ -421,6 +459,39 @@ fn what_has_no_kernel_and_what_is_too_large_is_refused() {
     assert_eq!(engine.score(&Packed::default(), &mut []), Ok(()));
 }
 
+/// Compiles the kernels for every GPU that `build.rs` does, where there is an nvcc.
+#[test]
+fn no_kernel_spills_and_attention_is_on_tensor_cores() {
+    let home = std::env::var_os("CUDA_HOME").map(PathBuf::from);
+    let tool = |name: &str| home.as_ref().map_or(PathBuf::from(name), |home| home.join("bin").join(name));
+    let nvcc = std::env::var_os("NVCC").map_or_else(|| tool("nvcc"), PathBuf::from);
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new(&nvcc);
+    command
+        .args(["-O3", "-std=c++17", "-Xptxas", "-v", "-fatbin", "kernels/kernels.cu", "-o"])
+        .arg(out.path());
+    command
+        .args(["80", "86", "89", "90a"].map(|arch| format!("-gencode=arch=compute_{arch},code=sm_{arch}")));
+    let Ok(said) = command.current_dir(env!("CARGO_MANIFEST_DIR")).output() else {
+        return eprintln!("SKIPPED: no nvcc; set NVCC or CUDA_HOME");
+    };
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    let frames: Vec<&str> = said.lines().filter(|line| line.contains("bytes stack frame")).collect();
+    assert_eq!(frames.len(), 4 * 2 * Kernel::ALL.len(), "{said}");
+    let clean = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads";
+    assert!(frames.iter().all(|line| line.trim() == clean), "{said}");
+    let listed = Command::new(tool("cuobjdump")).arg("-sass").arg(out.path()).output();
+    let Ok(listed) = listed else { return eprintln!("SKIPPED: no cuobjdump, so no look at instructions") };
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let kernels = listed.split("Function : ").skip(1);
+    let attention: Vec<&str> = kernels.filter(|text| text.starts_with("attention")).collect();
+    assert_eq!(attention.len(), 4 * 4, "two head sizes in two halves for four GPUs");
+    assert!(
+        attention.iter().all(|text| text.contains("HMMA")),
+        "a kernel of attention has no tensor-core instruction"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4))]
 
@@ -431,9 +502,10 @@ proptest! {
         let encoder = bert(2, 64, 2, 96);
         let (weights, batch) = (random_weights(&encoder, seed), random_batch(&lengths, seed));
         for half in HALVES {
-            let Some(mut large) = engine(&encoder, &weights, half, 4096) else { return Ok(()) };
+            let Some(shim) = Shim::here() else { return Ok(()) };
+            let mut large = engine(shim.clone(), &encoder, &weights, half, 4096);
             let together = score(&mut large, &batch);
-            let mut small = engine(&encoder, &weights, half, 1).expect("there was one");
+            let mut small = engine(shim, &encoder, &weights, half, 1);
             prop_assert_eq!(&score(&mut small, &batch), &together);
             for (bounds, together) in batch.starts().windows(2).zip(&together).take(4) {
                 let tokens = bounds[0] as usize..bounds[1] as usize;

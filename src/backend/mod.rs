@@ -7,7 +7,7 @@ mod layout;
 mod reference;
 mod scripted;
 
-pub use cpu::{Cpu, CpuModel, NoBf16, Precision, Processor};
+pub use cpu::{Cpu, CpuModel, NotHere, Precision, Processor};
 pub use cuda::{Cuda, LoadError};
 pub use kept::{CacheError, List, PairReader, ScoreCache};
 pub use reference::Reference;

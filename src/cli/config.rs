@@ -67,13 +67,15 @@ pub(super) struct TierConfig {
     /// The name under which it is served. Default: its manifest's.
     #[serde(default)]
     pub name: Option<String>,
-    /// The kind of device that the lanes run on, by the name that `prices.devices` use. Default `cpu`.
-    #[serde(default = "device")]
-    pub device: String,
-    /// What runs the model. Default `cpu`: the fused operations.
+    /// The kind of device that the lanes run on, by the name that `prices.devices` use. Default: `gpu` on one,
+    /// else `cpu`.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// What runs the model. Default `auto`.
     #[serde(default)]
     pub engine: EngineKind,
-    /// What its linear maps are computed in. Default `auto`: bf16 where the processor has it, else f32.
+    /// What its linear maps are computed in. Default `auto`: f16 on a GPU; bf16 where the processor has it, else
+    /// f32.
     #[serde(default)]
     pub precision: Precision,
     /// Threads of each lane. Default: one less than there are cores, which is left to connections.
@@ -82,9 +84,9 @@ pub(super) struct TierConfig {
     /// Lanes: scorers with a thread of their own. Default 1.
     #[serde(default = "lanes")]
     pub lanes: usize,
-    /// Most tokens of a batch. Default 4096.
-    #[serde(default = "batch_tokens_max")]
-    pub batch_tokens_max: u64,
+    /// Most tokens of a batch. Default 4096, on a GPU 16384.
+    #[serde(default)]
+    pub batch_tokens_max: Option<u64>,
     /// Batches that a lane may hold at once. Default 1: a CPU has nothing to overlap.
     #[serde(default = "depth")]
     pub depth: usize,
@@ -94,9 +96,13 @@ pub(super) struct TierConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum EngineKind {
-    /// Fused operations in a precision of choice.
+    /// The primary on a GPU, where the program has the feature `cuda` and there is one; else on the CPU.
     #[default]
+    Auto,
+    /// Fused operations in a precision of choice.
     Cpu,
+    /// The same on NVIDIA GPUs, in f16 or bf16; where there is none on the CPU, said in the log.
+    Cuda,
     /// Candle in f32: slow, and plainly right.
     Reference,
 }
@@ -109,16 +115,8 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1)
 }
 
-fn device() -> String {
-    "cpu".to_owned()
-}
-
 fn lanes() -> usize {
     1
-}
-
-fn batch_tokens_max() -> u64 {
-    4_096
 }
 
 fn depth() -> usize {
@@ -171,18 +169,16 @@ impl Default for Config {
 impl TierConfig {
     /// A tier with every default.
     pub fn new(model: String) -> Self {
-        let (lanes, batch_tokens_max, depth) = (lanes(), batch_tokens_max(), depth());
-        let (engine, precision, threads) = (EngineKind::Cpu, Precision::Auto, threads());
         Self {
             model,
             name: None,
-            device: device(),
-            engine,
-            precision,
-            threads,
-            lanes,
-            batch_tokens_max,
-            depth,
+            device: None,
+            engine: EngineKind::Auto,
+            precision: Precision::Auto,
+            threads: threads(),
+            lanes: lanes(),
+            batch_tokens_max: None,
+            depth: depth(),
         }
     }
 }
@@ -225,13 +221,24 @@ impl Config {
             if !(1..=256).contains(&tier.threads) {
                 return wrong(format!("{key}.threads: {} is not between 1 and 256", tier.threads));
             }
-            if tier.engine == EngineKind::Reference
-                && !matches!(tier.precision, Precision::Auto | Precision::F32)
-            {
-                return wrong(format!("{key}.precision: the reference engine has f32 only"));
+            let precision = tier.precision;
+            if let Some(has) = match (tier.engine, precision) {
+                (_, Precision::Auto) | (EngineKind::Auto, _) => None,
+                (EngineKind::Reference, _) => {
+                    (precision != Precision::F32).then_some("reference engine has f32")
+                }
+                (EngineKind::Cuda, Precision::F16 | Precision::Bf16) => None,
+                (EngineKind::Cuda, _) => Some("cuda engine has f16 and bf16"),
+                (EngineKind::Cpu, _) => {
+                    (precision == Precision::F16).then_some("cpu engine has f32, bf16 and int8")
+                }
+            } {
+                return wrong(format!("{key}.precision: the {has} only"));
             }
-            if !(64..=1 << 24).contains(&tier.batch_tokens_max) {
-                let tokens = tier.batch_tokens_max;
+            if tier.engine == EngineKind::Cuda && !cfg!(feature = "cuda") {
+                return wrong(format!("{key}.engine: this program was built without the feature cuda"));
+            }
+            if let Some(tokens) = tier.batch_tokens_max.filter(|tokens| !(64..=1 << 24).contains(tokens)) {
                 return wrong(format!("{key}.batch_tokens_max: {tokens} is not between 64 and 2^24"));
             }
             if !(1..=16).contains(&tier.depth) {
@@ -264,14 +271,16 @@ impl Config {
         if self.admin_key.as_ref().is_some_and(|key| key.len() < 8) {
             return wrong("admin_key: a key has at least 8 bytes".to_owned());
         }
-        for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
-            let Some(tier) = tier else { continue };
-            let priced = self.prices.devices.iter().any(|device| device.name == tier.device);
-            if !priced && !self.prices.devices.is_empty() {
-                return wrong(format!("{key}.device: prices.devices has no price for `{}`", tier.device));
-            }
-        }
         self.check_tenants()
+    }
+
+    /// Checks that a tier's device has a price, where any has.
+    pub fn check_price(&self, tier: &str, device: &str) -> Result<(), Failure> {
+        let devices = &self.prices.devices;
+        if devices.is_empty() || devices.iter().any(|priced| priced.name == device) {
+            return Ok(());
+        }
+        Err(Failure::usage(format!("{tier}.device: prices.devices has no price for `{device}`")))
     }
 
     fn check_tenants(&self) -> Result<(), Failure> {
@@ -362,12 +371,16 @@ mod tests {
             ("[primary]\nmodel = 'x'\nbatch_tokens_max = 1", "primary.batch_tokens_max: 1"),
             ("[primary]\nmodel = 'x'\nthreads = 0", "primary.threads: 0"),
             (
-                "[[prices.devices]]\nname = 'gpu'\ndollars_per_hour = 1.0\n",
-                "primary.device: prices.devices has no",
-            ),
-            (
                 "[primary]\nmodel = 'x'\nengine = 'reference'\nprecision = 'int8'",
                 "primary.precision: the reference",
+            ),
+            (
+                "[primary]\nmodel = 'x'\nengine = 'cpu'\nprecision = 'f16'",
+                "primary.precision: the cpu engine has",
+            ),
+            (
+                "[primary]\nmodel = 'x'\nengine = 'cuda'\nprecision = 'int8'",
+                "primary.precision: the cuda engine",
             ),
             ("[http]\nheaders_max = 1\n", "http.headers_max: 1 is less than 16"),
             ("[limits]\njobs_max = 0\n", "limits.jobs_max: 0 is less than 1"),

@@ -4,6 +4,7 @@ mod compare;
 mod config;
 mod costs;
 mod distill;
+mod place;
 mod pool;
 mod rank;
 mod serve;

@@ -1,11 +1,11 @@
 //! From the configuration to an engine's setup: models opened, checked and laid out on lanes.
 
 use super::Failure;
-use super::config::{Config, EngineKind, TenantEntry, TierConfig};
-use crate::backend::{Cpu, CpuModel, Reference};
+use super::config::{Config, TenantEntry, TierConfig};
+use super::place::{Placed, place};
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
-use crate::engine::{BooksSetup, Clock, LaneSetup, MakeScorer, Setup, TierSetup};
-use crate::model::{BUNDLED, Forward, Model, ModelError, Place, locate};
+use crate::engine::{BooksSetup, Clock, LaneSetup, Setup, TierSetup};
+use crate::model::{BUNDLED, Model, ModelError, Place, locate};
 use crate::sched::TenantConfig;
 use crate::token::Tokenizer;
 use std::borrow::Cow;
@@ -19,15 +19,12 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
     let mut lanes = Vec::new();
     for (tier, configured) in [(Tier::Primary, &config.primary), (Tier::Fallback, &config.fallback)] {
         let Some(configured) = configured else { continue };
-        let (setup, make) = open(configured, &mut tokenizers)
+        let (setup, placed) = open(tier, configured, &mut tokenizers)
             .map_err(|error| Failure::usage(format!("{} model: {error}", tier.name())))?;
+        config.check_price(tier.name(), &setup.device)?;
         tiers[tier] = Some(setup);
-        lanes.extend((0..configured.lanes).map(|_| LaneSetup {
-            tier,
-            batch_tokens_max: configured.batch_tokens_max,
-            depth: configured.depth,
-            make: make.clone(),
-        }));
+        let (batch_tokens_max, depth) = (placed.batch_tokens_max, configured.depth);
+        lanes.extend(placed.makes.into_iter().map(|make| LaneSetup { tier, batch_tokens_max, depth, make }));
     }
     Ok(Setup {
         clock,
@@ -53,11 +50,12 @@ fn tenants(configured: &[TenantEntry]) -> Vec<(Arc<str>, TenantConfig)> {
 }
 
 fn open(
+    tier: Tier,
     configured: &TierConfig,
     tokenizers: &mut Vec<(Cow<'static, [u8]>, Arc<Tokenizer>)>,
-) -> Result<(TierSetup, MakeScorer), String> {
+) -> Result<(TierSetup, Placed), String> {
     let said = |error: &dyn std::fmt::Display| error.to_string();
-    let model = open_model(&configured.model).map_err(|error| said(&error))?;
+    let model = Arc::new(open_model(&configured.model).map_err(|error| said(&error))?);
     // Tiers with the same tokenizer share it, and so what it has read.
     let tokenizer = match tokenizers.iter().find(|(known, _)| *known == model.tokenizer) {
         Some((_, tokenizer)) => tokenizer.clone(),
@@ -73,19 +71,18 @@ fn open(
         let (ids, rows) = (tokenizer.vocabulary(), model.encoder.vocabulary);
         return Err(format!("tokenizer.json gives {ids} ids, and the model has {rows} words"));
     }
-    let (make, dtype) =
-        make_scorer(configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
+    let placed = place(tier, configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
     let setup = TierSetup {
         name: configured.name.as_deref().unwrap_or(&model.manifest.name).into(),
         version: model.manifest.version().into(),
         licence: model.manifest.licence.as_str().into(),
-        dtype,
+        dtype: placed.dtype,
         tokenizer,
         pair_tokens_max: model.encoder.pair_tokens_max(),
-        device: configured.device.as_str().into(),
+        device: placed.device.as_str().into(),
         calibration: model.manifest.calibration,
     };
-    Ok((setup, make))
+    Ok((setup, placed))
 }
 
 /// The bundled model, or that of a directory or a hub id.
@@ -99,21 +96,4 @@ pub(super) fn open_model(spec: &str) -> Result<Model, ModelError> {
 /// The directory of a model, from the hub where `HF_HUB_OFFLINE` does not forbid it.
 pub(super) fn locate_here(spec: &str) -> Result<PathBuf, ModelError> {
     locate(spec, &Place { cache: None, offline: std::env::var_os("HF_HUB_OFFLINE").is_some() })
-}
-
-/// What makes a lane's scorer, and what that computes in; lanes share the packed model.
-fn make_scorer(configured: &TierConfig, model: &Model) -> Result<(MakeScorer, &'static str), String> {
-    let (encoder, weights) = (&model.encoder, &model.weights);
-    match configured.engine {
-        EngineKind::Cpu => {
-            let packed = CpuModel::new(encoder, weights, configured.precision);
-            let (packed, threads) = (packed.map_err(|error| error.to_string())?, configured.threads);
-            let dtype = packed.dtype();
-            Ok((Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads)))), dtype))
-        }
-        EngineKind::Reference => {
-            let forward = Arc::new(Forward::new(encoder, weights).map_err(|error| error.to_string())?);
-            Ok((Arc::new(move || Ok(Box::new(Reference::new(forward.clone())))), "float32"))
-        }
-    }
 }

@@ -4,7 +4,7 @@ use super::fuse::tune;
 use super::query::{Query, Scoring, read_queries};
 use super::serve::{Served, Service, measure};
 use super::way::Way;
-use crate::backend::{CacheError, NoBf16, Precision, ScoreError};
+use crate::backend::{CacheError, NotHere, Precision, ScoreError};
 use crate::base::Tier;
 use crate::engine::Clock;
 use crate::eval::{Interval, Judged, Measure, kendall_tau, mean, randomisation_p};
@@ -159,7 +159,7 @@ impl Row {
 pub enum CompareError {
     /// This processor lacks the precision.
     #[error("precision: {0}")]
-    Precision(#[from] NoBf16),
+    Precision(#[from] NotHere),
     /// A tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

@@ -9,7 +9,7 @@ use super::mine::{MinePlan, mine};
 use super::student::{Shape, Student};
 use super::text::{self, Kind, TextError};
 use super::train::{Example, TrainError, TrainPlan, train};
-use crate::backend::{CacheError, Cpu, CpuModel, List, NoBf16, PairReader, Precision, ScoreCache};
+use crate::backend::{CacheError, Cpu, CpuModel, List, NotHere, PairReader, Precision, ScoreCache};
 use crate::eval::{Judged, SetError};
 use crate::model::{Encoder, Model, ModelError, Weights};
 use crate::token::{Packed, Tokenizer, TokenizerError};
@@ -91,7 +91,7 @@ pub enum DistillError {
     Unlike(PathBuf, String),
     /// This processor lacks the precision.
     #[error("precision: {0}")]
-    Precision(#[from] NoBf16),
+    Precision(#[from] NotHere),
     /// The teacher's tokenizer cannot be used.
     #[error("teacher: {0}")]
     Tokenizer(#[from] TokenizerError),

@@ -27,11 +27,13 @@ const CHUNK_TOKENS: u32 = 128;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// bf16 where the processor has it, else f32.
+    /// f16 on a GPU; on a CPU bf16 where the processor has it, else f32.
     #[default]
     Auto,
     /// As the reference does.
     F32,
+    /// Half the width, summed in f32; on a GPU.
+    F16,
     /// Half the width, summed in f32.
     Bf16,
     /// Bytes, with a scale for each token and each output; attention in the processor's best float.
@@ -40,13 +42,14 @@ pub enum Precision {
 
 impl Precision {
     /// Every choice.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::F32, Self::Bf16, Self::Int8];
+    pub const ALL: [Self; 5] = [Self::Auto, Self::F32, Self::F16, Self::Bf16, Self::Int8];
 
     /// Its name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
         }
@@ -80,15 +83,21 @@ impl Processor {
 
 /// A precision that this processor does not have.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("this processor has no bf16; f32 and int8 run here")]
-pub struct NoBf16;
+pub enum NotHere {
+    /// Only some have it.
+    #[error("this processor has no bf16; f32 and int8 run here")]
+    Bf16,
+    /// No CPU is served with it.
+    #[error("f16 is for GPUs; f32, int8 and, where the processor has it, bf16 run on a CPU")]
+    F16,
+}
 
 /// A model packed for this processor; its scorers share it.
 #[derive(Clone)]
 pub struct CpuModel {
     forward: Arc<dyn Forward>,
     encoder: Encoder,
-    /// Never [`Precision::Auto`].
+    /// Neither [`Precision::Auto`] nor [`Precision::F16`].
     precision: Precision,
 }
 
@@ -96,15 +105,15 @@ impl CpuModel {
     /// Packs weights for the best processor that this machine is.
     ///
     /// # Errors
-    /// [`NoBf16`], where that was asked for.
-    pub fn new(encoder: &Encoder, weights: &Weights, precision: Precision) -> Result<Self, NoBf16> {
+    /// [`NotHere`], where that was asked for.
+    pub fn new(encoder: &Encoder, weights: &Weights, precision: Precision) -> Result<Self, NotHere> {
         Self::on(Processor::here()[0], encoder, weights, precision)
     }
 
     /// Packs weights for one of the processors that this machine is.
     ///
     /// # Errors
-    /// [`NoBf16`], where that was asked for.
+    /// [`NotHere`], where that was asked for.
     ///
     /// # Panics
     /// Where the machine is no such processor.
@@ -113,12 +122,13 @@ impl CpuModel {
         encoder: &Encoder,
         weights: &Weights,
         precision: Precision,
-    ) -> Result<Self, NoBf16> {
+    ) -> Result<Self, NotHere> {
         let missing = "the caller asks for what `Processor::here` lists";
         let precision = match (precision, processor) {
             (Precision::Auto, Processor::Avx512) => Precision::Bf16,
             (Precision::Auto, Processor::Avx2 | Processor::Portable) => Precision::F32,
-            (Precision::Bf16, Processor::Avx2) => return Err(NoBf16),
+            (Precision::Bf16, Processor::Avx2) => return Err(NotHere::Bf16),
+            (Precision::F16, _) => return Err(NotHere::F16),
             (precision, _) => precision,
         };
         macro_rules! stack {
@@ -132,7 +142,7 @@ impl CpuModel {
                 let simd = Avx512::detect().expect(missing);
                 match precision {
                     Precision::F32 => stack!(simd, F32, F32),
-                    Precision::Auto | Precision::Bf16 => stack!(simd, Bf16, Bf16),
+                    Precision::Auto | Precision::F16 | Precision::Bf16 => stack!(simd, Bf16, Bf16),
                     Precision::Int8 => stack!(simd, Int8, Bf16),
                 }
             }
@@ -140,14 +150,16 @@ impl CpuModel {
             (Processor::Avx2, precision) => {
                 let simd = Avx2::detect().expect(missing);
                 match precision {
-                    Precision::Auto | Precision::F32 | Precision::Bf16 => stack!(simd, F32, F32),
+                    Precision::Auto | Precision::F32 | Precision::F16 | Precision::Bf16 => {
+                        stack!(simd, F32, F32)
+                    }
                     Precision::Int8 => stack!(simd, Int8, F32),
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
             (Processor::Avx512 | Processor::Avx2, _) => panic!("{missing}"),
             (Processor::Portable, Precision::Auto | Precision::F32) => stack!(Portable, F32, F32),
-            (Processor::Portable, Precision::Bf16) => stack!(Portable, Bf16, Bf16),
+            (Processor::Portable, Precision::F16 | Precision::Bf16) => stack!(Portable, Bf16, Bf16),
             (Processor::Portable, Precision::Int8) => stack!(Portable, Int8, F32),
         };
         Ok(Self { forward, encoder: encoder.clone(), precision })
@@ -157,6 +169,7 @@ impl CpuModel {
     pub fn dtype(&self) -> &'static str {
         match self.precision {
             Precision::Auto | Precision::F32 => "float32",
+            Precision::F16 => "float16",
             Precision::Bf16 => "bfloat16",
             Precision::Int8 => "int8",
         }

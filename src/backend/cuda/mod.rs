@@ -55,7 +55,7 @@ impl<D: Device> Cuda<D> {
         half: Half,
         tokens_max: u64,
     ) -> Result<Self, LoadError> {
-        check(encoder)?;
+        Self::check(encoder)?;
         let longest = encoder.pair_tokens_max();
         let buckets = buckets(u32::try_from(tokens_max).unwrap_or(u32::MAX).max(longest));
         let largest = *buckets.last().expect("there is a bucket");
@@ -72,6 +72,24 @@ impl<D: Device> Cuda<D> {
             buckets,
             words: Words::default(),
         })
+    }
+
+    /// Refuses a shape that the kernels do not have.
+    ///
+    /// # Errors
+    /// [`LoadError::Shape`].
+    pub fn check(encoder: &Encoder) -> Result<(), LoadError> {
+        let head = encoder.hidden / encoder.heads;
+        if head > 64 {
+            return Err(LoadError::Shape(format!("heads of {head} values are more than the kernels' 64")));
+        }
+        if encoder.hidden > STRIDE_MAX {
+            let hidden = encoder.hidden;
+            return Err(LoadError::Shape(format!(
+                "a width of {hidden} is more than the kernels' {STRIDE_MAX}"
+            )));
+        }
+        Ok(())
     }
 
     /// Scores whole sequences that fit the largest bucket.
@@ -119,19 +137,6 @@ impl<D: Device> Scorer for Cuda<D> {
         }
         Ok(())
     }
-}
-
-/// Refuses a shape that the kernels do not have.
-fn check(encoder: &Encoder) -> Result<(), LoadError> {
-    let head = encoder.hidden / encoder.heads;
-    if head > 64 {
-        return Err(LoadError::Shape(format!("heads of {head} values are more than the kernels' 64")));
-    }
-    if encoder.hidden > STRIDE_MAX {
-        let hidden = encoder.hidden;
-        return Err(LoadError::Shape(format!("a width of {hidden} is more than the kernels' {STRIDE_MAX}")));
-    }
-    Ok(())
 }
 
 /// Sizes from the smallest up to one that has room for `tokens_max`.

@@ -1,0 +1,132 @@
+//! Which engine runs a tier on this machine.
+
+use super::config::{EngineKind, TierConfig};
+use crate::backend::{Cpu, CpuModel, Precision, Reference};
+use crate::base::Tier;
+use crate::engine::MakeScorer;
+use crate::model::{Forward, Model};
+use std::sync::Arc;
+
+/// Tokens of a batch, where the configuration names none: a CPU gains nothing from more, a GPU is not full with less.
+const CPU_BATCH_TOKENS: u64 = 4_096;
+#[cfg(feature = "cuda")]
+const GPU_BATCH_TOKENS: u64 = 16_384;
+
+/// A tier's scorers: what they compute in, and where.
+pub(super) struct Placed {
+    /// What makes a lane's scorer, for each lane.
+    pub makes: Vec<MakeScorer>,
+    /// `float16`, for example.
+    pub dtype: &'static str,
+    /// What prices call the device.
+    pub device: String,
+    /// Most tokens of a batch.
+    pub batch_tokens_max: u64,
+}
+
+/// Places a model: on the GPUs where it is to and can be, else on the CPU, with a line in the log.
+pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
+    match configured.engine {
+        EngineKind::Cpu => on_cpu(configured, model),
+        EngineKind::Reference => {
+            let forward = Forward::new(&model.encoder, &model.weights).map_err(|error| error.to_string())?;
+            let forward = Arc::new(forward);
+            let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
+            Ok(on(configured, &make, "float32"))
+        }
+        EngineKind::Auto => {
+            let is_for_gpu = tier == Tier::Primary && gpu::half(configured.precision).is_some();
+            match is_for_gpu.then(|| gpu::place(configured, model)) {
+                Some(Ok(placed)) => Ok(placed),
+                Some(Err(why)) => {
+                    tracing::info!(tier = tier.name(), why, "no GPU is used");
+                    on_cpu(configured, model)
+                }
+                None => on_cpu(configured, model),
+            }
+        }
+        EngineKind::Cuda => gpu::place(configured, model).or_else(|why| {
+            tracing::warn!(
+                tier = tier.name(),
+                why,
+                "no GPU can be used: the tier runs on the CPU, priced as `cpu`"
+            );
+            let precision = Precision::Auto;
+            on_cpu(&TierConfig { precision, device: None, ..configured.clone() }, model)
+        }),
+    }
+}
+
+fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
+    let packed = CpuModel::new(&model.encoder, &model.weights, configured.precision);
+    let (packed, threads) = (packed.map_err(|error| error.to_string())?, configured.threads);
+    let dtype = packed.dtype();
+    let make: MakeScorer = Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads))));
+    Ok(on(configured, &make, dtype))
+}
+
+fn on(configured: &TierConfig, make: &MakeScorer, dtype: &'static str) -> Placed {
+    Placed {
+        makes: vec![make.clone(); configured.lanes],
+        dtype,
+        device: configured.device.clone().unwrap_or_else(|| "cpu".to_owned()),
+        batch_tokens_max: configured.batch_tokens_max.unwrap_or(CPU_BATCH_TOKENS),
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod gpu {
+    use super::{GPU_BATCH_TOKENS, MakeScorer, Model, Placed, Precision, TierConfig};
+    use crate::backend::Cuda;
+    use crate::ops::cuda::{Half, Nvidia};
+    use std::sync::Arc;
+
+    /// What a precision is on a GPU.
+    pub fn half(precision: Precision) -> Option<Half> {
+        match precision {
+            Precision::Auto | Precision::F16 => Some(Half::F16),
+            Precision::Bf16 => Some(Half::Bf16),
+            Precision::F32 | Precision::Int8 => None,
+        }
+    }
+
+    /// A lane on each GPU in turn; why not, where one cannot be used or does not know the model's shape.
+    pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
+        let half = half(configured.precision).ok_or("a GPU computes in f16 or bf16")?;
+        Cuda::<Nvidia>::check(&model.encoder).map_err(|error| error.to_string())?;
+        let gpus = Nvidia::count().map_err(|error| error.to_string())?;
+        let first = Nvidia::open(0).map_err(|error| error.to_string())?;
+        let name = first.name().map_err(|error| error.to_string())?;
+        tracing::info!(gpus, name, half = half.name(), "GPUs are used");
+        let tokens_max = configured.batch_tokens_max.unwrap_or(GPU_BATCH_TOKENS);
+        let make = |lane: usize| -> MakeScorer {
+            let model = model.clone();
+            Arc::new(move || {
+                let gpu = Nvidia::open(lane % gpus).map_err(|error| error.to_string())?;
+                let cuda = Cuda::new(gpu, (&model.encoder, &model.weights), half, tokens_max);
+                Ok(Box::new(cuda.map_err(|error| error.to_string())?))
+            })
+        };
+        let dtype = match half {
+            Half::F16 => "float16",
+            Half::Bf16 => "bfloat16",
+        };
+        let makes = (0..configured.lanes).map(make).collect();
+        let device = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
+        Ok(Placed { makes, dtype, device, batch_tokens_max: tokens_max })
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod gpu {
+    use super::{Model, Placed, Precision, TierConfig};
+    use std::sync::Arc;
+
+    pub fn half(_precision: Precision) -> Option<()> {
+        None
+    }
+
+    pub fn place(_configured: &TierConfig, _model: &Arc<Model>) -> Result<Placed, String> {
+        Err("this program was built without the feature cuda".to_owned())
+    }
+}
