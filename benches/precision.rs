@@ -1,4 +1,5 @@
-//! What a precision costs in quality: a model's orders of judged candidates in f32, bf16 and int8.
+//! What a precision costs in quality: a model's orders of judged candidates in f32, bf16 and int8, and
+//! on a GPU in f16 and bf16 (feature `cuda`).
 //!
 //!     cargo bench --bench precision -- MODEL_DIR [SET[/N] ...]      of a set with /N every Nth query
 //!
@@ -8,11 +9,17 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use podium::backend::{Cpu, CpuModel, Precision, Scorer};
+use podium::backend::{Cpu, CpuModel, PairReader, Precision, Scorer};
 use podium::eval::{Candidate, Judged, Measure};
 use podium::model::Model;
-use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
+use podium::token::{Packed, Tokenizer};
+#[cfg(feature = "cuda")]
+use podium::{
+    backend::Cuda,
+    ops::cuda::{Half, Nvidia},
+};
 use std::path::Path;
+use std::sync::Arc;
 
 const SETS: [&str; 6] = ["cranfield", "cisi", "cacm", "liveqa_med", "vaswani_npl", "trecqa_dev"];
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
@@ -26,19 +33,12 @@ fn main() {
     let place = if Path::new(&model).is_dir() { model.into() } else { data.join("models").join(model) };
     let model = Model::open(&place).expect("the model is whole");
     let tokenizer = Tokenizer::parse(&model.tokenizer).expect("the tokenizer is whole");
-    let mut scorers: Vec<Cpu> = PRECISIONS
-        .iter()
-        .filter_map(|&precision| CpuModel::new(&model.encoder, &model.weights, precision).ok())
-        .map(|packed| Cpu::new(packed, 2))
-        .collect();
+    let reader = PairReader { tokenizer: Arc::new(tokenizer), tokens_max: model.encoder.pair_tokens_max() };
+    let mut scorers = scorers(&model);
     let named: Vec<String> = arguments.collect();
     let sets = if named.is_empty() { SETS.map(str::to_owned).to_vec() } else { named };
-    println!(
-        "{:<12} {:>7}  nDCG@10 by BM25, {}",
-        "set",
-        "queries",
-        PRECISIONS.map(Precision::name).join(", ")
-    );
+    let names: Vec<&str> = scorers.iter().map(|(name, _)| *name).collect();
+    println!("{:<12} {:>7}  nDCG@10 by BM25, {}", "set", "queries", names.join(", "));
     let (mut same, mut queries) = (vec![0; scorers.len()], 0);
     for name in sets {
         let (folder, every) = name.split_once('/').unwrap_or((&name, "1"));
@@ -48,13 +48,15 @@ fn main() {
         let mut sums = vec![0.0; scorers.len()];
         let (mut same_here, mut bm25) = (vec![0; scorers.len()], 0.0);
         for &(query, candidates) in &run {
-            let documents: Vec<&str> =
-                candidates.iter().map(|found| set.documents[&found.document].as_str()).collect();
-            let batch = pack(&model, &tokenizer, &set.queries[query], &documents);
+            let mut batch = Packed::default();
+            for found in candidates {
+                let document = &set.documents[&found.document];
+                reader.push(&set.queries[query], document, &mut batch).expect("it is cut to fit");
+            }
             let ndcg = |ranked: &[&str]| Measure::Ndcg(DEPTH).of(ranked, &set.grades[query]);
             bm25 += ndcg(&candidates.iter().map(|found| found.document.as_str()).collect::<Vec<_>>());
             let mut first = Vec::new();
-            for (place, scorer) in scorers.iter_mut().enumerate() {
+            for (place, (_, scorer)) in scorers.iter_mut().enumerate() {
                 let mut logits = vec![0.0; batch.len()];
                 scorer.score(&batch, &mut logits).expect("the batch is the model's");
                 let mut order: Vec<usize> = (0..logits.len()).collect();
@@ -78,25 +80,30 @@ fn main() {
         queries += count;
         same.iter_mut().zip(same_here).for_each(|(all, here)| *all += here);
     }
-    for (precision, same) in PRECISIONS.iter().zip(same) {
+    for ((name, _), same) in scorers.iter().zip(same) {
         let share = 100.0 * same as f64 / queries as f64;
-        println!(
-            "{:<5} keeps f32's first ten in order on {same} of {queries} queries, {share:.1}%",
-            precision.name()
-        );
+        println!("{name:<8} keeps f32's first ten in order on {same} of {queries} queries, {share:.1}%");
     }
 }
 
-/// Candidates of a query, packed.
-fn pack(model: &Model, tokenizer: &Tokenizer, query: &str, documents: &[&str]) -> Packed {
-    let fit = Fit { limit: model.encoder.pair_tokens_max(), document_max: None, cut: Cut::LongestFirst };
-    let ids = |text: &str| tokenizer.encode(text).expect("text is text");
-    let query = ids(query);
-    let mut batch = Packed::default();
-    for document in documents {
-        let pair =
-            Pair::fit(query.clone(), ids(document), tokenizer.template(), &fit).expect("it is cut to fit");
-        pair.push_into(&mut batch, tokenizer.template());
+/// A scorer for each precision that this machine has; f32 is the first.
+fn scorers(model: &Model) -> Vec<(&'static str, Box<dyn Scorer>)> {
+    let (encoder, weights) = (&model.encoder, &model.weights);
+    let mut scorers: Vec<(&str, Box<dyn Scorer>)> = Vec::new();
+    for precision in PRECISIONS {
+        if let Ok(packed) = CpuModel::new(encoder, weights, precision) {
+            scorers.push((precision.name(), Box::new(Cpu::new(packed, 2))));
+        }
     }
-    batch
+    #[cfg(feature = "cuda")]
+    for (name, half) in [("gpu f16", Half::F16), ("gpu bf16", Half::Bf16)] {
+        match Nvidia::open(0) {
+            Ok(gpu) => {
+                let cuda = Cuda::new(gpu, (encoder, weights), half, 16_384).expect("the model fits the GPU");
+                scorers.push((name, Box::new(cuda)));
+            }
+            Err(error) => eprintln!("SKIPPED {name}: {error}"),
+        }
+    }
+    scorers
 }

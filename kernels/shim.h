@@ -1,9 +1,10 @@
 // A GPU's block on the CPU, so that the kernels' own text can be tested without a GPU: a fiber for each thread, blocks
 // one after the other, tensor-core instructions by their documented layout.
 //
-// Shared memory is poisoned with NaN when a block starts. Threads run in order or in reverse, as `shim_reverse` says: a
-// barrier that is missing gives two results. A barrier that not all reach aborts. Not covered: races between
-// blocks, caches, speed, and how instructions round inside.
+// Shared memory is poisoned with NaN when a block starts. Warps run one after the other, each as far as it gets without
+// the others: first to last with asynchronous copies as late as is allowed, or (`shim_reverse`) last to first with copies
+// at once. What a missing barrier lets through is wrong in one of the two. A barrier that not all reach aborts. Not
+// covered: races between blocks, caches, speed, and how instructions round inside.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -12,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <vector>
 
@@ -36,12 +38,20 @@ using std::min;
 
 namespace shim {
 enum class State { READY, AT_WARP, AT_BLOCK, ENDED };
+struct Copy {
+    void* to;
+    const void* from;
+    bool clear;
+    void run() const { clear ? std::memset(to, 0, 16) : std::memcpy(to, from, 16); }
+};
 struct Fiber {
     ucontext_t start;
     jmp_buf place;
     bool is_started;
     State state;
     std::vector<char> stack;
+    // Groups of copies that were begun, the last still open.
+    std::deque<std::vector<Copy>> copies;
 };
 inline Index grid_size, block_size, block_index;
 inline uint64_t block = 0;
@@ -85,6 +95,16 @@ inline bool release(u32 first, u32 end, State state) {
         if (fibers[thread].state == state) fibers[thread].state = State::READY;
     return any;
 }
+// Runs a warp as far as it gets without the others.
+inline void run_warp(u32 warp, u32 threads) {
+    const u32 first = warp * 32, end = min(first + 32, threads);
+    do {
+        for (u32 i = first; i < end; i++) {
+            const u32 thread = is_reversed ? end - 1 - (i - first) : i;
+            if (fibers[thread].state == State::READY) resume(thread);
+        }
+    } while (release(first, end, State::AT_WARP));
+}
 inline void run_block() {
     const u32 threads = block_size.x;
     block++;
@@ -98,17 +118,13 @@ inline void run_block() {
         fiber.start.uc_link = nullptr;
         makecontext(&fiber.start, enter, 0);
         fiber.is_started = false;
+        fiber.copies.assign(1, {});
         fiber.state = State::READY;
     }
+    const u32 warps = (threads + 31) / 32;
     for (;;) {
-        bool any = false;
-        for (u32 i = 0; i < threads; i++) {
-            const u32 thread = is_reversed ? threads - 1 - i : i;
-            if (fibers[thread].state == State::READY) resume(thread), any = true;
-        }
-        for (u32 first = 0; first < threads; first += 32) any |= release(first, min(first + 32, threads), State::AT_WARP);
-        any |= release(0, threads, State::AT_BLOCK);
-        if (any) continue;
+        for (u32 i = 0; i < warps; i++) run_warp(is_reversed ? warps - 1 - i : i, threads);
+        if (release(0, threads, State::AT_BLOCK)) continue;
         for (const Fiber& fiber : fibers) {
             if (fiber.state == State::AT_WARP || fiber.state == State::AT_BLOCK) {
                 fprintf(stderr, "a barrier is not reached by all of block %u, %u\n", block_index.x, block_index.y);
@@ -193,7 +209,13 @@ inline void load_matrices_transposed(u32 (&m)[4], const void* row) { load_matric
 inline void copy_async(void* to, const void* from, bool clear) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0)
         fprintf(stderr, "a copy is not aligned\n"), abort();
-    clear ? std::memset(to, 0, 16) : std::memcpy(to, from, 16);
+    const shim::Copy copy = {to, from, clear};
+    if (shim::is_reversed) copy.run();
+    else shim::fibers[shim::current].copies.back().push_back(copy);
 }
-inline void copies_commit() {}
-template <int pending> void copies_wait() {}
+inline void copies_commit() { shim::fibers[shim::current].copies.emplace_back(); }
+template <int pending> void copies_wait() {
+    auto& groups = shim::fibers[shim::current].copies;
+    for (; groups.size() > pending + 1; groups.pop_front())
+        for (const shim::Copy& copy : groups.front()) copy.run();
+}

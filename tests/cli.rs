@@ -220,7 +220,8 @@ fn a_check_finds_what_serving_would_stumble_over() {
         (&["--ledger", "/nowhere/ledger.sqlite"][..], "ledger: /nowhere/ledger.sqlite"),
         (&["--journal", journal.to_str().unwrap()], "is there already"),
         (&["--latency-budget-ms", "-5"], "latency_budget_ms: -5"),
-        (&["--precision", "int4"], "one of auto, f32, bf16, int8"),
+        (&["--precision", "f16"], "f16 is for GPUs"),
+        (&["--precision", "int4"], "one of auto, f32, f16, bf16, int8"),
     ] {
         let (code, _, errors) = check(arguments);
         assert!(code == 64 && errors.contains(expected), "{expected}: {code} {errors}");
@@ -232,6 +233,33 @@ fn a_check_finds_what_serving_would_stumble_over() {
         .stderr(Stdio::null())
         .status();
     assert_eq!(binary.unwrap().code(), Some(74));
+}
+
+#[test]
+fn a_model_for_a_gpu_runs_on_the_cpu_where_there_is_none() {
+    let model = small_model();
+    let file = model.path().join("podium.toml");
+    let directory = model.path().to_str().unwrap();
+    let check = |more: &str| {
+        let engine = if cfg!(feature = "cuda") { "cuda" } else { "auto" };
+        let text = format!("[primary]\nmodel = '{directory}'\nengine = '{engine}'\n{more}");
+        fs::write(&file, text).unwrap();
+        run(&["serve", "--check", "--config", file.to_str().unwrap()])
+    };
+    let (code, printed, log) = check("");
+    assert_eq!(code, 0, "{log}");
+    if printed.contains("on gpu") {
+        return eprintln!("SKIPPED: there is a GPU");
+    }
+    assert!(printed.lines().next().unwrap().contains(" on cpu; "), "{printed}");
+    assert_eq!(log.contains("no GPU can be used: the tier runs on the CPU"), cfg!(feature = "cuda"), "{log}");
+    let (code, _, log) = check("[[prices.devices]]\nname = 'gpu'\ndollars_per_hour = 2.0");
+    assert!(code == 64 && log.contains("primary.device: prices.devices has no price for `cpu`"), "{log}");
+    fs::write(&file, "[primary]\nengine = 'cuda'").unwrap();
+    let (code, _, log) = run(&["serve", "--check", "--config", file.to_str().unwrap()]);
+    let refused =
+        code == 64 && log.contains("primary.engine: this program was built without the feature cuda");
+    assert_eq!(refused, !cfg!(feature = "cuda"), "{code} {log}");
 }
 
 #[test]

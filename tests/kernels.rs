@@ -416,7 +416,7 @@ fn the_families_score_as_in_transformers() {
         logit: f32,
     }
     for name in ["bert", "bert_tanh", "roberta", "xlm_roberta"] {
-        let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders").join(name);
+        let place = common::root().join("tests/fixtures/encoders").join(name);
         let encoder = Encoder::parse(&std::fs::read(place.join("config.json")).unwrap(), &place).unwrap();
         let weights =
             Weights::parse(&std::fs::read(place.join("model.safetensors")).unwrap(), &encoder).unwrap();
@@ -472,7 +472,7 @@ fn no_kernel_spills_and_attention_is_on_tensor_cores() {
         .arg(out.path());
     command
         .args(["80", "86", "89", "90a"].map(|arch| format!("-gencode=arch=compute_{arch},code=sm_{arch}")));
-    let Ok(said) = command.current_dir(env!("CARGO_MANIFEST_DIR")).output() else {
+    let Ok(said) = command.current_dir(common::root()).output() else {
         return eprintln!("SKIPPED: no nvcc; set NVCC or CUDA_HOME");
     };
     let said = String::from_utf8_lossy(&said.stderr).into_owned();

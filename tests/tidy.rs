@@ -42,6 +42,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/cost/store.rs"]),
     ("prometheus_client", &["src/telemetry/"]),
     ("opentelemetry_sdk", &["src/telemetry/spans.rs"]),
+    ("cudarc", &["src/ops/cuda/"]),
     ("clap", &["src/cli/"]),
     ("indicatif", &["src/cli/"]),
     ("rayon", &["src/distill/train.rs"]),

@@ -38,8 +38,8 @@ pub(super) struct Args {
     /// Reads whole requests, one JSON object a line.
     #[arg(long)]
     jsonl: bool,
-    /// What the model's linear maps are computed in: auto (bf16 where the processor has it, else f32),
-    /// f32, bf16 or int8.
+    /// What the model's linear maps are computed in: auto (f16 on a GPU; on a CPU bf16 where it has that, else
+    /// f32), f32, f16, bf16 or int8.
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
     /// Prints only the best N.

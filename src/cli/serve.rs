@@ -44,8 +44,8 @@ pub(super) struct Args {
     /// [default: bundled].
     #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
     fallback: Option<String>,
-    /// What the models' linear maps are computed in: auto (bf16 where the processor has it, else f32),
-    /// f32, bf16 or int8.
+    /// What the models' linear maps are computed in: auto (f16 on a GPU; on a CPU bf16 where it has that, else
+    /// f32), f32, f16, bf16 or int8.
     #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
     precision: Option<Precision>,
     /// Where to listen; may be given several times [default: 127.0.0.1:8080].
@@ -190,7 +190,7 @@ fn describe(config: &Config, setup: &Setup, mut out: impl Write) -> std::io::Res
         let lanes: Vec<_> = setup.lanes.iter().filter(|lane| lane.tier == tier).collect();
         writeln!(
             out,
-            "{:<9} {} version {} licence {}; {} lane(s) of {} tokens, {}; reads {} tokens a pair",
+            "{:<9} {} version {} licence {}; {} lane(s) of {} tokens, {} on {}; reads {} tokens a pair",
             tier.name(),
             model.name,
             model.version,
@@ -198,6 +198,7 @@ fn describe(config: &Config, setup: &Setup, mut out: impl Write) -> std::io::Res
             lanes.len(),
             lanes[0].batch_tokens_max,
             model.dtype,
+            model.device,
             model.pair_tokens_max,
         )?;
     }

@@ -25,9 +25,15 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokio::sync::watch;
 
+/// The project's folder: where it was built, or, for tests that were built elsewhere, where they run.
+pub fn root() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    if built.is_dir() { built } else { std::env::current_dir().expect("a process runs somewhere") }
+}
+
 /// The data folder: `$PODIUM_DATA`, else `../shared/data`; none, said aloud, where there is neither.
 pub fn data() -> Option<PathBuf> {
-    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    let beside = || root().join("../shared/data");
     let place = std::env::var_os("PODIUM_DATA").map_or_else(beside, PathBuf::from);
     if place.is_dir() {
         return Some(place);

@@ -5,7 +5,6 @@ use libloading::Library;
 use podium::ops::cuda::{Argument, Device, DeviceError, Half, Kernel, Product, Shape};
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 #[derive(Clone)]
 pub struct Shim {
     library: Arc<Library>,
-    /// Whether threads of a block run last to first.
+    /// Whether warps run last to first and copies at once, not first to last and as late as is allowed.
     pub is_reversed: bool,
 }
 
@@ -30,9 +29,9 @@ impl Shim {
     }
 
     fn build() -> Option<Self> {
-        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-        let library =
-            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("libkernels-{}.so", std::process::id()));
+        let root = crate::common::root();
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libkernels.so");
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
         let flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas"];
         let built = Command::new(&compiler)
@@ -49,7 +48,6 @@ impl Shim {
         }
         // SAFETY: the library is ours, and does nothing when it is loaded.
         let loaded = unsafe { Library::new(&library) }.unwrap();
-        std::fs::remove_file(&library).unwrap();
         Some(Self { library: Arc::new(loaded), is_reversed: false })
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `words` | a batch as the kernels read it |
 //! | `launch` | each kernel of `kernels/` with its shapes checked |
+//! | `product` | matrix products, likewise |
 //! | `nvidia` | a GPU (feature `cuda`) |
 //! | `blas` | matrix products by cublasLt, planned once (feature `cuda`) |
 //!
@@ -15,11 +16,13 @@ mod blas;
 mod launch;
 #[cfg(feature = "cuda")]
 mod nvidia;
+mod product;
 mod words;
 
-pub use launch::{Embeddings, Head, Launcher, Linear, Norm, Rows, STRIDE_MAX};
+pub use launch::{Embeddings, Head, Launcher, Norm, Rows, STRIDE_MAX};
 #[cfg(feature = "cuda")]
 pub use nvidia::Nvidia;
+pub use product::Linear;
 pub use words::{Bucket, Vocabulary, Words};
 
 use half::{bf16, f16};

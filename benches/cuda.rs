@@ -1,0 +1,127 @@
+//! The CUDA engine beside the GPU's own peak: one request of 32 documents, and batches that fill it.
+//!
+//!     cargo bench --bench cuda --features cuda [-- --rounds 50]
+//!
+//! Weights are random: speed does not depend on them. Lengths are lognormal with a mean of 107 tokens. Times are wall
+//! time from packed ids to logits on the host, medians. The floor of a batch is its FLOPs (those of the linear maps,
+//! which are twice their parameters for each token, and of attention, by `flops`) at the rate of a square product of
+//! 8192 in the same half, measured in the same run.
+
+#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use common::{bert, random_batch, random_weights};
+use podium::backend::{Cuda, Scorer};
+use podium::model::Encoder;
+use podium::ops::cuda::{Array, Bucket, DeviceError, Half, Launcher, Linear, Nvidia, Rows};
+use podium::token::Packed;
+use rand_distr::{Distribution, LogNormal};
+use rand_pcg::Pcg64;
+use std::time::Instant;
+
+/// Side of the product that measures the peak.
+const SIDE: usize = 8_192;
+const SATURATED_TOKENS: usize = 16_384;
+/// Mean of 107 with this spread.
+const MEDIAN: f64 = 94.4;
+const SPREAD: f64 = 0.5;
+
+fn main() -> Result<(), DeviceError> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let rounds = arguments.iter().position(|argument| argument == "--rounds");
+    let rounds = rounds.map_or(50, |place| arguments[place + 1].parse().expect("--rounds takes a number"));
+    match Nvidia::open(0).and_then(|gpu| gpu.name()) {
+        Ok(name) => println!("{name}"),
+        Err(error) => {
+            println!("SKIPPED: {error}");
+            return Ok(());
+        }
+    }
+    let models = [
+        ("L2 H128", bert(2, 128, 2, 512)),
+        ("L12 H384", bert(12, 384, 12, 1536)),
+        ("L12 H768", bert(12, 768, 12, 3072)),
+    ];
+    for half in [Half::F16, Half::Bf16] {
+        let peak = peak(half, rounds)?;
+        println!("\n{}: {:.0} TFLOP/s in a product of {SIDE}", half.name(), peak / 1e12);
+        for (name, encoder) in &models {
+            for (workload, batch) in
+                [("32 documents", lengths(32, usize::MAX)), ("saturated", lengths(10_000, SATURATED_TOKENS))]
+            {
+                let gpu = Nvidia::open(0)?;
+                let weights = random_weights(encoder, 1);
+                let cuda = Cuda::new(gpu, (encoder, &weights), half, SATURATED_TOKENS as u64);
+                let time = time(&mut cuda.expect("the model fits"), &random_batch(&batch, 1), rounds);
+                let tokens: usize = batch.iter().sum();
+                println!(
+                    "    {name:<9} {workload:<13} {:>4} pairs, {tokens:>5} tokens: {:.3} ms, {:.0} pairs/s, {:.1}% of the floor",
+                    batch.len(),
+                    time * 1e3,
+                    batch.len() as f64 / time,
+                    100.0 * flops(encoder, &batch) / peak / time
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Up to so many lengths, and so many tokens in all.
+fn lengths(count: usize, tokens_max: usize) -> Vec<usize> {
+    let (mut random, lengths) = (Pcg64::new(42, 0), LogNormal::new(MEDIAN.ln(), SPREAD).expect("finite"));
+    let mut tokens = 0;
+    (0..count)
+        .map(|_| (lengths.sample(&mut random).round() as usize).clamp(16, 512))
+        .take_while(|length| {
+            tokens += length;
+            tokens <= tokens_max
+        })
+        .collect()
+}
+
+/// Floating-point operations of a whole forward, the last layer's as for all others.
+fn flops(encoder: &Encoder, lengths: &[usize]) -> f64 {
+    let (hidden, inner) = (encoder.hidden as f64, encoder.intermediate as f64);
+    let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
+    let squares: f64 = lengths.iter().map(|&length| (length as f64).powi(2)).sum();
+    encoder.layers as f64 * (2.0 * (4.0 * hidden + 2.0 * inner) * hidden * tokens + 4.0 * hidden * squares)
+}
+
+/// Seconds of a batch, median.
+fn time(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> f64 {
+    let mut logits = vec![0.0; batch.len()];
+    let mut times: Vec<f64> = (0..rounds + 5)
+        .map(|_| {
+            let started = Instant::now();
+            cuda.score(batch, &mut logits).expect("the batch is the model's");
+            started.elapsed().as_secs_f64()
+        })
+        .skip(5)
+        .collect();
+    assert!(logits.iter().all(|logit| logit.is_finite()));
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// FLOP/s of a large square product.
+fn peak(half: Half, rounds: usize) -> Result<f64, DeviceError> {
+    let gpu = Nvidia::open(0)?;
+    let bucket = Bucket { tokens: SIDE as u32, sequences: 1 };
+    let values: Vec<f32> = (0..SIDE * SIDE).map(|place| (place % 251) as f32 / 251.0 - 0.5).collect();
+    let batch = Array::new(&gpu, 4 * bucket.words())?;
+    let (x, y) = (Array::of_halves(&gpu, half, &values)?, Array::new(&gpu, 2 * SIDE * SIDE)?);
+    let weight = Array::of_halves(&gpu, half, &values)?;
+    let map = Linear { weight, bias: None, outputs: SIDE, inputs: SIDE };
+    let launcher = Launcher { device: &gpu, half, bucket, batch: &batch };
+    let mut best = f64::MAX;
+    for _ in 0..rounds.min(20) {
+        let started = Instant::now();
+        launcher.linear(Rows::Tokens, &map, &x, &y)?;
+        y.read(&gpu, &mut [0; 2])?;
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIDE as f64).powi(3) / best)
+}

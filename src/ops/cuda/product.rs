@@ -1,0 +1,128 @@
+//! Matrix products with their shapes checked: the maps of all layers, and the last layer's by heads.
+
+use super::{Array, Device, DeviceError, Launcher, Product, Rows};
+use crate::ops::Heads;
+
+/// y = W x, in halves.
+pub struct Linear<D: Device> {
+    /// `[outputs, inputs]`.
+    pub weight: Array<D>,
+    /// `[outputs]` in halves, where it is not the next operation's.
+    pub bias: Option<Array<D>>,
+    /// Rows.
+    pub outputs: usize,
+    /// Columns.
+    pub inputs: usize,
+}
+
+impl<D: Device> Launcher<'_, D> {
+    /// y = W x + bias, `[rows, outputs]`, for all rows of the bucket.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn linear(&self, rows: Rows, map: &Linear<D>, x: &Array<D>, y: &Array<D>) -> Result<(), DeviceError> {
+        let (inputs, outputs) = (map.inputs as u64, map.outputs as u64);
+        self.multiply(
+            (x, map, y),
+            Product {
+                rows: self.rows(rows).into(),
+                outputs,
+                inputs,
+                x_stride: inputs,
+                w_stride: inputs,
+                y_stride: outputs,
+                count: 1,
+                ..Product::default()
+            },
+        )
+    }
+
+    /// `absorbed: [sequences, heads, inputs]` f32, the queries of each head, `[sequences, heads, d]`, times the head's
+    /// rows of `map`, which maps to keys.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn absorb(
+        &self,
+        queries: &Array<D>,
+        map: &Linear<D>,
+        absorbed: &Array<D>,
+        heads: Heads,
+    ) -> Result<(), DeviceError> {
+        assert_eq!(map.outputs, heads.width(), "a map to heads");
+        let (stride, size) = (map.inputs as u64, heads.size as u64);
+        self.multiply(
+            (queries, map, absorbed),
+            Product {
+                rows: self.bucket.sequences.into(),
+                outputs: stride,
+                inputs: size,
+                x_stride: heads.width() as u64,
+                w_stride: stride,
+                y_stride: heads.count as u64 * stride,
+                count: heads.count as u64,
+                x_step: size,
+                w_step: size * stride,
+                y_step: stride,
+                is_input_major: 1,
+                is_output_f32: 1,
+                ..Product::default()
+            },
+        )
+    }
+
+    /// `context: [sequences, heads, d]`, the head's rows of `map`, which maps to values, times what is mixed for it,
+    /// `[sequences, heads, inputs]`.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn release(
+        &self,
+        mixed: &Array<D>,
+        map: &Linear<D>,
+        context: &Array<D>,
+        heads: Heads,
+    ) -> Result<(), DeviceError> {
+        assert_eq!(map.outputs, heads.width(), "a map to heads");
+        let (stride, size) = (map.inputs as u64, heads.size as u64);
+        self.multiply(
+            (mixed, map, context),
+            Product {
+                rows: self.bucket.sequences.into(),
+                outputs: size,
+                inputs: stride,
+                x_stride: heads.count as u64 * stride,
+                w_stride: stride,
+                y_stride: heads.width() as u64,
+                count: heads.count as u64,
+                x_step: stride,
+                w_step: size * stride,
+                y_step: size,
+                ..Product::default()
+            },
+        )
+    }
+
+    fn multiply(
+        &self,
+        (x, map, y): (&Array<D>, &Linear<D>, &Array<D>),
+        product: Product,
+    ) -> Result<(), DeviceError> {
+        let end = |rows: u64, columns: u64, stride: u64, step: u64| {
+            ((product.count - 1) * step + (rows - 1) * stride + columns) as usize
+        };
+        let Product { rows, outputs, inputs, .. } = product;
+        let (w_rows, w_columns) =
+            if product.is_input_major == 1 { (inputs, outputs) } else { (outputs, inputs) };
+        let y_bytes = if product.is_output_f32 == 1 { 4 } else { 2 };
+        let product = Product {
+            x: x.holding(2 * end(rows, inputs, product.x_stride, product.x_step)),
+            w: map.weight.holding(2 * end(w_rows, w_columns, product.w_stride, product.w_step)),
+            y: y.holding(y_bytes * end(rows, outputs, product.y_stride, product.y_step)),
+            bias: map.bias.as_ref().map_or(0, |bias| bias.holding(2 * outputs as usize)),
+            ..product
+        };
+        // SAFETY: the arrays were asserted to hold the last value of each.
+        unsafe { self.device.multiply(self.half, &product) }
+    }
+}
