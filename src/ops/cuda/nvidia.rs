@@ -279,6 +279,13 @@ fn kernels(_context: &CudaContext) -> Result<Ptx, DeviceError> {
 
 #[cfg(not(podium_fatbin))]
 fn kernels(context: &CudaContext) -> Result<Ptx, DeviceError> {
+    let (major, minor) = context.compute_capability().map_err(failed)?;
+    compile(&format!("compute_{major}{minor}"))
+}
+
+/// Compiles the kernels by NVRTC.
+#[cfg(not(podium_fatbin))]
+fn compile(architecture: &str) -> Result<Ptx, DeviceError> {
     use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
     // SAFETY: it only looks for the library.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
@@ -286,8 +293,9 @@ fn kernels(context: &CudaContext) -> Result<Ptx, DeviceError> {
             "this program was built without nvcc, and libnvrtc.so was not found to compile its kernels now";
         return Err(DeviceError::Failed(message.to_owned()));
     }
-    let (major, minor) = context.compute_capability().map_err(failed)?;
-    let options = vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".to_owned()];
+    // Lambdas have no words that say where they run.
+    let options = ["--std=c++17", "--device-as-default-execution-space"].map(str::to_owned).to_vec();
+    let options = [vec![format!("--gpu-architecture={architecture}")], options].concat();
     compile_ptx_with_opts(SOURCE, CompileOptions { options, ..CompileOptions::default() })
         .map_err(|error| DeviceError::Failed(format!("NVRTC: {error}")))
 }
@@ -296,5 +304,26 @@ fn failed(error: DriverError) -> DeviceError {
     match error.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory,
         _ => DeviceError::Failed(error.to_string()),
+    }
+}
+
+#[cfg(all(test, not(podium_fatbin)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nvrtc_compiles_the_kernels_too() {
+        for architecture in ["compute_80", "compute_90"] {
+            match compile(architecture) {
+                Ok(ptx) => {
+                    let text = ptx.to_src();
+                    for kernel in Kernel::ALL {
+                        assert!(text.contains(&kernel.symbol(Half::Bf16)), "{kernel:?} is not there");
+                    }
+                }
+                Err(DeviceError::Failed(why)) if why.contains("was not found") => eprintln!("SKIPPED: {why}"),
+                Err(error) => panic!("{architecture}: {error}"),
+            }
+        }
     }
 }
