@@ -3,16 +3,17 @@
 mod common;
 
 use common::{data, small_model};
-use podium::backend::{Cpu, CpuModel, Precision, Scorer};
+use podium::backend::{Cpu, CpuModel, PairReader, Precision, Scorer};
 use podium::eval::{Judged, Measure};
 use podium::model::{Forward, Model};
-use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
+use podium::token::{Packed, Tokenizer};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 fn podium(arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
@@ -191,7 +192,7 @@ fn golden_pairs_hold(model: &Model, golden: &[u8]) {
         .iter()
         .map(|pair| (pair["query"].as_str().unwrap(), pair["document"].as_str().unwrap()))
         .collect();
-    let batch = pack(model, &Tokenizer::parse(&model.tokenizer).unwrap(), pairs);
+    let batch = pack(model, pairs);
     let mut logits = Forward::new(&model.encoder, &model.weights).unwrap().logits(&batch).unwrap();
     let mut cpu = Cpu::new(CpuModel::new(&model.encoder, &model.weights, Precision::F32).unwrap(), 1);
     for _ in 0..2 {
@@ -203,18 +204,11 @@ fn golden_pairs_hold(model: &Model, golden: &[u8]) {
     }
 }
 
-fn pack<'a>(
-    model: &Model,
-    tokenizer: &Tokenizer,
-    pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Packed {
-    let fit = Fit { limit: model.encoder.pair_tokens_max(), document_max: None, cut: Cut::LongestFirst };
+fn pack<'a>(model: &Model, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Packed {
+    let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer).unwrap());
+    let reader = PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() };
     let mut batch = Packed::default();
-    for (query, document) in pairs {
-        let ids = |text: &str| tokenizer.encode(text).unwrap();
-        let pair = Pair::fit(ids(query), ids(document), tokenizer.template(), &fit).unwrap();
-        pair.push_into(&mut batch, tokenizer.template());
-    }
+    pairs.into_iter().for_each(|(query, document)| reader.push(query, document, &mut batch).unwrap());
     batch
 }
 
@@ -232,14 +226,13 @@ fn the_bundled_student_is_the_one_on_its_card() {
     let card = fs::read_to_string(folder.join("README.md")).unwrap();
     let row = card.lines().find(|line| line.starts_with("| trecqa_dev |")).unwrap();
     let expected: f64 = row.split('|').nth(5).unwrap().trim().parse().unwrap();
-    let tokenizer = Tokenizer::parse(&model.tokenizer).unwrap();
     let mut cpu = Cpu::new(CpuModel::new(&model.encoder, &model.weights, Precision::F32).unwrap(), 2);
     let mut sum = 0.0;
     for (query, candidates) in &set.run {
         let documents = candidates
             .iter()
             .map(|found| (set.queries[query].as_str(), set.documents[&found.document].as_str()));
-        let batch = pack(&model, &tokenizer, documents);
+        let batch = pack(&model, documents);
         let mut logits = vec![0.0; batch.len()];
         cpu.score(&batch, &mut logits).unwrap();
         let mut order: Vec<usize> = (0..logits.len()).collect();

@@ -1,6 +1,8 @@
 //! Scores of a model kept on disk: a pair is never scored twice.
 
-use super::{ScoreError, Scorer};
+use super::{Cpu, CpuModel, NotHere, Precision, ScoreError, Scorer};
+use crate::eval::{Candidate, Judged};
+use crate::model::Model;
 use crate::token::{Cut, Fit, FitError, Packed, Pair, Tokenizer, TokenizerError};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -24,8 +26,79 @@ pub struct List {
     pub documents: Vec<Arc<str>>,
 }
 
+impl List {
+    /// The candidates of a judged set's queries, in the order of its run.
+    pub fn of_set(set: &Judged) -> Vec<Self> {
+        let text = |found: &Candidate| Arc::from(set.documents[&found.document].as_str());
+        let list = |(query, candidates): (&String, &Vec<Candidate>)| Self {
+            query: set.queries[query].as_str().into(),
+            documents: candidates.iter().map(text).collect(),
+        };
+        set.run.iter().map(list).collect()
+    }
+}
+
+/// A model that scores lists and keeps their scores.
+pub struct Keeper {
+    /// The model at work.
+    pub scorer: Cpu,
+    /// Reads its pairs.
+    pub reader: PairReader,
+    /// What its linear maps are computed in.
+    pub dtype: &'static str,
+    cache: ScoreCache,
+}
+
+/// Why a model does not score lists.
+#[derive(Debug, Error)]
+pub enum KeeperError {
+    /// The processor lacks the precision.
+    #[error("precision: {0}")]
+    Precision(#[from] NotHere),
+    /// The tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Its scores cannot be kept.
+    #[error("scores: {0}")]
+    Cache(#[from] CacheError),
+}
+
+impl Keeper {
+    /// Packs a model; scores lie in `folder`, under a name by which whatever scores with the same model in the same
+    /// precision finds them.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn open(
+        model: &Model,
+        precision: Precision,
+        threads: usize,
+        folder: &Path,
+    ) -> Result<Self, KeeperError> {
+        let packed = CpuModel::new(&model.encoder, &model.weights, precision)?;
+        let (dtype, tokenizer) = (packed.dtype(), Arc::new(Tokenizer::parse(&model.tokenizer)?));
+        let cache = ScoreCache::open(&folder.join(format!("scores-{}-{dtype}.bin", model.identity)))?;
+        let reader = PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() };
+        Ok(Self { scorer: Cpu::new(packed, threads), reader, dtype, cache })
+    }
+
+    /// The logits of lists; a pair that has been scored before is not scored again. `progress` hears how many pairs
+    /// of all are known.
+    ///
+    /// # Errors
+    /// [`CacheError`]; what was scored before stays.
+    pub fn logits(
+        &mut self,
+        lists: &[List],
+        progress: impl FnMut(usize),
+    ) -> Result<Vec<Vec<f32>>, CacheError> {
+        self.cache.complete(lists, &mut self.scorer, &self.reader, progress)?;
+        Ok(self.cache.logits(lists))
+    }
+}
+
 /// Logits of one model in one precision.
-pub struct ScoreCache {
+struct ScoreCache {
     known: HashMap<[u8; 16], f32>,
     path: PathBuf,
     file: BufWriter<File>,
@@ -66,7 +139,7 @@ impl ScoreCache {
     ///
     /// # Errors
     /// [`CacheError::File`].
-    pub fn open(path: &Path) -> Result<Self, CacheError> {
+    fn open(path: &Path) -> Result<Self, CacheError> {
         let failed = |reason| CacheError::File { path: path.to_owned(), reason };
         let open = || -> std::io::Result<_> {
             let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
@@ -89,12 +162,12 @@ impl ScoreCache {
     }
 
     /// A pair's logit, if it has been scored.
-    pub fn get(&self, query: &str, document: &str) -> Option<f32> {
+    fn get(&self, query: &str, document: &str) -> Option<f32> {
         self.known.get(&key(query, document)).copied()
     }
 
     /// The logits of lists, all of which have been scored.
-    pub fn logits(&self, lists: &[List]) -> Vec<Vec<f32>> {
+    fn logits(&self, lists: &[List]) -> Vec<Vec<f32>> {
         let logit =
             |query: &str, document: &str| self.get(query, document).expect("the list has been scored");
         let one = |list: &List| list.documents.iter().map(|document| logit(&list.query, document)).collect();
@@ -105,7 +178,7 @@ impl ScoreCache {
     ///
     /// # Errors
     /// [`CacheError`]; what was scored before stays.
-    pub fn complete(
+    fn complete(
         &mut self,
         lists: &[List],
         scorer: &mut dyn Scorer,

@@ -9,7 +9,7 @@ mod scripted;
 
 pub use cpu::{Cpu, CpuModel, NotHere, Precision, Processor};
 pub use cuda::{Cuda, LoadError};
-pub use kept::{CacheError, List, PairReader, ScoreCache};
+pub use kept::{CacheError, Keeper, KeeperError, List, PairReader};
 pub use reference::Reference;
 pub use scripted::{Play, Script, Scripted};
 

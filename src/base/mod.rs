@@ -1,5 +1,7 @@
 //! Floor 0: words that every other module uses. Nothing here knows about Podium's business.
 
+mod hex;
 mod units;
 
+pub use hex::hex;
 pub use units::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier, Tokens};

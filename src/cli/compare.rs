@@ -2,7 +2,7 @@
 
 use super::pool::open_model;
 use super::{Failure, Shown, folder_name};
-use crate::backend::{CacheError, Precision};
+use crate::backend::{CacheError, KeeperError, Precision};
 use crate::compare::{CompareError, Inputs, Plan, TrecRun, compare, html, table};
 use crate::eval::{Judged, SetError};
 use crate::model::BUNDLED;
@@ -182,8 +182,14 @@ fn set_failure(error: SetError) -> Failure {
 fn failure(error: CompareError) -> Failure {
     let message = error.to_string();
     match error {
-        CompareError::Precision(_) | CompareError::Tokenizer(_) => Failure::usage(message),
-        CompareError::Scores(CacheError::File { .. }) => Failure::output(message),
-        CompareError::Scores(_) | CompareError::Measure(_) => Failure::internal(message),
+        CompareError::Model(KeeperError::Cache(error)) | CompareError::Scores(error)
+            if matches!(error, CacheError::File { .. }) =>
+        {
+            Failure::output(message)
+        }
+        CompareError::Model(KeeperError::Precision(_) | KeeperError::Tokenizer(_)) => Failure::usage(message),
+        CompareError::Model(KeeperError::Cache(_)) | CompareError::Scores(_) | CompareError::Measure(_) => {
+            Failure::internal(message)
+        }
     }
 }

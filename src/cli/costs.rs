@@ -55,11 +55,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .map_err(io::Error::from)
             .and_then(|()| writeln!(out)),
     };
-    written.or_else(|error| match error.kind() {
-        // `podium costs | head` has seen enough.
-        io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(Failure::output(format!("standard output: {error}"))),
-    })
+    super::printed(written)
 }
 
 /// The names of the columns that a report is grouped by; a model has its version beside it.

@@ -2,7 +2,7 @@
 
 use super::pool::locate_here;
 use super::{Failure, Shown, folder_name};
-use crate::backend::{CacheError, Precision};
+use crate::backend::{CacheError, KeeperError, Precision};
 use crate::distill::{
     Card, DistillError, Figures, Inputs, LossWeights, MinePlan, Plan, Shape, TextError, TrainError,
     TrainPlan, run as distill,
@@ -202,13 +202,15 @@ fn failure(error: DistillError) -> Failure {
         DistillError::Teacher(_)
         | DistillError::Student(_)
         | DistillError::Unlike(..)
-        | DistillError::Precision(_)
-        | DistillError::Tokenizer(_) => Failure::usage(message),
+        | DistillError::Keeper(KeeperError::Precision(_) | KeeperError::Tokenizer(_)) => {
+            Failure::usage(message)
+        }
         DistillError::Text(TextError::Unreadable { .. }) | DistillError::Set(SetError::Unreadable { .. }) => {
             Failure::input(message)
         }
         DistillError::Text(_) | DistillError::TooLittle(_) | DistillError::Set(_) => Failure::data(message),
         DistillError::Label(CacheError::File { .. })
+        | DistillError::Keeper(KeeperError::Cache(_))
         | DistillError::Train(TrainError::Checkpoint { .. })
         | DistillError::Card(_)
         | DistillError::Work { .. } => Failure::output(message),

@@ -85,10 +85,15 @@ impl Failure {
     }
 }
 
-/// Writes to standard output; a reader that has had enough (`| head`) is none of our failures.
+/// Writes to standard output.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// What became of writing to standard output; a reader that has had enough (`| head`) is none of our failures.
+fn printed(result: std::io::Result<()>) -> Result<(), Failure> {
+    match result {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| Failure::output(format!("standard output: {error}"))),
     }

@@ -120,11 +120,7 @@ async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) ->
     let form = if args.logits { ScoreForm::Logit } else { ScoreForm::Probability };
     let ranked = rank(&logits, form, args.top_n.map(|top_n| top_n as usize))
         .map_err(|error| Failure::internal(error.to_string()))?;
-    match print(args.json, query, documents, &ranked) {
-        // Whoever reads has had enough (`| head`).
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Failure::output(format!("standard output: {error}"))),
-    }
+    super::printed(print(args.json, query, documents, &ranked))
 }
 
 fn print(as_json: bool, query: &str, documents: &[String], ranked: &[Ranked]) -> std::io::Result<()> {

@@ -88,11 +88,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let mut setup = pool::setup(&config, clock, BooksSetup { prices, ..BooksSetup::default() })?;
     if check {
         check_files(&config)?;
-        return match describe(&config, &setup, std::io::stdout().lock()) {
-            // Whoever reads has had enough (`| head`).
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            result => result.map_err(|error| Failure::output(format!("standard output: {error}"))),
-        };
+        return super::printed(describe(&config, &setup, std::io::stdout().lock()));
     }
     open_books(&config, &mut setup.books)?;
     let spans = config.otlp.as_ref().map(Spans::start).transpose();

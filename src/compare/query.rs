@@ -2,13 +2,11 @@
 
 use super::run::{CompareError, Plan, Progress};
 use super::way::{Known, Way};
-use crate::backend::{CacheError, Cpu, CpuModel, List, PairReader, ScoreCache};
-use crate::eval::{Candidate, Judged, Measure, rank};
+use crate::backend::{CacheError, Keeper, List};
+use crate::eval::{Judged, Measure, rank};
 use crate::model::{Calibration, Model};
-use crate::token::Tokenizer;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 /// A query with its candidates and everybody's scores.
 pub(super) struct Query<'a> {
@@ -44,25 +42,16 @@ impl Query<'_> {
 
 /// A model at work.
 pub(super) struct Scoring {
-    pub scorer: Cpu,
-    pub reader: PairReader,
-    cache: ScoreCache,
+    pub keeper: Keeper,
     pub name: String,
     calibration: Calibration,
 }
 
 impl Scoring {
     pub fn open(model: &Model, plan: &Plan, work: &Path) -> Result<Self, CompareError> {
-        let packed = CpuModel::new(&model.encoder, &model.weights, plan.precision)?;
-        let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer)?);
-        let file = format!("scores-{}-{}.bin", model.identity, packed.dtype());
-        Ok(Self {
-            name: format!("{}, {}", model.manifest.name, packed.dtype()),
-            reader: PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() },
-            cache: ScoreCache::open(&work.join(file))?,
-            calibration: model.manifest.calibration,
-            scorer: Cpu::new(packed, plan.threads),
-        })
+        let keeper = Keeper::open(model, plan.precision, plan.threads, work)?;
+        let name = format!("{}, {}", model.manifest.name, keeper.dtype);
+        Ok(Self { keeper, name, calibration: model.manifest.calibration })
     }
 
     fn logits(
@@ -73,9 +62,7 @@ impl Scoring {
     ) -> Result<Vec<Vec<f32>>, CacheError> {
         let (of, stage) =
             (lists.iter().map(|list| list.documents.len()).sum(), format!("{set}, {}", self.name));
-        let told = |done| tell(Progress { stage: stage.clone(), done, of });
-        self.cache.complete(lists, &mut self.scorer, &self.reader, told)?;
-        Ok(self.cache.logits(lists))
+        self.keeper.logits(lists, |done| tell(Progress { stage: stage.clone(), done, of }))
     }
 }
 
@@ -91,11 +78,7 @@ pub(super) fn read_queries<'a>(
 ) -> Result<Vec<Query<'a>>, CacheError> {
     let mut queries = Vec::new();
     for (place, (name, set)) in sets.iter().enumerate() {
-        let list = |(query, found): (&String, &Vec<Candidate>)| List {
-            query: set.queries[query].as_str().into(),
-            documents: found.iter().map(|found| set.documents[&found.document].as_str().into()).collect(),
-        };
-        let lists: Vec<List> = set.run.iter().map(list).collect();
+        let lists = List::of_set(set);
         let scores =
             fallback.logits(name, &lists, tell)?.into_iter().zip(primary.logits(name, &lists, tell)?);
         queries.extend(set.run.iter().zip(scores).map(|((id, found), (small, large))| Query {

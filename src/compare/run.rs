@@ -4,13 +4,13 @@ use super::fuse::tune;
 use super::query::{Query, Scoring, read_queries};
 use super::serve::{Served, Service, measure};
 use super::way::Way;
-use crate::backend::{CacheError, NotHere, Precision, ScoreError};
+use crate::backend::{CacheError, KeeperError, Precision, ScoreError};
 use crate::base::Tier;
 use crate::engine::Clock;
 use crate::eval::{Interval, Judged, Measure, kendall_tau, mean, randomisation_p};
 use crate::model::Model;
 use crate::sim::Device;
-use crate::token::{Packed, TokenizerError};
+use crate::token::Packed;
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
@@ -157,12 +157,9 @@ impl Row {
 /// Why there is no comparison.
 #[derive(Debug, Error)]
 pub enum CompareError {
-    /// This processor lacks the precision.
-    #[error("precision: {0}")]
-    Precision(#[from] NotHere),
-    /// A tokenizer cannot be used.
+    /// A model does not score.
     #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    Model(#[from] KeeperError),
     /// Scores cannot be had or kept.
     #[error("scores: {0}")]
     Scores(#[from] CacheError),
@@ -249,13 +246,13 @@ fn service(
         let (_, set) = &sets[query.set];
         let mut batch = Packed::default();
         for document in &query.documents {
-            primary.reader.push(&set.queries[query.id], &set.documents[*document], &mut batch)?;
+            primary.keeper.reader.push(&set.queries[query.id], &set.documents[*document], &mut batch)?;
         }
         Ok(batch.lengths().collect())
     };
     let requests = queries.iter().map(lengths).collect::<Result<_, _>>()?;
     let device = |tier, scoring: &mut Scoring| -> Result<Device, ScoreError> {
-        measure(tier, &mut scoring.scorer, scoring.reader.tokens_max, clock)
+        measure(tier, &mut scoring.keeper.scorer, scoring.keeper.reader.tokens_max, clock)
     };
     let (large, small) = (device(Tier::Primary, primary)?, device(Tier::Fallback, fallback)?);
     let mut service = Service { requests, primary: large, fallback: small, rate: 1.0, seed: plan.seed };

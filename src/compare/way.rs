@@ -2,7 +2,7 @@
 
 use super::fuse::fuse;
 use crate::model::Calibration;
-use crate::rerank::{merge_top_k, order};
+use crate::rerank::top_k_scores;
 use serde::{Serialize, Serializer};
 
 /// Who orders a request's candidates.
@@ -63,12 +63,8 @@ impl Known<'_> {
 
     /// As `engine::answer` merges both tiers.
     fn top_k(&self, k: usize) -> Vec<f32> {
-        let best = order(self.fallback).expect("a lane's scores are finite");
-        let best: Vec<(usize, f32)> =
-            best.into_iter().take(k).map(|place| (place, self.primary[place])).collect();
-        let mut scores: Vec<f32> = self.fallback.iter().map(|&logit| self.calibration.apply(logit)).collect();
-        merge_top_k(&mut scores, &best);
-        scores
+        let fallback: Vec<f32> = self.fallback.iter().map(|&logit| self.calibration.apply(logit)).collect();
+        top_k_scores(&fallback, self.primary, k)
     }
 }
 

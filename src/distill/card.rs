@@ -1,6 +1,7 @@
 //! The student's directory: what every server reads, and the papers that say where it comes from.
 
 use super::run::{Inputs, Plan};
+use crate::base::hex;
 use crate::model::{Calibration, Encoder, Forward, ForwardError, Manifest, Model, ModelError, Weights};
 use crate::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,7 @@ impl Card {
         let weights = weights.map_err(|error| failed(directory.join("model.safetensors"), &error))?;
         let manifest = Manifest {
             name: of.plan.name.clone(),
-            sha256: hex(&weights),
+            sha256: sha256(&weights),
             licence: of.teacher.manifest.licence.clone(),
             calibration,
         };
@@ -134,8 +135,8 @@ fn json(value: &impl Serialize) -> String {
     format!("{}\n", serde_json::to_string_pretty(value).expect("papers are plain data"))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// The golden pairs with the logits of the reference forward.
@@ -223,7 +224,7 @@ fn text(
         for path in paths {
             let bytes = std::fs::read(path).map_err(|error| failed(path.clone(), &error))?;
             let name = super::text::name_of(path);
-            line(format!("| {name} | {purpose} | {} |", hex(&bytes)));
+            line(format!("| {name} | {purpose} | {} |", sha256(&bytes)));
         }
     }
     Ok(card)

@@ -3,22 +3,11 @@
 use crate::backend::{CacheError, List, PairReader, Scorer};
 use crate::eval::{Candidate, Judged, Measure};
 use crate::model::Calibration;
-use crate::rerank::{merge_top_k, order};
+use crate::rerank::{order, top_k_scores};
 use crate::token::Packed;
-use std::sync::Arc;
 
 /// Depth of nDCG.
 const DEPTH: usize = 10;
-
-/// A judged set's candidates as lists, in the order of its run.
-pub(super) fn lists(set: &Judged) -> Vec<List> {
-    let text = |found: &Candidate| Arc::from(set.documents[&found.document].as_str());
-    let list = |(query, candidates): (&String, &Vec<Candidate>)| List {
-        query: set.queries[query].as_str().into(),
-        documents: candidates.iter().map(text).collect(),
-    };
-    set.run.iter().map(list).collect()
-}
 
 /// A scorer's logits for every list.
 ///
@@ -58,11 +47,8 @@ pub(super) fn mean_ndcg(set: &Judged, scores: &[Vec<f32>]) -> f64 {
 /// What a top-k answer is ordered by: the teacher's logits for the student's best `k`, which lead, and the
 /// calibrated student's for the others.
 pub(super) fn top_k(teacher: &[f32], student: &[f32], calibration: Calibration, k: usize) -> Vec<f32> {
-    let mut mixed: Vec<f32> = student.iter().map(|&logit| calibration.apply(logit)).collect();
-    let best: Vec<(usize, f32)> =
-        ordered(student).into_iter().take(k).map(|place| (place, teacher[place])).collect();
-    merge_top_k(&mut mixed, &best);
-    mixed
+    let student: Vec<f32> = student.iter().map(|&logit| calibration.apply(logit)).collect();
+    top_k_scores(&student, teacher, k)
 }
 
 /// The line from the student's logits to the teacher's with the least squares. Falling or flat, as after

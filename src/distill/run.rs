@@ -3,20 +3,20 @@
 
 use super::card::{Card, CardError, Figures, Ingredients};
 use super::checkpoint::Checkpoint;
-use super::judge::{calibrate, lists, mean_ndcg, score, top_k};
+use super::judge::{calibrate, mean_ndcg, score, top_k};
 use super::loss::{LossWeights, loss};
 use super::mine::{MinePlan, mine};
 use super::student::{Shape, Student};
 use super::text::{self, Kind, TextError};
 use super::train::{Example, TrainError, TrainPlan, train};
-use crate::backend::{CacheError, Cpu, CpuModel, List, NotHere, PairReader, Precision, ScoreCache};
+use crate::backend::{CacheError, Cpu, CpuModel, Keeper, KeeperError, List, Precision};
+use crate::base::hex;
 use crate::eval::{Judged, SetError};
 use crate::model::{Encoder, Model, ModelError, Weights};
-use crate::token::{Packed, Tokenizer, TokenizerError};
+use crate::token::Packed;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use thiserror::Error;
 
 /// Of the lists, one in so many is not trained on, but evaluated and calibrated with.
@@ -89,12 +89,9 @@ pub enum DistillError {
     /// It reads text otherwise than the teacher.
     #[error("student: {}: {}", .0.display(), .1)]
     Unlike(PathBuf, String),
-    /// This processor lacks the precision.
-    #[error("precision: {0}")]
-    Precision(#[from] NotHere),
-    /// The teacher's tokenizer cannot be used.
+    /// The teacher does not score.
     #[error("teacher: {0}")]
-    Tokenizer(#[from] TokenizerError),
+    Keeper(#[from] KeeperError),
     /// The text cannot be read.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -126,21 +123,15 @@ pub enum DistillError {
 /// The teacher, ready to label.
 struct Teacher {
     model: Model,
-    scorer: Cpu,
-    reader: PairReader,
-    labels: ScoreCache,
+    keeper: Keeper,
 }
 
 impl Teacher {
     /// In a precision of its own, with the labels of that.
     fn open(inputs: &Inputs, plan: &Plan, precision: Precision, work: &Path) -> Result<Self, DistillError> {
         let model = Model::open(&inputs.teacher)?;
-        let packed = CpuModel::new(&model.encoder, &model.weights, precision)?;
-        let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer)?);
-        let reader = PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() };
-        let file = format!("labels-{}-{}.bin", model.identity, packed.dtype());
-        let labels = ScoreCache::open(&work.join(file))?;
-        Ok(Self { model, scorer: Cpu::new(packed, plan.threads), reader, labels })
+        let keeper = Keeper::open(&model, precision, plan.threads, work)?;
+        Ok(Self { model, keeper })
     }
 
     /// Labels lists; what has been labelled before is not again.
@@ -149,10 +140,9 @@ impl Teacher {
         name: &'static str,
         lists: &[List],
         tell: &mut dyn FnMut(Stage),
-    ) -> Result<(), CacheError> {
+    ) -> Result<Vec<Vec<f32>>, CacheError> {
         let of = lists.iter().map(|list| list.documents.len()).sum();
-        let told = |done| tell(Stage { name, done, of, note: String::new() });
-        self.labels.complete(lists, &mut self.scorer, &self.reader, told)
+        self.keeper.logits(lists, |done| tell(Stage { name, done, of, note: String::new() }))
     }
 }
 
@@ -197,27 +187,26 @@ pub fn run(
         return Err(DistillError::TooLittle(message));
     }
     tell(Stage { name: "mine", done: 1, of: 1, note: format!("{} lists", mined.len()) });
-    teacher.label("label", &mined, tell)?;
-    let held = mined.split_off(mined.len() - (mined.len() / HELD_OUT).max(1));
-    let held = HeldOut { teacher: teacher.labels.logits(&held), lists: held };
+    let mut labels = teacher.label("label", &mined, tell)?;
+    let trained_on = mined.len() - (mined.len() / HELD_OUT).max(1);
+    let held = HeldOut { lists: mined.split_off(trained_on), teacher: labels.split_off(trained_on) };
     let (encoder, weights) = match given {
         Some(given) => given,
         None => {
-            let student = learn(&mut teacher, plan, work, &mined, (&held, &tune), tell)?;
+            let student = learn(&teacher, plan, work, (&mined, labels), (&held, &tune), tell)?;
             (student.encoder().clone(), student.weights())
         }
     };
     let mut scorer = engine(&encoder, &weights, plan.threads);
-    let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
+    let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.keeper.reader)?, &held.teacher);
     // What labels are good enough for may not be what the teacher is reported with; and labels have one owner.
     drop(teacher);
     let mut teacher = Teacher::open(inputs, plan, Precision::Auto, work)?;
     let mut figures = Vec::new();
     for (name, set) in &report {
-        let lists = lists(set);
-        teacher.label("report", &lists, tell)?;
-        let primary = teacher.labels.logits(&lists);
-        let own = score(&lists, &mut scorer, &teacher.reader)?;
+        let lists = List::of_set(set);
+        let primary = teacher.label("report", &lists, tell)?;
+        let own = score(&lists, &mut scorer, &teacher.keeper.reader)?;
         let mixed = own.iter().zip(&primary).map(|(own, primary)| top_k(primary, own, calibration, TOP_K));
         figures.push(Figures {
             set: name.clone(),
@@ -281,25 +270,26 @@ impl HeldOut {
 /// Trains a student on labelled lists; the best is the one with the highest mean nDCG@10 on the sets to
 /// tune on, or without any the one with the least loss on what is held out.
 fn learn(
-    teacher: &mut Teacher,
+    teacher: &Teacher,
     plan: &Plan,
     work: &Path,
-    mined: &[List],
+    (mined, labels): (&[List], Vec<Vec<f32>>),
     (held, tune): (&HeldOut, &[(String, Judged)]),
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Student, DistillError> {
-    let tune: Vec<(&Judged, Vec<List>)> = tune.iter().map(|(_, set)| (set, lists(set))).collect();
+    let tune: Vec<(&Judged, Vec<List>)> = tune.iter().map(|(_, set)| (set, List::of_set(set))).collect();
+    let reader = &teacher.keeper.reader;
     let mut named = Sha256::new();
     // All that the trained student depends on, and nothing else.
     let settings = TrainPlan { patience: 0, ..plan.train.clone() };
     named.update(serde_json::to_vec(&(plan.shape, settings)).expect("a plan is plain data"));
     named.update(&teacher.model.identity);
-    let examples = mined.iter().zip(teacher.labels.logits(mined)).map(|(list, teacher_logits)| {
+    let examples = mined.iter().zip(labels).map(|(list, teacher)| {
         let mut batch = Packed::default();
         for document in &list.documents {
-            teacher.reader.push(&list.query, document, &mut batch)?;
+            reader.push(&list.query, document, &mut batch)?;
         }
-        Ok(Example { batch, teacher: teacher_logits })
+        Ok(Example { batch, teacher })
     });
     let examples: Vec<Example> = examples.collect::<Result<_, CacheError>>()?;
     for Example { batch, teacher } in &examples {
@@ -315,16 +305,15 @@ fn learn(
         grades.sort();
         named.update(format!("{grades:?}"));
     }
-    let name: String = named.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    let checkpoint = Checkpoint { path: work.join("training.safetensors"), plan: name };
+    let checkpoint = Checkpoint { path: work.join("training.safetensors"), plan: hex(&named.finalize()) };
     let student = Student::new(plan.shape, &teacher.model.encoder, &teacher.model.weights, plan.train.seed);
     let said = std::cell::RefCell::new(String::new());
     let evaluate = |student: &Student| {
         let mut scorer = engine(student.encoder(), &student.weights(), plan.threads);
-        let loss = held.loss(&score(&held.lists, &mut scorer, &teacher.reader)?, plan.train.loss);
+        let loss = held.loss(&score(&held.lists, &mut scorer, reader)?, plan.train.loss);
         let ndcg = tune
             .iter()
-            .map(|(set, lists)| Ok(mean_ndcg(set, &score(lists, &mut scorer, &teacher.reader)?)))
+            .map(|(set, lists)| Ok(mean_ndcg(set, &score(lists, &mut scorer, reader)?)))
             .collect::<Result<Vec<f64>, CacheError>>()?;
         let mean = ndcg.iter().sum::<f64>() / ndcg.len().max(1) as f64;
         let tuned = if ndcg.is_empty() { String::new() } else { format!(", nDCG@10 {mean:.4}") };

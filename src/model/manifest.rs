@@ -1,6 +1,7 @@
 //! Where a model comes from: name, version, checksum, licence.
 
 use super::ModelError;
+use crate::base::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -64,7 +65,7 @@ impl Manifest {
             Some(papers) => serde_json::from_slice(papers).map_err(|error| unusable(error.to_string()))?,
             None => Stated::default(),
         };
-        let sha256: String = Sha256::digest(weights).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(&Sha256::digest(weights));
         if let Some(expected) = stated.sha256.filter(|expected| *expected != sha256) {
             return Err(unusable(format!(
                 "sha256 of model.safetensors is {sha256}, and {expected} is stated"

@@ -25,6 +25,7 @@ pub use manifest::{Calibration, Manifest};
 pub use source::{Place, locate};
 pub use weights::{Layer, Linear, Norm, Weights};
 
+use crate::base::hex;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -83,8 +84,7 @@ impl Model {
             .chain_update(Sha256::digest(&files.tokenizer))
             .chain_update(&manifest.sha256)
             .finalize();
-        let identity = hashed[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { encoder, weights, manifest, tokenizer: files.tokenizer, identity })
+        Ok(Self { encoder, weights, manifest, tokenizer: files.tokenizer, identity: hex(&hashed[..8]) })
     }
 }
 

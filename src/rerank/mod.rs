@@ -5,5 +5,5 @@ mod ranking;
 mod request;
 
 pub use outcome::{Degradation, Outcome, Receipt, Refusal, Served};
-pub use ranking::{RankError, Ranked, merge_top_k, order, rank, sigmoid};
+pub use ranking::{RankError, Ranked, merge_top_k, order, rank, sigmoid, top_k_scores};
 pub use request::{Options, Policy, Priority, Query, Request, ScoreForm, Truncation};

@@ -54,6 +54,18 @@ pub fn order(logits: &[f32]) -> Result<Vec<usize>, RankError> {
     Ok(order)
 }
 
+/// What a top-k answer is ordered by, from all logits of both: the primary's for the fallback's best `k`, which lead,
+/// and the fallback's for the others.
+///
+/// `fallback` is on the primary's scale; neither holds a NaN.
+pub fn top_k_scores(fallback: &[f32], primary: &[f32], k: usize) -> Vec<f32> {
+    let best = order(fallback).expect("a lane's scores are finite");
+    let block: Vec<(usize, f32)> = best.into_iter().take(k).map(|place| (place, primary[place])).collect();
+    let mut scores = fallback.to_vec();
+    merge_top_k(&mut scores, &block);
+    scores
+}
+
 /// Lays the primary's logits of the best candidates over the fallback's of all, so that the
 /// primary's block leads: when a remaining fallback logit would outrank the block's lowest, all
 /// remaining ones move down together, which keeps their order and keeps scores descending.
