@@ -1,6 +1,7 @@
 //! Scores of a model kept on disk: a pair is never scored twice.
 
-use super::{Cpu, CpuModel, NotHere, Precision, ScoreError, Scorer};
+use super::{NotHere, Precision, ScoreError, Scorer, open};
+use crate::base::Tier;
 use crate::eval::{Candidate, Judged};
 use crate::model::Model;
 use crate::token::{Cut, Fit, FitError, Packed, Pair, Tokenizer, TokenizerError};
@@ -41,7 +42,7 @@ impl List {
 /// A model that scores lists and keeps their scores.
 pub struct Keeper {
     /// The model at work.
-    pub scorer: Cpu,
+    pub scorer: Box<dyn Scorer>,
     /// Reads its pairs.
     pub reader: PairReader,
     /// What its linear maps are computed in.
@@ -64,22 +65,23 @@ pub enum KeeperError {
 }
 
 impl Keeper {
-    /// Packs a model; scores lie in `folder`, under a name by which whatever scores with the same model in the same
+    /// Opens a tier's model on the best device that is here for it; scores lie in `folder`, under a name by which whatever scores with the same model in the same
     /// precision finds them.
     ///
     /// # Errors
     /// [`KeeperError`].
     pub fn open(
+        tier: Tier,
         model: &Model,
         precision: Precision,
         threads: usize,
         folder: &Path,
     ) -> Result<Self, KeeperError> {
-        let packed = CpuModel::new(&model.encoder, &model.weights, precision)?;
-        let (dtype, tokenizer) = (packed.dtype(), Arc::new(Tokenizer::parse(&model.tokenizer)?));
+        let (scorer, dtype) = open(tier, model, precision, threads)?;
+        let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer)?);
         let cache = ScoreCache::open(&folder.join(format!("scores-{}-{dtype}.bin", model.identity)))?;
         let reader = PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() };
-        Ok(Self { scorer: Cpu::new(packed, threads), reader, dtype, cache })
+        Ok(Self { scorer, reader, dtype, cache })
     }
 
     /// The logits of lists; a pair that has been scored before is not scored again. `progress` hears how many pairs
@@ -92,7 +94,7 @@ impl Keeper {
         lists: &[List],
         progress: impl FnMut(usize),
     ) -> Result<Vec<Vec<f32>>, CacheError> {
-        self.cache.complete(lists, &mut self.scorer, &self.reader, progress)?;
+        self.cache.complete(lists, &mut *self.scorer, &self.reader, progress)?;
         Ok(self.cache.logits(lists))
     }
 }

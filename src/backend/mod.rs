@@ -4,12 +4,16 @@ mod cpu;
 mod cuda;
 mod kept;
 mod layout;
+mod open;
+mod precision;
 mod reference;
 mod scripted;
 
-pub use cpu::{Cpu, CpuModel, NotHere, Precision, Processor};
+pub use cpu::{Cpu, CpuModel, NotHere, Processor};
 pub use cuda::{Cuda, LoadError};
 pub use kept::{CacheError, Keeper, KeeperError, List, PairReader};
+pub use open::open;
+pub use precision::Precision;
 pub use reference::Reference;
 pub use scripted::{Play, Script, Scripted};
 

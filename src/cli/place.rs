@@ -35,8 +35,9 @@ pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> 
             Ok(on(configured, &make, "float32"))
         }
         EngineKind::Auto => {
-            let is_for_gpu = tier == Tier::Primary && gpu::half(configured.precision).is_some();
-            match is_for_gpu.then(|| gpu::place(configured, model)) {
+            let half =
+                configured.precision.half().filter(|_| tier == Tier::Primary && cfg!(feature = "cuda"));
+            match half.map(|_| gpu::place(configured, model)) {
                 Some(Ok(placed)) => Ok(placed),
                 Some(Err(why)) => {
                     tracing::info!(tier = tier.name(), why, "no GPU is used");
@@ -76,23 +77,14 @@ fn on(configured: &TierConfig, make: &MakeScorer, dtype: &'static str) -> Placed
 
 #[cfg(feature = "cuda")]
 mod gpu {
-    use super::{GPU_BATCH_TOKENS, MakeScorer, Model, Placed, Precision, TierConfig};
+    use super::{GPU_BATCH_TOKENS, MakeScorer, Model, Placed, TierConfig};
     use crate::backend::Cuda;
-    use crate::ops::cuda::{Half, Nvidia};
+    use crate::ops::cuda::Nvidia;
     use std::sync::Arc;
-
-    /// What a precision is on a GPU.
-    pub fn half(precision: Precision) -> Option<Half> {
-        match precision {
-            Precision::Auto | Precision::F16 => Some(Half::F16),
-            Precision::Bf16 => Some(Half::Bf16),
-            Precision::F32 | Precision::Int8 => None,
-        }
-    }
 
     /// A lane on each GPU in turn; why not, where one cannot be used or does not know the model's shape.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
-        let half = half(configured.precision).ok_or("a GPU computes in f16 or bf16")?;
+        let half = configured.precision.half().ok_or("a GPU computes in f16 or bf16")?;
         Cuda::<Nvidia>::check(&model.encoder).map_err(|error| error.to_string())?;
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
         let first = Nvidia::open(0).map_err(|error| error.to_string())?;
@@ -107,24 +99,16 @@ mod gpu {
                 Ok(Box::new(cuda.map_err(|error| error.to_string())?))
             })
         };
-        let dtype = match half {
-            Half::F16 => "float16",
-            Half::Bf16 => "bfloat16",
-        };
         let makes = (0..configured.lanes).map(make).collect();
         let device = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
-        Ok(Placed { makes, dtype, device, batch_tokens_max: tokens_max })
+        Ok(Placed { makes, dtype: half.dtype(), device, batch_tokens_max: tokens_max })
     }
 }
 
 #[cfg(not(feature = "cuda"))]
 mod gpu {
-    use super::{Model, Placed, Precision, TierConfig};
+    use super::{Model, Placed, TierConfig};
     use std::sync::Arc;
-
-    pub fn half(_precision: Precision) -> Option<()> {
-        None
-    }
 
     pub fn place(_configured: &TierConfig, _model: &Arc<Model>) -> Result<Placed, String> {
         Err("this program was built without the feature cuda".to_owned())

@@ -3,6 +3,7 @@
 use super::run::{CompareError, Plan, Progress};
 use super::way::{Known, Way};
 use crate::backend::{CacheError, Keeper, List};
+use crate::base::Tier;
 use crate::eval::{Judged, Measure, rank};
 use crate::model::{Calibration, Model};
 use std::collections::HashMap;
@@ -48,8 +49,8 @@ pub(super) struct Scoring {
 }
 
 impl Scoring {
-    pub fn open(model: &Model, plan: &Plan, work: &Path) -> Result<Self, CompareError> {
-        let keeper = Keeper::open(model, plan.precision, plan.threads, work)?;
+    pub fn open(tier: Tier, model: &Model, plan: &Plan, work: &Path) -> Result<Self, CompareError> {
+        let keeper = Keeper::open(tier, model, plan.precision, plan.threads, work)?;
         let name = format!("{}, {}", model.manifest.name, keeper.dtype);
         Ok(Self { keeper, name, calibration: model.manifest.calibration })
     }

@@ -186,8 +186,8 @@ pub fn compare(
     work: &Path,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<(Comparison, Vec<TrecRun>), CompareError> {
-    let mut primary = Scoring::open(&inputs.primary, plan, work)?;
-    let mut fallback = Scoring::open(&inputs.fallback, plan, work)?;
+    let mut primary = Scoring::open(Tier::Primary, &inputs.primary, plan, work)?;
+    let mut fallback = Scoring::open(Tier::Fallback, &inputs.fallback, plan, work)?;
     let mut queries = |sets| read_queries(sets, &mut primary, &mut fallback, tell);
     let (reported, tuned) = (queries(&inputs.sets)?, queries(&inputs.tune)?);
     let clock = Clock::start();
@@ -252,7 +252,7 @@ fn service(
     };
     let requests = queries.iter().map(lengths).collect::<Result<_, _>>()?;
     let device = |tier, scoring: &mut Scoring| -> Result<Device, ScoreError> {
-        measure(tier, &mut scoring.keeper.scorer, scoring.keeper.reader.tokens_max, clock)
+        measure(tier, &mut *scoring.keeper.scorer, scoring.keeper.reader.tokens_max, clock)
     };
     let (large, small) = (device(Tier::Primary, primary)?, device(Tier::Fallback, fallback)?);
     let mut service = Service { requests, primary: large, fallback: small, rate: 1.0, seed: plan.seed };

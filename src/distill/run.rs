@@ -10,7 +10,7 @@ use super::student::{Shape, Student};
 use super::text::{self, Kind, TextError};
 use super::train::{Example, TrainError, TrainPlan, train};
 use crate::backend::{CacheError, Cpu, CpuModel, Keeper, KeeperError, List, Precision};
-use crate::base::hex;
+use crate::base::{Tier, hex};
 use crate::eval::{Judged, SetError};
 use crate::model::{Encoder, Model, ModelError, Weights};
 use crate::token::Packed;
@@ -130,7 +130,7 @@ impl Teacher {
     /// In a precision of its own, with the labels of that.
     fn open(inputs: &Inputs, plan: &Plan, precision: Precision, work: &Path) -> Result<Self, DistillError> {
         let model = Model::open(&inputs.teacher)?;
-        let keeper = Keeper::open(&model, precision, plan.threads, work)?;
+        let keeper = Keeper::open(Tier::Primary, &model, precision, plan.threads, work)?;
         Ok(Self { model, keeper })
     }
 

@@ -6,13 +6,12 @@
 
 mod stack;
 
-use super::{ScoreError, Scorer};
+use super::{Precision, ScoreError, Scorer};
 use crate::model::{Encoder, Weights};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::{Avx2, Avx512};
 use crate::ops::{Bf16, F32, Int8, Portable};
 use crate::token::Packed;
-use serde::Deserialize;
 use stack::{Forward, Stack, Workspace};
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,39 +21,6 @@ use thiserror::Error;
 /// Tokens of a chunk, if its first sequence is not longer: enough rows for the register tiles, few
 /// enough for the second-level cache.
 const CHUNK_TOKENS: u32 = 128;
-
-/// What a model's linear maps are computed in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// f16 on a GPU; on a CPU bf16 where the processor has it, else f32.
-    #[default]
-    Auto,
-    /// As the reference does.
-    F32,
-    /// Half the width, summed in f32; on a GPU.
-    F16,
-    /// Half the width, summed in f32.
-    Bf16,
-    /// Bytes, with a scale for each token and each output; attention in the processor's best float.
-    Int8,
-}
-
-impl Precision {
-    /// Every choice.
-    pub const ALL: [Self; 5] = [Self::Auto, Self::F32, Self::F16, Self::Bf16, Self::Int8];
-
-    /// Its name in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        }
-    }
-}
 
 /// An instruction set that the operations are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

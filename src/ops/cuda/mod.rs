@@ -46,6 +46,14 @@ impl Half {
         }
     }
 
+    /// Its name, as in models' papers.
+    pub fn dtype(self) -> &'static str {
+        match self {
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
     /// Values as they lie in memory.
     pub fn bytes(self, values: &[f32]) -> Vec<u8> {
         match self {

@@ -1,0 +1,51 @@
+//! A model on the best device that this machine has.
+
+use super::{Cpu, CpuModel, NotHere, Precision, Scorer};
+use crate::base::Tier;
+use crate::model::Model;
+
+/// A scorer, and what its linear maps are computed in, `float16` for example. As in the server, a primary is on a GPU
+/// where there is one that knows the model's shape and has the precision; all else is on `threads` threads of the CPU.
+///
+/// # Errors
+/// [`NotHere`], where neither has the precision.
+pub fn open(
+    tier: Tier,
+    model: &Model,
+    precision: Precision,
+    threads: usize,
+) -> Result<(Box<dyn Scorer>, &'static str), NotHere> {
+    #[cfg(feature = "cuda")]
+    if tier == Tier::Primary
+        && let Some(found) = on_gpu(model, precision)
+    {
+        return Ok(found);
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = tier;
+    let packed = CpuModel::new(&model.encoder, &model.weights, precision)?;
+    let dtype = packed.dtype();
+    Ok((Box::new(Cpu::new(packed, threads)), dtype))
+}
+
+/// The first GPU; none, said in the log, where it cannot be used.
+#[cfg(feature = "cuda")]
+fn on_gpu(model: &Model, precision: Precision) -> Option<(Box<dyn Scorer>, &'static str)> {
+    use super::Cuda;
+    use crate::ops::cuda::Nvidia;
+
+    /// Enough to fill a GPU.
+    const BATCH_TOKENS: u64 = 16_384;
+    let half = precision.half()?;
+    let opened = Nvidia::open(0).map_err(|error| error.to_string()).and_then(|gpu| {
+        let cuda = Cuda::new(gpu, (&model.encoder, &model.weights), half, BATCH_TOKENS);
+        cuda.map_err(|error| error.to_string())
+    });
+    match opened {
+        Ok(cuda) => Some((Box::new(cuda), half.dtype())),
+        Err(why) => {
+            tracing::info!(why, "no GPU is used");
+            None
+        }
+    }
+}
