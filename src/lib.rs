@@ -22,6 +22,7 @@
 //! | 1 | [`rerank`]: requests, outcomes, ranking |
 //! | 1 | [`token`]: from text to packed pairs |
 //! | 0 | [`base`]: units |
+//! | 0 | [`page`]: a report as one page, and its plots |
 
 pub mod backend;
 pub mod base;
@@ -34,6 +35,7 @@ pub mod eval;
 pub mod http;
 pub mod model;
 pub mod ops;
+pub mod page;
 pub mod rerank;
 pub mod sched;
 pub mod sim;

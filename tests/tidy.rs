@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Module and floor, as in src/lib.rs; a module imports only from lower floors.
 const FLOORS: &[(&str, u8)] = &[
     ("base", 0),
+    ("page", 0),
     ("ops", 1),
     ("rerank", 1),
     ("token", 1),
