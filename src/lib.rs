@@ -8,6 +8,7 @@
 //! | 7 | [`cli`]: one file a command |
 //! | 6 | [`compare`]: what each way to answer is worth, and what it costs |
 //! | 6 | [`distill`]: from text and a teacher to a student |
+//! | 6 | [`load`]: load on a server: how late its answers are, and up to which rate |
 //! | 6 | [`http`]: accept, route, the life of a request |
 //! | 5 | [`engine`]: the running server, a driver of the scheduler |
 //! | 5 | [`sim`]: the simulated server, another driver of it |
@@ -33,6 +34,7 @@ pub mod distill;
 pub mod engine;
 pub mod eval;
 pub mod http;
+pub mod load;
 pub mod model;
 pub mod ops;
 pub mod page;
