@@ -8,6 +8,7 @@
 //! | 7 | [`cli`]: one file a command |
 //! | 6 | [`compare`]: what each way to answer is worth, and what it costs |
 //! | 6 | [`distill`]: from text and a teacher to a student |
+//! | 6 | [`load`]: load on a server: how late its answers are, and up to which rate |
 //! | 6 | [`http`]: accept, route, the life of a request |
 //! | 5 | [`engine`]: the running server, a driver of the scheduler |
 //! | 5 | [`sim`]: the simulated server, another driver of it |
@@ -22,6 +23,7 @@
 //! | 1 | [`rerank`]: requests, outcomes, ranking |
 //! | 1 | [`token`]: from text to packed pairs |
 //! | 0 | [`base`]: units |
+//! | 0 | [`page`]: a report as one page, and its plots |
 
 pub mod backend;
 pub mod base;
@@ -32,8 +34,10 @@ pub mod distill;
 pub mod engine;
 pub mod eval;
 pub mod http;
+pub mod load;
 pub mod model;
 pub mod ops;
+pub mod page;
 pub mod rerank;
 pub mod sched;
 pub mod sim;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Module and floor, as in src/lib.rs; a module imports only from lower floors.
 const FLOORS: &[(&str, u8)] = &[
     ("base", 0),
+    ("page", 0),
     ("ops", 1),
     ("rerank", 1),
     ("token", 1),
@@ -23,6 +24,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("compare", 6),
     ("distill", 6),
     ("http", 6),
+    ("load", 6),
     ("cli", 7),
 ];
 
@@ -31,14 +33,19 @@ const SCHED_IMPORTS: &[&str] = &["base", "cost", "rerank", "sched"];
 
 /// Packages that only some places use: a path that begins with one of these.
 const PACKAGES: &[(&str, &[&str])] = &[
-    ("hyper", &["src/http/"]),
-    ("hyper_util", &["src/http/"]),
+    ("hyper", &["src/http/", "src/load/client.rs"]),
+    ("hyper_util", &["src/http/", "src/load/client.rs"]),
+    ("hdrhistogram", &["src/load/tally.rs"]),
     ("candle_core", &["src/model/forward.rs", "src/model/weights.rs", "src/distill/"]),
     ("candle_nn", &["src/model/forward.rs"]),
     // Of tokio the engine has only the one-shot reply.
-    ("tokio", &["src/http/", "src/cli/", "src/engine/"]),
-    // A script waits for its test on one; the ledger on disk is a thread with a queue.
-    ("crossbeam_channel", &["src/engine/", "src/backend/scripted.rs", "src/cost/store.rs"]),
+    ("tokio", &["src/http/", "src/load/", "src/cli/", "src/engine/"]),
+    // A script waits for its test on one; the ledger on disk is a thread with a queue; a load's pacer waits
+    // for the next send on one.
+    (
+        "crossbeam_channel",
+        &["src/engine/", "src/backend/scripted.rs", "src/cost/store.rs", "src/load/run.rs"],
+    ),
     ("rusqlite", &["src/cost/store.rs"]),
     ("prometheus_client", &["src/telemetry/"]),
     ("opentelemetry_sdk", &["src/telemetry/spans.rs"]),

@@ -4,11 +4,11 @@ use super::pool::open_model;
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
 use crate::compare::{CompareError, Inputs, Plan, TrecRun, compare, html, table};
-use crate::eval::{Judged, SetError};
+use crate::eval::Judged;
 use crate::model::BUNDLED;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Compares ways to answer on judged sets: the primary on all candidates, on the fallback's best few, the
 /// fallback alone, latency budgets, and each mixed with the first stage.
@@ -111,22 +111,19 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     shown.end();
     let (comparison, runs) = result.map_err(failure)?;
     super::print(&table(&comparison))?;
-    let write = |path: &Path, text: String| {
-        fs::write(path, text).map_err(|error| Failure::output(format!("{}: {error}", path.display())))
-    };
     if let Some(path) = &args.html {
-        write(path, html(&comparison))?;
+        super::write(path, &html(&comparison))?;
     }
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&comparison).expect("a comparison is plain data");
-        write(path, json + "\n")?;
+        super::write(path, &(json + "\n"))?;
     }
     if let Some(folder) = &args.runs {
         for TrecRun { set, way, lines } in runs {
             let folder = folder.join(set);
             fs::create_dir_all(&folder)
                 .map_err(|error| Failure::output(format!("{}: {error}", folder.display())))?;
-            write(&folder.join(format!("{way}.run")), lines)?;
+            super::write(&folder.join(format!("{way}.run")), &lines)?;
         }
     }
     Ok(())
@@ -138,12 +135,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     if let Some(both) = args.sets.iter().find(|set| args.tune.contains(set)) {
         return wrong(format!("--tune: {} is reported on too", both.display()));
     }
-    for path in [&args.html, &args.json].into_iter().flatten() {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
-            return Err(Failure::output(format!("{}: is no file in a folder that there is", path.display())));
-        }
-    }
+    [&args.html, &args.json].into_iter().flatten().try_for_each(|path| super::writable(path))?;
     if let Some(rate) = args.rate.filter(|rate| !(1e-3..=1e6).contains(rate)) {
         return wrong(format!("--rate: {rate} is not between 0.001 and 1000000"));
     }
@@ -167,16 +159,9 @@ fn read(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, Failure> {
         if !names.insert(name.clone()) {
             return Err(Failure::usage(format!("{}: there are two sets `{name}`", folder.display())));
         }
-        Ok((name, Judged::read(folder).map_err(set_failure)?))
+        Ok((name, Judged::read(folder).map_err(super::set_failure)?))
     };
     folders.iter().map(one).collect()
-}
-
-fn set_failure(error: SetError) -> Failure {
-    match error {
-        SetError::Unreadable { .. } => Failure::input(error.to_string()),
-        _ => Failure::data(error.to_string()),
-    }
 }
 
 fn failure(error: CompareError) -> Failure {

@@ -4,6 +4,7 @@ mod compare;
 mod config;
 mod costs;
 mod distill;
+mod load;
 mod place;
 mod pool;
 mod rank;
@@ -12,6 +13,7 @@ mod shown;
 mod simulate;
 
 use crate::backend::Precision;
+use crate::eval::SetError;
 use clap::{Parser, Subcommand};
 use shown::Shown;
 use std::io::Write;
@@ -37,6 +39,7 @@ enum Command {
     Compare(compare::Args),
     Costs(costs::Args),
     Distill(distill::Args),
+    Load(load::Args),
     Simulate(simulate::Args),
 }
 
@@ -79,6 +82,11 @@ impl Failure {
         Self { code: 70, message: message.into() }
     }
 
+    /// What was found is not to be used, and another time may be better.
+    fn temporary(message: impl Into<String>) -> Self {
+        Self { code: 75, message: message.into() }
+    }
+
     /// Output cannot be written.
     fn output(message: impl Into<String>) -> Self {
         Self { code: 74, message: message.into() }
@@ -96,6 +104,26 @@ fn printed(result: std::io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| Failure::output(format!("standard output: {error}"))),
+    }
+}
+
+/// Makes sure, before the work, that a report can be written there after it.
+fn writable(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+        true => Err(Failure::output(format!("{}: is no file in a folder that there is", path.display()))),
+        false => Ok(()),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text).map_err(|error| Failure::output(format!("{}: {error}", path.display())))
+}
+
+fn set_failure(error: SetError) -> Failure {
+    match error {
+        SetError::Unreadable { .. } => Failure::input(error.to_string()),
+        _ => Failure::data(error.to_string()),
     }
 }
 
@@ -121,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args),
         Command::Costs(args) => costs::run(args),
         Command::Distill(args) => distill::run(args),
+        Command::Load(args) => load::run(args),
         Command::Simulate(args) => simulate::run(args),
     };
     match result {

@@ -1,0 +1,220 @@
+//! What is asked: queries with their candidates, from a log, from a judged set, or drawn.
+
+use crate::eval::Judged;
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, LogNormal};
+use rand_pcg::Pcg64;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Most candidates of a drawn request, and most words of a drawn text: what Podium takes by default, and
+/// more than any encoder reads.
+const DRAWN_MAX: f64 = 10_000.0;
+
+/// A query and its candidates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// The query.
+    pub query: String,
+    /// Its candidates; at least one.
+    pub documents: Vec<String>,
+}
+
+/// Cases that cannot be had.
+#[derive(Debug, Error)]
+pub enum CasesError {
+    /// A file cannot be read.
+    #[error("{}: {reason}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// A line is not what it should be.
+    #[error("{}:{line}: {reason}", .path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no request in a file.
+    #[error("{}: there is no request in it", .path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A line of a log.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    query: String,
+    documents: Vec<Document>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Document {
+    Plain(String),
+    Fields { text: String },
+}
+
+/// Reads requests from lines of JSON, `{"query": …, "documents": […]}`; a document is a string or an
+/// object with a `text`.
+///
+/// # Errors
+/// [`CasesError`], which names the file and the line.
+pub fn read_cases(path: &Path) -> Result<Vec<Case>, CasesError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|reason| CasesError::Unreadable { path: path.to_owned(), reason })?;
+    let read = |line: &str| {
+        let Line { query, documents } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        if query.is_empty() || documents.is_empty() {
+            return Err("a request needs a query and a document".to_owned());
+        }
+        let text = |document| match document {
+            Document::Plain(text) | Document::Fields { text } => text,
+        };
+        Ok(Case { query, documents: documents.into_iter().map(text).collect() })
+    };
+    let mut cases = Vec::new();
+    for (line, number) in text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()) {
+        let wrong = |reason| CasesError::Line { path: path.to_owned(), line: number, reason };
+        cases.push(read(line).map_err(wrong)?);
+    }
+    match cases.is_empty() {
+        true => Err(CasesError::Empty { path: path.to_owned() }),
+        false => Ok(cases),
+    }
+}
+
+/// The judged queries of a set, each with the first stage's best candidates, `documents_max` at most.
+pub fn judged_cases(set: &Judged, documents_max: usize) -> Vec<Case> {
+    let case = |(query, found): (&String, &Vec<crate::eval::Candidate>)| Case {
+        query: set.queries[query].clone(),
+        documents: found.iter().take(documents_max).map(|one| set.documents[&one.document].clone()).collect(),
+    };
+    set.run.iter().map(case).collect()
+}
+
+/// A length that is drawn: lognormal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Length {
+    /// Half of them are shorter.
+    pub median: f64,
+    /// The standard deviation of its logarithm; 0 makes all equal.
+    pub sigma: f64,
+}
+
+impl Length {
+    /// Reads `20` or `20:0.5`, median and sigma.
+    ///
+    /// # Errors
+    /// Names the limits.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (median, sigma) = text.split_once(':').unwrap_or((text, "0"));
+        let number = |text: &str, low: f64, high: f64| {
+            text.parse().ok().filter(|number| (low..=high).contains(number))
+        };
+        match (number(median, 1.0, DRAWN_MAX), number(sigma, 0.0, 3.0)) {
+            (Some(median), Some(sigma)) => Ok(Self { median, sigma }),
+            _ => Err(format!("a median from 1 to {DRAWN_MAX}, or MEDIAN:SIGMA with a sigma from 0 to 3")),
+        }
+    }
+
+    fn draw(self, random: &mut Pcg64) -> usize {
+        let lengths = LogNormal::new(self.median.ln(), self.sigma).expect("a sigma is a number");
+        lengths.sample(random).round().clamp(1.0, DRAWN_MAX) as usize
+    }
+}
+
+impl std::fmt::Display for Length {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{} (sigma {})", self.median, self.sigma)
+    }
+}
+
+/// Draws requests: so many documents of so many words, and queries of six. Words are plain ones of English,
+/// about a token each; texts do not repeat, so that a server's cache of texts is of no use to it.
+pub fn drawn_cases(count: usize, documents: Length, words: Length, seed: u64) -> Vec<Case> {
+    const WORDS: &str = "time year people way day man thing woman life child world school state family student \
+        group country problem hand part place case week company system program question work number night \
+        point home water room mother area money story fact month lot right study book eye job word business \
+        issue side kind head house service friend father power hour game line end member law car city";
+    let vocabulary: Vec<&str> = WORDS.split_whitespace().collect();
+    let mut random = Pcg64::seed_from_u64(seed);
+    let text = |words: usize, random: &mut Pcg64| {
+        let words = (0..words).map(|_| vocabulary[random.random_range(0..vocabulary.len())]);
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let mut case = || {
+        let query = text(6, &mut random);
+        let documents = documents.draw(&mut random);
+        let documents = (0..documents).map(|_| {
+            let words = words.draw(&mut random);
+            text(words, &mut random)
+        });
+        Case { query, documents: documents.collect() }
+    };
+    (0..count).map(|_| case()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Case>, String> {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("log.jsonl");
+        std::fs::write(&path, text).unwrap();
+        read_cases(&path).map_err(|error| error.to_string().replace(&*place.path().to_string_lossy(), ""))
+    }
+
+    #[test]
+    fn a_log_is_read_line_by_line() {
+        let cases = read("{\"query\": \"q\", \"documents\": [\"a\", {\"text\": \"b\"}]}\n\n").unwrap();
+        assert_eq!(cases, [Case { query: "q".to_owned(), documents: vec!["a".to_owned(), "b".to_owned()] }]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, expected) in [
+            ("", "/log.jsonl: there is no request in it"),
+            ("{\"query\": \"q\", \"documents\": [\"a\"]}\n{\n", "/log.jsonl:2: EOF"),
+            ("{\"query\": \"q\"}", "/log.jsonl:1: missing field `documents`"),
+            ("{\"query\": \"q\", \"documents\": [], \"k\": 1}", "/log.jsonl:1: unknown field `k`"),
+            ("{\"query\": \"q\", \"documents\": []}", "/log.jsonl:1: a request needs"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        assert!(read_cases(Path::new("/nowhere")).unwrap_err().to_string().starts_with("/nowhere: "));
+    }
+
+    #[test]
+    fn drawn_lengths_have_their_median_and_spread() {
+        let (documents, words) = (Length::parse("20:0.5").unwrap(), Length::parse("60").unwrap());
+        let cases = drawn_cases(1_000, documents, words, 3);
+        let mut counts: Vec<usize> = cases.iter().map(|case| case.documents.len()).collect();
+        counts.sort_unstable();
+        // The standard error of the median's logarithm is 0.02; e^0.5 spreads to 12 and 33.
+        assert!((19..=21).contains(&counts[500]), "{}", counts[500]);
+        assert!((11..=13).contains(&counts[158]) && (30..=36).contains(&counts[842]));
+        let words = |text: &String| text.split(' ').count();
+        assert!(cases.iter().flat_map(|case| &case.documents).all(|text| words(text) == 60));
+        assert_eq!(cases, drawn_cases(1_000, documents, Length { median: 60.0, sigma: 0.0 }, 3));
+    }
+
+    #[test]
+    fn lengths_that_are_none_are_refused() {
+        for text in ["0", "x", "20:", "20:-1", "20:4", "NaN", "20:NaN", "1e9"] {
+            assert!(Length::parse(text).is_err(), "{text}");
+        }
+    }
+}

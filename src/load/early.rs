@@ -1,0 +1,185 @@
+//! How many answers are enough to say that a service level is met: MLPerf's early-stopping rule.
+
+use std::collections::BTreeMap;
+
+/// How sure it must be at one look that a rate is good.
+pub const CONFIDENCE: f64 = 0.99;
+/// How sure that is over all looks, until 10 are over the limit: by simulation of rates at the very limit, which
+/// are called good 4 times in 100.
+pub const CONFIDENCE_OVERALL: f64 = 0.95;
+
+/// Answers that it takes, with so many of them over the limit, to know with 99% confidence that no more
+/// than `share` of all are: the least n with P(at most `over` of n) <= 1%, were the share just that.
+///
+/// `share` is 0.01 for a p99. This is the "early stopping" of MLPerf's inference rules: 459 answers for a
+/// p99 with none over, 662 with one.
+pub fn answers_needed(over: u64, share: f64) -> u64 {
+    let enough = |n: u64| at_most(over, n, share) <= 1.0 - CONFIDENCE;
+    let mut high = 1;
+    while !enough(high) {
+        high *= 2;
+    }
+    let mut low = high / 2;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if enough(middle) { high = middle } else { low = middle }
+    }
+    high
+}
+
+/// P(X <= k) for X binomial over n with chance p; in logarithms, as its terms may be too small for f64.
+fn at_most(k: u64, n: u64, p: f64) -> f64 {
+    if k >= n {
+        return 1.0;
+    }
+    let odds = p.ln() - (-p).ln_1p();
+    let mut term = n as f64 * (-p).ln_1p();
+    let mut sum = term.exp();
+    for i in 0..k {
+        term += ((n - i) as f64 / (i + 1) as f64).ln() + odds;
+        sum += term.exp();
+    }
+    sum
+}
+
+/// What is known of a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// With 99% confidence no more than the share allowed is over the limit.
+    Met,
+    /// With 99% confidence more is.
+    Missed,
+    /// Too little was seen to say either.
+    Undecided,
+}
+
+impl Verdict {
+    /// A word for reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::Missed => "missed",
+            Self::Undecided => "undecided",
+        }
+    }
+}
+
+/// Judges a rate while its requests are answered. It counts them in the order in which they were sent:
+/// those that are answered first are the fast ones.
+///
+/// It looks for `Met` when as many are answered as it takes with none over; if some are, again when as many
+/// are as it takes with those; so the looks are few, and [`CONFIDENCE_OVERALL`] is left. It looks for `Missed` at each answer: an error there makes the result too low, not too high.
+#[derive(Debug)]
+pub struct Judge {
+    share: f64,
+    /// Answers that have come before those that were sent earlier, and whether they are over.
+    early: BTreeMap<u64, bool>,
+    answers: u64,
+    over: u64,
+    look: u64,
+    verdict: Verdict,
+}
+
+impl Judge {
+    /// Judges by the share that may be over the limit, between 0 and 1.
+    pub fn new(share: f64) -> Self {
+        let look = answers_needed(0, share);
+        Self { share, early: BTreeMap::new(), answers: 0, over: 0, look, verdict: Verdict::Undecided }
+    }
+
+    /// Call for each request, by its place in the order of sending, once it is known whether it is over; a
+    /// second time changes nothing.
+    pub fn answered(&mut self, place: u64, over: bool) {
+        if place >= self.answers {
+            self.early.insert(place, over);
+        }
+        while self.verdict == Verdict::Undecided
+            && let Some(over) = self.early.remove(&self.answers)
+        {
+            self.answers += 1;
+            self.over += u64::from(over);
+            self.decide(over);
+        }
+    }
+
+    fn decide(&mut self, over: bool) {
+        if self.answers == self.look {
+            let needed = answers_needed(self.over, self.share);
+            if needed <= self.answers {
+                self.verdict = Verdict::Met;
+            }
+            self.look = needed;
+        }
+        if over && 1.0 - at_most(self.over - 1, self.answers, self.share) <= 1.0 - CONFIDENCE {
+            self.verdict = Verdict::Missed;
+        }
+    }
+
+    /// What is known by now.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The answers that it was judged by, and how many of them are over.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.answers, self.over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_pcg::Pcg64;
+
+    #[test]
+    fn the_answers_needed_are_those_of_mlperf() {
+        for (over, needed) in [(0, 459), (1, 662), (5, 1_307), (10, 2_010)] {
+            assert_eq!(answers_needed(over, 0.01), needed);
+        }
+        // 0.9^n <= 0.01, and a share whose terms are too small for f64.
+        assert_eq!(answers_needed(0, 0.1), 44);
+        let many = answers_needed(1_000, 0.5);
+        assert!((2_000..2_300).contains(&many), "{many}");
+    }
+
+    fn judge(share: f64, share_over: f64, seed: u64) -> Judge {
+        let mut random = Pcg64::seed_from_u64(seed);
+        let mut judge = Judge::new(share);
+        for place in 0..answers_needed(10, share) {
+            judge.answered(place, random.random::<f64>() < share_over);
+        }
+        judge
+    }
+
+    #[test]
+    fn good_and_bad_rates_are_told_apart_within_some_hundred_answers() {
+        for seed in 0..200 {
+            let good = judge(0.01, 0.0, seed);
+            assert_eq!((good.verdict(), good.counts()), (Verdict::Met, (459, 0)));
+            let bad = judge(0.01, 0.2, seed);
+            assert_eq!(bad.verdict(), Verdict::Missed);
+            assert!(bad.counts().0 < 200, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_at_the_very_limit_is_seldom_called_good() {
+        for share in [0.01, 0.1] {
+            let trials = 2_000;
+            let good = |seed: &u64| judge(share, share, *seed).verdict() == Verdict::Met;
+            let wrong = (0..trials).filter(good).count() as f64 / trials as f64;
+            assert!((0.01..=1.0 - CONFIDENCE_OVERALL).contains(&wrong), "{share}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn answers_count_in_the_order_of_sending() {
+        let mut judge = Judge::new(0.01);
+        (1..459).for_each(|place| judge.answered(place, false));
+        assert_eq!((judge.verdict(), judge.counts()), (Verdict::Undecided, (0, 0)));
+        judge.answered(0, false);
+        judge.answered(0, true);
+        assert_eq!((judge.verdict(), judge.counts()), (Verdict::Met, (459, 0)));
+    }
+}
