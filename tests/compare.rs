@@ -42,7 +42,7 @@ fn arguments(place: &Path, primary: &Path) -> Vec<String> {
     let (place, primary) = (place.display(), primary.display());
     let arguments = format!(
         "compare {place}/one {place}/two --primary {primary} --tune {place}/three --top-k 3,10 --budgets-ms 1,1000 \
-         --work {place}/work --html {place}/report.html --json {place}/report.json --runs {place}/runs"
+         --work {place}/work --html {place}/report.html --svg {place}/frontier.svg --json {place}/report.json --runs {place}/runs"
     );
     arguments.split(' ').filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
@@ -75,6 +75,8 @@ fn ways_stand_side_by_side_and_no_pair_is_scored_twice() {
     }
     let page = fs::read_to_string(place.join("report.html")).unwrap();
     assert_eq!((page.matches("<svg").count(), page.matches("</html>").count()), (2, 1));
+    let picture = fs::read_to_string(place.join("frontier.svg")).unwrap();
+    assert!(picture.starts_with("<svg xmlns=") && picture.contains("Quality against cost"));
     assert!(!page.contains("http") && !page.contains("NaN") && !page.contains("inf"), "{page}");
     let run = fs::read_to_string(place.join("runs/one/top-10.run")).unwrap();
     assert_eq!(run.lines().count(), 4 * 30);

@@ -3,7 +3,7 @@
 use super::pool::open_model;
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
-use crate::compare::{CompareError, Inputs, Plan, TrecRun, compare, html, table};
+use crate::compare::{CompareError, Inputs, Plan, TrecRun, compare, html, svg, table};
 use crate::eval::Judged;
 use crate::model::BUNDLED;
 use std::collections::BTreeSet;
@@ -68,6 +68,9 @@ pub(super) struct Args {
     /// Writes one page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Writes the plot of quality against cost.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Writes the figures.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -114,6 +117,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         super::write(path, &html(&comparison))?;
     }
+    if let Some(path) = &args.svg {
+        super::write(path, &svg(&comparison))?;
+    }
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&comparison).expect("a comparison is plain data");
         super::write(path, &(json + "\n"))?;
@@ -135,7 +141,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     if let Some(both) = args.sets.iter().find(|set| args.tune.contains(set)) {
         return wrong(format!("--tune: {} is reported on too", both.display()));
     }
-    [&args.html, &args.json].into_iter().flatten().try_for_each(|path| super::writable(path))?;
+    [&args.html, &args.svg, &args.json].into_iter().flatten().try_for_each(|path| super::writable(path))?;
     if let Some(rate) = args.rate.filter(|rate| !(1e-3..=1e6).contains(rate)) {
         return wrong(format!("--rate: {rate} is not between 0.001 and 1000000"));
     }

@@ -3,29 +3,37 @@
 use super::run::{Comparison, Row};
 use super::table::advice;
 use super::way::Way;
-use crate::page::{Axis, COLOURS, Plot, escape, page};
+use crate::page::{Axis, COLOURS, Plot, escape, page, picture};
 use std::fmt::Write;
 
 /// The page.
 pub fn html(comparison: &Comparison) -> String {
-    let cost = match comparison.dollars_per_hour > 0.0 {
-        true => plot(comparison, "Quality against cost", "dollars for 1000 requests", |row| {
-            row.dollars_per_thousand
-        }),
-        false => plot(comparison, "Quality against cost", "device ms of a request", |row| row.device_ms),
-    };
     let body = format!(
         "<p class=\"note\">primary {}; fallback {}</p>\n<p class=\"lead\">{}</p>\n\
-         <div class=\"plots\">\n{cost}{}</div>\n<h2>Every way</h2>\n{}<h2>nDCG@10 by set</h2>\n{}{}",
+         <div class=\"plots\">\n{}{}</div>\n<h2>Every way</h2>\n{}<h2>nDCG@10 by set</h2>\n{}{}",
         escape(&comparison.primary),
         escape(&comparison.fallback),
         escape(&advice(comparison)),
+        cost(comparison),
         plot(comparison, "Quality against tail latency", "p99 in ms", |row| row.p99_ms),
         ways(comparison),
         sets(comparison),
         method(comparison)
     );
     page("Quality, latency and cost", &body)
+}
+
+/// The plot of quality against cost, as a file of its own.
+pub fn svg(comparison: &Comparison) -> String {
+    picture(&cost(comparison))
+}
+
+fn cost(comparison: &Comparison) -> String {
+    let title = "Quality against cost";
+    match comparison.dollars_per_hour > 0.0 {
+        true => plot(comparison, title, "dollars for 1000 requests", |row| row.dollars_per_thousand),
+        false => plot(comparison, title, "device ms of a request", |row| row.device_ms),
+    }
 }
 
 /// nDCG@10 over a logarithmic axis; the first stage, which costs nothing, is a line across.

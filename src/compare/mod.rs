@@ -18,7 +18,7 @@ mod serve;
 mod table;
 mod way;
 
-pub use html::html;
+pub use html::{html, svg};
 pub use run::{CompareError, Comparison, Inputs, Plan, Progress, Row, SetRow, TrecRun, compare};
 pub use table::table;
 pub use way::Way;
