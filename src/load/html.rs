@@ -329,8 +329,8 @@ fn method(report: &Report) -> String {
             text += &format!(
                 "Each rate was tried until it was clear whether it meets the service level, by MLPerf's early \
                  stopping, with {}% confidence at a look and {}% over all; or until as many answers had come as it \
-                 takes with 10 over the limit (2,010 of a p99). The next rate is the geometric mean of the highest \
-                 that met it and the lowest that did not.",
+                 takes with 10 over the limit (2,010 of a p99), or as its least time brings. \
+                 The next rate is the geometric mean of the highest that met it and the lowest that did not.",
                 100.0 * sweep.confidence,
                 100.0 * sweep.confidence_overall
             );
