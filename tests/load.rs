@@ -115,7 +115,14 @@ fn load(address: SocketAddr, limits: ClientLimits) -> Arc<Load> {
 }
 
 fn plan(pace: Pace, seconds: u64) -> RunPlan {
-    RunPlan { pace, duration: Ns::from_millis(1_000 * seconds), warmup: Ns::ZERO, seed: 1, slo: None }
+    RunPlan {
+        pace,
+        duration: Ns::from_millis(1_000 * seconds),
+        warmup: Ns::ZERO,
+        seed: 1,
+        slo: None,
+        answers_min: 0,
+    }
 }
 
 fn constant(rate: f64) -> Pace {
@@ -285,6 +292,7 @@ fn a_sweep_finds_the_capacity_of_a_server_with_one_lane() {
         first: 10.0,
         limits: (1.0, 1_000.0),
         ratio: 1.2,
+        step_min: Ns::from_millis(2_000),
         warmup: Ns::ZERO,
         lag_max: Ns::from_millis(50),
         seed: 1,
@@ -344,7 +352,18 @@ fn the_command_prints_a_table_and_writes_a_page_and_its_figures() {
         ),
         (&["--clients", "2", "--seconds", "1"], "closed loop, 2 clients", 3),
         (
-            &["--slo", "p80=1000", "--rate", "60", "--rate-max", "60", "--arrivals", "constant"],
+            &[
+                "--slo",
+                "p80=1000",
+                "--rate",
+                "60",
+                "--rate-max",
+                "60",
+                "--arrivals",
+                "constant",
+                "--step-seconds",
+                "1",
+            ],
             "p80 within 1000 ms is met at 60.00",
             5,
         ),

@@ -95,6 +95,9 @@ pub(super) struct Args {
     /// How near --slo comes: the good and the bad rate are no further apart than this share.
     #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
     precision: f64,
+    /// How long a rate must hold for --slo at least; a queue that grows slowly is not seen at once.
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    step_seconds: f64,
     /// A second side, B, that takes turns with the first: as A, but for what it names. url=, dialect= and
     /// model=, and the fields of --mix, which change all its kinds.
     #[arg(long, value_name = "FIELDS")]
@@ -222,6 +225,7 @@ fn check(args: &Args) -> Result<(), Failure> {
         ("--seconds", args.seconds, 0.1, 1e6),
         ("--warmup-seconds", Some(args.warmup_seconds), 0.0, 1e6),
         ("--slo-full", args.slo_full, 0.0, 1.0),
+        ("--step-seconds", Some(args.step_seconds), 0.0, 1e5),
         ("--precision", Some(args.precision), 1e-3, 1.0),
         ("--lag-ms-max", Some(args.lag_ms_max), 0.1, 1e6),
     ] {
@@ -251,6 +255,7 @@ fn task(args: &Args) -> Result<(Task, String), Failure> {
             first: rate.clamp(args.rate_min, args.rate_max),
             limits,
             ratio: 1.0 + args.precision,
+            step_min: millis(1e3 * args.step_seconds),
             warmup,
             lag_max,
             seed: args.seed,
@@ -270,7 +275,7 @@ fn task(args: &Args) -> Result<(Task, String), Failure> {
         None => Pace::Open { arrivals, rate },
     };
     let seconds = duration.as_secs_f64();
-    let plan = RunPlan { pace, duration, warmup, seed: args.seed, slo: None };
+    let plan = RunPlan { pace, duration, warmup, seed: args.seed, slo: None, answers_min: 0 };
     let words = format!("{}, for {seconds} s", plan.pace);
     Ok(match args.versus {
         None => (Task::Run(plan), words),

@@ -81,9 +81,10 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Judges by the share that may be over the limit, between 0 and 1.
-    pub fn new(share: f64) -> Self {
-        let look = answers_needed(0, share);
+    /// Judges by the share that may be over the limit, between 0 and 1; it calls no rate good before so many
+    /// answers, as a queue that grows takes its time.
+    pub fn new(share: f64, answers_min: u64) -> Self {
+        let look = answers_needed(0, share).max(answers_min);
         Self { share, early: BTreeMap::new(), answers: 0, over: 0, look, verdict: Verdict::Undecided }
     }
 
@@ -145,7 +146,7 @@ mod tests {
 
     fn judge(share: f64, share_over: f64, seed: u64) -> Judge {
         let mut random = Pcg64::seed_from_u64(seed);
-        let mut judge = Judge::new(share);
+        let mut judge = Judge::new(share, 0);
         for place in 0..answers_needed(10, share) {
             judge.answered(place, random.random::<f64>() < share_over);
         }
@@ -174,8 +175,17 @@ mod tests {
     }
 
     #[test]
+    fn no_rate_is_good_before_its_time() {
+        let mut judge = Judge::new(0.01, 1_000);
+        (0..999).for_each(|place| judge.answered(place, place == 7));
+        assert_eq!(judge.verdict(), Verdict::Undecided);
+        judge.answered(999, false);
+        assert_eq!((judge.verdict(), judge.counts()), (Verdict::Met, (1_000, 1)));
+    }
+
+    #[test]
     fn answers_count_in_the_order_of_sending() {
-        let mut judge = Judge::new(0.01);
+        let mut judge = Judge::new(0.01, 0);
         (1..459).for_each(|place| judge.answered(place, false));
         assert_eq!((judge.verdict(), judge.counts()), (Verdict::Undecided, (0, 0)));
         judge.answered(0, false);

@@ -191,7 +191,8 @@ mod tests {
         let curve = curve(&times);
         assert!(curve.iter().is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{curve:?}");
         let at = |percentile| curve.iter().find(|(other, _)| *other == percentile).unwrap().1;
-        let near = |percentile: f64| (at(percentile) / (10.0 * percentile) - 1.0).abs() < 0.001;
+        // A bucket is a thousandth wide, and p99.9 of 1,000 may be the last one.
+        let near = |percentile: f64| (at(percentile) / (10.0 * percentile) - 1.0).abs() < 0.002;
         assert!(near(50.0) && near(99.0) && near(99.9) && near(100.0), "{curve:?}");
         assert!(super::curve(&Times::default()).is_empty());
     }

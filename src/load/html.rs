@@ -239,7 +239,8 @@ fn steps(sweep: &SweepReport) -> String {
             figures.documents_per_s
         );
     }
-    text + "</table></div>\n<h2>At the best rate</h2>\n"
+    let shown = if sweep.good.is_some() { "best" } else { "last" };
+    text + &format!("</table></div>\n<h2>At the {shown} rate</h2>\n")
 }
 
 fn ratios(versus: &VersusReport) -> String {
@@ -262,46 +263,38 @@ fn ratios(versus: &VersusReport) -> String {
 }
 
 fn figures(name: &str, run: &RunReport) -> String {
-    let heads: String =
-        PERCENTILES
-            .iter()
-            .map(|percentile| {
-                if *percentile == 100.0 {
-                    "<th>max</th>".to_owned()
-                } else {
-                    format!("<th>p{percentile}</th>")
-                }
-            })
-            .collect();
-    let mut text = format!(
-        "<h2>{}</h2>\n<div class=\"wide\"><table><tr><th>latency in ms</th><th>sent</th><th>answered</th>\
-         <th>documents / s</th><th>mean</th>{heads}<th>full</th><th>topk</th><th>fallback</th><th>degraded</th>\
-         <th>device ms</th><th>$ / 1000</th></tr>\n",
-        escape(&titled("Figures", name))
-    );
+    let heads = PERCENTILES.map(|percentile| match percentile {
+        100.0 => "<th>max</th>".to_owned(),
+        _ => format!("<th>p{percentile}</th>"),
+    });
+    let (mut times, mut answers) = (String::new(), String::new());
     for row in std::iter::once(&run.all).chain(&run.kinds) {
-        let times: String = PERCENTILES
-            .iter()
-            .map(|percentile| format!("<td>{:.1}</td>", row.percentile(*percentile)))
-            .collect();
+        let kind = escape(&row.name);
+        let percentiles = PERCENTILES.map(|percentile| format!("<td>{:.1}</td>", row.percentile(percentile)));
+        times += &format!("<tr><td>{kind}</td><td>{:.1}</td>{}</tr>\n", row.mean_ms, percentiles.concat());
         let share =
             |count: u64| format!("<td>{:.0}%</td>", 100.0 * count as f64 / row.answered.max(1) as f64);
         let tier = |name| row.tiers.get(name).map_or_else(|| "<td></td>".to_owned(), |count| share(*count));
-        text += &format!(
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td>{times}{}{}<td>{}</td>\
-             <td>{}</td></tr>\n",
-            escape(&row.name),
+        answers += &format!(
+            "<tr><td>{kind}</td><td>{}</td><td>{}</td><td>{:.1}</td>{}{}<td>{}</td><td>{}</td></tr>\n",
             row.sent,
             row.answered,
             row.documents_per_s,
-            row.mean_ms,
             ["full", "topk", "fallback"].map(tier).concat(),
             share(row.degraded.values().sum()),
             row.device_ms.map_or_else(String::new, |ms| format!("{ms:.2}")),
             row.dollars_per_thousand.map_or_else(String::new, |dollars| format!("{dollars:.5}"))
         );
     }
-    text += "</table></div>\n";
+    let mut text = format!(
+        "<h2>{}</h2>\n<div class=\"wide\"><table><tr><th>latency in ms</th><th>mean</th>{}</tr>\n{times}\
+         </table></div>\n<h2>{}</h2>\n<div class=\"wide\"><table><tr><th>requests</th><th>sent</th>\
+         <th>answered</th><th>documents / s</th><th>full</th><th>topk</th><th>fallback</th><th>degraded</th>\
+         <th>device ms</th><th>$ / 1000</th></tr>\n{answers}</table></div>\n",
+        escape(&titled("Latency", name)),
+        heads.concat(),
+        escape(&titled("Answers", name))
+    );
     for (what, words) in [
         ("Failed", shares(&run.all.failed, run.all.sent)),
         ("Degraded", shares(&run.all.degraded, run.all.answered)),
@@ -336,8 +329,8 @@ fn method(report: &Report) -> String {
             text += &format!(
                 "Each rate was tried until it was clear whether it meets the service level, by MLPerf's early \
                  stopping, with {}% confidence at a look and {}% over all; or until as many answers had come as it \
-                 takes with 10 over the limit (2,010 of a p99). The next rate is the geometric mean of the highest \
-                 that met it and the lowest that did not.",
+                 takes with 10 over the limit (2,010 of a p99), or as its least time brings. \
+                 The next rate is the geometric mean of the highest that met it and the lowest that did not.",
                 100.0 * sweep.confidence,
                 100.0 * sweep.confidence_overall
             );

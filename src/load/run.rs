@@ -93,8 +93,10 @@ pub struct RunPlan {
     pub warmup: Ns,
     /// Everything random comes from it; also which case is the first.
     pub seed: u64,
-    /// Ends the run when it is clear, and calls what is over.
+    /// Ends the run when it is clear whether it is met.
     pub slo: Option<Slo>,
+    /// Requests before which no service level is called met.
+    pub answers_min: u64,
 }
 
 /// A service level: a percentile of latency within a limit.
@@ -270,7 +272,7 @@ pub async fn run(load: &Arc<Load>, plan: &RunPlan, watch: &mut (dyn FnMut(Progre
         sent: AtomicU64::new(0),
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
-        judge: plan.slo.map(|slo| Mutex::new(Judge::new(slo.share()))),
+        judge: plan.slo.map(|slo| Mutex::new(Judge::new(slo.share(), plan.answers_min))),
         first,
     });
     let mut tasks = JoinSet::new();

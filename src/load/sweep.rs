@@ -9,7 +9,8 @@ use crate::base::Ns;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// A step ends undecided when as many answers have come as it takes with so many over the limit.
+/// A step ends undecided when as many answers have come as it takes with so many over the limit, and its least
+/// time has passed.
 const OVER_MAX: u64 = 10;
 
 /// What to search for, and where.
@@ -25,6 +26,8 @@ pub struct SweepPlan {
     pub limits: (f64, f64),
     /// How far apart the highest good and the lowest bad rate may be in the end: a ratio, more than 1.
     pub ratio: f64,
+    /// How long a rate must hold at least: a queue that grows slowly is not seen at once.
+    pub step_min: Ns,
     /// How long requests of a step are sent before they are counted.
     pub warmup: Ns,
     /// The most that the 99th percentile of the client's lag may be.
@@ -111,10 +114,11 @@ pub async fn sweep(
     watch: &mut (dyn FnMut(f64, Progress) + Send),
 ) -> SweepReport {
     let slo = plan.slo;
-    let answers = answers_needed(OVER_MAX, slo.share());
     let mut search = Search::new(plan.first, plan.limits, plan.ratio);
     let mut steps: Vec<Step> = Vec::new();
     while let Some(rate) = search.next() {
+        let answers_min = (rate * plan.step_min.as_secs_f64()) as u64;
+        let answers = answers_needed(OVER_MAX, slo.share()).max(answers_min);
         let step = RunPlan {
             pace: Pace::Open { arrivals: plan.arrivals.clone(), rate },
             // A Poisson process may be three standard deviations behind its mean.
@@ -122,6 +126,7 @@ pub async fn sweep(
             warmup: plan.warmup,
             seed: plan.seed.wrapping_add(steps.len() as u64),
             slo: Some(slo),
+            answers_min,
         };
         let found = run(load, &step, &mut |progress| watch(rate, progress)).await;
         let report = RunReport::of(load, &step, &found, plan.lag_max);
