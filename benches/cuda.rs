@@ -32,13 +32,11 @@ fn main() -> Result<(), DeviceError> {
     let arguments: Vec<String> = std::env::args().collect();
     let rounds = arguments.iter().position(|argument| argument == "--rounds");
     let rounds = rounds.map_or(50, |place| arguments[place + 1].parse().expect("--rounds takes a number"));
-    match Nvidia::open(0).and_then(|gpu| gpu.name()) {
-        Ok(name) => println!("{name}"),
-        Err(error) => {
-            println!("SKIPPED: {error}");
-            return Ok(());
-        }
+    if let Err(error) = Nvidia::count() {
+        println!("SKIPPED: {error}");
+        return Ok(());
     }
+    println!("{}", Nvidia::open(0)?.name()?);
     let models = [
         ("L2 H128", bert(2, 128, 2, 512)),
         ("L12 H384", bert(12, 384, 12, 1536)),
@@ -54,7 +52,9 @@ fn main() -> Result<(), DeviceError> {
                 let gpu = Nvidia::open(0)?;
                 let weights = random_weights(encoder, 1);
                 let cuda = Cuda::new(gpu, (encoder, &weights), half, SATURATED_TOKENS as u64);
-                let time = time(&mut cuda.expect("the model fits"), &random_batch(&batch, 1), rounds);
+                let mut cuda = cuda.and_then(Cuda::warmed).expect("the model fits");
+                let time = time(&mut cuda, &random_batch(&batch, 1), rounds);
+                assert_eq!(cuda.device().recorded().1, 0, "every forward is recorded");
                 let tokens: usize = batch.iter().sum();
                 println!(
                     "    {name:<9} {workload:<13} {:>4} pairs, {tokens:>5} tokens: {:.3} ms, {:.0} pairs/s, {:.1}% of the floor",

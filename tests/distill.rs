@@ -112,7 +112,7 @@ fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
             fs::read_dir(place.join("work"))
                 .unwrap()
                 .map(|e| e.unwrap().path())
-                .find(|p| p.to_str().unwrap().contains("labels"))
+                .find(|p| p.to_str().unwrap().contains("scores"))
                 .unwrap(),
         )
         .unwrap()

@@ -9,6 +9,8 @@ use common::{bert, random_batch, random_weights};
 use half::{bf16, f16};
 use podium::backend::{Cuda, LoadError, ScoreError, Scorer};
 use podium::model::{Encoder, Forward, Weights};
+#[cfg(feature = "cuda")]
+use podium::ops::cuda::Nvidia;
 use podium::ops::cuda::{
     Array, Bucket, Device, Embeddings, Half, Head, Kernel, Launcher, Norm, Rows, Vocabulary, Words,
 };
@@ -66,8 +68,14 @@ macro_rules! on_every_device {
 }
 
 #[cfg(feature = "cuda")]
-fn gpu() -> Option<podium::ops::cuda::Nvidia> {
-    podium::ops::cuda::Nvidia::open(0).map_err(|error| eprintln!("SKIPPED on a GPU: {error}")).ok()
+fn gpu() -> Option<Nvidia> {
+    match Nvidia::count() {
+        Ok(_) => Some(Nvidia::open(0).expect("a GPU that is there can be used")),
+        Err(error) => {
+            eprintln!("SKIPPED on a GPU: {error}");
+            None
+        }
+    }
 }
 
 /// What a batch of these lengths is launched with.
@@ -407,6 +415,21 @@ fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
     }
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn on_a_gpu_every_forward_is_recorded_and_reads_its_own_batch() {
+    let Some(gpu) = gpu() else { return };
+    let encoder = bert(2, 128, 2, 512);
+    let weights = random_weights(&encoder, 4);
+    let mut engine = engine(gpu, &encoder, &weights, Half::F16, 512).warmed().unwrap();
+    for seed in 0..4 {
+        let batch = random_batch(&[100 + seed as usize, 30, 200 - seed as usize], seed);
+        let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
+        assert!(largest_error(&score(&mut engine, &batch), &exact) < 0.01, "seed {seed}");
+    }
+    assert_eq!(engine.device().recorded(), (9, 0), "one for each bucket up to 512 tokens");
+}
+
 #[test]
 fn the_families_score_as_in_transformers() {
     #[derive(serde::Deserialize)]
@@ -450,6 +473,15 @@ fn what_has_no_kernel_and_what_is_too_large_is_refused() {
     weights.layers[0].up.weight[3] = 1e5;
     assert_eq!(refused(&encoder, &weights), "a weight of 100000 is too large for f16");
     weights.layers[0].up.weight[3] = 1.0;
+    let sound = Cuda::new(shim.clone(), (&encoder, &weights), Half::F16, 128).unwrap();
+    assert!(sound.warmed().is_ok());
+    let large = |values: &mut [f32]| values.iter_mut().for_each(|value| *value = 6e4);
+    let mut overflowing = random_weights(&encoder, 1);
+    large(&mut overflowing.layers[0].up.weight);
+    large(&mut overflowing.layers[0].down.weight);
+    let engine = Cuda::new(shim.clone(), (&encoder, &overflowing), Half::F16, 128).unwrap();
+    let error = engine.warmed().map_or_else(|error| error.to_string(), |_| String::new());
+    assert!(error.contains("in f16; bf16 has more room"), "{error}");
     let mut engine = Cuda::new(shim, (&encoder, &weights), Half::F16, 128).unwrap();
     for (token, length) in [(30_522, 1), (5, 513)] {
         let mut batch = Packed::default();

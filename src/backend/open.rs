@@ -39,7 +39,7 @@ fn on_gpu(model: &Model, precision: Precision) -> Option<(Box<dyn Scorer>, &'sta
     let half = precision.half()?;
     let opened = Nvidia::open(0).map_err(|error| error.to_string()).and_then(|gpu| {
         let cuda = Cuda::new(gpu, (&model.encoder, &model.weights), half, BATCH_TOKENS);
-        cuda.map_err(|error| error.to_string())
+        cuda.and_then(Cuda::warmed).map_err(|error| error.to_string())
     });
     match opened {
         Ok(cuda) => Some((Box::new(cuda), half.dtype())),

@@ -80,26 +80,33 @@ mod gpu {
     use super::{GPU_BATCH_TOKENS, MakeScorer, Model, Placed, TierConfig};
     use crate::backend::Cuda;
     use crate::ops::cuda::Nvidia;
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     /// A lane on each GPU in turn; why not, where one cannot be used or does not know the model's shape.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
         let half = configured.precision.half().ok_or("a GPU computes in f16 or bf16")?;
         Cuda::<Nvidia>::check(&model.encoder).map_err(|error| error.to_string())?;
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
-        let first = Nvidia::open(0).map_err(|error| error.to_string())?;
-        let name = first.name().map_err(|error| error.to_string())?;
-        tracing::info!(gpus, name, half = half.name(), "GPUs are used");
         let tokens_max = configured.batch_tokens_max.unwrap_or(GPU_BATCH_TOKENS);
-        let make = |lane: usize| -> MakeScorer {
-            let model = model.clone();
-            Arc::new(move || {
-                let gpu = Nvidia::open(lane % gpus).map_err(|error| error.to_string())?;
-                let cuda = Cuda::new(gpu, (&model.encoder, &model.weights), half, tokens_max);
-                Ok(Box::new(cuda.map_err(|error| error.to_string())?))
-            })
+        let load = move |model: &Model, lane: usize| -> Result<Cuda<Nvidia>, String> {
+            let gpu = Nvidia::open(lane % gpus).map_err(|error| error.to_string())?;
+            let cuda = Cuda::new(gpu, (&model.encoder, &model.weights), half, tokens_max);
+            cuda.and_then(Cuda::warmed).map_err(|error| error.to_string())
         };
-        let makes = (0..configured.lanes).map(make).collect();
+        // All are loaded now: whatever cannot be is known while there is a CPU to go to.
+        let make = |lane: usize| -> Result<MakeScorer, String> {
+            let (model, loaded) = (model.clone(), load(model, lane)?);
+            if lane == 0 {
+                let name = loaded.device().name().map_err(|error| error.to_string())?;
+                tracing::info!(gpus, name, half = half.name(), "GPUs are used");
+            }
+            let loaded = Mutex::new(Some(loaded));
+            Ok(Arc::new(move || {
+                let first = loaded.lock().expect("nobody panics with the lock").take();
+                Ok(Box::new(first.map_or_else(|| load(&model, lane), Ok)?))
+            }))
+        };
+        let makes = (0..configured.lanes).map(make).collect::<Result<_, _>>()?;
         let device = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
         Ok(Placed { makes, dtype: half.dtype(), device, batch_tokens_max: tokens_max })
     }

@@ -164,7 +164,7 @@ mod tests {
         let text = |n| Text {
             source: source.to_owned(),
             text: format!(
-                "The {source} number {n} is about topic {}. It has another sentence of words.",
+                "The {source} number {n} is about topic {}. It has another sentence of {n} words.",
                 n % 7
             ),
         };

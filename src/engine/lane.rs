@@ -95,11 +95,12 @@ impl Spawn {
             let device = DeviceNs(self.clock.now().saturating_sub(started).0);
             let broken = matches!(result, Err(fault) if fault != Fault::OutOfMemory);
             let done = Done { lane: self.lane, batch: work.batch, device, result };
-            self.report(News::Ended { done, logits });
             if broken {
-                // The driver restarts the lane with a fresh scorer on a fresh thread.
-                return;
+                // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory.
+                drop(scorer);
+                return self.report(News::Ended { done, logits });
             }
+            self.report(News::Ended { done, logits });
         }
     }
 

@@ -39,6 +39,9 @@ pub enum LoadError {
     /// Its shape has no kernels.
     #[error("{0}; the cpu engine serves it")]
     Shape(String),
+    /// Its scores are no numbers in this half.
+    #[error("a score is {0} in {1}; bf16 has more room, f32 on a CPU most")]
+    NonFinite(f32, &'static str),
     /// The device did not do it.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -72,6 +75,31 @@ impl<D: Device> Cuda<D> {
             buckets,
             words: Words::default(),
         })
+    }
+
+    /// Runs a batch of every bucket once, so that all is planned, recorded and known to fit before requests come.
+    ///
+    /// # Errors
+    /// [`LoadError`], also where a score is not finite.
+    pub fn warmed(mut self) -> Result<Self, LoadError> {
+        for bucket in self.buckets.clone() {
+            let length = bucket.tokens.min(self.encoder.pair_tokens_max()) as usize;
+            let mut batch = Packed::default();
+            for _ in 0..bucket.tokens as usize / length {
+                batch.push((0..length).map(|_| (0, 0)));
+            }
+            let mut logits = vec![0.0; batch.len()];
+            self.run(&batch, 0..batch.len(), &mut logits)?;
+            if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
+                return Err(LoadError::NonFinite(*logit, self.half.name()));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &D {
+        &self.device
     }
 
     /// Refuses a shape that the kernels do not have.

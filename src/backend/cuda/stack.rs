@@ -142,6 +142,8 @@ impl<D: Device> Stack<D> {
     pub fn forward(&self, launcher: &Launcher<'_, D>, arena: &Arena<D>) -> Result<(), DeviceError> {
         let Arena { states, qkv, context, firsts, absorbed, mixed, logits, .. } = arena;
         let Widths { hidden, heads, length_max, .. } = self.shape;
+        // No sequence is longer than its bucket: short ones leave shared memory to other blocks.
+        let length_max = length_max.min(launcher.bucket.tokens as usize);
         launcher.embed(&self.embeddings, &self.embedding_norm, states)?;
         for (projection, rest) in &self.full {
             launcher.linear(Rows::Tokens, projection, states, qkv)?;

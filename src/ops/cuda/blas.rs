@@ -11,6 +11,9 @@ use std::ffi::c_void;
 /// Memory that products work in; what cublasLt's documentation asks for on Hopper.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// That of CUDA 13.0; an older one may be found first, and fails later.
+const VERSION_MIN: usize = 130_000;
+
 /// A handle and its plans.
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
@@ -36,6 +39,14 @@ impl Blas {
         if !unsafe { sys::is_culib_present() } {
             let message = "libcublasLt.so was not found; put its folder into LD_LIBRARY_PATH";
             return Err(DeviceError::Failed(message.to_owned()));
+        }
+        // SAFETY: the library is there.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        if version < VERSION_MIN {
+            let message = format!(
+                "cublasLt has version {version}, and {VERSION_MIN} is the least; see LD_LIBRARY_PATH"
+            );
+            return Err(DeviceError::Failed(message));
         }
         Ok(Self { handle: lt::create_handle().map_err(failed)?, plans: RefCell::default() })
     }
@@ -108,11 +119,11 @@ impl Plan {
         let is_input_major = product.is_input_major == 1;
         let (w_rows, w_columns) = if is_input_major { (outputs, inputs) } else { (inputs, outputs) };
         let mut plan = Self {
-            description: lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, f32s)?,
             w: Layout::new(dtype, (w_rows, w_columns), product.w_stride, (count, product.w_step))?,
             x: Layout::new(dtype, (inputs, rows), product.x_stride, (count, product.x_step))?,
             y: Layout::new(output, (outputs, rows), product.y_stride, (count, product.y_step))?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
+            description: lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, f32s)?,
         };
         plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(!is_input_major))?;
         if product.bias != 0 {

@@ -31,7 +31,7 @@ static SOURCE: &str = concat!(
     include_str!("../../../kernels/head.cu"),
 );
 
-/// Bytes of pinned memory for copies in each direction; longer ones go without.
+/// Bytes of pinned memory for copies in each direction; longer ones go piece by piece.
 const STAGING_BYTES: usize = 4 << 20;
 /// Shared memory that a block has without being asked for more.
 const SHARED_BYTES: u32 = 48 << 10;
@@ -63,17 +63,20 @@ struct Function {
 }
 
 impl Nvidia {
-    /// How many GPUs there are.
+    /// How many GPUs there are, at least one.
     ///
     /// # Errors
-    /// [`DeviceError`], where there is no driver.
+    /// [`DeviceError`], where there is none or no driver.
     pub fn count() -> Result<usize, DeviceError> {
         // SAFETY: it only looks for the library, without which all other calls panic.
         if !unsafe { sys::is_culib_present() } {
             return Err(DeviceError::Failed("no NVIDIA driver (libcuda.so.1) is here".to_owned()));
         }
         let count = result::init().and_then(|()| result::device::get_count()).map_err(failed)?;
-        Ok(count as usize)
+        match count {
+            1.. => Ok(count as usize),
+            _ => Err(DeviceError::Failed("the driver knows no GPU".to_owned())),
+        }
     }
 
     /// Opens one of them and loads the kernels.
@@ -120,6 +123,13 @@ impl Nvidia {
             stream,
             context,
         })
+    }
+
+    /// How many forwards are recorded, and how many could not be.
+    pub fn recorded(&self) -> (usize, usize) {
+        let graphs = self.graphs.borrow();
+        let recorded = graphs.values().filter(|graph| graph.is_some()).count();
+        (recorded, graphs.len() - recorded)
     }
 
     /// What the driver calls it.
@@ -179,20 +189,18 @@ impl Device for Nvidia {
     unsafe fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(failed)?;
         let (pinned, is_under_way) = &mut *self.up.borrow_mut();
-        if *is_under_way {
-            self.stream.synchronize().map_err(failed)?;
-        }
-        *is_under_way = true;
-        let from = match pinned.as_mut_slice().map_err(failed)?.get_mut(..bytes.len()) {
-            Some(pinned) => {
-                pinned.copy_from_slice(bytes);
-                &*pinned
+        let pinned = pinned.as_mut_slice().map_err(failed)?;
+        for (piece, address) in bytes.chunks(STAGING_BYTES).zip((address..).step_by(STAGING_BYTES)) {
+            if *is_under_way {
+                self.stream.synchronize().map_err(failed)?;
             }
-            None => bytes,
-        };
-        // SAFETY: the caller promises the memory. Pinned bytes are not written again while the copy may be under way;
-        // others the driver has taken over when it returns.
-        unsafe { result::memcpy_htod_async(address, from, self.stream.cu_stream()) }.map_err(failed)
+            *is_under_way = true;
+            let pinned = &mut pinned[..piece.len()];
+            pinned.copy_from_slice(piece);
+            // SAFETY: the caller promises the memory; pinned bytes are not written again while the copy may be under way.
+            unsafe { result::memcpy_htod_async(address, pinned, self.stream.cu_stream()) }.map_err(failed)?;
+        }
+        Ok(())
     }
 
     unsafe fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
@@ -307,10 +315,12 @@ fn failed(error: DriverError) -> DeviceError {
     }
 }
 
-#[cfg(all(test, not(podium_fatbin)))]
+#[cfg(test)]
 mod tests {
+    #[cfg(not(podium_fatbin))]
     use super::*;
 
+    #[cfg(not(podium_fatbin))]
     #[test]
     fn nvrtc_compiles_the_kernels_too() {
         for architecture in ["compute_80", "compute_90"] {
