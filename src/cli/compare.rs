@@ -10,15 +10,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-/// Compares ways to answer on judged sets: the primary on all candidates, on the fallback's best few, the
-/// fallback alone, latency budgets, and each mixed with the first stage.
+/// Compares ways to answer on judged sets: the primary on all candidates, on the fallback's best
+/// few, the fallback alone, latency budgets, and each mixed with the first stage.
 ///
-/// Quality is measured on the sets; device time, cost and latency come from both models' speed, measured
-/// here, in a simulation of the server's own scheduler. Scores are kept in --work: no pair is scored twice,
-/// and an interrupted run goes on.
+/// Quality is measured on the sets; device time, cost and latency come from both models' speed,
+/// measured here, in a simulation of the server's own scheduler. Scores are kept in --work: no pair
+/// is scored twice, and an interrupted run goes on.
 ///
-/// A set is a folder with corpus.jsonl, queries.jsonl, qrels.tsv (as BEIR has them) and bm25.run, the first
-/// stage's TREC run.
+/// A set is a folder with corpus.jsonl, queries.jsonl, qrels.tsv (as BEIR has them) and bm25.run,
+/// the first stage's TREC run.
 ///
 ///     podium compare cranfield cisi --primary ./my-cross-encoder --html report.html
 #[derive(clap::Args)]

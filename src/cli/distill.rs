@@ -14,15 +14,16 @@ use std::process::Command;
 
 /// Distils a small model from a large one, on text of your own.
 ///
-/// For each query candidates are mined from the passages, the teacher scores them, and a student of BERT's
-/// shape learns to order them alike. It is written to --out with its card, and is served like any model:
-/// its logits come on the teacher's scale, so that it can be the fallback of that.
+/// For each query candidates are mined from the passages, the teacher scores them, and a student of
+/// BERT's shape learns to order them alike. It is written to --out with its card, and is served
+/// like any model: its logits come on the teacher's scale, so that it can be the fallback of that.
 ///
-/// Files that end in .jsonl hold objects with `text` (BEIR's corpus and queries), or logged requests with
-/// `query` and `documents`; others hold lines, a source and a tab before the text if it has one.
+/// Files that end in .jsonl hold objects with `text` (BEIR's corpus and queries), or logged
+/// requests with `query` and `documents`; others hold lines, a source and a tab before the text if
+/// it has one.
 ///
-/// An interrupted run goes on from --work when it is started again: labels are never made twice, training
-/// goes on from its last evaluation.
+/// An interrupted run goes on from --work when it is started again: labels are never made twice,
+/// training goes on from its last evaluation.
 ///
 ///     podium distill --teacher DIR --queries queries.tsv --passages passages.tsv --out student
 #[derive(clap::Args)]

@@ -19,13 +19,14 @@ const DRAWN: usize = 1_000;
 
 /// Sends requests to a server, Podium or a peer, and reports what it answered and how late.
 ///
-/// An open loop (--rate) sends at the times of a schedule, whatever becomes of the requests before, and
-/// counts latency from the time at which a request was to be sent. A closed loop (--clients) sends when
-/// others are answered, which hides the tail of a server that stalls. --slo searches for the highest rate
-/// that meets a service level; --versus compares with a second server or setting, in turns.
+/// An open loop (--rate) sends at the times of a schedule, whatever becomes of the requests before,
+/// and counts latency from the time at which a request was to be sent. A closed loop (--clients)
+/// sends when others are answered, which hides the tail of a server that stalls. --slo searches for
+/// the highest rate that meets a service level; --versus compares with a second server or setting,
+/// in turns.
 ///
-/// Without --requests or --set, requests are drawn. Failures are counted apart. A client that fell behind its
-/// own schedule ends with code 75: its latencies are not the server's.
+/// Without --requests or --set, requests are drawn. Failures are counted apart. A client that fell
+/// behind its own schedule ends with code 75: its latencies are not the server's.
 ///
 ///     podium load --rate 20 --mix budget=100,weight=3 --mix policy=full --html load.html
 ///     podium load --slo p99=200 --requests log.jsonl
