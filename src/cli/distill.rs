@@ -71,13 +71,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(8..=16384))]
     intermediate: u16,
     /// Lists, each a query with its candidates.
-    #[arg(long, value_name = "N", default_value_t = 24_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 70_000, value_parser = clap::value_parser!(u32).range(1..))]
     lists: u32,
     /// Candidates of a list.
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(4..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(4..=1000))]
     candidates: u16,
     /// The share of lists whose query is a piece of a passage.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.25, value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
     made_share: f64,
     /// The share of lists whose candidates are pieces of one to three sentences.
     #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = share)]
@@ -86,10 +86,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
     /// Updates in training; the learning rate falls to 0 over them.
-    #[arg(long, value_name = "N", default_value_t = 16_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8_000, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// Lists of an update.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..))]
     batch_lists: u16,
     /// The largest learning rate.
     #[arg(long, value_name = "RATE", default_value_t = 1e-3, value_parser = rate)]

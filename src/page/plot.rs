@@ -211,8 +211,10 @@ impl Plot {
     /// Names a colour above the plot; the first one stands on the right.
     pub fn name(&mut self, colour: &str, name: &str) {
         let y = TOP - 6.0;
-        self.soft(self.legend, y, "end", name);
-        let dot = self.legend - 6.6 * name.chars().count() as f64 - 8.0;
+        // A little less than a letter takes, so that names stand closer to their dots than to the next.
+        let start = self.legend - 6.2 * name.chars().count() as f64;
+        self.soft(start, y, "start", name);
+        let dot = start - 9.0;
         self.put(&format!("<circle cx=\"{dot:.1}\" cy=\"{:.1}\" r=\"4.5\" fill=\"{colour}\"/>", y - 4.0));
         self.legend = dot - 16.0;
     }
