@@ -164,7 +164,7 @@ fn bad_input_is_named_before_any_work() {
         (
             &["--queries", &at("few.tsv"), "--made-share", "0"],
             65,
-            "1 lists came of the text, and 16 are the least",
+            "1 lists came of the text, and 24 are the least",
         ),
         (&["--tune", &at("nowhere")], 66, "nowhere/corpus.jsonl"),
         (&["--report", &at("set")], 64, "set is in --tune too"),
