@@ -3,13 +3,12 @@
 
 mod common;
 
-use common::{bert, random_batch, random_weights};
+use common::{bert, families, random_batch, random_weights};
 use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer};
 use podium::model::{Encoder, Forward, Weights};
 use podium::ops::Gelu;
 use podium::token::Packed;
 use proptest::prelude::*;
-use std::path::PathBuf;
 
 /// What each precision keeps of a logit of magnitude one, by `deviation_is_as_stated`'s models.
 const PRECISIONS: [(Precision, f32); 3] =
@@ -77,27 +76,11 @@ fn widths_that_fill_no_vector_score_as_in_the_reference() {
 
 #[test]
 fn the_families_score_as_in_transformers() {
-    #[derive(serde::Deserialize)]
-    struct Case {
-        ids: Vec<u32>,
-        types: Vec<u8>,
-        logit: f32,
-    }
-    for name in ["bert", "bert_tanh", "roberta", "xlm_roberta"] {
-        let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders").join(name);
-        let encoder = Encoder::parse(&std::fs::read(place.join("config.json")).unwrap(), &place).unwrap();
-        let weights =
-            Weights::parse(&std::fs::read(place.join("model.safetensors")).unwrap(), &encoder).unwrap();
-        let cases: Vec<Case> =
-            serde_json::from_slice(&std::fs::read(place.join("cases.json")).unwrap()).unwrap();
-        let mut batch = Packed::default();
-        for case in &cases {
-            batch.push(case.ids.iter().copied().zip(case.types.iter().copied()));
-        }
+    for (name, encoder, weights, batch, logits) in families() {
         for processor in Processor::here() {
             let model = model(processor, &encoder, &weights, Precision::F32).unwrap();
-            for (found, case) in score(&model, &batch, 2).into_iter().zip(&cases) {
-                assert!((found - case.logit).abs() < 1e-4, "{name}: {found} and {}", case.logit);
+            for (found, logit) in score(&model, &batch, 2).into_iter().zip(&logits) {
+                assert!((found - logit).abs() < 1e-4, "{name}: {found} and {logit}");
             }
         }
     }

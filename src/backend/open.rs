@@ -31,20 +31,12 @@ pub fn open(
 /// The first GPU; none, said in the log, where it cannot be used.
 #[cfg(feature = "cuda")]
 fn on_gpu(model: &Model, precision: Precision) -> Option<(Box<dyn Scorer>, &'static str)> {
-    use super::Cuda;
-    use crate::ops::cuda::Nvidia;
-
-    /// Enough to fill a GPU.
-    const BATCH_TOKENS: u64 = 16_384;
     let half = precision.half()?;
-    let opened = Nvidia::open(0).map_err(|error| error.to_string()).and_then(|gpu| {
-        let cuda = Cuda::new(gpu, (&model.encoder, &model.weights), half, BATCH_TOKENS);
-        cuda.and_then(Cuda::warmed).map_err(|error| error.to_string())
-    });
+    let opened = super::Cuda::open(0, model, half, super::GPU_BATCH_TOKENS);
     match opened {
         Ok(cuda) => Some((Box::new(cuda), half.dtype())),
-        Err(why) => {
-            tracing::info!(why, "no GPU is used");
+        Err(error) => {
+            tracing::info!(%error, "no GPU is used");
             None
         }
     }

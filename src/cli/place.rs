@@ -7,10 +7,8 @@ use crate::engine::MakeScorer;
 use crate::model::{Forward, Model};
 use std::sync::Arc;
 
-/// Tokens of a batch, where the configuration names none: a CPU gains nothing from more, a GPU is not full with less.
+/// Tokens of a batch, where the configuration names none: a CPU gains nothing from more.
 const CPU_BATCH_TOKENS: u64 = 4_096;
-#[cfg(feature = "cuda")]
-const GPU_BATCH_TOKENS: u64 = 16_384;
 
 /// A tier's scorers: what they compute in, and where.
 pub(super) struct Placed {
@@ -77,21 +75,18 @@ fn on(configured: &TierConfig, make: &MakeScorer, dtype: &'static str) -> Placed
 
 #[cfg(feature = "cuda")]
 mod gpu {
-    use super::{GPU_BATCH_TOKENS, MakeScorer, Model, Placed, TierConfig};
-    use crate::backend::Cuda;
+    use super::{MakeScorer, Model, Placed, TierConfig};
+    use crate::backend::{Cuda, GPU_BATCH_TOKENS};
     use crate::ops::cuda::Nvidia;
     use std::sync::{Arc, Mutex};
 
     /// A lane on each GPU in turn; why not, where one cannot be used or does not know the model's shape.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
         let half = configured.precision.half().ok_or("a GPU computes in f16 or bf16")?;
-        Cuda::<Nvidia>::check(&model.encoder).map_err(|error| error.to_string())?;
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
         let tokens_max = configured.batch_tokens_max.unwrap_or(GPU_BATCH_TOKENS);
         let load = move |model: &Model, lane: usize| -> Result<Cuda<Nvidia>, String> {
-            let gpu = Nvidia::open(lane % gpus).map_err(|error| error.to_string())?;
-            let cuda = Cuda::new(gpu, (&model.encoder, &model.weights), half, tokens_max);
-            cuda.and_then(Cuda::warmed).map_err(|error| error.to_string())
+            Cuda::open(lane % gpus, model, half, tokens_max).map_err(|error| error.to_string())
         };
         // All are loaded now: whatever cannot be is known while there is a CPU to go to.
         let make = |lane: usize| -> Result<MakeScorer, String> {

@@ -332,3 +332,24 @@ pub fn random_batch(lengths: &[usize], seed: u64) -> Packed {
     }
     batch
 }
+
+/// The families' small random models, each with sequences and the logits that Python's `transformers` gives them.
+pub fn families() -> Vec<(&'static str, Encoder, Weights, Packed, Vec<f32>)> {
+    #[derive(serde::Deserialize)]
+    struct Case {
+        ids: Vec<u32>,
+        types: Vec<u8>,
+        logit: f32,
+    }
+    let family = |name: &'static str| {
+        let place = root().join("tests/fixtures/encoders").join(name);
+        let file = |name: &str| std::fs::read(place.join(name)).unwrap();
+        let encoder = Encoder::parse(&file("config.json"), &place).unwrap();
+        let weights = Weights::parse(&file("model.safetensors"), &encoder).unwrap();
+        let cases: Vec<Case> = serde_json::from_slice(&file("cases.json")).unwrap();
+        let mut batch = Packed::default();
+        cases.iter().for_each(|case| batch.push(case.ids.iter().copied().zip(case.types.iter().copied())));
+        (name, encoder, weights, batch, cases.iter().map(|case| case.logit).collect())
+    };
+    ["bert", "bert_tanh", "roberta", "xlm_roberta"].map(family).into()
+}

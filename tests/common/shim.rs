@@ -87,14 +87,7 @@ impl Device for Shim {
         let _one = RUNNING.lock().unwrap();
         let name = format!("shim_{}", kernel.symbol(half));
         let shape = [shape.blocks[0], shape.blocks[1], shape.threads, shape.shared_bytes];
-        let mut places: Vec<*const c_void> = arguments
-            .iter()
-            .map(|argument| match argument {
-                Argument::Address(value) => (&raw const *value).cast(),
-                Argument::Word(value) => (&raw const *value).cast(),
-                Argument::Float(value) => (&raw const *value).cast(),
-            })
-            .collect();
+        let mut places: Vec<*const c_void> = arguments.iter().map(Argument::place).collect();
         // SAFETY: the library has every kernel with this signature, and the caller promises its arguments.
         unsafe {
             let reverse = self.library.get::<unsafe extern "C" fn(u32)>("shim_reverse").unwrap();

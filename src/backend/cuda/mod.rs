@@ -6,7 +6,11 @@
 mod stack;
 
 use super::{ScoreError, Scorer};
+#[cfg(feature = "cuda")]
+use crate::model::Model;
 use crate::model::{Encoder, Weights};
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::Nvidia;
 use crate::ops::cuda::{Array, Bucket, Device, DeviceError, Half, Launcher, STRIDE_MAX, Vocabulary, Words};
 use crate::token::Packed;
 use stack::{Arena, Stack};
@@ -20,6 +24,9 @@ const TOKENS_MIN: u32 = 128;
 const SEQUENCE_TOKENS: u32 = 16;
 /// Buckets from one power of two to the next: at most a fifth of a bucket is empty.
 const STEPS: u32 = 4;
+
+/// Tokens of a batch that fill a GPU.
+pub const GPU_BATCH_TOKENS: u64 = 16_384;
 
 /// A model on a device, with a stream of its own.
 pub struct Cuda<D: Device> {
@@ -45,6 +52,17 @@ pub enum LoadError {
     /// The device did not do it.
     #[error(transparent)]
     Device(#[from] DeviceError),
+}
+
+#[cfg(feature = "cuda")]
+impl Cuda<Nvidia> {
+    /// Puts a model on a GPU and runs every bucket once; batches have `tokens_max` tokens.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn open(ordinal: usize, model: &Model, half: Half, tokens_max: u64) -> Result<Self, LoadError> {
+        Self::new(Nvidia::open(ordinal)?, (&model.encoder, &model.weights), half, tokens_max)?.warmed()
+    }
 }
 
 impl<D: Device> Cuda<D> {
@@ -106,7 +124,7 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// [`LoadError::Shape`].
-    pub fn check(encoder: &Encoder) -> Result<(), LoadError> {
+    fn check(encoder: &Encoder) -> Result<(), LoadError> {
         let head = encoder.hidden / encoder.heads;
         if head > 64 {
             return Err(LoadError::Shape(format!("heads of {head} values are more than the kernels' 64")));

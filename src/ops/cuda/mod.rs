@@ -26,6 +26,7 @@ pub use product::Linear;
 pub use words::{Bucket, Vocabulary, Words};
 
 use half::{bf16, f16};
+use std::ffi::c_void;
 use thiserror::Error;
 
 /// What weights and states are held in; sums are f32.
@@ -141,6 +142,17 @@ pub enum Argument {
     Word(u32),
     /// A number.
     Float(f32),
+}
+
+impl Argument {
+    /// Where the value is, as launches take it.
+    pub fn place(&self) -> *const c_void {
+        match self {
+            Self::Address(value) => (&raw const *value).cast(),
+            Self::Word(value) => (&raw const *value).cast(),
+            Self::Float(value) => (&raw const *value).cast(),
+        }
+    }
 }
 
 /// `count` matrix products y = x W^T + bias, row by row, in halves and summed in f32; strides and steps from one

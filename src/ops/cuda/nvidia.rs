@@ -229,14 +229,8 @@ impl Device for Nvidia {
         if shape.shared_bytes > function.extra_bytes.get() {
             self.extend(kernel, function, shape.shared_bytes)?;
         }
-        let mut places: Vec<*mut c_void> = arguments
-            .iter()
-            .map(|argument| match argument {
-                Argument::Address(value) => (&raw const *value).cast_mut().cast(),
-                Argument::Word(value) => (&raw const *value).cast_mut().cast(),
-                Argument::Float(value) => (&raw const *value).cast_mut().cast(),
-            })
-            .collect();
+        let mut places: Vec<*mut c_void> =
+            arguments.iter().map(|argument| argument.place().cast_mut()).collect();
         // SAFETY: the function is of a module that is loaded; the caller promises its arguments, which the driver
         // copies.
         unsafe {
