@@ -2,9 +2,10 @@
 //! Each is a custom operation on packed rows; its test holds value and gradients to candle's own, made
 //! of plain operations.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use libm::erff;
-use std::f32::consts::FRAC_1_SQRT_2;
+use crate::ops::{ERF, ERF_P, EXP2, Kernel, Simd};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// x + b for every row of `x: [rows, width]`.
@@ -43,6 +44,32 @@ fn like(values: Vec<f32>, tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, tensor.shape(), tensor.device())
 }
 
+/// Loops over plain slices, of which the compiler makes vectors.
+struct Loops<F>(F);
+
+impl<T, F: FnOnce() -> T, S: Simd> Kernel<S> for Loops<F> {
+    type Output = T;
+    #[inline(always)]
+    fn run(self, _: S) -> T {
+        self.0()
+    }
+}
+
+/// Runs loops as compiled for the processor that is there. Their results are the same on all.
+fn on_this_processor<T>(work: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::ops::{Avx2, Avx512};
+        if let Some(simd) = Avx512::detect() {
+            return simd.launch(Loops(work));
+        }
+        if let Some(simd) = Avx2::detect() {
+            return simd.launch(Loops(work));
+        }
+    }
+    work()
+}
+
 impl CustomOp2 for AddBias {
     fn name(&self) -> &'static str {
         "add-bias"
@@ -56,7 +83,8 @@ impl CustomOp2 for AddBias {
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, b) = (values(x, xl)?, values(b, bl)?);
-        let sum = x.chunks_exact(b.len()).flat_map(|row| row.iter().zip(b).map(|(x, b)| x + b)).collect();
+        let mut sum = x.to_vec();
+        on_this_processor(|| sum.chunks_exact_mut(b.len()).for_each(|row| add(row, b)));
         Ok((CpuStorage::F32(sum), xl.shape().clone()))
     }
 
@@ -68,9 +96,8 @@ impl CustomOp2 for AddBias {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let mut sum = vec![0.0; b.elem_count()];
-        for row in copied(grad)?.chunks_exact(sum.len()) {
-            add(&mut sum, row);
-        }
+        let rows = copied(grad)?;
+        on_this_processor(|| rows.chunks_exact(b.elem_count()).for_each(|row| add(&mut sum, row)));
         Ok((Some(grad.clone()), Some(like(sum, b)?)))
     }
 }
@@ -81,30 +108,56 @@ impl CustomOp1 for Gelu {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let value = |&x: &f32| x * phi(x);
-        Ok((CpuStorage::F32(values(x, layout)?.iter().map(value).collect()), layout.shape().clone()))
+        let mut values = values(x, layout)?.to_vec();
+        on_this_processor(|| values.iter_mut().for_each(|x| *x *= phi(*x)));
+        Ok((CpuStorage::F32(values), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         /// 1 / sqrt(2 pi).
         const DENSITY: f32 = 0.398_942_3;
-        let slope = |(x, grad): (f32, f32)| grad * (phi(x) + x * DENSITY * (-0.5 * x * x).exp());
-        let slopes = copied(x)?.into_iter().zip(copied(grad)?).map(slope).collect();
+        let (xs, mut slopes) = (copied(x)?, copied(grad)?);
+        on_this_processor(|| {
+            for (slope, &x) in slopes.iter_mut().zip(&xs) {
+                *slope *= phi(x) + x * DENSITY * exp(-0.5 * x * x);
+            }
+        });
         Ok(Some(like(slopes, x)?))
     }
 }
 
-/// The normal distribution's integral up to x.
+#[inline(always)]
+fn polynomial(x: f32, least_first: &[f32]) -> f32 {
+    least_first.iter().rev().fold(0.0, |sum, coefficient| sum * x + coefficient)
+}
+
+/// e^x from e^-86 to e^88, to a relative error of 1e-5; a loop of it becomes vectors.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Added to a float it leaves the nearest integer in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = (x * LOG2_E).clamp(-125.0, 127.0);
+    let rounded = x + ROUND;
+    let power = polynomial(x - (rounded - ROUND), &EXP2);
+    f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23))
+}
+
+/// The normal distribution's integral up to x, to 3e-7.
+#[inline(always)]
 fn phi(x: f32) -> f32 {
-    0.5 * (1.0 + erff(x * FRAC_1_SQRT_2))
+    let u = x.abs() * FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + ERF_P * u);
+    let beyond = 0.5 * t * polynomial(t, &ERF) * exp(-u * u);
+    if x < 0.0 { beyond } else { 1.0 - beyond }
 }
 
 impl LayerNorm {
     /// Mean and 1 / deviation of a row.
+    #[inline(always)]
     fn moments(&self, row: &[f32]) -> (f32, f32) {
         let n = row.len() as f32;
-        let mean = row.iter().sum::<f32>() / n;
-        let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n;
+        let mean = sum(row, row, |x, _| x) / n;
+        let variance = sum(row, row, |x, _| (x - mean) * (x - mean)) / n;
         (mean, 1.0 / (variance + self.eps).sqrt())
     }
 }
@@ -124,12 +177,15 @@ impl CustomOp3 for LayerNorm {
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, gain, bias) = (values(x, xl)?, values(gain, gl)?, values(bias, bl)?);
-        let mut normed = Vec::with_capacity(x.len());
-        for row in x.chunks_exact(gain.len()) {
-            let (mean, inverse) = self.moments(row);
-            let unit = row.iter().map(|x| (x - mean) * inverse);
-            normed.extend(unit.zip(gain.iter().zip(bias)).map(|(x, (gain, bias))| x * gain + bias));
-        }
+        let mut normed = x.to_vec();
+        on_this_processor(|| {
+            for row in normed.chunks_exact_mut(gain.len()) {
+                let (mean, inverse) = self.moments(row);
+                for (x, (gain, bias)) in row.iter_mut().zip(gain.iter().zip(bias)) {
+                    *x = (*x - mean) * inverse * gain + bias;
+                }
+            }
+        });
         Ok((CpuStorage::F32(normed), xl.shape().clone()))
     }
 
@@ -141,87 +197,91 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (xs, gains, grads) = (copied(x)?, copied(gain)?, copied(grad)?);
+        let (mut xs, gains, mut grads) = (copied(x)?, copied(gain)?, copied(grad)?);
         let width = gains.len();
         let (mut to_gain, mut to_bias) = (vec![0.0; width], vec![0.0; width]);
-        let mut to_x = Vec::with_capacity(xs.len());
-        let (mut unit, mut scaled) = (vec![0.0; width], vec![0.0; width]);
-        for (row, grad) in xs.chunks_exact(width).zip(grads.chunks_exact(width)) {
-            let (mean, inverse) = self.moments(row);
-            for place in 0..width {
-                unit[place] = (row[place] - mean) * inverse;
-                scaled[place] = grad[place] * gains[place];
-                to_gain[place] += grad[place] * unit[place];
-                to_bias[place] += grad[place];
+        on_this_processor(|| {
+            for (row, grad) in xs.chunks_exact_mut(width).zip(grads.chunks_exact_mut(width)) {
+                let (mean, inverse) = self.moments(row);
+                row.iter_mut().for_each(|x| *x = (*x - mean) * inverse);
+                add(&mut to_bias, grad);
+                for ((to_gain, grad), (unit, gain)) in
+                    to_gain.iter_mut().zip(&mut *grad).zip(row.iter().zip(&gains))
+                {
+                    *to_gain += *grad * unit;
+                    *grad *= gain;
+                }
+                let n = width as f32;
+                let average = sum(grad, grad, |grad, _| grad) / n;
+                let along = dot(grad, row) / n;
+                row.iter_mut().zip(&*grad).for_each(|(x, grad)| *x = inverse * (grad - average - *x * along));
             }
-            let n = width as f32;
-            let average = scaled.iter().sum::<f32>() / n;
-            let along = dot(&scaled, &unit) / n;
-            let slope =
-                scaled.iter().zip(&unit).map(|(scaled, unit)| inverse * (scaled - average - unit * along));
-            to_x.extend(slope);
+        });
+        Ok((Some(like(xs, x)?), Some(like(to_gain, gain)?), Some(like(to_bias, bias)?)))
+    }
+}
+
+/// The sum of a term for each pair of values, as 16 sums side by side: the compiler does not reorder one.
+#[inline(always)]
+fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut sums = [0.0f32; 16];
+    let ((a_whole, a_rest), (b_whole, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a_whole.iter().zip(b_whole) {
+        for lane in 0..16 {
+            sums[lane] += term(a[lane], b[lane]);
         }
-        Ok((Some(like(to_x, x)?), Some(like(to_gain, gain)?), Some(like(to_bias, bias)?)))
     }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(&a, &b)| term(a, b)).sum::<f32>()
 }
 
-/// One head's rows of one sequence, copied out so that they lie together: `[rows, size]`.
-fn head(from: &[f32], hidden: usize, rows: std::ops::Range<usize>, column: usize, size: usize) -> Vec<f32> {
-    rows.flat_map(|row| &from[row * hidden + column..][..size]).copied().collect()
-}
-
-/// The way back.
-fn put_head(to: &mut [f32], hidden: usize, first: usize, column: usize, size: usize, rows: &[f32]) {
-    for (row, values) in rows.chunks_exact(size).enumerate() {
-        to[(first + row) * hidden + column..][..size].copy_from_slice(values);
-    }
-}
-
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    // Eight sums side by side, so that the compiler may use vectors.
-    let mut sums = [0.0f32; 8];
-    let (a8, a_rest) = a.as_chunks::<8>();
-    let (b8, b_rest) = b.as_chunks::<8>();
-    for (a, b) in a8.iter().zip(b8) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    sum(a, b, |a, b| a * b)
 }
 
+#[inline(always)]
 fn add(to: &mut [f32], values: &[f32]) {
     to.iter_mut().zip(values).for_each(|(to, value)| *to += value);
 }
 
-fn add_scaled(to: &mut [f32], factor: f32, values: &[f32]) {
-    to.iter_mut().zip(values).for_each(|(to, value)| *to += factor * value);
+impl Attention {
+    /// Each sequence's queries and tokens.
+    fn sequences(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        self.queries.windows(2).zip(self.tokens.windows(2)).map(|(q, t)| (q[0]..q[1], t[0]..t[1]))
+    }
+
+    /// The heads of some rows, `[heads, rows, size]`, nothing of them copied.
+    fn split(&self, of: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+        of.narrow(0, rows.start, rows.len())?.reshape((rows.len(), self.heads, ()))?.transpose(0, 1)
+    }
+
+    /// softmax(Q K^T / sqrt(d)), `[heads, queries, tokens]`.
+    fn weights(q: &Tensor, k: &Tensor) -> Result<Tensor> {
+        let scale = scale(q)?;
+        let scores = q.matmul(&k.t()?)?;
+        let mut weights = copied(&scores)?;
+        let tokens = k.dim(1)?;
+        on_this_processor(|| {
+            for row in weights.chunks_exact_mut(tokens) {
+                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                row.iter_mut().for_each(|weight| *weight = exp(scale * (*weight - largest)));
+                let inverse = 1.0 / sum(row, row, |weight, _| weight);
+                row.iter_mut().for_each(|weight| *weight *= inverse);
+            }
+        });
+        like(weights, &scores)
+    }
 }
 
-impl Attention {
-    /// Softmax of a query's scores against `keys: [tokens, size]`.
-    fn weights(query: &[f32], keys: &[f32], scale: f32, weights: &mut Vec<f32>) {
-        weights.clear();
-        weights.extend(keys.chunks_exact(query.len()).map(|key| scale * dot(query, key)));
-        let largest = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        weights.iter_mut().for_each(|weight| *weight = (*weight - largest).exp());
-        let inverse = 1.0 / weights.iter().sum::<f32>();
-        weights.iter_mut().for_each(|weight| *weight *= inverse);
-    }
+/// 1 / sqrt(d) of `[heads, rows, d]`.
+fn scale(heads: &Tensor) -> Result<f32> {
+    Ok(1.0 / (heads.dim(2)? as f32).sqrt())
+}
 
-    /// Calls `work` for every sequence and head with the rows of its queries, of its tokens, and the
-    /// head's first column.
-    fn each(
-        &self,
-        hidden: usize,
-        mut work: impl FnMut(std::ops::Range<usize>, std::ops::Range<usize>, usize),
-    ) {
-        for (queries, tokens) in self.queries.windows(2).zip(self.tokens.windows(2)) {
-            for column in (0..hidden).step_by(hidden / self.heads) {
-                work(queries[0]..queries[1], tokens[0]..tokens[1], column);
-            }
-        }
-    }
+/// The way back from [`Attention::split`], for all sequences: `[rows, hidden]`.
+fn join(sequences: &[Tensor]) -> Result<Tensor> {
+    let rows = sequences.iter().map(|heads| heads.transpose(0, 1)?.flatten_from(1));
+    Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
 }
 
 impl CustomOp3 for Attention {
@@ -238,25 +298,16 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (values(q, ql)?, values(k, kl)?, values(v, vl)?);
-        let hidden = ql.dims()[1];
-        let size = hidden / self.heads;
-        let scale = 1.0 / (size as f32).sqrt();
-        let mut context = vec![0.0; q.len()];
-        let mut weights = Vec::new();
-        self.each(hidden, |queries, tokens, column| {
-            let keys = head(k, hidden, tokens.clone(), column, size);
-            let states = head(v, hidden, tokens, column, size);
-            for query in queries {
-                let place = query * hidden + column;
-                Self::weights(&q[place..][..size], &keys, scale, &mut weights);
-                let to = &mut context[place..][..size];
-                for (&weight, state) in weights.iter().zip(states.chunks_exact(size)) {
-                    add_scaled(to, weight, state);
-                }
-            }
+        let tensor = |storage, layout: &Layout| {
+            Tensor::from_slice(values(storage, layout)?, layout.shape(), &Device::Cpu)
+        };
+        let (q, k, v) = (tensor(q, ql)?, tensor(k, kl)?, tensor(v, vl)?);
+        let context = self.sequences().map(|(queries, tokens)| {
+            let weights = Self::weights(&self.split(&q, &queries)?, &self.split(&k, &tokens)?)?;
+            weights.matmul(&self.split(&v, &tokens)?)
         });
-        Ok((CpuStorage::F32(context), ql.shape().clone()))
+        let context = join(&context.collect::<Result<Vec<_>>>()?)?;
+        Ok((CpuStorage::F32(copied(&context)?), ql.shape().clone()))
     }
 
     fn bwd(
@@ -267,37 +318,28 @@ impl CustomOp3 for Attention {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let hidden = q.dim(1)?;
-        let size = hidden / self.heads;
-        let scale = 1.0 / (size as f32).sqrt();
-        let (qs, ks, vs, grads) = (copied(q)?, copied(k)?, copied(v)?, copied(grad)?);
-        let (mut to_q, mut to_k, mut to_v) = (vec![0.0; qs.len()], vec![0.0; ks.len()], vec![0.0; vs.len()]);
-        let (mut weights, mut slopes) = (Vec::new(), Vec::new());
-        self.each(hidden, |queries, tokens, column| {
-            let first = tokens.start;
-            let keys = head(&ks, hidden, tokens.clone(), column, size);
-            let states = head(&vs, hidden, tokens, column, size);
-            let (mut to_keys, mut to_states) = (vec![0.0; keys.len()], vec![0.0; states.len()]);
-            for query in queries {
-                let place = query * hidden + column;
-                let (asked, grad) = (&qs[place..][..size], &grads[place..][..size]);
-                Self::weights(asked, &keys, scale, &mut weights);
-                slopes.clear();
-                slopes.extend(states.chunks_exact(size).map(|state| dot(grad, state)));
-                let mean = dot(&weights, &slopes);
-                let to = &mut to_q[place..][..size];
-                for (token, (&weight, &slope)) in weights.iter().zip(&slopes).enumerate() {
-                    let rows = token * size..(token + 1) * size;
-                    let score = scale * weight * (slope - mean);
-                    add_scaled(to, score, &keys[rows.clone()]);
-                    add_scaled(&mut to_keys[rows.clone()], score, asked);
-                    add_scaled(&mut to_states[rows], weight, grad);
+        let (mut to_q, mut to_k, mut to_v) = (Vec::new(), Vec::new(), Vec::new());
+        for (queries, tokens) in self.sequences() {
+            let (q, grad) = (self.split(q, &queries)?, self.split(grad, &queries)?);
+            let (k, v) = (self.split(k, &tokens)?, self.split(v, &tokens)?);
+            let scale = scale(&q)?;
+            let weights = Self::weights(&q, &k)?;
+            let slopes = grad.matmul(&v.t()?)?;
+            let (mut to_scores, values) = (copied(&slopes)?, copied(&weights)?);
+            on_this_processor(|| {
+                let rows = to_scores.chunks_exact_mut(tokens.len()).zip(values.chunks_exact(tokens.len()));
+                for (slopes, weights) in rows {
+                    let mean = dot(weights, slopes);
+                    let slope = |(slope, weight): (&mut f32, &f32)| *slope = scale * weight * (*slope - mean);
+                    slopes.iter_mut().zip(weights).for_each(slope);
                 }
-            }
-            put_head(&mut to_k, hidden, first, column, size, &to_keys);
-            put_head(&mut to_v, hidden, first, column, size, &to_states);
-        });
-        Ok((Some(like(to_q, q)?), Some(like(to_k, k)?), Some(like(to_v, v)?)))
+            });
+            let to_scores = like(to_scores, &slopes)?;
+            to_q.push(to_scores.matmul(&k)?);
+            to_k.push(to_scores.t()?.matmul(&q)?);
+            to_v.push(weights.t()?.matmul(&grad)?);
+        }
+        Ok((Some(join(&to_q)?), Some(join(&to_k)?), Some(join(&to_v)?)))
     }
 }
 
@@ -329,6 +371,16 @@ mod tests {
         for argument in arguments {
             near(of_fast.get(argument).unwrap(), of_plain.get(argument).unwrap());
         }
+    }
+
+    #[test]
+    fn exp_and_phi_are_as_near_as_they_say() {
+        for x in (-8_600..8_800).map(|n| n as f32 / 100.0) {
+            assert!((exp(x) / x.exp() - 1.0).abs() < 1e-5, "{x}");
+            let expected = 0.5 * (1.0 + libm::erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2));
+            assert!((f64::from(phi(x)) - expected).abs() < 3e-7, "{x}");
+        }
+        assert!(exp(-1e9) < 1e-37 && exp(f32::NAN).is_nan());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::simd::Simd;
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
 /// 2^x on [-1/2, 1/2], least first: relative error 7.5e-8, with rounding 3e-7 (minimax, degree 5).
-pub(super) const EXP2: [f32; 6] =
+pub const EXP2: [f32; 6] =
     [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_135, 0.009_675_541, 0.001_327_640_8];
 /// The same to a relative error of 8e-5 (degree 3): bf16 rounds to 2e-3.
 pub(super) const EXP2_COARSE: [f32; 4] = [0.999_928_06, 0.693_261, 0.242_611_17, 0.055_171_337];
@@ -24,8 +24,9 @@ const GELU_COARSE: [f32; 9] = [
 ];
 const GELU_COARSE_END: f32 = 4.0;
 /// Abramowitz and Stegun 7.1.26: erf(x) = 1 - t P(t) exp(-x^2) with t = 1 / (1 + p x), to 1.5e-7.
-const ERF_P: f32 = 0.327_591_1;
-const ERF: [f32; 5] = [0.254_829_6, -0.284_496_74, 1.421_413_7, -1.453_152, 1.061_405_4];
+pub const ERF_P: f32 = 0.327_591_1;
+/// Its P, least first.
+pub const ERF: [f32; 5] = [0.254_829_6, -0.284_496_74, 1.421_413_7, -1.453_152, 1.061_405_4];
 
 #[inline(always)]
 fn polynomial<S: Simd>(simd: S, x: S::V, least_first: &[f32]) -> S::V {

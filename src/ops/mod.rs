@@ -46,7 +46,7 @@ pub use first_token::{FirstToken, first_token_attention};
 pub use head::{Head, HeadScratch};
 pub use layer_norm::{Norm, layer_norm, layer_norm_reference};
 pub use linear::{Dense, Linear, Operand, linear, linear_reference};
-pub use math::gelu_reference;
+pub use math::{ERF, ERF_P, EXP2, gelu_reference};
 #[cfg(target_arch = "x86_64")]
 pub use simd::{Avx2, Avx512};
 pub use simd::{Kernel, Portable, Simd, SimdBf16};
