@@ -5,8 +5,8 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 7 | [`cli`]: one file a command |
-//! | 6 | [`compare`]: what each way to answer is worth, and what it costs |
+//! | 8 | [`cli`]: one file a command |
+//! | 7 | [`compare`]: what each way to answer is worth, and what it costs |
 //! | 6 | [`distill`]: from text and a teacher to a student |
 //! | 6 | [`load`]: load on a server: how late its answers are, and up to which rate |
 //! | 6 | [`http`]: accept, route, the life of a request |

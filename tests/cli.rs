@@ -2,19 +2,13 @@
 
 mod common;
 
-use common::{Reply, data, post, small_model};
+use common::{Serving, data, podium, post, small_model};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-
-fn podium(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
-    command.args(arguments).env_remove("PODIUM_PRIMARY").env("NO_COLOR", "1").stdin(Stdio::null());
-    command
-}
+use std::process::{Command, Output, Stdio};
 
 fn run(arguments: &[&str]) -> (i32, String, String) {
     answer(podium(arguments).output().unwrap())
@@ -35,58 +29,6 @@ fn run_with_input(arguments: &[&str], input: &str) -> (i32, String, String) {
 fn answer(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
-}
-
-/// A server in a process of its own.
-struct Serving {
-    child: Child,
-    address: String,
-}
-
-impl Serving {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut address = String::new();
-        for line in lines.by_ref() {
-            let line = line.unwrap();
-            if let Some((_, found)) = line.split_once("listening on http://") {
-                address = found.trim().to_owned();
-            }
-            if line.contains("ready") {
-                break;
-            }
-        }
-        // What else it logs must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
-    }
-
-    fn connect(&self) -> TcpStream {
-        TcpStream::connect(&self.address).unwrap()
-    }
-
-    fn send(&self, request: &[u8]) -> Reply {
-        let mut stream = self.connect();
-        stream.write_all(request).unwrap();
-        Reply::read(&mut BufReader::new(stream)).expect("the server answers")
-    }
-
-    fn rank(&self) -> Reply {
-        let reply = self.send(&post("/v1/rank", "", r#"{"query": "ab", "documents": ["abc", "x y z"]}"#));
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        reply
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

@@ -2,18 +2,10 @@
 
 mod common;
 
-use common::small_model;
+use common::{Serving, podium, small_model};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-
-fn podium(arguments: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
-    let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
-}
 
 /// Four queries with 30 candidates; ties in the run and in the scores, grades from -1 to 2, judgements that
 /// are missing.
@@ -48,7 +40,13 @@ fn arguments(place: &Path, primary: &Path) -> Vec<String> {
 }
 
 fn compare(arguments: &[String]) -> (i32, String, String) {
-    podium(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    let output = podium(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+fn report(place: &Path) -> Value {
+    serde_json::from_slice(&fs::read(place.join("report.json")).unwrap()).unwrap()
 }
 
 #[test]
@@ -59,7 +57,7 @@ fn ways_stand_side_by_side_and_no_pair_is_scored_twice() {
     let (code, printed, told) = compare(&arguments(place, primary.path()));
     assert_eq!(code, 0, "{told}");
     assert!(printed.contains("The cheapest way that keeps 95%"), "{printed}");
-    let report: Value = serde_json::from_slice(&fs::read(place.join("report.json")).unwrap()).unwrap();
+    let report = report(place);
     let rows = report["rows"].as_array().unwrap();
     // First stage, fallback, full, two top-k, the last four mixed with the first stage, two budgets.
     assert_eq!(rows.len(), 11);
@@ -91,7 +89,7 @@ fn ways_stand_side_by_side_and_no_pair_is_scored_twice() {
     assert!(before > 0);
     assert_eq!(compare(&arguments(place, primary.path())).0, 0);
     assert_eq!(sizes(), before);
-    let again: Value = serde_json::from_slice(&fs::read(place.join("report.json")).unwrap()).unwrap();
+    let again = crate::report(place);
     let quality = |report: &Value| {
         let mut values: Vec<String> = report["rows"]
             .as_array()
@@ -114,11 +112,46 @@ fn a_way_that_refuses_is_not_recommended() {
     let more = ["--rate", "1000000"].map(str::to_owned).to_vec();
     let (code, printed, told) = compare(&[arguments(place, primary.path()), more].concat());
     assert_eq!(code, 0, "{told}");
-    let report: Value = serde_json::from_slice(&fs::read(place.join("report.json")).unwrap()).unwrap();
+    let report = report(place);
     let budget = report["rows"].as_array().unwrap().iter().find(|row| row["way"] == "budget 1 ms").unwrap();
     assert!(budget["refused"].as_f64().unwrap() > 0.5, "{budget}");
     assert!(!printed.contains("is budget 1 ms"), "{printed}");
     assert!(printed.contains("The load is more than the primary can answer"), "{printed}");
+}
+
+#[test]
+fn a_server_stands_beside_the_models_that_it_serves() {
+    let place = tempfile::tempdir().unwrap();
+    let (place, primary) = (place.path(), small_model());
+    ["one", "two", "three"].iter().for_each(|name| set(&place.join(name)));
+    let server = Serving::start(&["--primary", primary.path().to_str().unwrap()]);
+    let ask = |fields: &str| ["--server".to_owned(), format!("url=http://{},{fields}", server.address)];
+    let servers = [ask("name=ours,policy=full"), ask("dialect=tei,policy=fallback")].concat();
+    for rate in [&[][..], &["--rate".to_owned(), "400".to_owned()]] {
+        let arguments = [&arguments(place, primary.path())[..], &servers, rate].concat();
+        let (code, printed, told) = compare(&arguments);
+        assert_eq!(code, 0, "{told}");
+        assert!(printed.contains("Servers were asked every query over HTTP"), "{printed}");
+        let report = report(place);
+        let rows = report["rows"].as_array().unwrap();
+        let row = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap();
+        let theirs = format!("{} tei policy=fallback", server.address);
+        for (asked, own, degraded) in [("ours", "full", 0.0), (&theirs, "fallback", 1.0)] {
+            let (asked, own) = (row(asked), row(own));
+            assert_eq!(asked["by_set"], own["by_set"], "{asked}");
+            assert_eq!((&asked["degraded"], &asked["refused"]), (&json!(degraded), &json!(0.0)));
+            let positive = |key: &str| asked[key].as_f64().is_some_and(|value| value > 0.0);
+            let costs = ["device_ms", "p50_ms", "p99_ms"];
+            assert!(costs.into_iter().all(positive), "{asked}");
+        }
+        assert!(fs::read_to_string(place.join("report.html")).unwrap().contains("over HTTP"));
+        assert!(fs::read_to_string(place.join("runs/one/ours.run")).unwrap().lines().count() == 4 * 30);
+    }
+    let address = server.address.clone();
+    drop(server);
+    let arguments = [&arguments(place, primary.path())[..], &servers].concat();
+    let (code, _, told) = compare(&arguments);
+    assert!(code == 69 && told.contains(&format!("http://{address}: refused: ")), "{code}, {told}");
 }
 
 #[test]
@@ -130,12 +163,15 @@ fn bad_input_is_named() {
     fs::write(place.join("bad/corpus.jsonl"), "{\"_id\": \"x0\", \"text\": \"a\"}\n{\"_id\": 1}\n").unwrap();
     fs::write(place.join("file"), "").unwrap();
     let at = |name: &str| place.join(name).to_str().unwrap().to_owned();
-    let rows: [(&[&str], i32, &str); 12] = [
+    let rows: [(&[&str], i32, &str); 15] = [
         (&["--top-k", "0"], 64, "0 is not in 1..=100000"),
         (&["--budgets-ms", "18446744073709551615"], 64, "is not in 1..=3600000"),
         (&["--rate", "1e-9"], 64, "--rate: 0.000000001 is not between 0.001"),
         (&["--fallback", primary.path().to_str().unwrap()], 64, "--fallback: is the primary"),
         (&["--tune", &at("one")], 64, "is reported on too"),
+        (&["--server", "name=x"], 64, "--server: `` is not "),
+        (&["--server", "url=http://x,dialect=oip"], 64, "--server: the dialect oip needs a model"),
+        (&["--server", "url=http://x,tier=1"], 64, "--server: `tier` is not one of "),
         (&["--keep", "2"], 64, "--keep: 2 is not between"),
         (&["--primary", "/nowhere"], 64, "--primary: /nowhere is missing"),
         (&["--tune", &at("empty")], 65, "no query has both judgements and candidates"),

@@ -427,7 +427,7 @@ fn bad_input_is_refused_with_its_flag_or_line_and_an_exit_code() {
         (&["--mix", "weight=0"], 64, "--mix: weight: `0` is not a number from 0.000001"),
         (&["--mix", "tier=full"], 64, "--mix: `tier` is not one of budget"),
         (&["--versus", "dialect=klingon"], 64, "--versus: dialect: `klingon` is not one of podium"),
-        (&["--dialect", "voyage"], 64, "--model: the dialect voyage needs one"),
+        (&["--dialect", "voyage"], 64, "--url: the dialect voyage needs a model"),
         (&["--url", "https://localhost"], 64, "--url: `https://localhost` is not http://HOST"),
         (&["--html", "/nowhere/load.html"], 74, "/nowhere/load.html: is no file"),
         (&["--url", &refusing], 69, "refused: "),

@@ -21,11 +21,11 @@ const FLOORS: &[(&str, u8)] = &[
     ("backend", 4),
     ("engine", 5),
     ("sim", 5),
-    ("compare", 6),
     ("distill", 6),
     ("http", 6),
     ("load", 6),
-    ("cli", 7),
+    ("compare", 7),
+    ("cli", 8),
 ];
 
 /// The pure scheduler sees less than its floor allows.
@@ -39,7 +39,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("candle_core", &["src/model/forward.rs", "src/model/weights.rs", "src/distill/"]),
     ("candle_nn", &["src/model/forward.rs"]),
     // Of tokio the engine has only the one-shot reply.
-    ("tokio", &["src/http/", "src/load/", "src/cli/", "src/engine/"]),
+    ("tokio", &["src/http/", "src/load/", "src/compare/ask.rs", "src/cli/", "src/engine/"]),
     // A script waits for its test on one; the ledger on disk is a thread with a queue; a load's pacer waits
     // for the next send on one.
     (

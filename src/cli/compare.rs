@@ -1,14 +1,18 @@
 //! `podium compare`: what each way to answer is worth, and what it costs.
 
 use super::pool::open_model;
+use super::server_fields::{ServerFields, client_limits};
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
-use crate::compare::{CompareError, Inputs, Plan, TrecRun, compare, html, svg, table};
+use crate::compare::{CompareError, Inputs, Plan, Server, TrecRun, compare, html, svg, table};
 use crate::eval::Judged;
+use crate::load::{Kind, Target};
 use crate::model::BUNDLED;
+use crate::wire::Dialect;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Compares ways to answer on judged sets: the primary on all candidates, on the fallback's best
 /// few, the fallback alone, latency budgets, and each mixed with the first stage.
@@ -20,7 +24,11 @@ use std::path::PathBuf;
 /// A set is a folder with corpus.jsonl, queries.jsonl, qrels.tsv (as BEIR has them) and bm25.run,
 /// the first stage's TREC run.
 ///
+/// Servers, Podium or a peer, are asked over HTTP and stand beside: their order, the latency that was
+/// seen, and the cost that their receipts say.
+///
 ///     podium compare cranfield cisi --primary ./my-cross-encoder --html report.html
+///     podium compare cranfield --primary ./my-cross-encoder --server url=http://localhost:8081,dialect=tei
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
@@ -47,7 +55,16 @@ pub(super) struct Args {
     /// Judged sets to tune the first stage's weight on; without any nothing is mixed.
     #[arg(long, value_name = "SET_DIR", num_args = 1..)]
     tune: Vec<PathBuf>,
-    /// Requests a second of the simulated load [default: half of what the primary can answer in full].
+    /// A server to ask, given several times: fields with commas between them. url=, dialect= (podium where
+    /// none is given, else as `podium load` has them), model=, name= in reports, and what its requests wish
+    /// for: budget=MS, policy=auto|full|topk|fallback, top-k=N, priority=low|normal|high,
+    /// key-env=VARIABLE (with an API key). Nothing it says is kept: it is asked anew each time.
+    #[arg(long, value_name = "FIELDS")]
+    server: Vec<String>,
+    /// How long a server may take for a request.
+    #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    timeout_ms: u64,
+    /// Requests a second of the simulated load, and of servers, which else get one after the other [default: half of what the primary can answer in full].
     #[arg(long, value_name = "RATE")]
     rate: Option<f64>,
     /// The price of the device.
@@ -82,6 +99,9 @@ pub(super) struct Args {
     seed: u64,
 }
 
+/// Connections at once to a server.
+const CONNECTIONS: u32 = 256;
+
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     check(&args)?;
     let open =
@@ -91,6 +111,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         tune: read(&args.tune)?,
         primary: open("--primary", &args.primary)?,
         fallback: open("--fallback", &args.fallback)?,
+        servers: args
+            .server
+            .iter()
+            .map(|fields| server(fields, args.timeout_ms))
+            .collect::<Result<_, _>>()?,
     };
     if inputs.primary.identity == inputs.fallback.identity {
         return Err(Failure::usage("--fallback: is the primary".to_owned()));
@@ -157,6 +182,25 @@ fn check(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A server from its fields; its name is its address and what it is asked, where it has none.
+fn server(fields: &str, timeout_ms: u64) -> Result<Arc<Server>, Failure> {
+    let wrong = |error: String| Failure::usage(format!("--server: {error}"));
+    let (names, fields): (Vec<&str>, Vec<&str>) =
+        fields.split(',').partition(|field| field.starts_with("name="));
+    let target = Target { url: String::new(), dialect: Dialect::Podium, model: None };
+    let side =
+        ServerFields { target, kinds: vec![Kind::default()] }.with(&fields.join(",")).map_err(wrong)?;
+    let client = side.client(client_limits(CONNECTIONS, timeout_ms)).map_err(wrong)?;
+    let [kind] = <[Kind; 1]>::try_from(side.kinds).expect("a side keeps the number of its kinds");
+    let host = side.target.url.trim_start_matches("http://").trim_end_matches('/');
+    let usual = match kind.name().as_str() {
+        "plain" => format!("{host} {}", side.target.dialect.name()),
+        wishes => format!("{host} {} {wishes}", side.target.dialect.name()),
+    };
+    let name = names.last().map_or(usual, |field| field["name=".len()..].to_owned());
+    Ok(Arc::new(Server { name, client, kind }))
+}
+
 /// Sets by the names of their folders.
 fn read(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, Failure> {
     let mut names = BTreeSet::new();
@@ -179,6 +223,7 @@ fn failure(error: CompareError) -> Failure {
             Failure::output(message)
         }
         CompareError::Model(KeeperError::Precision(_) | KeeperError::Tokenizer(_)) => Failure::usage(message),
+        CompareError::Server(_) => Failure::unavailable(message),
         CompareError::Model(KeeperError::Cache(_)) | CompareError::Scores(_) | CompareError::Measure(_) => {
             Failure::internal(message)
         }

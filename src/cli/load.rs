@@ -1,13 +1,13 @@
 //! `podium load`: what a server answers under load, how late, and up to which rate.
 
+use super::server_fields::{ServerFields, client_limits, dialect, environment};
 use super::{Failure, Shown};
 use crate::base::Ns;
-use crate::engine::Clock;
 use crate::eval::Judged;
 use crate::load::{
-    Arrivals, Case, CasesError, Client, ClientLimits, Finding, Kind, Length, Load, Pace, Progress,
-    REQUESTS_MAX, Report, RunPlan, RunReport, Side, Slo, SweepPlan, Target, Trace, VersusPlan, drawn_cases,
-    html, judged_cases, needs_model, read_cases, run as run_load, sweep, table, versus,
+    Arrivals, Case, CasesError, Client, Finding, Kind, Length, Load, Pace, Progress, REQUESTS_MAX, Report,
+    RunPlan, RunReport, Side, Slo, SweepPlan, Target, Trace, VersusPlan, drawn_cases, html, judged_cases,
+    read_cases, run as run_load, sweep, table, versus,
 };
 use crate::wire::Dialect;
 use std::fs;
@@ -124,11 +124,6 @@ pub(super) struct Args {
     /// Writes the figures.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-fn dialect(name: &str) -> Result<Dialect, String> {
-    let found = Dialect::ALL.into_iter().find(|dialect| dialect.name() == name);
-    found.ok_or_else(|| format!("one of {}", Dialect::ALL.map(Dialect::name).join(", ")))
 }
 
 fn slo(text: &str) -> Result<(f64, Ns), String> {
@@ -316,50 +311,21 @@ fn arrivals(text: &str) -> Result<Arrivals, Failure> {
 
 /// A client and its kinds of requests for each side.
 fn clients(args: &Args) -> Result<Vec<(Client, Vec<Kind>)>, Failure> {
-    let env = |name: &str| std::env::var(name).ok();
-    let limits = ClientLimits {
-        connections_max: args.connections as usize,
-        timeout: Ns::from_millis(args.timeout_ms),
-    };
-    let client = |flag: &str, target: Target| {
-        if needs_model(target.dialect) && target.model.is_none() {
-            let dialect = target.dialect.name();
-            return Err(Failure::usage(format!("--model: the dialect {dialect} needs one")));
-        }
-        Client::new(target, limits, Clock::start())
-            .map_err(|error| Failure::usage(format!("{flag}: {error}")))
-    };
-    let kind = |text: &String| {
-        Kind::default().with(text, &env).map_err(|error| Failure::usage(format!("--mix: {error}")))
-    };
+    let wrong = |flag: &'static str| move |error: String| Failure::usage(format!("{flag}: {error}"));
+    let kind = |text: &String| Kind::default().with(text, &environment).map_err(wrong("--mix"));
     let mut kinds = args.mix.iter().map(kind).collect::<Result<Vec<_>, _>>()?;
     if kinds.is_empty() {
         kinds.push(Kind::default());
     }
     let target = Target { url: args.url.clone(), dialect: args.dialect, model: args.model.clone() };
-    let mut sides = vec![(client("--url", target.clone())?, kinds.clone())];
+    let first = ServerFields { target, kinds };
+    let mut sides = vec![("--url", first.clone())];
     if let Some(fields) = &args.versus {
-        let wrong = |error: String| Failure::usage(format!("--versus: {error}"));
-        let mut target = target;
-        let mut wishes = Vec::new();
-        for field in fields.split(',') {
-            match field.split_once('=') {
-                Some(("url", url)) => target.url = url.to_owned(),
-                Some(("dialect", name)) => {
-                    target.dialect =
-                        dialect(name).map_err(|all| wrong(format!("dialect: `{name}` is not {all}")))?;
-                }
-                Some(("model", name)) => target.model = Some(name.to_owned()),
-                _ => wishes.push(field),
-            }
-        }
-        if !wishes.is_empty() {
-            let changed = kinds.into_iter().map(|kind| kind.with(&wishes.join(","), &env));
-            kinds = changed.collect::<Result<_, _>>().map_err(wrong)?;
-        }
-        sides.push((client("--versus", target)?, kinds));
+        sides.push(("--versus", first.with(fields).map_err(wrong("--versus"))?));
     }
-    Ok(sides)
+    let limits = client_limits(args.connections, args.timeout_ms);
+    let open = |(flag, side): (_, ServerFields)| Ok((side.client(limits).map_err(wrong(flag))?, side.kinds));
+    sides.into_iter().map(open).collect()
 }
 
 /// The requests, and where they come from in words.

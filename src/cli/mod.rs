@@ -1,4 +1,4 @@
-//! Floor 7: the commands, one file each.
+//! Floor 8: the commands, one file each.
 
 mod compare;
 mod config;
@@ -9,6 +9,7 @@ mod place;
 mod pool;
 mod rank;
 mod serve;
+mod server_fields;
 mod shown;
 mod simulate;
 

@@ -1,7 +1,7 @@
 //! A comparison as one page that needs nothing else: plots in SVG, tables, and how it was made.
 
 use super::run::{Comparison, Row};
-use super::table::advice;
+use super::table::{advice, asked, cost_cell};
 use super::way::Way;
 use crate::page::{Axis, COLOURS, Plot, escape, page, picture};
 use std::fmt::Write;
@@ -31,8 +31,12 @@ pub fn svg(comparison: &Comparison) -> String {
 fn cost(comparison: &Comparison) -> String {
     let title = "Quality against cost";
     match comparison.dollars_per_hour > 0.0 {
-        true => plot(comparison, title, "dollars for 1000 requests", |row| row.dollars_per_thousand),
-        false => plot(comparison, title, "device ms of a request", |row| row.device_ms),
+        true => plot(comparison, title, "dollars for 1000 requests", |row| {
+            row.cost.map_or(0.0, |cost| cost.dollars_per_thousand)
+        }),
+        false => plot(comparison, title, "device ms of a request", |row| {
+            row.cost.map_or(0.0, |cost| cost.device_ms)
+        }),
     }
 }
 
@@ -55,15 +59,17 @@ fn plot(comparison: &Comparison, title: &str, label: &str, x: impl Fn(&Row) -> f
         let colour = match (row.fused, row.way) {
             (Some(_), _) => COLOURS[2],
             (None, Way::Budget(_)) => COLOURS[1],
+            (None, Way::Server(_)) => COLOURS[3],
             _ => COLOURS[0],
         };
-        plot.dot((x(row), row.ndcg), colour, &format!("{}: {:.4}", row.name(), row.ndcg));
+        plot.dot((x(row), row.ndcg), colour, &format!("{}: {:.4}", row.name, row.ndcg));
         labels.extend(row.fused.is_none().then(|| (x(row), row.ndcg, row.way.name())));
     }
     plot.names(&labels);
-    for (colour, what) in
-        [(COLOURS[2], "with the first stage"), (COLOURS[1], "by budget"), (COLOURS[0], "alone")]
-    {
+    let over_http = shown.iter().any(|row| matches!(row.way, Way::Server(_)));
+    let servers = over_http.then_some((COLOURS[3], "over HTTP"));
+    let ours = [(COLOURS[2], "with the first stage"), (COLOURS[1], "by budget"), (COLOURS[0], "alone")];
+    for (colour, what) in servers.into_iter().chain(ours) {
         plot.name(colour, what);
     }
     plot.finish()
@@ -95,14 +101,14 @@ fn ways(comparison: &Comparison) -> String {
         writeln!(
             text,
             "<tr{class}><td>{}</td><td>{:.4}</td><td>{difference:+.3} ({low:+.3} to {high:+.3})</td><td>{:.3}</td>\
-             <td>{rr:.3}</td><td>{ap:.3}</td><td>{recall:.3}</td><td>{tau}</td><td>{:.2}</td><td>{:.5}</td><td>{:.2}</td>\
+             <td>{rr:.3}</td><td>{ap:.3}</td><td>{recall:.3}</td><td>{tau}</td><td>{}</td><td>{}</td><td>{}</td>\
              <td>{:.1}</td><td>{:.1}</td><td>{:.0}%</td><td>{:.0}%</td></tr>",
-            escape(&row.name()),
+            escape(&row.name),
             row.ndcg,
             row.p,
-            row.device_ms,
-            row.dollars_per_thousand,
-            row.dollars_per_month,
+            cost_cell(row, |cost| format!("{:.2}", cost.device_ms)),
+            cost_cell(row, |cost| format!("{:.5}", cost.dollars_per_thousand)),
+            cost_cell(row, |cost| format!("{:.2}", cost.dollars_per_month)),
             row.p50_ms,
             row.p99_ms,
             100.0 * row.degraded,
@@ -122,7 +128,7 @@ fn sets(comparison: &Comparison) -> String {
     let mut text = format!("<div class=\"wide\"><table><tr><th>way</th>{heads}<th>mean</th></tr>\n");
     for row in &comparison.rows {
         let values: String = row.by_set.iter().map(|value| format!("<td>{value:.4}</td>")).collect();
-        writeln!(text, "<tr><td>{}</td>{values}<td>{:.4}</td></tr>", escape(&row.name()), row.ndcg)
+        writeln!(text, "<tr><td>{}</td>{values}<td>{:.4}</td></tr>", escape(&row.name), row.ndcg)
             .expect("a string takes all that is written");
     }
     text + "</table></div>\n"
@@ -136,17 +142,22 @@ fn method(comparison: &Comparison) -> String {
          latency, device time and degradation come from a simulation of the server's own scheduler on those devices at \
          {:.2} requests a second, drawn from these queries (the primary can answer {:.2} a second in full), at {} $ an \
          hour. Ways with the first stage mix both scores, brought to 0 to 1 within a query, by a weight that was tuned \
-         on other sets. A budget's quality is that of the ways it was answered by.</p>\n",
-        comparison.rate, comparison.capacity, comparison.dollars_per_hour
+         on other sets. A budget's quality is that of the ways it was answered by. {}</p>\n",
+        comparison.rate,
+        comparison.capacity,
+        comparison.dollars_per_hour,
+        asked(comparison).unwrap_or_default()
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::run::Cost;
     use super::*;
 
     fn row(way: Way, ndcg: f64, dollars_per_thousand: f64) -> Row {
         Row {
+            name: way.name(),
             way,
             fused: None,
             ndcg,
@@ -155,9 +166,11 @@ mod tests {
             tau: None,
             delta: (0.0, 0.0, 0.0),
             p: 1.0,
-            device_ms: dollars_per_thousand,
-            dollars_per_thousand,
-            dollars_per_month: 0.0,
+            cost: Some(Cost {
+                device_ms: dollars_per_thousand,
+                dollars_per_thousand,
+                dollars_per_month: 0.0,
+            }),
             p50_ms: 1.0,
             p99_ms: 2.0,
             degraded: 0.0,
@@ -168,7 +181,7 @@ mod tests {
     #[test]
     fn the_frontier_leaves_out_what_is_dearer_and_no_better() {
         let rows = [row(Way::Fallback, 0.4, 1.0), row(Way::TopK(5), 0.3, 2.0), row(Way::Full, 0.5, 9.0)];
-        let found = frontier(&rows.iter().collect::<Vec<_>>(), |row| row.dollars_per_thousand);
+        let found = frontier(&rows.iter().collect::<Vec<_>>(), |row| row.cost.unwrap().dollars_per_thousand);
         assert_eq!(found.iter().map(|row| row.way).collect::<Vec<_>>(), [Way::Fallback, Way::Full]);
     }
 }

@@ -19,13 +19,14 @@ pub(super) struct Query<'a> {
     pub first_stage: Vec<f32>,
     pub fallback: Vec<f32>,
     pub primary: Vec<f32>,
+    pub servers: Vec<Option<Vec<f32>>>,
     pub calibration: Calibration,
 }
 
 impl Query<'_> {
     pub fn known(&self) -> Known<'_> {
-        let Self { first_stage, fallback, primary, calibration, .. } = self;
-        Known { first_stage, fallback, primary, calibration: *calibration }
+        let Self { first_stage, fallback, primary, servers, calibration, .. } = self;
+        Known { first_stage, fallback, primary, servers, calibration: *calibration }
     }
 
     /// The documents in a way's order, with its scores.
@@ -90,6 +91,7 @@ pub(super) fn read_queries<'a>(
             first_stage: found.iter().map(|found| found.score).collect(),
             fallback: small,
             primary: large,
+            servers: Vec::new(),
             calibration: fallback.calibration,
         }));
     }

@@ -1,13 +1,15 @@
 //! From models and judged sets to a comparison.
 
+use super::ask::{Asked, Server, ServerError, ask};
 use super::fuse::tune;
 use super::query::{Query, Scoring, read_queries};
-use super::serve::{Served, Service, measure};
+use super::serve::{Served, ServedCost, Service, measure};
 use super::way::Way;
 use crate::backend::{CacheError, KeeperError, Precision, ScoreError};
 use crate::base::Tier;
 use crate::engine::Clock;
 use crate::eval::{Interval, Judged, Measure, kendall_tau, mean, randomisation_p};
+use crate::load::judged_cases;
 use crate::model::Model;
 use crate::sim::Device;
 use crate::token::Packed;
@@ -26,6 +28,8 @@ pub struct Inputs {
     pub sets: Vec<(String, Judged)>,
     /// Judged sets that fusion's weights are tuned on.
     pub tune: Vec<(String, Judged)>,
+    /// Servers that are asked the reported sets' queries.
+    pub servers: Vec<Arc<Server>>,
 }
 
 /// How.
@@ -39,7 +43,8 @@ pub struct Plan {
     pub top_k: Vec<usize>,
     /// Latency budgets in milliseconds.
     pub budgets_ms: Vec<u64>,
-    /// Requests a second; none is half of what the primary can answer in full.
+    /// Requests a second; none is half of what the primary can answer in full, and asks servers one query after the
+    /// other.
     pub rate: Option<f64>,
     /// The price of the device.
     pub dollars_per_hour: f64,
@@ -86,6 +91,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// Requests a second of the simulated load.
     pub rate: f64,
+    /// Requests a second that servers were asked; none was one after the other.
+    pub rate_asked: Option<f64>,
     /// Requests a second that the primary can answer in full.
     pub capacity: f64,
     /// The price of the device.
@@ -112,6 +119,8 @@ pub struct SetRow {
 /// A way with what it is worth and what it costs.
 #[derive(Debug, Serialize)]
 pub struct Row {
+    /// Its name in reports.
+    pub name: String,
     /// Who orders.
     pub way: Way,
     /// The reranker's weight beside the first stage, where both are mixed.
@@ -128,12 +137,9 @@ pub struct Row {
     pub delta: (f64, f64, f64),
     /// The randomisation test's p-value of that.
     pub p: f64,
-    /// Device milliseconds of a request.
-    pub device_ms: f64,
-    /// Dollars for a thousand requests.
-    pub dollars_per_thousand: f64,
-    /// Dollars for a month.
-    pub dollars_per_month: f64,
+    /// What it costs; none where a server does not tell.
+    #[serde(flatten)]
+    pub cost: Option<Cost>,
     /// Half of the answers come within this.
     pub p50_ms: f64,
     /// 99 of 100 answers come within this.
@@ -144,14 +150,15 @@ pub struct Row {
     pub refused: f64,
 }
 
-impl Row {
-    /// Its name in reports.
-    pub fn name(&self) -> String {
-        match self.fused {
-            Some(weight) => format!("{} + first stage, {weight:.2}", self.way.name()),
-            None => self.way.name(),
-        }
-    }
+/// What requests cost.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Cost {
+    /// Device milliseconds of a request.
+    pub device_ms: f64,
+    /// Dollars for a thousand requests.
+    pub dollars_per_thousand: f64,
+    /// Dollars for a month.
+    pub dollars_per_month: f64,
 }
 
 /// Why there is no comparison.
@@ -166,6 +173,9 @@ pub enum CompareError {
     /// A model cannot be measured.
     #[error(transparent)]
     Measure(#[from] ScoreError),
+    /// A server does not answer.
+    #[error(transparent)]
+    Server(#[from] ServerError),
 }
 
 /// A way that refuses more than this share of requests is not recommended.
@@ -189,7 +199,8 @@ pub fn compare(
     let mut primary = Scoring::open(Tier::Primary, &inputs.primary, plan, work)?;
     let mut fallback = Scoring::open(Tier::Fallback, &inputs.fallback, plan, work)?;
     let mut queries = |sets| read_queries(sets, &mut primary, &mut fallback, tell);
-    let (reported, tuned) = (queries(&inputs.sets)?, queries(&inputs.tune)?);
+    let (mut reported, tuned) = (queries(&inputs.sets)?, queries(&inputs.tune)?);
+    let served = ask_servers(inputs, plan, &mut reported, tell)?;
     let clock = Clock::start();
     let service = service(&reported, &inputs.sets, plan, [&mut primary, &mut fallback], clock)?;
     let mut rows = Vec::new();
@@ -200,13 +211,18 @@ pub fn compare(
             rows.push(row(way, weight, &served, &reported, inputs.sets.len(), plan));
         }
     }
-    rows.sort_by(|a, b| a.device_ms.total_cmp(&b.device_ms).then(a.ndcg.total_cmp(&b.ndcg)));
+    for (place, (server, served)) in inputs.servers.iter().zip(served).enumerate() {
+        let row = row(Way::Server(place), None, &served, &reported, inputs.sets.len(), plan);
+        rows.push(Row { name: server.name.clone(), ..row });
+    }
+    let device_ms = |row: &Row| row.cost.map_or(f64::INFINITY, |cost| cost.device_ms);
+    rows.sort_by(|a, b| device_ms(a).total_cmp(&device_ms(b)).then(a.ndcg.total_cmp(&b.ndcg)));
     let runs = super::table::trec_runs(&reported, &inputs.sets, &rows);
     let best =
         rows.iter().find(|row| row.way == Way::Full && row.fused.is_none()).map_or(0.0, |row| row.ndcg);
     let keeps = |row: &Row| {
-        let serves = row.fused.is_none() && row.way != Way::FirstStage && row.refused <= REFUSED_MAX;
-        serves && row.ndcg >= plan.keep * best
+        let ours = row.fused.is_none() && !matches!(row.way, Way::FirstStage | Way::Server(_));
+        ours && row.refused <= REFUSED_MAX && row.ndcg >= plan.keep * best
     };
     let set_row = |(place, (name, _)): (usize, &(String, Judged))| {
         let of_set = reported.iter().filter(|query| query.set == place);
@@ -220,12 +236,30 @@ pub fn compare(
         primary: primary.name,
         fallback: fallback.name,
         rate: service.rate,
+        rate_asked: plan.rate,
         capacity: service.capacity(),
         dollars_per_hour: plan.dollars_per_hour,
         monthly_requests: plan.monthly_requests,
         keep: plan.keep,
     };
     Ok((comparison, runs))
+}
+
+/// Gives each query every server's scores.
+fn ask_servers(
+    inputs: &Inputs,
+    plan: &Plan,
+    queries: &mut [Query],
+    tell: &mut dyn FnMut(Progress),
+) -> Result<Vec<Served>, ServerError> {
+    // In the order of the queries.
+    let cases: Vec<_> = inputs.sets.iter().flat_map(|(_, set)| judged_cases(set, usize::MAX)).collect();
+    let one = |(place, server)| {
+        let Asked { scores, served } = ask(place, server, &cases, plan.rate, plan.seed, tell)?;
+        queries.iter_mut().zip(scores).for_each(|(query, scores)| query.servers.push(scores));
+        Ok(served)
+    };
+    inputs.servers.iter().enumerate().map(one).collect()
 }
 
 fn ways(plan: &Plan) -> Vec<Way> {
@@ -255,7 +289,8 @@ fn service(
         measure(tier, &mut *scoring.keeper.scorer, scoring.keeper.reader.tokens_max, clock)
     };
     let (large, small) = (device(Tier::Primary, primary)?, device(Tier::Fallback, fallback)?);
-    let mut service = Service { requests, primary: large, fallback: small, rate: 1.0, seed: plan.seed };
+    let (rate, dollars_per_hour, seed) = (1.0, plan.dollars_per_hour, plan.seed);
+    let mut service = Service { requests, primary: large, fallback: small, rate, dollars_per_hour, seed };
     service.rate = plan.rate.unwrap_or(0.5 * service.capacity());
     Ok(service)
 }
@@ -298,10 +333,17 @@ fn row(way: Way, weight: Option<f32>, served: &Served, queries: &[Query], sets: 
     let other = |place: usize| mean(&means(queries, &values[place], sets));
     let tau = |query: &Query| kendall_tau(&query.known().scores(way, weight), &query.primary);
     let taus: Vec<f64> = queries.iter().filter_map(tau).collect();
-    let dollars = served.device_ns / 3.6e12 * plan.dollars_per_hour;
-    let in_full: f64 =
-        served.shares.iter().filter(|(way, _)| *way == Way::Full).map(|(_, share)| share).sum();
+    let cost = |cost: ServedCost| Cost {
+        device_ms: cost.device_ns / 1e6,
+        dollars_per_thousand: 1e3 * cost.dollars,
+        dollars_per_month: plan.monthly_requests as f64 * cost.dollars,
+    };
+    let name = match weight {
+        Some(weight) => format!("{} + first stage, {weight:.2}", way.name()),
+        None => way.name(),
+    };
     Row {
+        name,
         way,
         fused: weight,
         ndcg: mean(&by_set),
@@ -310,12 +352,10 @@ fn row(way: Way, weight: Option<f32>, served: &Served, queries: &[Query], sets: 
         tau: (!matches!(way, Way::Budget(_)) && !taus.is_empty()).then(|| mean(&taus)),
         delta: (difference, low, high),
         p: randomisation_p(&values[0], &full, plan.seed),
-        device_ms: served.device_ns / 1e6,
-        dollars_per_thousand: 1e3 * dollars,
-        dollars_per_month: plan.monthly_requests as f64 * dollars,
+        cost: served.cost.map(cost),
         p50_ms: served.p50_ms,
         p99_ms: served.p99_ms,
-        degraded: 1.0 - in_full,
+        degraded: 1.0 - served.in_full,
         refused: (1.0 - answered).max(0.0),
     }
 }

@@ -98,18 +98,28 @@ pub(super) struct Service {
     pub fallback: Device,
     /// Requests a second.
     pub rate: f64,
+    pub dollars_per_hour: f64,
     pub seed: u64,
 }
 
-/// What a simulated run says of a way.
+/// How a way is served, simulated or asked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Served {
-    /// Device nanoseconds of a request, what was discarded included.
-    pub device_ns: f64,
+    /// Of a request; none where nobody told.
+    pub cost: Option<ServedCost>,
     pub p50_ms: f64,
     pub p99_ms: f64,
     /// The shares of requests by who answered; what is missing to 1 was refused.
     pub shares: Vec<(Way, f64)>,
+    /// The share that was answered in full.
+    pub in_full: f64,
+}
+
+/// What a request costs, what was discarded included.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct ServedCost {
+    pub device_ns: f64,
+    pub dollars: f64,
 }
 
 impl Service {
@@ -122,7 +132,13 @@ impl Service {
     /// Runs the scheduler on these devices for a way.
     pub fn serve(&self, way: Way) -> Served {
         let (policy, budget, k) = match way {
-            Way::FirstStage => return Served { shares: vec![(way, 1.0)], ..Served::default() },
+            Way::FirstStage | Way::Server(_) => {
+                return Served {
+                    shares: vec![(way, 1.0)],
+                    cost: Some(ServedCost::default()),
+                    ..Served::default()
+                };
+            }
             Way::Fallback => (Policy::Fallback, None, None),
             Way::TopK(k) => (Policy::TopK, None, Some(k)),
             Way::Full => (Policy::Full, None, None),
@@ -152,7 +168,10 @@ impl Service {
         let busy = report.busy.primary + report.busy.fallback;
         let ms = |share| report.quantile(share).0 as f64 / 1e6;
         let answered = (report.full + report.top_k + report.fallback).max(1) as f64;
-        Served { device_ns: busy.0 as f64 / answered, p50_ms: ms(0.5), p99_ms: ms(0.99), shares }
+        let device_ns = busy.0 as f64 / answered;
+        let cost = Some(ServedCost { device_ns, dollars: device_ns / 3.6e12 * self.dollars_per_hour });
+        let in_full = report.full as f64 / all;
+        Served { cost, p50_ms: ms(0.5), p99_ms: ms(0.99), shares, in_full }
     }
 }
 
@@ -184,17 +203,20 @@ mod tests {
             primary: device(Tier::Primary, 50e3),
             fallback: device(Tier::Fallback, 500.0),
             rate: 1.0,
+            dollars_per_hour: 3.6,
             seed: 1,
         };
         service.rate = 0.5 * service.capacity();
+        let device_ns = |served: &Served| served.cost.unwrap().device_ns;
         let (full, fallback) = (service.serve(Way::Full), service.serve(Way::Fallback));
-        assert_eq!(full.shares, [(Way::Full, 1.0)]);
-        assert!(full.device_ns > 50.0 * fallback.device_ns && full.p99_ms > 200.0);
+        assert_eq!((&full.shares[..], full.in_full), (&[(Way::Full, 1.0)][..], 1.0));
+        assert!((full.cost.unwrap().dollars / device_ns(&full) - 1e-12).abs() < 1e-18);
+        assert!(device_ns(&full) > 50.0 * device_ns(&fallback) && full.p99_ms > 200.0);
         let budget = service.serve(Way::Budget(100));
         assert!(budget.p99_ms <= 100.0, "{budget:?}");
-        assert!(budget.device_ns < full.device_ns && budget.device_ns > fallback.device_ns);
+        assert!((device_ns(&fallback)..device_ns(&full)).contains(&device_ns(&budget)));
         let total: f64 = budget.shares.iter().map(|(_, share)| share).sum();
         assert!((total - 1.0).abs() < 1e-9 && budget.shares.len() > 1, "{budget:?}");
-        assert!(service.serve(Way::TopK(10)).device_ns < 0.5 * full.device_ns);
+        assert!(device_ns(&service.serve(Way::TopK(10))) < 0.5 * device_ns(&full));
     }
 }

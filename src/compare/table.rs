@@ -1,7 +1,7 @@
 //! A comparison for a terminal, and its orders as TREC runs.
 
 use super::query::Query;
-use super::run::{Comparison, Row, TrecRun};
+use super::run::{Comparison, Cost, Row, TrecRun};
 use super::way::Way;
 use crate::eval::Judged;
 use std::fmt::Write;
@@ -37,14 +37,14 @@ pub fn table(comparison: &Comparison) -> String {
         let (difference, low, high) = row.delta;
         let sets: String = row.by_set.iter().map(|value| format!(" {value:>11.4}")).collect();
         line(format!(
-            "{:<32} {:>7.4} {:>17} {:>6.3} {:>5} {:>9.2} {:>9.5} {:>9.1} {:>9.1} {:>4.0}% {:>4.0}%{sets}",
-            row.name(),
+            "{:<32} {:>7.4} {:>17} {:>6.3} {:>5} {:>9} {:>9} {:>9.1} {:>9.1} {:>4.0}% {:>4.0}%{sets}",
+            row.name,
             row.ndcg,
             format!("{difference:+.3} ({:.3})", (high - low) / 2.0),
             row.p,
             row.tau.map_or_else(String::new, |tau| format!("{tau:.2}")),
-            row.device_ms,
-            row.dollars_per_thousand,
+            cost_cell(row, |cost| format!("{:.2}", cost.device_ms)),
+            cost_cell(row, |cost| format!("{:.5}", cost.dollars_per_thousand)),
             row.p50_ms,
             row.p99_ms,
             100.0 * row.degraded,
@@ -54,28 +54,47 @@ pub fn table(comparison: &Comparison) -> String {
     if comparison.rate > comparison.capacity {
         line("\nThe load is more than the primary can answer: without a budget its queue grows, and so do its times.".to_owned());
     }
+    if let Some(asked) = asked(comparison) {
+        line(format!("\n{asked}"));
+    }
     line(format!("\n{}", advice(comparison)));
     text
+}
+
+/// A figure of a row's cost, or a dash.
+pub(super) fn cost_cell(row: &Row, cell: impl Fn(Cost) -> String) -> String {
+    row.cost.map_or_else(|| "–".to_owned(), cell)
+}
+
+/// How servers were asked, where there are any.
+pub(super) fn asked(comparison: &Comparison) -> Option<String> {
+    let one = comparison.rows.iter().find(|row| matches!(row.way, Way::Server(_)));
+    let how = match comparison.rate_asked {
+        Some(rate) => format!("{rate:.2} a second"),
+        None => "one after the other".to_owned(),
+    };
+    one.map(|_| format!("Servers were asked every query over HTTP, {how}; cost is what their receipts say."))
 }
 
 /// The sentence that most readers want.
 pub(super) fn advice(comparison: &Comparison) -> String {
     let keep = (1000.0 * comparison.keep).round() / 10.0;
     let full = comparison.rows.iter().find(|row| row.way == Way::Full && row.fused.is_none());
-    let (Some(cheapest), Some(full)) = (comparison.cheapest.map(|place| &comparison.rows[place]), full)
-    else {
+    let cheapest = comparison.cheapest.map(|place| &comparison.rows[place]);
+    let costs = cheapest.and_then(|row| row.cost).zip(full.and_then(|row| row.cost));
+    let (Some(cheapest), Some(full), Some((cost, cost_full))) = (cheapest, full, costs) else {
         return format!("No way keeps {keep}% of the primary's nDCG@10.");
     };
     format!(
         "The cheapest way that keeps {keep}% of the primary's nDCG@10 is {}: {:.4} of {:.4}, for {:.1}% of its \
          device time; {} requests a month cost {:.2} $ in place of {:.2} $.",
-        cheapest.name(),
+        cheapest.name,
         cheapest.ndcg,
         full.ndcg,
-        100.0 * cheapest.device_ms / full.device_ms,
+        100.0 * cost.device_ms / cost_full.device_ms,
         comparison.monthly_requests,
-        cheapest.dollars_per_month,
-        full.dollars_per_month,
+        cost.dollars_per_month,
+        cost_full.dollars_per_month,
     )
 }
 
@@ -84,7 +103,7 @@ pub(super) fn trec_runs(queries: &[Query], sets: &[(String, Judged)], rows: &[Ro
     let mut runs = Vec::new();
     for row in rows.iter().filter(|row| !matches!(row.way, Way::Budget(_))) {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-        let name: String = row.name().replace(" + first stage, ", "+fused-").chars().map(plain).collect();
+        let name: String = row.name.replace(" + first stage, ", "+fused-").chars().map(plain).collect();
         for (place, (set, _)) in sets.iter().enumerate() {
             let mut lines = String::new();
             for query in queries.iter().filter(|query| query.set == place) {

@@ -18,6 +18,8 @@ pub enum Way {
     Full,
     /// Whoever the scheduler picks for a latency budget in milliseconds.
     Budget(u64),
+    /// A server that was asked over HTTP, by its place.
+    Server(usize),
 }
 
 impl Serialize for Way {
@@ -35,6 +37,7 @@ impl Way {
             Self::TopK(k) => format!("top {k}"),
             Self::Full => "full".to_owned(),
             Self::Budget(ms) => format!("budget {ms} ms"),
+            Self::Server(place) => format!("server {}", place + 1),
         }
     }
 }
@@ -45,6 +48,8 @@ pub(super) struct Known<'a> {
     pub first_stage: &'a [f32],
     pub fallback: &'a [f32],
     pub primary: &'a [f32],
+    /// By server; none where it did not answer.
+    pub servers: &'a [Option<Vec<f32>>],
     pub calibration: Calibration,
 }
 
@@ -57,6 +62,8 @@ impl Known<'_> {
             Way::Fallback => self.fallback.to_vec(),
             Way::TopK(k) => self.top_k(k),
             Way::Full | Way::Budget(_) => self.primary.to_vec(),
+            // Whoever is not answered keeps the first stage's order.
+            Way::Server(place) => return self.servers[place].as_deref().unwrap_or(self.first_stage).to_vec(),
         };
         weight.map_or(scores.clone(), |weight| fuse(&scores, self.first_stage, weight))
     }
@@ -78,6 +85,7 @@ mod tests {
             first_stage: &[3.0, 2.0, 1.0],
             fallback: &[0.1, 0.3, 0.2],
             primary: &[9.0, 8.0, 7.0],
+            servers: &[None, Some(vec![0.5, 0.4, 0.6])],
             calibration: Calibration { scale: 10.0, offset: 0.0 },
         };
         assert_eq!(known.scores(Way::TopK(2), None), [1.0, 8.0, 7.0]);
@@ -85,5 +93,7 @@ mod tests {
         assert_eq!(known.scores(Way::TopK(9), None), known.scores(Way::Full, None));
         assert_eq!(known.scores(Way::FirstStage, Some(0.5)), [3.0, 2.0, 1.0]);
         assert_eq!(known.scores(Way::Full, Some(0.0)), [1.0, 0.5, 0.0]);
+        assert_eq!(known.scores(Way::Server(0), None), [3.0, 2.0, 1.0]);
+        assert_eq!(known.scores(Way::Server(1), None), [0.5, 0.4, 0.6]);
     }
 }

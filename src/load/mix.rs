@@ -117,7 +117,7 @@ impl Kind {
     }
 
     /// Its headers.
-    pub(super) fn headers(&self) -> HeaderMap {
+    pub fn headers(&self) -> HeaderMap {
         let Options { latency_budget, priority: rank, policy, top_k } = self.options;
         let mut headers = HeaderMap::new();
         let budget =

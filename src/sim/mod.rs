@@ -18,7 +18,7 @@ mod traffic;
 mod world;
 
 pub use baselines::Window;
-pub use report::{Report, Tenant};
+pub use report::{Report, Tenant, quantile};
 pub use scenario::{Arrivals, Device, Hardships, Scenario, TenantMix};
 pub use world::run;
 

@@ -106,7 +106,7 @@ impl Tenant {
 }
 
 /// The nearest rank of ascending values; zero of none.
-fn quantile(ascending: &[Ns], share: f64) -> Ns {
+pub fn quantile(ascending: &[Ns], share: f64) -> Ns {
     let rank = (share * ascending.len() as f64).ceil() as usize;
     ascending.get(rank.clamp(1, ascending.len().max(1)) - 1).copied().unwrap_or(Ns::ZERO)
 }

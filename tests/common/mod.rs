@@ -17,6 +17,7 @@ use rand_pcg::Pcg64;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokenizers::models::wordpiece::WordPiece;
@@ -352,4 +353,63 @@ pub fn families() -> Vec<(&'static str, Encoder, Weights, Packed, Vec<f32>)> {
         (name, encoder, weights, batch, cases.iter().map(|case| case.logit).collect())
     };
     ["bert", "bert_tanh", "roberta", "xlm_roberta"].map(family).into()
+}
+
+/// The program with arguments.
+pub fn podium(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
+    command.args(arguments).env_remove("PODIUM_PRIMARY").env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+/// A server in a process of its own.
+pub struct Serving {
+    pub child: Child,
+    pub address: String,
+}
+
+impl Serving {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut address = String::new();
+        for line in lines.by_ref() {
+            let line = line.unwrap();
+            if let Some((_, found)) = line.split_once("listening on http://") {
+                address = found.trim().to_owned();
+            }
+            if line.contains("ready") {
+                break;
+            }
+        }
+        // What else it logs must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.address).unwrap()
+    }
+
+    pub fn send(&self, request: &[u8]) -> Reply {
+        let mut stream = self.connect();
+        stream.write_all(request).unwrap();
+        Reply::read(&mut BufReader::new(stream)).expect("the server answers")
+    }
+
+    pub fn rank(&self) -> Reply {
+        let reply = self.send(&post("/v1/rank", "", r#"{"query": "ab", "documents": ["abc", "x y z"]}"#));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -1,0 +1,178 @@
+//! Servers that are asked over HTTP, ours or a peer's: what they answer to the judged queries, how late and at
+//! what price.
+
+use super::run::Progress;
+use super::serve::{Served, ServedCost};
+use super::way::Way;
+use crate::base::Ns;
+use crate::load::{Case, Client, Fault, Kind, Sent};
+use crate::sim::quantile;
+use rand::SeedableRng;
+use rand_distr::{Distribution, Exp1};
+use rand_pcg::Pcg64;
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::task::{JoinError, JoinSet};
+
+/// A server, and how it is asked.
+pub struct Server {
+    /// What reports call it.
+    pub name: String,
+    /// Speaks to it.
+    pub client: Client,
+    /// What each request wishes for.
+    pub kind: Kind,
+}
+
+/// Why a server has no part in a comparison.
+#[derive(Debug, Error)]
+#[error("{url}: {reason}")]
+pub struct ServerError {
+    /// Its address.
+    pub url: String,
+    /// What became of the requests.
+    pub reason: String,
+}
+
+/// What a server made of all queries.
+pub(super) struct Asked {
+    /// Its scores by query; none where it did not answer.
+    pub scores: Vec<Option<Vec<f32>>>,
+    pub served: Served,
+}
+
+/// Asks a server each query once: at so many a second, or without a rate one after the other.
+///
+/// # Errors
+/// [`ServerError`] where a first request shows that it is no use, or no query was answered.
+pub(super) fn ask(
+    place: usize,
+    server: &Arc<Server>,
+    cases: &[Case],
+    rate: Option<f64>,
+    seed: u64,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<Asked, ServerError> {
+    let wrong = |reason: String| ServerError { url: server.client.target().url.clone(), reason };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| wrong(error.to_string()))?;
+    let told = |done| Progress { stage: server.name.clone(), done, of: cases.len() };
+    let sent = runtime.block_on(async {
+        server.client.probe(&cases[0], &server.kind).await?;
+        Ok(match rate {
+            None => one_by_one(server, cases, &mut |done| tell(told(done))).await,
+            Some(rate) => on_time(server, cases, rate, seed, &mut |done| tell(told(done))).await,
+        })
+    });
+    let sent: Vec<(Ns, Sent)> = sent.map_err(|fault: Fault| wrong(fault.to_string()))?;
+    match sent.iter().map(|(_, sent)| &sent.result).find_map(|result| result.as_ref().err()) {
+        Some(fault) if sent.iter().all(|(_, sent)| sent.result.is_err()) => Err(wrong(fault.to_string())),
+        _ => Ok(asked(place, sent)),
+    }
+}
+
+/// Each request with the time at which it was due.
+async fn one_by_one(server: &Arc<Server>, cases: &[Case], done: &mut dyn FnMut(usize)) -> Vec<(Ns, Sent)> {
+    let headers = server.kind.headers();
+    let mut sent = Vec::new();
+    for case in cases {
+        let due = server.client.clock().now();
+        sent.push((due, server.client.send(&server.client.prepare(case), &headers).await));
+        done(sent.len());
+    }
+    sent
+}
+
+/// An open loop: requests are sent at their times, whatever became of those before.
+async fn on_time(
+    server: &Arc<Server>,
+    cases: &[Case],
+    rate: f64,
+    seed: u64,
+    done: &mut dyn FnMut(usize),
+) -> Vec<(Ns, Sent)> {
+    let mut random = Pcg64::seed_from_u64(seed);
+    let clock = server.client.clock();
+    let (mut due, mut under_way) = (clock.now(), JoinSet::new());
+    let mut sent: Vec<Option<(Ns, Sent)>> = cases.iter().map(|_| None).collect();
+    let mut keep = |found: Result<(usize, Ns, Sent), JoinError>| {
+        let (place, due, one) = found.expect("sending has no reason to panic");
+        sent[place] = Some((due, one));
+    };
+    for (place, case) in cases.iter().enumerate() {
+        let gap: f64 = Exp1.sample(&mut random);
+        due += Ns((gap * 1e9 / rate) as u64);
+        let (server, request) = (server.clone(), server.client.prepare(case));
+        tokio::time::sleep(due.saturating_sub(clock.now()).into()).await;
+        under_way
+            .spawn(async move { (place, due, server.client.send(&request, &server.kind.headers()).await) });
+        while let Some(found) = under_way.try_join_next() {
+            keep(found);
+        }
+        done(place + 1 - under_way.len());
+    }
+    while let Some(found) = under_way.join_next().await {
+        keep(found);
+        done(cases.len() - under_way.len());
+    }
+    sent.into_iter().flatten().collect()
+}
+
+fn asked(place: usize, sent: Vec<(Ns, Sent)>) -> Asked {
+    let all = sent.len() as f64;
+    let (mut latencies, mut in_full, mut device, mut nanodollars) = (Vec::new(), 0.0, Some(0), Some(0));
+    let mut scores = |(due, Sent { ended, result, .. }): (Ns, Sent)| {
+        let answer = result.ok()?;
+        latencies.push(ended.saturating_sub(due));
+        in_full += f64::from(u8::from(answer.tier.is_none_or(|tier| tier == "full")));
+        device = device.zip(answer.device_ns).map(|(sum, one)| sum + one);
+        nanodollars = nanodollars.zip(answer.nanodollars).map(|(sum, one)| sum + one);
+        Some(answer.scores.into_iter().map(|score| score as f32).collect())
+    };
+    let scores = sent.into_iter().map(&mut scores).collect();
+    latencies.sort_unstable();
+    let answered = latencies.len() as f64;
+    let cost = device.zip(nanodollars).map(|(device, nanodollars)| ServedCost {
+        device_ns: device as f64 / answered,
+        dollars: nanodollars as f64 / 1e9 / answered,
+    });
+    let served = Served {
+        cost,
+        p50_ms: quantile(&latencies, 0.5).as_millis_f64(),
+        p99_ms: quantile(&latencies, 0.99).as_millis_f64(),
+        shares: vec![(Way::Server(place), answered / all)],
+        in_full: in_full / all,
+    };
+    Asked { scores, served }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Answer;
+
+    fn sent(millis: u64, tier: Option<&str>, nanodollars: Option<u64>) -> (Ns, Sent) {
+        let answer = Answer {
+            scores: vec![0.5, 0.25],
+            tier: tier.map(str::to_owned),
+            device_ns: nanodollars.map(|n| 10 * n),
+            nanodollars,
+            degraded: None,
+        };
+        let due = Ns::from_millis(7);
+        (due, Sent { began: due, ended: due + Ns::from_millis(millis), result: Ok(answer) })
+    }
+
+    #[test]
+    fn receipts_make_the_cost_and_who_gives_none_has_none() {
+        let lost = (Ns(5), Sent { began: Ns(5), ended: Ns(9), result: Err(Fault::TimedOut) });
+        let one = sent(10, Some("full"), Some(40));
+        let Asked { scores, served } = asked(3, vec![one, lost, sent(30, Some("fallback"), Some(20))]);
+        assert_eq!(scores, [Some(vec![0.5, 0.25]), None, Some(vec![0.5, 0.25])]);
+        assert_eq!(served.shares, [(Way::Server(3), 2.0 / 3.0)]);
+        assert_eq!((served.p50_ms, served.p99_ms, served.in_full), (10.0, 30.0, 1.0 / 3.0));
+        assert_eq!(served.cost, Some(ServedCost { device_ns: 300.0, dollars: 30e-9 }));
+        let peer = asked(0, vec![sent(10, None, None), sent(20, Some("full"), Some(1))]).served;
+        assert_eq!((peer.cost, peer.in_full), (None, 1.0));
+    }
+}
