@@ -14,22 +14,19 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod shared;
 
 use common::{bert, random_batch, random_weights};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Reference, Scorer};
 use podium::model::{Encoder, Forward};
-use podium::ops::{Bf16, Dtype, F32, Int8, Kernel, Simd};
+use podium::ops::{Bf16, Dtype, F32, Int8, Simd};
 use podium::token::Packed;
-use rand_distr::{Distribution, LogNormal};
-use rand_pcg::Pcg64;
+use shared::{Peak, lognormal, median};
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::marker::PhantomData;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
-
-const QUERY: usize = 11;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -51,12 +48,6 @@ fn main() {
             compare((name, workload), &encoder, &lengths, rounds, python);
         }
     }
-}
-
-/// 100 lengths, the same each time.
-fn lognormal() -> Vec<usize> {
-    let (mut random, lengths) = (Pcg64::new(42, 0), LogNormal::new(90.0_f64.ln(), 0.5).expect("finite"));
-    (0..100).map(|_| QUERY + (lengths.sample(&mut random).round() as usize).clamp(8, 256)).collect()
 }
 
 fn compare(
@@ -200,11 +191,6 @@ fn timed(scorer: &mut dyn Scorer, batch: &Packed) -> (f64, f64) {
     times
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// Multiplications of linear maps and of attention that the forward cannot do without: the last layer
 /// attends from the first token alone.
 fn multiplications(encoder: &Encoder, lengths: &[usize]) -> (f64, f64) {
@@ -236,35 +222,8 @@ fn peak_rates() -> [f64; 3] {
 fn rate<S: Simd, D: Dtype<S>>(simd: S) -> f64 {
     const STEPS: usize = 500_000;
     let started = ProcessTime::now();
-    let sum = simd.launch(Peak::<D> { steps: STEPS, _marker: PhantomData });
+    let sum = simd.launch(Peak::<D>::new(STEPS));
     let seconds = started.elapsed().as_secs_f64();
     std::hint::black_box(sum);
-    (STEPS * SUMS * S::LANES * D::GROUP) as f64 / seconds
-}
-
-/// Sums that do not wait for each other: as many as a register tile has.
-const SUMS: usize = 24;
-
-struct Peak<D> {
-    steps: usize,
-    _marker: PhantomData<D>,
-}
-
-impl<S: Simd, D: Dtype<S>> Kernel<S> for Peak<D> {
-    type Output = f32;
-    #[inline(always)]
-    fn run(self, simd: S) -> f32 {
-        let mut sums = [simd.splat(0.0); SUMS];
-        let (a, b) = std::hint::black_box((simd.splat_word(0x0101_0101), simd.splat_word(0x0102_0102)));
-        for _ in 0..self.steps {
-            for sum in &mut sums {
-                *sum = D::dot(simd, *sum, a, b);
-            }
-        }
-        let mut all = simd.splat(0.0);
-        for sum in sums {
-            all = simd.add(all, sum);
-        }
-        simd.sum(all)
-    }
+    (STEPS * Peak::<D>::multiplications::<S>()) as f64 / seconds
 }

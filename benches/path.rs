@@ -12,6 +12,7 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod shared;
 
 use common::{Options, Reply, TestServer, bert, post, random_batch, random_weights, setup};
 use cpu_time::ProcessTime;
@@ -21,6 +22,7 @@ use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
 use serde_json::json;
+use shared::median;
 use std::io::{BufReader, Write};
 use std::sync::Arc;
 use std::time::Instant;
@@ -174,9 +176,4 @@ fn long_documents(encoder: &Encoder, weights: &Weights) {
         let tokens = batch.tokens().0;
         println!("12 layers of 384, {tokens} tokens, {}: {:.3} CPU s", precision.name(), median(times));
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

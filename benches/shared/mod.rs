@@ -1,0 +1,64 @@
+//! What several benches share.
+
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use podium::ops::{Dtype, Kernel, Simd};
+use rand_distr::{Distribution, LogNormal};
+use rand_pcg::Pcg64;
+use std::marker::PhantomData;
+
+/// Tokens of a query with its specials.
+const QUERY: usize = 11;
+
+/// W1: the tokens of 100 pairs, the same each time.
+pub fn lognormal() -> Vec<usize> {
+    let (mut random, lengths) = (Pcg64::new(42, 0), LogNormal::new(90.0_f64.ln(), 0.5).expect("finite"));
+    (0..100).map(|_| QUERY + (lengths.sample(&mut random).round() as usize).clamp(8, 256)).collect()
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Sums that do not wait for each other: as many as a register tile has.
+const SUMS: usize = 24;
+
+/// Multiplications from registers: as fast as this processor can in a dtype.
+pub struct Peak<D> {
+    steps: usize,
+    _marker: PhantomData<D>,
+}
+
+impl<D> Peak<D> {
+    pub fn new(steps: usize) -> Self {
+        Self { steps, _marker: PhantomData }
+    }
+
+    /// Of a step.
+    pub fn multiplications<S: Simd>() -> usize
+    where
+        D: Dtype<S>,
+    {
+        SUMS * S::LANES * D::GROUP
+    }
+}
+
+impl<S: Simd, D: Dtype<S>> Kernel<S> for Peak<D> {
+    type Output = f32;
+    #[inline(always)]
+    fn run(self, simd: S) -> f32 {
+        let mut sums = [simd.splat(0.0); SUMS];
+        let (a, b) = std::hint::black_box((simd.splat_word(0x0101_0101), simd.splat_word(0x0102_0102)));
+        for _ in 0..self.steps {
+            for sum in &mut sums {
+                *sum = D::dot(simd, *sum, a, b);
+            }
+        }
+        let mut all = simd.splat(0.0);
+        for sum in sums {
+            all = simd.add(all, sum);
+        }
+        simd.sum(all)
+    }
+}
