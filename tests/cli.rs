@@ -354,4 +354,7 @@ fn a_signal_drains_the_server_and_the_ledger_has_its_last_request() {
     assert!(text.lines().count() >= 4 && text.contains("\"Arrive\"") && !text.contains("abc"), "{text}");
     assert_eq!(run(&["costs", "--ledger", "/none.sqlite"]).0, 66);
     assert_eq!(run(&["costs", "--ledger", ledger.to_str().unwrap(), "--from", "yesterday"]).0, 64);
+    let backwards = ["--from", "2026-11-25", "--to", "2026-11-24"];
+    let (code, _, told) = run(&[&["costs", "--ledger", ledger.to_str().unwrap()], &backwards[..]].concat());
+    assert!(code == 64 && told.contains("--to: 2026-11-24"), "{told}");
 }

@@ -73,7 +73,7 @@ fn no_candidates_are_an_answer_and_not_an_error() {
 #[test]
 fn ten_thousand_documents_are_one_request_and_a_small_one_passes_it() {
     block_on(async {
-        let slow = Scripted { per_token: Duration::from_micros(2), ..Scripted::default() };
+        let slow = Scripted { per_token: Duration::from_micros(10), ..Scripted::default() };
         let engine = up(setup(slow, None)).await;
         let documents: Vec<String> = (0..10_000).map(|n| format!("{n:o}").replace(['0', '1'], "q")).collect();
         let handle = engine.handle();

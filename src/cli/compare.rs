@@ -209,7 +209,7 @@ fn read(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, Failure> {
         if !names.insert(name.clone()) {
             return Err(Failure::usage(format!("{}: there are two sets `{name}`", folder.display())));
         }
-        Ok((name, Judged::read(folder).map_err(super::set_failure)?))
+        Ok((name, Judged::read(folder).map_err(|error| super::set_failure(&error))?))
     };
     folders.iter().map(one).collect()
 }

@@ -46,6 +46,7 @@ enum Format {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let Args { ledger, by, from, to, tenant, format } = args;
     let query = Query { from: from.unwrap_or_default(), to, tenant, group_by: by };
+    let query = query.check().map_err(|error| Failure::usage(format!("--{error}")))?;
     let rows = Store::query(&ledger, &query).map_err(|error| Failure::input(error.to_string()))?;
     let mut out = io::stdout().lock();
     let written = match format {

@@ -4,10 +4,9 @@ use super::pool::locate_here;
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
 use crate::distill::{
-    Card, DistillError, Figures, Inputs, LossWeights, MinePlan, Plan, Shape, TextError, TrainError,
-    TrainPlan, run as distill,
+    Card, DistillError, Figures, Inputs, LossWeights, MinePlan, Plan, Shape, TrainError, TrainPlan,
+    run as distill,
 };
-use crate::eval::SetError;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -184,17 +183,24 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     super::print(&figures(&card))
 }
 
-/// Starts the program again with candle's own threads switched off, which only its environment can do: they
-/// share out sums, and spin on the cores where lists are worked on, for half of the time.
+/// Starts the program again with what only its environment can tell candle. Its own threads are switched off:
+/// they share out sums, and spin on the cores where lists are worked on, for half of the time. And it is told the
+/// number of cores, which it else reads from /proc for each product, for a fifth of the time.
 fn alone() -> Result<(), Failure> {
-    const THREADS: &str = "CANDLE_NUM_THREADS";
-    if std::env::var_os(THREADS).is_some() {
+    const CANDLE: &str = "CANDLE_NUM_THREADS";
+    const RAYON: &str = "RAYON_NUM_THREADS";
+    if std::env::var_os(CANDLE).is_some() {
         return Ok(());
     }
     let failed =
         |error: std::io::Error| Failure::internal(format!("the program cannot start itself: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
-    Err(failed(Command::new(program).args(std::env::args_os().skip(1)).env(THREADS, "1").exec()))
+    let mut again = Command::new(program);
+    again.args(std::env::args_os().skip(1)).env(CANDLE, "1");
+    if std::env::var_os(RAYON).is_none() {
+        again.env(RAYON, std::thread::available_parallelism().map_or(1, usize::from).to_string());
+    }
+    Err(failed(again.exec()))
 }
 
 fn failure(error: DistillError) -> Failure {
@@ -206,10 +212,9 @@ fn failure(error: DistillError) -> Failure {
         | DistillError::Keeper(KeeperError::Precision(_) | KeeperError::Tokenizer(_)) => {
             Failure::usage(message)
         }
-        DistillError::Text(TextError::Unreadable { .. }) | DistillError::Set(SetError::Unreadable { .. }) => {
-            Failure::input(message)
-        }
-        DistillError::Text(_) | DistillError::TooLittle(_) | DistillError::Set(_) => Failure::data(message),
+        DistillError::Text(error) => super::file_failure(&error),
+        DistillError::Set(error) => super::set_failure(&error),
+        DistillError::TooLittle(_) => Failure::data(message),
         DistillError::Label(CacheError::File { .. })
         | DistillError::Keeper(KeeperError::Cache(_))
         | DistillError::Train(TrainError::Checkpoint { .. })

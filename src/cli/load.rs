@@ -334,7 +334,7 @@ fn cases(args: &Args) -> Result<(Vec<Case>, String), Failure> {
     let (cases, source) = match (&args.requests, &args.set) {
         (Some(path), _) => (read_cases(path).map_err(cases_failure)?, path.display().to_string()),
         (None, Some(folder)) => {
-            let set = Judged::read(folder).map_err(super::set_failure)?;
+            let set = Judged::read(folder).map_err(|error| super::set_failure(&error))?;
             (judged_cases(&set, args.candidates as usize), folder.display().to_string())
         }
         (None, None) => {
@@ -349,8 +349,8 @@ fn cases(args: &Args) -> Result<(Vec<Case>, String), Failure> {
 
 fn cases_failure(error: CasesError) -> Failure {
     match error {
-        CasesError::Unreadable { .. } => Failure::input(error.to_string()),
-        CasesError::Line { .. } | CasesError::Empty { .. } => Failure::data(error.to_string()),
+        CasesError::File(error) => super::file_failure(&error),
+        CasesError::Empty { .. } => Failure::data(error.to_string()),
     }
 }
 

@@ -14,6 +14,7 @@ mod shown;
 mod simulate;
 
 use crate::backend::Precision;
+use crate::base::FileError;
 use crate::eval::SetError;
 use clap::{Parser, Subcommand};
 use shown::Shown;
@@ -121,10 +122,17 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|error| Failure::output(format!("{}: {error}", path.display())))
 }
 
-fn set_failure(error: SetError) -> Failure {
+fn file_failure(error: &FileError) -> Failure {
     match error {
-        SetError::Unreadable { .. } => Failure::input(error.to_string()),
-        _ => Failure::data(error.to_string()),
+        FileError::Unreadable { .. } => Failure::input(error.to_string()),
+        FileError::Line { .. } => Failure::data(error.to_string()),
+    }
+}
+
+fn set_failure(error: &SetError) -> Failure {
+    match error {
+        SetError::File(error) => file_failure(error),
+        SetError::Unknown { .. } | SetError::Empty { .. } => Failure::data(error.to_string()),
     }
 }
 

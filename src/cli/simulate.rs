@@ -130,13 +130,16 @@ fn replay(path: &Path) -> Result<(), Failure> {
     let config: Config = serde_json::from_str(&first)
         .map_err(|error| Failure::data(format!("{}: not a journal's configuration: {error}", at(1))))?;
     let mut scheduler = Scheduler::new(&config);
-    let (mut steps, mut actions) = (0, Vec::new());
+    let (mut steps, mut actions, mut cut) = (0, Vec::new(), "");
     let mut lines = lines.zip(2..).peekable();
     while let Some((line, number)) = lines.next() {
         let JournalEntry { now, event, digest: decided } = match serde_json::from_str(&read(line)?) {
             Ok(entry) => entry,
             // A server that is killed leaves half a line.
-            Err(_) if lines.peek().is_none() => break,
+            Err(_) if lines.peek().is_none() => {
+                cut = "; the last line is cut short";
+                break;
+            }
             Err(error) => return Err(Failure::data(format!("{}: {error}", at(number)))),
         };
         actions.clear();
@@ -150,7 +153,7 @@ fn replay(path: &Path) -> Result<(), Failure> {
     }
     let stats = scheduler.stats();
     print(&format!(
-        "{steps} steps, every decision equal: {} jobs arrived, {} answered, {} refused, {} left, {} inside",
+        "{steps} steps, every decision equal: {} jobs arrived, {} answered, {} refused, {} left, {} inside{cut}",
         stats.arrived,
         stats.answered,
         stats.refused,

@@ -21,6 +21,19 @@ pub struct Query {
     pub group_by: Vec<GroupBy>,
 }
 
+impl Query {
+    /// Refuses a span that no hour can lie in.
+    ///
+    /// # Errors
+    /// Names both ends.
+    pub fn check(self) -> Result<Self, String> {
+        match self.to {
+            Some(to) if to <= self.from => Err(format!("to: {to} is not after {}", self.from)),
+            _ => Ok(self),
+        }
+    }
+}
+
 /// A column that a report can be grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -33,5 +33,4 @@ pub use loss::LossWeights;
 pub use mine::MinePlan;
 pub use run::{DistillError, Inputs, Plan, Stage, run};
 pub use student::Shape;
-pub use text::TextError;
 pub use train::{TrainError, TrainPlan};

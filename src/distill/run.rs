@@ -7,10 +7,10 @@ use super::judge::{calibrate, mean_ndcg, score, top_k};
 use super::loss::{LossWeights, loss};
 use super::mine::{MinePlan, mine};
 use super::student::{Shape, Student};
-use super::text::{self, Kind, TextError};
+use super::text::{self, Kind};
 use super::train::{Example, TrainError, TrainPlan, train};
 use crate::backend::{CacheError, Cpu, CpuModel, Keeper, KeeperError, List, Precision};
-use crate::base::{Tier, hex};
+use crate::base::{FileError, Tier, hex};
 use crate::eval::{Judged, SetError};
 use crate::model::{Encoder, Model, ModelError, Weights};
 use crate::token::Packed;
@@ -94,7 +94,7 @@ pub enum DistillError {
     Keeper(#[from] KeeperError),
     /// The text cannot be read.
     #[error(transparent)]
-    Text(#[from] TextError),
+    Text(#[from] FileError),
     /// There is too little of it.
     #[error("{0}")]
     TooLittle(String),

@@ -1,9 +1,9 @@
 //! The text to distil from: queries and passages, from files as people have them.
 
+use crate::base::{FileError, each_line};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use thiserror::Error;
 
 /// A query or a passage, and where it comes from: sources take turns when queries are drawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,29 +12,6 @@ pub struct Text {
     pub source: String,
     /// Never empty.
     pub text: String,
-}
-
-/// Text that cannot be read.
-#[derive(Debug, Error)]
-pub enum TextError {
-    /// A file cannot be read.
-    #[error("{}: {reason}", .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        reason: std::io::Error,
-    },
-    /// A line is not what it should be.
-    #[error("{}:{line}: {reason}", .path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
 }
 
 /// What a line of JSON may hold: a BEIR entry, or a logged request.
@@ -69,26 +46,15 @@ pub enum Kind {
 /// lines: a source, a tab and a text, or a text alone.
 ///
 /// # Errors
-/// [`TextError`], which names the file and the line.
-pub fn read(files: &[PathBuf], kind: Kind) -> Result<Vec<Text>, TextError> {
+/// [`FileError`], which names the file and the line.
+pub fn read(files: &[PathBuf], kind: Kind) -> Result<Vec<Text>, FileError> {
     let mut seen = HashSet::new();
     let mut texts = Vec::new();
     for path in files {
-        let content = std::fs::read_to_string(path)
-            .map_err(|reason| TextError::Unreadable { path: path.clone(), reason })?;
-        let content = content.strip_prefix('\u{feff}').unwrap_or(&content);
         let name = name_of(path);
         let is_json = path.extension().is_some_and(|extension| extension == "jsonl");
-        for (line, number) in content.lines().zip(1..) {
-            let found = if is_json && !line.trim().is_empty() {
-                of_json(line, kind).map_err(|reason| TextError::Line {
-                    path: path.clone(),
-                    line: number,
-                    reason,
-                })?
-            } else {
-                vec![line.to_owned()]
-            };
+        each_line(path, |_, line| {
+            let found = if is_json { of_json(line, kind)? } else { vec![line.to_owned()] };
             for whole in found {
                 let (source, text) = match whole.split_once('\t') {
                     Some((source, text)) if !is_json => (source, text),
@@ -99,7 +65,8 @@ pub fn read(files: &[PathBuf], kind: Kind) -> Result<Vec<Text>, TextError> {
                     texts.push(Text { source: source.to_owned(), text });
                 }
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(texts)
 }

@@ -1,6 +1,7 @@
 //! A judged set in BEIR's layout: `corpus.jsonl`, `queries.jsonl`, `qrels.tsv`, and a TREC run of the
 //! first stage, `bm25.run`.
 
+use crate::base::{FileError, each_line};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -31,24 +32,9 @@ pub struct Candidate {
 /// A set that cannot be used.
 #[derive(Debug, Error)]
 pub enum SetError {
-    /// A file cannot be read.
-    #[error("{}: {reason}", .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        reason: std::io::Error,
-    },
-    /// A line is not what it should be.
-    #[error("{}:{line}: {reason}", .path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A file cannot be read, or a line of it.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The run names what the set does not have.
     #[error("{}: {kind} `{id}` of the run is not in the set", .path.display())]
     Unknown {
@@ -136,7 +122,7 @@ impl Judged {
     }
 }
 
-fn texts(path: &Path) -> Result<HashMap<String, String>, SetError> {
+fn texts(path: &Path) -> Result<HashMap<String, String>, FileError> {
     let mut texts = HashMap::new();
     each_line(path, |_, line| {
         let Entry { id, title, text } = serde_json::from_str(line).map_err(|error| error.to_string())?;
@@ -144,21 +130,6 @@ fn texts(path: &Path) -> Result<HashMap<String, String>, SetError> {
         Ok(())
     })?;
     Ok(texts)
-}
-
-/// Calls `read` with each line that is not empty, and its number.
-fn each_line(path: &Path, mut read: impl FnMut(usize, &str) -> Result<(), String>) -> Result<(), SetError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|reason| SetError::Unreadable { path: path.to_owned(), reason })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    for (line, number) in text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()) {
-        read(number, line).map_err(|reason| SetError::Line {
-            path: path.to_owned(),
-            line: number,
-            reason,
-        })?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub(super) fn costs_query(query: &str) -> Result<Query, String> {
             _ => return Err(format!("{name}: there are from, to, tenant and group_by")),
         }
     }
-    Ok(parsed)
+    parsed.check()
 }
 
 /// JSON that never changes.
@@ -131,9 +131,12 @@ mod tests {
         assert_eq!(query.tenant.as_deref(), Some("a b"));
         assert_eq!(query.group_by, [GroupBy::Hour, GroupBy::Tier]);
         assert_eq!(costs_query("").unwrap().group_by, [GroupBy::Tenant, GroupBy::Model]);
-        for (query, expected) in
-            [("from=now", "from: `now` is not"), ("group_by=week", "group_by: `week` is not"), ("x=1", "x: ")]
-        {
+        for (query, expected) in [
+            ("from=now", "from: `now` is not"),
+            ("group_by=week", "group_by: `week` is not"),
+            ("x=1", "x: "),
+            ("from=2026-11-25&to=2026-11-24", "to: 2026-11-24"),
+        ] {
             let message = costs_query(query).unwrap_err();
             assert!(message.starts_with(expected), "{message}");
         }

@@ -1,5 +1,6 @@
 //! What is asked: queries with their candidates, from a log, from a judged set, or drawn.
 
+use crate::base::{FileError, each_line};
 use crate::eval::Judged;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, LogNormal};
@@ -24,24 +25,9 @@ pub struct Case {
 /// Cases that cannot be had.
 #[derive(Debug, Error)]
 pub enum CasesError {
-    /// A file cannot be read.
-    #[error("{}: {reason}", .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        reason: std::io::Error,
-    },
-    /// A line is not what it should be.
-    #[error("{}:{line}: {reason}", .path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A file cannot be read, or a line of it.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// There is no request in a file.
     #[error("{}: there is no request in it", .path.display())]
     Empty {
@@ -71,8 +57,6 @@ enum Document {
 /// # Errors
 /// [`CasesError`], which names the file and the line.
 pub fn read_cases(path: &Path) -> Result<Vec<Case>, CasesError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|reason| CasesError::Unreadable { path: path.to_owned(), reason })?;
     let read = |line: &str| {
         let Line { query, documents } = serde_json::from_str(line).map_err(|error| error.to_string())?;
         if query.is_empty() || documents.is_empty() {
@@ -84,10 +68,10 @@ pub fn read_cases(path: &Path) -> Result<Vec<Case>, CasesError> {
         Ok(Case { query, documents: documents.into_iter().map(text).collect() })
     };
     let mut cases = Vec::new();
-    for (line, number) in text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()) {
-        let wrong = |reason| CasesError::Line { path: path.to_owned(), line: number, reason };
-        cases.push(read(line).map_err(wrong)?);
-    }
+    each_line(path, |_, line| {
+        cases.push(read(line)?);
+        Ok(())
+    })?;
     match cases.is_empty() {
         true => Err(CasesError::Empty { path: path.to_owned() }),
         false => Ok(cases),

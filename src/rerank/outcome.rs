@@ -124,6 +124,15 @@ pub enum Refusal {
         /// When the backlog is predicted to have drained.
         retry_after: Ns,
     },
+    /// No tier that the policy allows is that fast, with nothing else to do.
+    #[error(
+        "the latency budget is too short for these candidates, whatever the load; about {} ms are needed",
+        .needed.0.div_ceil(1_000_000)
+    )]
+    BudgetUnmeetable {
+        /// What the fastest of them is predicted to take.
+        needed: Ns,
+    },
     /// The budget was already spent when the request could first be scheduled.
     #[error(
         "the latency budget is spent, but for what the answer's way back takes (limits.answer_ns_margin)"

@@ -111,9 +111,19 @@ impl Scheduler {
 
     fn too_late(&self, job: &Job) -> Refusal {
         let retry_after = self.drained_in();
-        match job.deadline {
-            Some(_) => Refusal::BudgetTooShort { retry_after },
-            None => Refusal::Overloaded { retry_after },
+        let Some(deadline) = job.deadline else { return Refusal::Overloaded { retry_after } };
+        let tiers = match job.policy {
+            Policy::Full => &[Tier::Primary][..],
+            Policy::Fallback | Policy::TopK => &[Tier::Fallback],
+            Policy::Auto => &Tier::ALL,
+        };
+        let tiers = tiers.iter().filter(|&&tier| !job.lengths[tier].is_empty() && self.is_available(tier));
+        let alone = |&tier: &Tier| self.predictors[tier].p99(&Load::of(job.lengths[tier].iter().copied()));
+        match tiers.map(alone).min() {
+            Some(needed) if self.now.saturating_add(needed) > deadline => {
+                Refusal::BudgetUnmeetable { needed }
+            }
+            _ => Refusal::BudgetTooShort { retry_after },
         }
     }
 

@@ -190,11 +190,25 @@ fn a_budget_too_short_for_the_primary_gets_a_top_k() {
 fn a_budget_too_short_for_any_tier_is_refused_with_the_drain_time() {
     let mut world = World::new(config());
     world.arrive(1, 400, None, Policy::Auto);
-    world.arrive(2, 400, Some(8), Policy::Auto);
-    let [(2, Refusal::BudgetTooShort { retry_after })] = &world.refusals()[..] else {
+    world.arrive(2, 4_000, None, Policy::Fallback);
+    world.arrive(3, 2, Some(4), Policy::Auto);
+    let [(3, Refusal::BudgetTooShort { retry_after })] = &world.refusals()[..] else {
         panic!("{:?}", world.refusals());
     };
     assert!(retry_after.0 > 300 * MS, "{retry_after:?}");
+}
+
+#[test]
+fn a_budget_that_no_idle_tier_meets_is_refused_with_what_is_needed() {
+    for (policy, least, most) in [(Policy::Auto, 8, 100), (Policy::TopK, 8, 100), (Policy::Full, 300, 1_000)]
+    {
+        let mut world = World::new(config());
+        world.arrive(1, 400, Some(8), policy);
+        let [(1, Refusal::BudgetUnmeetable { needed })] = &world.refusals()[..] else {
+            panic!("{:?}", world.refusals());
+        };
+        assert!((least * MS..most * MS).contains(&needed.0), "{policy:?}: {needed:?}");
+    }
 }
 
 #[test]
@@ -205,7 +219,7 @@ fn policies_hold() {
     world.done(FALLBACK, fallback.batch, Ok(()));
     world.arrive(2, 100, Some(20), Policy::Full);
     assert_eq!(world.answers(), [(1, Served::Fallback, None)]);
-    assert!(matches!(world.refusals()[..], [(2, Refusal::BudgetTooShort { .. })]));
+    assert!(matches!(world.refusals()[..], [(2, Refusal::BudgetUnmeetable { .. })]));
 }
 
 #[test]

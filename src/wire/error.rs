@@ -171,6 +171,7 @@ impl From<&Refusal> for ApiError {
         let (code, retry_after) = match refusal {
             Refusal::Overloaded { retry_after } => (Code::Overloaded, Some(*retry_after)),
             Refusal::BudgetTooShort { retry_after } => (Code::BudgetTooShort, Some(*retry_after)),
+            Refusal::BudgetUnmeetable { .. } => (Code::BudgetTooShort, None),
             Refusal::QuotaExceeded { retry_after } => (Code::QuotaExceeded, Some(*retry_after)),
             Refusal::BudgetSpent => (Code::BudgetSpent, None),
             Refusal::Invalid { field, message } => return Self::invalid(field, message),

@@ -109,15 +109,22 @@ impl Fields {
     }
 
     /// The ids of documents that bring one; empty when none does.
-    pub fn document_ids(&self) -> Vec<Option<String>> {
+    ///
+    /// # Errors
+    /// For an id that is no string.
+    pub fn document_ids(&self) -> Result<Vec<Option<String>>, ApiError> {
         let list = self.known.iter().find(|(name, _)| *name == "documents");
-        let Some((_, Field::List(items))) = list else { return Vec::new() };
-        let id = |item: &Item| match item {
-            Item::Object(object) => object.get("id").and_then(Value::as_str).map(str::to_owned),
-            Item::Text(_) | Item::Other(_) => None,
+        let Some((_, Field::List(items))) = list else { return Ok(Vec::new()) };
+        let id = |(place, item): (usize, &Item)| match item {
+            Item::Object(object) => match object.get("id") {
+                None | Some(Value::Null) => Ok(None),
+                Some(Value::String(id)) => Ok(Some(id.clone())),
+                Some(_) => Err(ApiError::invalid(format!("documents[{place}]"), "`id` must be a string")),
+            },
+            Item::Text(_) | Item::Other(_) => Ok(None),
         };
-        let ids: Vec<Option<String>> = items.iter().map(id).collect();
-        if ids.iter().all(Option::is_none) { Vec::new() } else { ids }
+        let ids: Vec<Option<String>> = items.iter().enumerate().map(id).collect::<Result<_, _>>()?;
+        Ok(if ids.iter().all(Option::is_none) { Vec::new() } else { ids })
     }
 
     /// Takes a field out; null and absent are the same.

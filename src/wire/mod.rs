@@ -183,7 +183,11 @@ pub fn decode(
     } else {
         let mut fields = Fields::parse(body).map_err(in_guess)?;
         let dialect = select::select(path, &fields, &settings.pins).unwrap_or(guess);
-        let ids = fields.document_ids();
+        // Only our own answer gives ids back; elsewhere a document's `id` is one of its fields.
+        let ids = match dialect {
+            Dialect::Podium => fields.document_ids().map_err(|error| (dialect, error))?,
+            _ => Vec::new(),
+        };
         let known = known(dialect);
         let warnings = fields.unknown(known);
         let request = read(dialect, &mut fields).map_err(|error| (dialect, error))?;

@@ -290,6 +290,12 @@ fn bad_input_names_the_field_in_the_dialect_that_asked() {
         ),
         (
             "/v1/rank",
+            json!({"query": "q", "documents": ["a", {"id": 7, "text": "b"}]}),
+            Dialect::Podium,
+            "documents[1]: `id` must be a string",
+        ),
+        (
+            "/v1/rank",
             json!({"query": "q", "documents": [], "policy": "best"}),
             Dialect::Podium,
             "policy: `best` is not one of auto, full, topk, fallback",

@@ -1,0 +1,78 @@
+//! Text files, line by line, and what is wrong with one.
+
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// A text file that cannot be used.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{}: {reason}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// A line is not what it should be.
+    #[error("{}:{line}: {reason}", .path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Calls `read` with the number and the text of each line that is not blank.
+///
+/// # Errors
+/// [`FileError`]: also for a line that is not UTF-8, and for what `read` says of one.
+pub fn each_line(
+    path: &Path,
+    mut read: impl FnMut(usize, &str) -> Result<(), String>,
+) -> Result<(), FileError> {
+    let bytes =
+        std::fs::read(path).map_err(|reason| FileError::Unreadable { path: path.to_owned(), reason })?;
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    for (line, number) in bytes.split(|&byte| byte == b'\n').zip(1..) {
+        let text = std::str::from_utf8(line)
+            .map_err(|error| format!("is not UTF-8 at byte {} of the line", error.valid_up_to()));
+        let result = text.map(|text| text.strip_suffix('\r').unwrap_or(text)).and_then(|text| {
+            match text.trim().is_empty() {
+                true => Ok(()),
+                false => read(number, text),
+            }
+        });
+        result.map_err(|reason| FileError::Line { path: path.to_owned(), line: number, reason })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blank_lines_count_and_what_is_wrong_has_its_line() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("x");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let mut found = Vec::new();
+            let result = each_line(&path, |number, line| {
+                found.push((number, line.to_owned()));
+                if line == "bad" { Err("is bad".to_owned()) } else { Ok(()) }
+            });
+            (found, result.map_err(|error| error.to_string().rsplit('/').next().unwrap().to_owned()))
+        };
+        let (found, result) = read("\u{feff}a\r\n\n \t\nb c".as_bytes());
+        assert_eq!((found, result), (vec![(1, "a".to_owned()), (4, "b c".to_owned())], Ok(())));
+        assert_eq!(read(b"a\nbad\nb").1, Err("x:2: is bad".to_owned()));
+        assert_eq!(read(b"a\n\nb\xff\n").1, Err("x:3: is not UTF-8 at byte 1 of the line".to_owned()));
+        let missing = each_line(&place.path().join("y"), |_, _| Ok(())).unwrap_err();
+        assert!(matches!(missing, FileError::Unreadable { .. }));
+    }
+}
