@@ -70,7 +70,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(8..=16384))]
     intermediate: u16,
     /// Lists, each a query with its candidates.
-    #[arg(long, value_name = "N", default_value_t = 70_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 120_000, value_parser = clap::value_parser!(u32).range(1..))]
     lists: u32,
     /// Candidates of a list.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(4..=1000))]
@@ -85,7 +85,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
     /// Updates in training; the learning rate falls to 0 over them.
-    #[arg(long, value_name = "N", default_value_t = 8_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 26_000, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// Lists of an update.
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..))]
