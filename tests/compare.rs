@@ -5,6 +5,8 @@ mod common;
 use common::{Serving, podium, small_model};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 
 /// Four queries with 30 candidates; ties in the run and in the scores, grades from -1 to 2, judgements that
@@ -145,13 +147,60 @@ fn a_server_stands_beside_the_models_that_it_serves() {
             assert!(costs.into_iter().all(positive), "{asked}");
         }
         assert!(fs::read_to_string(place.join("report.html")).unwrap().contains("over HTTP"));
-        assert!(fs::read_to_string(place.join("runs/one/ours.run")).unwrap().lines().count() == 4 * 30);
+        assert!(
+            fs::read_to_string(place.join("runs/one/server-ours.run")).unwrap().lines().count() == 4 * 30
+        );
     }
     let address = server.address.clone();
     drop(server);
     let arguments = [&arguments(place, primary.path())[..], &servers].concat();
     let (code, _, told) = compare(&arguments);
     assert!(code == 69 && told.contains(&format!("http://{address}: refused: ")), "{code}, {told}");
+}
+
+/// A server of TEI's dialect that closes the connection in place of some answers, by their number.
+fn flaky(closes: fn(usize) -> bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut line, mut length) = (String::new(), 0);
+            while stream.read_line(&mut line).unwrap() > 2 {
+                length = line.strip_prefix("content-length: ").map_or(length, |n| n.trim().parse().unwrap());
+                line.clear();
+            }
+            stream.read_exact(&mut vec![0; length]).unwrap();
+            if !closes(number) {
+                let scores: Vec<_> = (0..30).map(|n| json!({"index": n, "score": n})).collect();
+                let body = json!(scores).to_string();
+                let head =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                stream.get_mut().write_all((head + &body).as_bytes()).unwrap();
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_that_fails_is_told_and_waited_for_in_vain_only_so_often() {
+    let place = tempfile::tempdir().unwrap();
+    let (place, primary) = (place.path(), small_model());
+    ["one", "two", "three"].iter().for_each(|name| set(&place.join(name)));
+    let with = |address: &str| {
+        let server = ["--server".to_owned(), format!("url=http://{address},dialect=tei,name=peer")];
+        compare(&[&arguments(place, primary.path())[..], &server].concat())
+    };
+    let (code, printed, told) = with(&flaky(|number| number == 4));
+    assert!(code == 75 && told.contains("peer: {\"connection lost\": 1}"), "{code}, {told}");
+    assert!(printed.contains("peer did not answer 1 connection lost"), "{printed}");
+    let report = report(place);
+    let row = report["rows"].as_array().unwrap().iter().find(|row| row["name"] == "peer").unwrap();
+    assert_eq!((&row["refused"], &row["faults"]["connection lost"]), (&json!(0.125), &json!(1)));
+    assert!(row.get("device_ms").is_none() && printed.contains('–'), "{row}");
+    let (code, _, told) = with(&flaky(|number| number > 2));
+    assert!(code == 69 && told.contains("connection lost"), "{code}, {told}");
 }
 
 #[test]
@@ -163,12 +212,14 @@ fn bad_input_is_named() {
     fs::write(place.join("bad/corpus.jsonl"), "{\"_id\": \"x0\", \"text\": \"a\"}\n{\"_id\": 1}\n").unwrap();
     fs::write(place.join("file"), "").unwrap();
     let at = |name: &str| place.join(name).to_str().unwrap().to_owned();
-    let rows: [(&[&str], i32, &str); 15] = [
+    let rows: [(&[&str], i32, &str); 17] = [
         (&["--top-k", "0"], 64, "0 is not in 1..=100000"),
         (&["--budgets-ms", "18446744073709551615"], 64, "is not in 1..=3600000"),
         (&["--rate", "1e-9"], 64, "--rate: 0.000000001 is not between 0.001"),
         (&["--fallback", primary.path().to_str().unwrap()], 64, "--fallback: is the primary"),
         (&["--tune", &at("one")], 64, "is reported on too"),
+        (&["--server", "url=http://x:99999"], 64, "--server: `http://x:99999` is not "),
+        (&["--server", "url=http://x,name="], 64, "--server: name: `` is not "),
         (&["--server", "name=x"], 64, "--server: `` is not "),
         (&["--server", "url=http://x,dialect=oip"], 64, "--server: the dialect oip needs a model"),
         (&["--server", "url=http://x,tier=1"], 64, "--server: `tier` is not one of "),
@@ -189,6 +240,9 @@ fn bad_input_is_named() {
         let (found, _, told) = compare(&arguments);
         assert!(found == code && told.contains(expected), "{change:?}: {found}, {told}");
     }
+    let same = ["--server", "url=http://x,name=a/b", "--server", "url=http://x,name=a:b"].map(str::to_owned);
+    let (code, _, told) = compare(&[&arguments(place, primary.path())[..], &same].concat());
+    assert!(code == 64 && told.contains("two servers are called like `a:b`"), "{told}");
     let twice = [arguments(place, primary.path()), vec![at("one")]].concat();
     let (code, _, told) = compare(&twice);
     assert!(code != 0, "{told}");

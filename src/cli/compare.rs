@@ -4,7 +4,7 @@ use super::pool::open_model;
 use super::server_fields::{ServerFields, client_limits};
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
-use crate::compare::{CompareError, Inputs, Plan, Server, TrecRun, compare, html, svg, table};
+use crate::compare::{CompareError, Inputs, Plan, Row, Server, TrecRun, compare, html, svg, table};
 use crate::eval::Judged;
 use crate::load::{Kind, Target};
 use crate::model::BUNDLED;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 /// seen, and the cost that their receipts say.
 ///
 ///     podium compare cranfield cisi --primary ./my-cross-encoder --html report.html
-///     podium compare cranfield --primary ./my-cross-encoder --server url=http://localhost:8081,dialect=tei
+///     podium compare cranfield --primary ./ce --server url=http://localhost:8081,dialect=tei
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
@@ -91,7 +91,7 @@ pub(super) struct Args {
     /// Writes the figures.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes a TREC run of each way and set.
+    /// Writes a TREC run of each set and of each way but budgets, which have no order of their own.
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
     /// Everything random comes from it.
@@ -101,6 +101,8 @@ pub(super) struct Args {
 
 /// Connections at once to a server.
 const CONNECTIONS: u32 = 256;
+/// Bytes of a server's name, which is a file's too.
+const NAME_MAX: usize = 100;
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     check(&args)?;
@@ -117,6 +119,14 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .map(|fields| server(fields, args.timeout_ms))
             .collect::<Result<_, _>>()?,
     };
+    // Runs are files, whose names have letters and digits only.
+    let mut names = BTreeSet::new();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    for server in &inputs.servers {
+        if !names.insert(server.name.chars().map(plain).collect::<String>()) {
+            return Err(Failure::usage(format!("--server: two servers are called like `{}`", server.name)));
+        }
+    }
     if inputs.primary.identity == inputs.fallback.identity {
         return Err(Failure::usage("--fallback: is the primary".to_owned()));
     }
@@ -157,7 +167,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             super::write(&folder.join(format!("{way}.run")), &lines)?;
         }
     }
-    Ok(())
+    // All is written, and yet not to be relied on.
+    let broken = |row: &&Row| row.faults.keys().any(|kind| !kind.starts_with("status "));
+    match comparison.rows.iter().find(broken) {
+        Some(row) => Err(Failure::temporary(format!("{}: {:?}", row.name, row.faults))),
+        None => Ok(()),
+    }
 }
 
 /// What clap cannot say.
@@ -198,6 +213,9 @@ fn server(fields: &str, timeout_ms: u64) -> Result<Arc<Server>, Failure> {
         wishes => format!("{host} {} {wishes}", side.target.dialect.name()),
     };
     let name = names.last().map_or(usual, |field| field["name=".len()..].to_owned());
+    if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
+        return Err(wrong(format!("name: `{}` is not 1 to {NAME_MAX} printable bytes", name.escape_debug())));
+    }
     Ok(Arc::new(Server { name, client, kind }))
 }
 

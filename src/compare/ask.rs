@@ -10,6 +10,7 @@ use crate::sim::quantile;
 use rand::SeedableRng;
 use rand_distr::{Distribution, Exp1};
 use rand_pcg::Pcg64;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::task::{JoinError, JoinSet};
@@ -39,7 +40,12 @@ pub(super) struct Asked {
     /// Its scores by query; none where it did not answer.
     pub scores: Vec<Option<Vec<f32>>>,
     pub served: Served,
+    /// How many queries have no answer, by what became of them.
+    pub faults: BTreeMap<String, usize>,
 }
+
+/// So many queries in a row without an answer that says why, and the others are not asked.
+const LOST_MAX: usize = 3;
 
 /// Asks a server each query once: at so many a second, or without a rate one after the other.
 ///
@@ -50,7 +56,7 @@ pub(super) fn ask(
     server: &Arc<Server>,
     cases: &[Case],
     rate: Option<f64>,
-    seed: u64,
+    (seed, dollars_per_hour): (u64, f64),
     tell: &mut dyn FnMut(Progress),
 ) -> Result<Asked, ServerError> {
     let wrong = |reason: String| ServerError { url: server.client.target().url.clone(), reason };
@@ -59,28 +65,42 @@ pub(super) fn ask(
     let told = |done| Progress { stage: server.name.clone(), done, of: cases.len() };
     let sent = runtime.block_on(async {
         server.client.probe(&cases[0], &server.kind).await?;
-        Ok(match rate {
+        match rate {
             None => one_by_one(server, cases, &mut |done| tell(told(done))).await,
-            Some(rate) => on_time(server, cases, rate, seed, &mut |done| tell(told(done))).await,
-        })
+            Some(rate) => Ok(on_time(server, cases, rate, seed, &mut |done| tell(told(done))).await),
+        }
     });
     let sent: Vec<(Ns, Sent)> = sent.map_err(|fault: Fault| wrong(fault.to_string()))?;
     match sent.iter().map(|(_, sent)| &sent.result).find_map(|result| result.as_ref().err()) {
         Some(fault) if sent.iter().all(|(_, sent)| sent.result.is_err()) => Err(wrong(fault.to_string())),
-        _ => Ok(asked(place, sent)),
+        _ => Ok(asked(place, sent, dollars_per_hour)),
     }
 }
 
 /// Each request with the time at which it was due.
-async fn one_by_one(server: &Arc<Server>, cases: &[Case], done: &mut dyn FnMut(usize)) -> Vec<(Ns, Sent)> {
+async fn one_by_one(
+    server: &Arc<Server>,
+    cases: &[Case],
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<(Ns, Sent)>, Fault> {
     let headers = server.kind.headers();
-    let mut sent = Vec::new();
+    let (mut sent, mut lost) = (Vec::new(), 0);
     for case in cases {
         let due = server.client.clock().now();
-        sent.push((due, server.client.send(&server.client.prepare(case), &headers).await));
+        let one = server.client.send(&server.client.prepare(case), &headers).await;
+        match &one.result {
+            Ok(_) | Err(Fault::Status { .. }) => lost = 0,
+            Err(fault) => {
+                lost += 1;
+                if lost == LOST_MAX {
+                    return Err(fault.clone());
+                }
+            }
+        }
+        sent.push((due, one));
         done(sent.len());
     }
-    sent
+    Ok(sent)
 }
 
 /// An open loop: requests are sent at their times, whatever became of those before.
@@ -118,23 +138,34 @@ async fn on_time(
     sent.into_iter().flatten().collect()
 }
 
-fn asked(place: usize, sent: Vec<(Ns, Sent)>) -> Asked {
+/// Latencies are of all queries, so that one that was waited for in vain counts with its wait. Receipts of a server
+/// without prices are priced at `dollars_per_hour`.
+fn asked(place: usize, sent: Vec<(Ns, Sent)>, dollars_per_hour: f64) -> Asked {
     let all = sent.len() as f64;
-    let (mut latencies, mut in_full, mut device, mut nanodollars) = (Vec::new(), 0.0, Some(0), Some(0));
+    let (mut latencies, mut answered, mut in_full) = (Vec::new(), 0.0, 0.0);
+    let (mut device, mut nanodollars) = (Some(0.0), Some(0.0));
+    let mut faults = BTreeMap::new();
     let mut scores = |(due, Sent { ended, result, .. }): (Ns, Sent)| {
-        let answer = result.ok()?;
         latencies.push(ended.saturating_sub(due));
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(fault) => {
+                *faults.entry(fault.kind()).or_default() += 1;
+                return None;
+            }
+        };
+        answered += 1.0;
         in_full += f64::from(u8::from(answer.tier.is_none_or(|tier| tier == "full")));
-        device = device.zip(answer.device_ns).map(|(sum, one)| sum + one);
-        nanodollars = nanodollars.zip(answer.nanodollars).map(|(sum, one)| sum + one);
+        device = device.zip(answer.device_ns).map(|(sum, one)| sum + one as f64);
+        nanodollars = nanodollars.zip(answer.nanodollars).map(|(sum, one)| sum + one as f64);
         Some(answer.scores.into_iter().map(|score| score as f32).collect())
     };
     let scores = sent.into_iter().map(&mut scores).collect();
     latencies.sort_unstable();
-    let answered = latencies.len() as f64;
-    let cost = device.zip(nanodollars).map(|(device, nanodollars)| ServedCost {
-        device_ns: device as f64 / answered,
-        dollars: nanodollars as f64 / 1e9 / answered,
+    let cost = device.map(|device| {
+        let at_our_price = device / 3.6e12 * dollars_per_hour;
+        let dollars = nanodollars.filter(|&sum| sum > 0.0).map_or(at_our_price, |sum| sum / 1e9);
+        ServedCost { device_ns: device / answered, dollars: dollars / answered }
     });
     let served = Served {
         cost,
@@ -143,7 +174,7 @@ fn asked(place: usize, sent: Vec<(Ns, Sent)>) -> Asked {
         shares: vec![(Way::Server(place), answered / all)],
         in_full: in_full / all,
     };
-    Asked { scores, served }
+    Asked { scores, served, faults }
 }
 
 #[cfg(test)]
@@ -167,12 +198,19 @@ mod tests {
     fn receipts_make_the_cost_and_who_gives_none_has_none() {
         let lost = (Ns(5), Sent { began: Ns(5), ended: Ns(9), result: Err(Fault::TimedOut) });
         let one = sent(10, Some("full"), Some(40));
-        let Asked { scores, served } = asked(3, vec![one, lost, sent(30, Some("fallback"), Some(20))]);
+        let sent_all = vec![one, lost, sent(30, Some("fallback"), Some(20))];
+        let Asked { scores, served, faults } = asked(3, sent_all, 1.0);
+        assert_eq!(faults, [("timed out".to_owned(), 1)].into());
         assert_eq!(scores, [Some(vec![0.5, 0.25]), None, Some(vec![0.5, 0.25])]);
         assert_eq!(served.shares, [(Way::Server(3), 2.0 / 3.0)]);
         assert_eq!((served.p50_ms, served.p99_ms, served.in_full), (10.0, 30.0, 1.0 / 3.0));
         assert_eq!(served.cost, Some(ServedCost { device_ns: 300.0, dollars: 30e-9 }));
-        let peer = asked(0, vec![sent(10, None, None), sent(20, Some("full"), Some(1))]).served;
+        let peer = asked(0, vec![sent(10, None, None), sent(20, Some("full"), Some(1))], 1.0).served;
         assert_eq!((peer.cost, peer.in_full), (None, 1.0));
+        // Who has no prices is priced by ours, and no receipt is too large to add.
+        let mut free = vec![sent(10, None, Some(0)), sent(10, None, Some(0))];
+        free[0].1.result.as_mut().unwrap().device_ns = Some(u64::MAX);
+        let cost = asked(0, free, 3.6).served.cost.unwrap();
+        assert!((cost.dollars / (cost.device_ns * 1e-12) - 1.0).abs() < 1e-9);
     }
 }

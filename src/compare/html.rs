@@ -63,7 +63,7 @@ fn plot(comparison: &Comparison, title: &str, label: &str, x: impl Fn(&Row) -> f
             _ => COLOURS[0],
         };
         plot.dot((x(row), row.ndcg), colour, &format!("{}: {:.4}", row.name, row.ndcg));
-        labels.extend(row.fused.is_none().then(|| (x(row), row.ndcg, row.way.name())));
+        labels.extend(row.fused.is_none().then(|| (x(row), row.ndcg, row.name.clone())));
     }
     plot.names(&labels);
     let over_http = shown.iter().any(|row| matches!(row.way, Way::Server(_)));
@@ -175,6 +175,7 @@ mod tests {
             p99_ms: 2.0,
             degraded: 0.0,
             refused: 0.0,
+            faults: std::collections::BTreeMap::new(),
         }
     }
 

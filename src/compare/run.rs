@@ -14,6 +14,7 @@ use crate::model::Model;
 use crate::sim::Device;
 use crate::token::Packed;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
@@ -146,8 +147,11 @@ pub struct Row {
     pub p99_ms: f64,
     /// The share of requests that were not answered by the primary in full.
     pub degraded: f64,
-    /// The share of requests that were refused.
+    /// The share of requests that were refused, or of a server's, that it did not answer.
     pub refused: f64,
+    /// Queries that a server did not answer, by what became of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub faults: BTreeMap<String, usize>,
 }
 
 /// What requests cost.
@@ -196,11 +200,16 @@ pub fn compare(
     work: &Path,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<(Comparison, Vec<TrecRun>), CompareError> {
+    // First, as what is wrong with a server is soon told.
+    let mut asked = ask_servers(inputs, plan, tell)?;
     let mut primary = Scoring::open(Tier::Primary, &inputs.primary, plan, work)?;
     let mut fallback = Scoring::open(Tier::Fallback, &inputs.fallback, plan, work)?;
     let mut queries = |sets| read_queries(sets, &mut primary, &mut fallback, tell);
     let (mut reported, tuned) = (queries(&inputs.sets)?, queries(&inputs.tune)?);
-    let served = ask_servers(inputs, plan, &mut reported, tell)?;
+    for asked in &mut asked {
+        let scores = reported.iter_mut().zip(std::mem::take(&mut asked.scores));
+        scores.for_each(|(query, scores)| query.servers.push(scores));
+    }
     let clock = Clock::start();
     let service = service(&reported, &inputs.sets, plan, [&mut primary, &mut fallback], clock)?;
     let mut rows = Vec::new();
@@ -211,9 +220,9 @@ pub fn compare(
             rows.push(row(way, weight, &served, &reported, inputs.sets.len(), plan));
         }
     }
-    for (place, (server, served)) in inputs.servers.iter().zip(served).enumerate() {
+    for (place, (server, Asked { served, faults, .. })) in inputs.servers.iter().zip(asked).enumerate() {
         let row = row(Way::Server(place), None, &served, &reported, inputs.sets.len(), plan);
-        rows.push(Row { name: server.name.clone(), ..row });
+        rows.push(Row { name: server.name.clone(), faults, ..row });
     }
     let device_ms = |row: &Row| row.cost.map_or(f64::INFINITY, |cost| cost.device_ms);
     rows.sort_by(|a, b| device_ms(a).total_cmp(&device_ms(b)).then(a.ndcg.total_cmp(&b.ndcg)));
@@ -245,20 +254,16 @@ pub fn compare(
     Ok((comparison, runs))
 }
 
-/// Gives each query every server's scores.
+/// Asks every server the reported queries.
 fn ask_servers(
     inputs: &Inputs,
     plan: &Plan,
-    queries: &mut [Query],
     tell: &mut dyn FnMut(Progress),
-) -> Result<Vec<Served>, ServerError> {
+) -> Result<Vec<Asked>, ServerError> {
     // In the order of the queries.
     let cases: Vec<_> = inputs.sets.iter().flat_map(|(_, set)| judged_cases(set, usize::MAX)).collect();
-    let one = |(place, server)| {
-        let Asked { scores, served } = ask(place, server, &cases, plan.rate, plan.seed, tell)?;
-        queries.iter_mut().zip(scores).for_each(|(query, scores)| query.servers.push(scores));
-        Ok(served)
-    };
+    let one =
+        |(place, server)| ask(place, server, &cases, plan.rate, (plan.seed, plan.dollars_per_hour), tell);
     inputs.servers.iter().enumerate().map(one).collect()
 }
 
@@ -357,5 +362,6 @@ fn row(way: Way, weight: Option<f32>, served: &Served, queries: &[Query], sets: 
         p99_ms: served.p99_ms,
         degraded: 1.0 - served.in_full,
         refused: (1.0 - answered).max(0.0),
+        faults: BTreeMap::new(),
     }
 }

@@ -73,7 +73,19 @@ pub(super) fn asked(comparison: &Comparison) -> Option<String> {
         Some(rate) => format!("{rate:.2} a second"),
         None => "one after the other".to_owned(),
     };
-    one.map(|_| format!("Servers were asked every query over HTTP, {how}; cost is what their receipts say."))
+    one?;
+    let mut text = format!(
+        "Servers were asked every query over HTTP, {how}; cost is what their receipts say, at our price where they have none."
+    );
+    for row in comparison.rows.iter().filter(|row| !row.faults.is_empty()) {
+        let faults: Vec<String> = row.faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        text += &format!(
+            " {} did not answer {}: there the first stage's order stands.",
+            row.name,
+            faults.join(", ")
+        );
+    }
+    Some(text)
 }
 
 /// The sentence that most readers want.
@@ -103,7 +115,13 @@ pub(super) fn trec_runs(queries: &[Query], sets: &[(String, Judged)], rows: &[Ro
     let mut runs = Vec::new();
     for row in rows.iter().filter(|row| !matches!(row.way, Way::Budget(_))) {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-        let name: String = row.name.replace(" + first stage, ", "+fused-").chars().map(plain).collect();
+        // A server may be called like a way.
+        let prefix = if matches!(row.way, Way::Server(_)) { "server-" } else { "" };
+        let name: String = format!("{prefix}{}", row.name)
+            .replace(" + first stage, ", "+fused-")
+            .chars()
+            .map(plain)
+            .collect();
         for (place, (set, _)) in sets.iter().enumerate() {
             let mut lines = String::new();
             for query in queries.iter().filter(|query| query.set == place) {

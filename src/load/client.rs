@@ -164,6 +164,11 @@ impl Client {
         }
         let path = speak::path(target.dialect, target.model.as_deref());
         let uri = format!("{}{path}", url.path().trim_end_matches('/')).parse().map_err(|_| wrong())?;
+        // What comes after the host is a port, or nothing; another would be taken for 80.
+        let is_bare = url.authority().is_some_and(|authority| authority.as_str().ends_with(host));
+        if url.port_u16().is_none() && !is_bare {
+            return Err(wrong());
+        }
         let authority = url.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
         Ok(Self {
             host: host.trim_matches(['[', ']']).to_owned(),
@@ -265,7 +270,9 @@ impl Client {
         let header = |name: &str| head.headers().get(name).and_then(|value| value.to_str().ok());
         if !head.status().is_success() {
             let error = header("x-podium-error").map(str::to_owned);
-            let body = String::from_utf8_lossy(body).chars().take(ERROR_CHARS_MAX).collect();
+            let printable = |c: &char| !c.is_control();
+            let body =
+                String::from_utf8_lossy(body).chars().filter(printable).take(ERROR_CHARS_MAX).collect();
             return Err(Fault::Status { code: head.status().as_u16(), error, body });
         }
         let scores = speak::scores(self.target.dialect, request.documents, body).map_err(Fault::Malformed)?;
@@ -279,14 +286,13 @@ impl Client {
     }
 
     /// Asks once, so that what is wrong with the address, the dialect or the key is told before a load of it.
-    /// A server that is only busy is fine.
+    /// A server that is only busy, or that a budget is too short for, is fine.
     ///
     /// # Errors
     /// What would become of every other request, too.
     pub async fn probe(&self, case: &Case, kind: &Kind) -> Result<(), Fault> {
-        let headers = Kind { options: Default::default(), ..kind.clone() }.headers();
-        match self.send(&self.prepare(case), &headers).await.result {
-            Ok(_) | Err(Fault::Status { code: 429 | 503, .. }) => Ok(()),
+        match self.send(&self.prepare(case), &kind.headers()).await.result {
+            Ok(_) | Err(Fault::Status { code: 429 | 503 | 504, .. }) => Ok(()),
             Err(fault) => Err(fault),
         }
     }

@@ -89,7 +89,9 @@ impl Kind {
                 self.options.top_k = Some(k.ok_or_else(wrong)?);
             }
             "key-env" => {
-                let key = env(value).ok_or_else(|| format!("key-env: there is no variable `{value}`"))?;
+                let key = env(value)
+                    .filter(|key| !key.is_empty())
+                    .ok_or_else(|| format!("key-env: there is no variable `{value}`"))?;
                 let mut bearer = HeaderValue::try_from(format!("Bearer {key}"))
                     .map_err(|_| format!("key-env: `{value}` holds what no header can"))?;
                 bearer.set_sensitive(true);

@@ -121,6 +121,9 @@ impl Scheduler {
         let alone = |&tier: &Tier| self.predictors[tier].p99(&Load::of(job.lengths[tier].iter().copied()));
         match tiers.map(alone).min() {
             Some(needed) if self.now.saturating_add(needed) > deadline => {
+                // Of the caller's budget the answer's way back and what came before are spent already.
+                let spent = self.now.saturating_sub(job.arrived);
+                let needed = needed.saturating_add(spent).saturating_add(self.limits.answer_ns_margin);
                 Refusal::BudgetUnmeetable { needed }
             }
             _ => Refusal::BudgetTooShort { retry_after },

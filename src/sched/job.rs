@@ -17,6 +17,8 @@ const SLACK_PART: u64 = 8;
 #[derive(Debug)]
 pub(super) struct Job {
     pub id: JobId,
+    /// When it came to the server.
+    pub arrived: Ns,
     pub tenant: TenantId,
     pub policy: Policy,
     pub top_k: Option<u32>,
@@ -127,6 +129,7 @@ impl Job {
         };
         Self {
             id: arrival.job,
+            arrived: arrival.arrived,
             tenant: arrival.tenant,
             policy: arrival.policy,
             top_k: arrival.top_k,
