@@ -212,7 +212,7 @@ fn bad_input_is_named() {
     fs::write(place.join("bad/corpus.jsonl"), "{\"_id\": \"x0\", \"text\": \"a\"}\n{\"_id\": 1}\n").unwrap();
     fs::write(place.join("file"), "").unwrap();
     let at = |name: &str| place.join(name).to_str().unwrap().to_owned();
-    let rows: [(&[&str], i32, &str); 17] = [
+    let rows: [(&[&str], i32, &str); 19] = [
         (&["--top-k", "0"], 64, "0 is not in 1..=100000"),
         (&["--budgets-ms", "18446744073709551615"], 64, "is not in 1..=3600000"),
         (&["--rate", "1e-9"], 64, "--rate: 0.000000001 is not between 0.001"),
@@ -222,6 +222,7 @@ fn bad_input_is_named() {
         (&["--server", "url=http://x,name="], 64, "--server: name: `` is not "),
         (&["--server", "name=x"], 64, "--server: `` is not "),
         (&["--server", "url=http://x,dialect=oip"], 64, "--server: the dialect oip needs a model"),
+        (&["--server", "url=http://x,weight=2"], 64, "--server: weight: a server gets requests of one kind"),
         (&["--server", "url=http://x,tier=1"], 64, "--server: `tier` is not one of "),
         (&["--keep", "2"], 64, "--keep: 2 is not between"),
         (&["--primary", "/nowhere"], 64, "--primary: /nowhere is missing"),
@@ -229,6 +230,7 @@ fn bad_input_is_named() {
         (&["--tune", &at("bad")], 65, "corpus.jsonl:2: "),
         (&["--tune", &at("nowhere")], 66, "nowhere/corpus.jsonl: "),
         (&["--work", &at("file")], 74, "file: "),
+        (&["--runs", &at("file")], 74, "file: "),
         (&["--html", &at("nowhere/x.html")], 74, "nowhere/x.html: "),
     ];
     for (change, code, expected) in rows {

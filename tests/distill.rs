@@ -66,20 +66,33 @@ fn judged(set: &Path, random: &mut Pcg64) {
     fs::write(set.join("bm25.run"), each(&|q, d| format!("{q} Q0 {d} {d} {} x\n", 100 - d))).unwrap();
 }
 
-/// The command's arguments for that material.
-fn arguments<'a>(place: &'a str, teacher: &'a Path, out: &'a str) -> Vec<String> {
+/// The command's arguments for that material; a student's shape is given where no student is.
+fn arguments<'a>(place: &'a str, teacher: &'a Path, out: &'a str, more: &[&str]) -> Vec<String> {
     let teacher = teacher.to_str().unwrap();
+    let shape = match more.contains(&"--student") {
+        true => "",
+        false => "--layers 2 --hidden 32 --heads 2 --intermediate 64",
+    };
     let arguments = format!(
         "distill --teacher {teacher} --queries {place}/queries.tsv --passages {place}/passages.tsv \
-         --tune {place}/set --report {place}/other --out {place}/{out} --work {place}/work --layers 2 --hidden 32 \
-         --heads 2 --intermediate 64 --lists 200 --candidates 8 --steps 120 --every 40 --rate 0.003"
+         --tune {place}/set --report {place}/other --out {place}/{out} --work {place}/work {shape} \
+         --lists 200 --candidates 8 --steps 120 --every 40 --rate 0.003"
     );
-    arguments.split(' ').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    let mut arguments: Vec<String> =
+        arguments.split(' ').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    for pair in more.chunks(2) {
+        // A flag that is there already is replaced with its value.
+        if let Some(found) = arguments.iter().position(|argument| argument == pair[0]) {
+            arguments.drain(found..found + 2);
+        }
+        arguments.extend(pair.iter().map(|&part| part.to_owned()));
+    }
+    arguments
 }
 
 fn distil(place: &Path, teacher: &Path, out: &str, more: &[&str]) -> (i32, String, String) {
-    let arguments = arguments(place.to_str().unwrap(), teacher, out);
-    podium(&arguments.iter().map(String::as_str).chain(more.iter().copied()).collect::<Vec<_>>())
+    let arguments = arguments(place.to_str().unwrap(), teacher, out, more);
+    podium(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 #[test]
@@ -130,12 +143,20 @@ fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
     assert_eq!(code, 0);
     assert_ne!(papers("one")["sha256"], papers("four")["sha256"]);
 
-    // A trained student is only calibrated and reported on, and comes out as it went in.
+    // A trained student learns on, or is only calibrated and reported on and comes out as it went in.
     let one = place.join("one");
-    let (code, _, told) =
-        distil(place, teacher.path(), "five", &["--name", "one", "--student", one.to_str().unwrap()]);
-    assert_eq!(code, 0, "{told}");
+    let from = |out, steps, seed| {
+        let more = ["--student", one.to_str().unwrap(), "--steps", steps, "--seed", seed];
+        let (code, _, told) = distil(place, teacher.path(), out, &more);
+        assert_eq!(code, 0, "{told}");
+    };
+    from("five", "0", "1");
     assert_eq!(papers("one")["sha256"], papers("five")["sha256"]);
+    from("six", "40", "3");
+    assert_ne!(papers("one")["sha256"], papers("six")["sha256"]);
+    let card = fs::read_to_string(place.join("six/README.md")).unwrap();
+    let parent = format!("It began as `one` (sha256 {})", papers("one")["sha256"].as_str().unwrap());
+    assert!(card.contains(&parent), "{card}");
     golden_pairs_hold(&Model::open(&one).unwrap(), &fs::read(one.join("golden.json")).unwrap());
     fs::write(place.join("lines"), "cat dog\nhen\n").unwrap();
     let lines = place.join("lines");
@@ -154,12 +175,14 @@ fn bad_input_is_named_before_any_work() {
     fs::write(place.join("file"), "").unwrap();
     let at = |name: &str| place.join(name).to_str().unwrap().to_owned();
     let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/models/podium-student-L2-H128");
-    let rows: [(&[&str], i32, &str); 11] = [
+    let rows: [(&[&str], i32, &str); 13] = [
         (&["--heads", "3"], 64, "--heads: 3 does not divide --hidden 32"),
         (&["--rate", "2"], 64, "more than 0, up to 1"),
         (&["--candidates", "1"], 64, "1 is not in 4..=1000"),
         (&["--teacher", "/nowhere"], 64, "--teacher: /nowhere is missing"),
+        (&["--steps", "0"], 64, "--steps: 0 trains nothing"),
         (&["--student", bundled], 64, "its tokenizer is not the teacher's"),
+        (&["--student", bundled, "--hidden", "32"], 64, "cannot be used with '--hidden"),
         (&["--queries", &at("bad.jsonl")], 65, "bad.jsonl:1: "),
         (
             &["--queries", &at("few.tsv"), "--made-share", "0"],
@@ -172,17 +195,10 @@ fn bad_input_is_named_before_any_work() {
         (&["--work", &at("file")], 74, "file: "),
     ];
     for (more, code, expected) in rows {
-        let mut arguments = arguments(place.to_str().unwrap(), teacher.path(), "out");
-        for pair in more.chunks(2) {
-            // A flag that is there already is replaced with its value.
-            if let Some(found) = arguments.iter().position(|argument| argument == pair[0]) {
-                arguments.drain(found..found + 2);
-            }
-            arguments.extend(pair.iter().map(|&part| part.to_owned()));
-        }
-        let (found, _, told) = podium(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let (found, _, told) = distil(place, teacher.path(), "out", more);
         assert!(found == code && told.contains(expected), "{more:?}: {found}, {told}");
     }
+    assert!(!place.join("out").exists(), "what fails leaves nothing behind");
 }
 
 /// The reference and the CPU engine in f32 give the logits that were written beside a model.

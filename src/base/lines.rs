@@ -38,17 +38,23 @@ pub fn each_line(
         std::fs::read(path).map_err(|reason| FileError::Unreadable { path: path.to_owned(), reason })?;
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     for (line, number) in bytes.split(|&byte| byte == b'\n').zip(1..) {
-        let text = std::str::from_utf8(line)
-            .map_err(|error| format!("is not UTF-8 at byte {} of the line", error.valid_up_to()));
-        let result = text.map(|text| text.strip_suffix('\r').unwrap_or(text)).and_then(|text| {
-            match text.trim().is_empty() {
-                true => Ok(()),
-                false => read(number, text),
-            }
+        let result = line_text(line).and_then(|text| match text.trim().is_empty() {
+            true => Ok(()),
+            false => read(number, text),
         });
         result.map_err(|reason| FileError::Line { path: path.to_owned(), line: number, reason })?;
     }
     Ok(())
+}
+
+/// A line's text, without its end.
+///
+/// # Errors
+/// Says where it is not UTF-8.
+pub fn line_text(line: &[u8]) -> Result<&str, String> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line))
+        .map_err(|error| format!("is not UTF-8 at byte {} of the line", error.valid_up_to()))
 }
 
 #[cfg(test)]

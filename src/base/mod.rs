@@ -5,5 +5,5 @@ mod lines;
 mod units;
 
 pub use hex::hex;
-pub use lines::{FileError, each_line};
+pub use lines::{FileError, each_line, line_text};
 pub use units::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier, Tokens};

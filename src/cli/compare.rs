@@ -4,14 +4,16 @@ use super::pool::open_model;
 use super::server_fields::{ServerFields, client_limits};
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
-use crate::compare::{CompareError, Inputs, Plan, Row, Server, TrecRun, compare, html, svg, table};
+use crate::compare::{
+    CompareError, Inputs, Plan, Row, Server, TrecRun, compare, file_name, html, svg, table,
+};
 use crate::eval::Judged;
 use crate::load::{Kind, Target};
 use crate::model::BUNDLED;
 use crate::wire::Dialect;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Compares ways to answer on judged sets: the primary on all candidates, on the fallback's best
@@ -76,7 +78,7 @@ pub(super) struct Args {
     /// The share of the primary's quality that is to be kept.
     #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
     keep: f64,
-    /// Threads of each model [default: all cores].
+    /// Threads of each model [default: all cores, one more than a server's lane has by default].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Where scores are kept.
@@ -119,11 +121,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .map(|fields| server(fields, args.timeout_ms))
             .collect::<Result<_, _>>()?,
     };
-    // Runs are files, whose names have letters and digits only.
+    // Runs are files.
     let mut names = BTreeSet::new();
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     for server in &inputs.servers {
-        if !names.insert(server.name.chars().map(plain).collect::<String>()) {
+        if !names.insert(file_name(&server.name)) {
             return Err(Failure::usage(format!("--server: two servers are called like `{}`", server.name)));
         }
     }
@@ -142,8 +143,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         keep: args.keep,
         seed: args.seed,
     };
-    fs::create_dir_all(&args.work)
-        .map_err(|error| Failure::output(format!("{}: {error}", args.work.display())))?;
+    make(&args.work)?;
     let mut shown = Shown::default();
     let result = compare(&inputs, &plan, &args.work, &mut |at| shown.show(&at.stage, at.done, at.of, ""));
     shown.end();
@@ -162,8 +162,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Some(folder) = &args.runs {
         for TrecRun { set, way, lines } in runs {
             let folder = folder.join(set);
-            fs::create_dir_all(&folder)
-                .map_err(|error| Failure::output(format!("{}: {error}", folder.display())))?;
+            make(&folder)?;
             super::write(&folder.join(format!("{way}.run")), &lines)?;
         }
     }
@@ -173,6 +172,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         Some(row) => Err(Failure::temporary(format!("{}: {:?}", row.name, row.faults))),
         None => Ok(()),
     }
+}
+
+fn make(folder: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(folder).map_err(|error| Failure::output(format!("{}: {error}", folder.display())))
 }
 
 /// What clap cannot say.
@@ -194,7 +197,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     if args.threads == Some(0) {
         return wrong("--threads: at least one is needed".to_owned());
     }
-    Ok(())
+    args.runs.iter().try_for_each(|folder| make(folder))
 }
 
 /// A server from its fields; its name is its address and what it is asked, where it has none.
@@ -203,6 +206,9 @@ fn server(fields: &str, timeout_ms: u64) -> Result<Arc<Server>, Failure> {
     let (names, fields): (Vec<&str>, Vec<&str>) =
         fields.split(',').partition(|field| field.starts_with("name="));
     let target = Target { url: String::new(), dialect: Dialect::Podium, model: None };
+    if fields.iter().any(|field| field.starts_with("weight=")) {
+        return Err(wrong("weight: a server gets requests of one kind".to_owned()));
+    }
     let side =
         ServerFields { target, kinds: vec![Kind::default()] }.with(&fields.join(",")).map_err(wrong)?;
     let client = side.client(client_limits(CONNECTIONS, timeout_ms)).map_err(wrong)?;

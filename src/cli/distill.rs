@@ -1,14 +1,15 @@
 //! `podium distill`: from text and a teacher to a student that can be served.
 
-use super::pool::locate_here;
+use super::pool::open_model;
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
 use crate::distill::{
     Card, DistillError, Figures, Inputs, LossWeights, MinePlan, Plan, Shape, TrainError, TrainPlan,
     run as distill,
 };
+use crate::model::Model;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Distils a small model from a large one, on text of your own.
@@ -25,15 +26,16 @@ use std::process::Command;
 /// training goes on from its last evaluation.
 ///
 ///     podium distill --teacher DIR --queries queries.tsv --passages passages.tsv --out student
+///     podium distill --teacher DIR --student bundled --steps 2000 --queries log.jsonl --passages log.jsonl --out ours
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
     /// The teacher: a directory in Hugging Face layout, or a hub id.
     #[arg(long, value_name = "DIR_OR_HUB_ID")]
     teacher: String,
-    /// A small model that is trained already, with the teacher's tokenizer: it is only brought to the teacher's
-    /// scale and reported on.
-    #[arg(long, value_name = "DIR_OR_HUB_ID")]
+    /// A small model that is trained already, to go on from: a directory, a hub id, or `bundled`. It has the
+    /// teacher's tokenizer. With --steps 0 it is only brought to the teacher's scale and reported on.
+    #[arg(long, value_name = "DIR_OR_HUB_ID", conflicts_with_all = ["layers", "hidden", "heads", "intermediate"])]
     student: Option<String>,
     /// Queries.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
@@ -85,7 +87,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
     /// Updates in training; the learning rate falls to 0 over them.
-    #[arg(long, value_name = "N", default_value_t = 26_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 26_000)]
     steps: u32,
     /// Lists of an update.
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..))]
@@ -120,30 +122,42 @@ fn rate(text: &str) -> Result<f64, String> {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     alone()?;
-    let shape = Shape {
-        layers: args.layers.into(),
-        hidden: args.hidden.into(),
-        heads: args.heads.into(),
-        intermediate: args.intermediate.into(),
+    if args.steps == 0 && args.student.is_none() {
+        return Err(Failure::usage("--steps: 0 trains nothing, which needs a --student that is trained"));
+    }
+    let given = [("--teacher", Some(&args.teacher)), ("--student", args.student.as_ref())];
+    for (flag, spec) in given {
+        let out = args.out.canonicalize();
+        let same = |spec: &String| {
+            Path::new(spec).canonicalize().is_ok_and(|given| out.as_ref().is_ok_and(|out| *out == given))
+        };
+        if spec.is_some_and(same) {
+            return Err(Failure::usage(format!("--out: is {flag}'s directory, which would be lost")));
+        }
+    }
+    let open =
+        |flag: &str, spec: &str| open_model(spec).map_err(|error| Failure::usage(format!("{flag}: {error}")));
+    let teacher = open("--teacher", &args.teacher)?;
+    let student = args.student.as_deref().map(|spec| open("--student", spec)).transpose()?;
+    let shape = match &student {
+        Some(Model { encoder, .. }) => Shape {
+            layers: encoder.layers,
+            hidden: encoder.hidden,
+            heads: encoder.heads,
+            intermediate: encoder.intermediate,
+        },
+        None => Shape {
+            layers: args.layers.into(),
+            hidden: args.hidden.into(),
+            heads: args.heads.into(),
+            intermediate: args.intermediate.into(),
+        },
     };
     if !shape.hidden.is_multiple_of(shape.heads) {
         return Err(Failure::usage(format!(
             "--heads: {} does not divide --hidden {}",
             shape.heads, shape.hidden
         )));
-    }
-    let place = |flag: &str, spec: &str| {
-        locate_here(spec).map_err(|error| Failure::usage(format!("{flag}: {error}")))
-    };
-    let teacher = place("--teacher", &args.teacher)?;
-    let student = args.student.as_deref().map(|spec| place("--student", spec)).transpose()?;
-    for (flag, other) in [("--teacher", Some(&teacher)), ("--student", student.as_ref())] {
-        let same = |other: &PathBuf| {
-            other.canonicalize().is_ok_and(|other| args.out.canonicalize().is_ok_and(|out| out == other))
-        };
-        if other.is_some_and(same) {
-            return Err(Failure::usage(format!("--out: is {flag}'s directory, which would be lost")));
-        }
     }
     if let Some(both) = args.tune.iter().find(|set| args.report.contains(set)) {
         return Err(Failure::usage(format!("--report: {} is in --tune too", both.display())));
@@ -206,9 +220,7 @@ fn alone() -> Result<(), Failure> {
 fn failure(error: DistillError) -> Failure {
     let message = error.to_string();
     match error {
-        DistillError::Teacher(_)
-        | DistillError::Student(_)
-        | DistillError::Unlike(..)
+        DistillError::Student(_)
         | DistillError::Keeper(KeeperError::Precision(_) | KeeperError::Tokenizer(_)) => {
             Failure::usage(message)
         }

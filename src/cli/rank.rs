@@ -3,7 +3,7 @@
 use super::config::{Config, TierConfig};
 use super::{Failure, pool};
 use crate::backend::Precision;
-use crate::base::TenantId;
+use crate::base::{TenantId, line_text};
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::model::BUNDLED;
 use crate::rerank::{Ranked, Request, ScoreForm, rank};
@@ -158,11 +158,15 @@ fn lines(files: &[PathBuf]) -> Result<impl Iterator<Item = NumberedLine>, Failur
         }
     }
     let numbered = sources.into_iter().flat_map(|(name, source)| {
-        source.lines().zip(1..).map(move |(line, number): (_, u64)| {
+        source.split(b'\n').zip(1..).map(move |(line, number): (_, u64)| {
             let place = format!("{name}:{number}");
-            match line {
-                Ok(line) => Ok((place, line)),
-                Err(error) => Err(Failure::data(format!("{place}: {error}"))),
+            let text = match &line {
+                Ok(line) => line_text(line).map(str::to_owned),
+                Err(error) => Err(error.to_string()),
+            };
+            match text {
+                Ok(text) => Ok((place, text)),
+                Err(reason) => Err(Failure::data(format!("{place}: {reason}"))),
             }
         })
     });

@@ -1,7 +1,7 @@
 //! `podium simulate`: the scheduler against others in simulated time, or against its own journal.
 
 use super::Failure;
-use crate::base::{Ns, Tier};
+use crate::base::{Ns, Tier, line_text};
 use crate::engine::JournalEntry;
 use crate::sched::{Config, Scheduler, digest};
 use crate::sim::{self, Hardships, Report, Scenario, Window};
@@ -122,25 +122,31 @@ fn print(line: &str) -> Result<(), Failure> {
 fn replay(path: &Path) -> Result<(), Failure> {
     let at = |line: u64| format!("{}:{line}", path.display());
     let file = File::open(path).map_err(|error| Failure::input(format!("{}: {error}", path.display())))?;
-    let mut lines = BufReader::new(file).lines();
-    let read = |line: std::io::Result<String>| {
-        line.map_err(|error| Failure::input(format!("{}: {error}", path.display())))
+    let (mut lines, mut line) = (BufReader::new(file), Vec::new());
+    let mut read = |line: &mut Vec<u8>| {
+        line.clear();
+        let found = lines.read_until(b'\n', line);
+        found.map_err(|error| Failure::input(format!("{}: {error}", path.display())))
     };
-    let first = lines.next().map(read).transpose()?.unwrap_or_default();
-    let config: Config = serde_json::from_str(&first)
-        .map_err(|error| Failure::data(format!("{}: not a journal's configuration: {error}", at(1))))?;
+    read(&mut line)?;
+    let config = line_text(&line).and_then(|text| serde_json::from_str(text).map_err(|e| e.to_string()));
+    let config: Config = config
+        .map_err(|reason| Failure::data(format!("{}: not a journal's configuration: {reason}", at(1))))?;
     let mut scheduler = Scheduler::new(&config);
     let (mut steps, mut actions, mut cut) = (0, Vec::new(), "");
-    let mut lines = lines.zip(2..).peekable();
-    while let Some((line, number)) = lines.next() {
-        let JournalEntry { now, event, digest: decided } = match serde_json::from_str(&read(line)?) {
+    for number in 2.. {
+        if read(&mut line)? == 0 {
+            break;
+        }
+        let entry = line_text(&line).and_then(|text| serde_json::from_str(text).map_err(|e| e.to_string()));
+        let JournalEntry { now, event, digest: decided } = match entry {
             Ok(entry) => entry,
             // A server that is killed leaves half a line.
-            Err(_) if lines.peek().is_none() => {
+            Err(_) if !line.ends_with(b"\n") => {
                 cut = "; the last line is cut short";
                 break;
             }
-            Err(error) => return Err(Failure::data(format!("{}: {error}", at(number)))),
+            Err(reason) => return Err(Failure::data(format!("{}: {reason}", at(number)))),
         };
         actions.clear();
         scheduler.step(now, event, &mut actions);

@@ -5,11 +5,8 @@ use super::run::Progress;
 use super::serve::{Served, ServedCost};
 use super::way::Way;
 use crate::base::Ns;
-use crate::load::{Case, Client, Fault, Kind, Sent};
+use crate::load::{Arrivals, Case, Client, Fault, Kind, Sent};
 use crate::sim::quantile;
-use rand::SeedableRng;
-use rand_distr::{Distribution, Exp1};
-use rand_pcg::Pcg64;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;
@@ -111,17 +108,15 @@ async fn on_time(
     seed: u64,
     done: &mut dyn FnMut(usize),
 ) -> Vec<(Ns, Sent)> {
-    let mut random = Pcg64::seed_from_u64(seed);
     let clock = server.client.clock();
-    let (mut due, mut under_way) = (clock.now(), JoinSet::new());
+    let (start, mut under_way) = (clock.now(), JoinSet::new());
     let mut sent: Vec<Option<(Ns, Sent)>> = cases.iter().map(|_| None).collect();
     let mut keep = |found: Result<(usize, Ns, Sent), JoinError>| {
         let (place, due, one) = found.expect("sending has no reason to panic");
         sent[place] = Some((due, one));
     };
-    for (place, case) in cases.iter().enumerate() {
-        let gap: f64 = Exp1.sample(&mut random);
-        due += Ns((gap * 1e9 / rate) as u64);
+    for (place, (case, at)) in cases.iter().zip(Arrivals::Poisson.times(rate, seed)).enumerate() {
+        let due = start + at;
         let (server, request) = (server.clone(), server.client.prepare(case));
         tokio::time::sleep(due.saturating_sub(clock.now()).into()).await;
         under_way
@@ -142,7 +137,7 @@ async fn on_time(
 /// without prices are priced at `dollars_per_hour`.
 fn asked(place: usize, sent: Vec<(Ns, Sent)>, dollars_per_hour: f64) -> Asked {
     let all = sent.len() as f64;
-    let (mut latencies, mut answered, mut in_full) = (Vec::new(), 0.0, 0.0);
+    let (mut latencies, mut answered, mut in_full) = (Vec::new(), 0.0, Some(0.0));
     let (mut device, mut nanodollars) = (Some(0.0), Some(0.0));
     let mut faults = BTreeMap::new();
     let mut scores = |(due, Sent { ended, result, .. }): (Ns, Sent)| {
@@ -155,7 +150,7 @@ fn asked(place: usize, sent: Vec<(Ns, Sent)>, dollars_per_hour: f64) -> Asked {
             }
         };
         answered += 1.0;
-        in_full += f64::from(u8::from(answer.tier.is_none_or(|tier| tier == "full")));
+        in_full = in_full.zip(answer.tier).map(|(sum, tier)| sum + f64::from(u8::from(tier == "full")));
         device = device.zip(answer.device_ns).map(|(sum, one)| sum + one as f64);
         nanodollars = nanodollars.zip(answer.nanodollars).map(|(sum, one)| sum + one as f64);
         Some(answer.scores.into_iter().map(|score| score as f32).collect())
@@ -172,7 +167,7 @@ fn asked(place: usize, sent: Vec<(Ns, Sent)>, dollars_per_hour: f64) -> Asked {
         p50_ms: quantile(&latencies, 0.5).as_millis_f64(),
         p99_ms: quantile(&latencies, 0.99).as_millis_f64(),
         shares: vec![(Way::Server(place), answered / all)],
-        in_full: in_full / all,
+        in_full: in_full.map(|sum| sum / all),
     };
     Asked { scores, served, faults }
 }
@@ -203,10 +198,10 @@ mod tests {
         assert_eq!(faults, [("timed out".to_owned(), 1)].into());
         assert_eq!(scores, [Some(vec![0.5, 0.25]), None, Some(vec![0.5, 0.25])]);
         assert_eq!(served.shares, [(Way::Server(3), 2.0 / 3.0)]);
-        assert_eq!((served.p50_ms, served.p99_ms, served.in_full), (10.0, 30.0, 1.0 / 3.0));
+        assert_eq!((served.p50_ms, served.p99_ms, served.in_full), (10.0, 30.0, Some(1.0 / 3.0)));
         assert_eq!(served.cost, Some(ServedCost { device_ns: 300.0, dollars: 30e-9 }));
         let peer = asked(0, vec![sent(10, None, None), sent(20, Some("full"), Some(1))], 1.0).served;
-        assert_eq!((peer.cost, peer.in_full), (None, 1.0));
+        assert_eq!((peer.cost, peer.in_full), (None, None));
         // Who has no prices is priced by ours, and no receipt is too large to add.
         let mut free = vec![sent(10, None, Some(0)), sent(10, None, Some(0))];
         free[0].1.result.as_mut().unwrap().device_ns = Some(u64::MAX);

@@ -1,7 +1,7 @@
 //! A comparison as one page that needs nothing else: plots in SVG, tables, and how it was made.
 
 use super::run::{Comparison, Row};
-use super::table::{advice, asked, cost_cell};
+use super::table::{advice, asked, cost_cell, share_cell};
 use super::way::Way;
 use crate::page::{Axis, COLOURS, Plot, escape, page, picture};
 use std::fmt::Write;
@@ -102,7 +102,7 @@ fn ways(comparison: &Comparison) -> String {
             text,
             "<tr{class}><td>{}</td><td>{:.4}</td><td>{difference:+.3} ({low:+.3} to {high:+.3})</td><td>{:.3}</td>\
              <td>{rr:.3}</td><td>{ap:.3}</td><td>{recall:.3}</td><td>{tau}</td><td>{}</td><td>{}</td><td>{}</td>\
-             <td>{:.1}</td><td>{:.1}</td><td>{:.0}%</td><td>{:.0}%</td></tr>",
+             <td>{:.1}</td><td>{:.1}</td><td>{}</td><td>{}</td></tr>",
             escape(&row.name),
             row.ndcg,
             row.p,
@@ -111,8 +111,8 @@ fn ways(comparison: &Comparison) -> String {
             cost_cell(row, |cost| format!("{:.2}", cost.dollars_per_month)),
             row.p50_ms,
             row.p99_ms,
-            100.0 * row.degraded,
-            100.0 * row.refused
+            share_cell(row.degraded),
+            share_cell(Some(row.refused))
         )
         .expect("a string takes all that is written");
     }
@@ -173,7 +173,7 @@ mod tests {
             }),
             p50_ms: 1.0,
             p99_ms: 2.0,
-            degraded: 0.0,
+            degraded: Some(0.0),
             refused: 0.0,
             faults: std::collections::BTreeMap::new(),
         }

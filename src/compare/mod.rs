@@ -23,5 +23,5 @@ mod way;
 pub use ask::{Server, ServerError};
 pub use html::{html, svg};
 pub use run::{CompareError, Comparison, Cost, Inputs, Plan, Progress, Row, SetRow, TrecRun, compare};
-pub use table::table;
+pub use table::{file_name, table};
 pub use way::Way;

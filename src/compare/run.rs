@@ -145,8 +145,8 @@ pub struct Row {
     pub p50_ms: f64,
     /// 99 of 100 answers come within this.
     pub p99_ms: f64,
-    /// The share of requests that were not answered by the primary in full.
-    pub degraded: f64,
+    /// The share of requests that were not answered by the primary in full; none where a server does not tell.
+    pub degraded: Option<f64>,
     /// The share of requests that were refused, or of a server's, that it did not answer.
     pub refused: f64,
     /// Queries that a server did not answer, by what became of them.
@@ -360,7 +360,7 @@ fn row(way: Way, weight: Option<f32>, served: &Served, queries: &[Query], sets: 
         cost: served.cost.map(cost),
         p50_ms: served.p50_ms,
         p99_ms: served.p99_ms,
-        degraded: 1.0 - served.in_full,
+        degraded: served.in_full.map(|share| 1.0 - share),
         refused: (1.0 - answered).max(0.0),
         faults: BTreeMap::new(),
     }

@@ -111,8 +111,8 @@ pub(super) struct Served {
     pub p99_ms: f64,
     /// The shares of requests by who answered; what is missing to 1 was refused.
     pub shares: Vec<(Way, f64)>,
-    /// The share that was answered in full.
-    pub in_full: f64,
+    /// The share that was answered in full; none where a server does not tell.
+    pub in_full: Option<f64>,
 }
 
 /// What a request costs, what was discarded included.
@@ -132,7 +132,8 @@ impl Service {
     /// Runs the scheduler on these devices for a way.
     pub fn serve(&self, way: Way) -> Served {
         let (policy, budget, k) = match way {
-            Way::FirstStage | Way::Server(_) => {
+            Way::Server(_) => unreachable!("a server is asked, not simulated"),
+            Way::FirstStage => {
                 return Served {
                     shares: vec![(way, 1.0)],
                     cost: Some(ServedCost::default()),
@@ -170,7 +171,7 @@ impl Service {
         let answered = (report.full + report.top_k + report.fallback).max(1) as f64;
         let device_ns = busy.0 as f64 / answered;
         let cost = Some(ServedCost { device_ns, dollars: device_ns / 3.6e12 * self.dollars_per_hour });
-        let in_full = report.full as f64 / all;
+        let in_full = Some(report.full as f64 / all);
         Served { cost, p50_ms: ms(0.5), p99_ms: ms(0.99), shares, in_full }
     }
 }
@@ -209,7 +210,7 @@ mod tests {
         service.rate = 0.5 * service.capacity();
         let device_ns = |served: &Served| served.cost.unwrap().device_ns;
         let (full, fallback) = (service.serve(Way::Full), service.serve(Way::Fallback));
-        assert_eq!((&full.shares[..], full.in_full), (&[(Way::Full, 1.0)][..], 1.0));
+        assert_eq!((&full.shares[..], full.in_full), (&[(Way::Full, 1.0)][..], Some(1.0)));
         assert!((full.cost.unwrap().dollars / device_ns(&full) - 1e-12).abs() < 1e-18);
         assert!(device_ns(&full) > 50.0 * device_ns(&fallback) && full.p99_ms > 200.0);
         let budget = service.serve(Way::Budget(100));

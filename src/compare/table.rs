@@ -18,8 +18,9 @@ pub fn table(comparison: &Comparison) -> String {
     ));
     let sets =
         comparison.sets.iter().map(|set| format!(" {:>11}", set.name.chars().take(11).collect::<String>()));
+    let names = comparison.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
     line(format!(
-        "{:<32} {:>7} {:>17} {:>6} {:>5} {:>9} {:>9} {:>9} {:>9} {:>5} {:>5}{}",
+        "{:<names$} {:>7} {:>17} {:>6} {:>5} {:>9} {:>9} {:>9} {:>9} {:>5} {:>5}{}",
         "way",
         "nDCG@10",
         "to full",
@@ -37,7 +38,7 @@ pub fn table(comparison: &Comparison) -> String {
         let (difference, low, high) = row.delta;
         let sets: String = row.by_set.iter().map(|value| format!(" {value:>11.4}")).collect();
         line(format!(
-            "{:<32} {:>7.4} {:>17} {:>6.3} {:>5} {:>9} {:>9} {:>9.1} {:>9.1} {:>4.0}% {:>4.0}%{sets}",
+            "{:<names$} {:>7.4} {:>17} {:>6.3} {:>5} {:>9} {:>9} {:>9.1} {:>9.1} {:>5} {:>5}{sets}",
             row.name,
             row.ndcg,
             format!("{difference:+.3} ({:.3})", (high - low) / 2.0),
@@ -47,8 +48,8 @@ pub fn table(comparison: &Comparison) -> String {
             cost_cell(row, |cost| format!("{:.5}", cost.dollars_per_thousand)),
             row.p50_ms,
             row.p99_ms,
-            100.0 * row.degraded,
-            100.0 * row.refused,
+            share_cell(row.degraded),
+            share_cell(Some(row.refused)),
         ));
     }
     if comparison.rate > comparison.capacity {
@@ -64,6 +65,11 @@ pub fn table(comparison: &Comparison) -> String {
 /// A figure of a row's cost, or a dash.
 pub(super) fn cost_cell(row: &Row, cell: impl Fn(Cost) -> String) -> String {
     row.cost.map_or_else(|| "–".to_owned(), cell)
+}
+
+/// A share in percent, or a dash.
+pub(super) fn share_cell(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".to_owned(), |share| format!("{:.0}%", 100.0 * share))
 }
 
 /// How servers were asked, where there are any.
@@ -110,18 +116,18 @@ pub(super) fn advice(comparison: &Comparison) -> String {
     )
 }
 
+/// What a run's file is called: letters and digits only.
+pub fn file_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
 /// Each way's order of each set; a budget has no order of its own.
 pub(super) fn trec_runs(queries: &[Query], sets: &[(String, Judged)], rows: &[Row]) -> Vec<TrecRun> {
     let mut runs = Vec::new();
     for row in rows.iter().filter(|row| !matches!(row.way, Way::Budget(_))) {
-        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
         // A server may be called like a way.
         let prefix = if matches!(row.way, Way::Server(_)) { "server-" } else { "" };
-        let name: String = format!("{prefix}{}", row.name)
-            .replace(" + first stage, ", "+fused-")
-            .chars()
-            .map(plain)
-            .collect();
+        let name = file_name(&format!("{prefix}{}", row.name).replace(" + first stage, ", "+fused-"));
         for (place, (set, _)) in sets.iter().enumerate() {
             let mut lines = String::new();
             for query in queries.iter().filter(|query| query.set == place) {

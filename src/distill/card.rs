@@ -66,7 +66,6 @@ pub struct Golden {
 pub(super) struct Ingredients<'a> {
     pub inputs: &'a Inputs,
     pub plan: &'a Plan,
-    pub teacher: &'a Model,
     /// Lists that were trained on, and not.
     pub lists: (usize, usize),
     /// Pairs of the former.
@@ -113,12 +112,12 @@ impl Card {
         let manifest = Manifest {
             name: of.plan.name.clone(),
             sha256: sha256(&weights),
-            licence: of.teacher.manifest.licence.clone(),
+            licence: of.inputs.teacher.manifest.licence.clone(),
             calibration,
         };
         put("config.json", json(&encoder.to_config()).as_bytes())?;
         put("model.safetensors", &weights)?;
-        put("tokenizer.json", &of.teacher.tokenizer)?;
+        put("tokenizer.json", &of.inputs.teacher.tokenizer)?;
         put("podium.json", json(&manifest).as_bytes())?;
         let model = Model::open(directory)?;
         put("golden.json", json(&golden(&model, directory)?).as_bytes())?;
@@ -169,9 +168,11 @@ fn text(
 ) -> Result<String, CardError> {
     let mut card = format!("---\nlicense: {}\n---\n# {}\n\n", manifest.licence.to_lowercase(), manifest.name);
     let mut line = |text: String| writeln!(card, "{text}").expect("a string takes all that is written");
-    let made = match of.inputs.student {
-        None => "distilled by `podium distill` from",
-        Some(_) => "brought by `podium distill` to the scale of",
+    let learned = of.plan.train.steps > 0;
+    let made = if learned {
+        "distilled by `podium distill` from"
+    } else {
+        "brought by `podium distill` to the scale of"
     };
     line(format!(
         "A cross-encoder of {} layers, {} wide, with {} heads and {} inside, {made}\n\
@@ -181,9 +182,9 @@ fn text(
         encoder.hidden,
         encoder.heads,
         encoder.intermediate,
-        of.teacher.manifest.name,
-        of.teacher.manifest.sha256,
-        of.teacher.manifest.licence,
+        of.inputs.teacher.manifest.name,
+        of.inputs.teacher.manifest.sha256,
+        of.inputs.teacher.manifest.licence,
     ));
     line(format!(
         "Version {}. Its logits come to the teacher's scale by {} x + {}.\n",
@@ -210,14 +211,18 @@ fn text(
     }
     line("## How it was made".to_owned());
     let (trained, held) = of.lists;
-    if of.inputs.student.is_some() {
-        line(format!("It was there already; {held} labelled lists brought it to its scale.\n"));
-    } else {
+    if let Some(Model { manifest, .. }) = &of.inputs.student {
+        let Manifest { name, sha256, .. } = manifest;
+        line(format!("It began as `{name}` (sha256 {sha256}).\n"));
+    }
+    if learned {
         let pairs = of.pairs;
         line(format!(
             "{trained} lists with {pairs} pairs were labelled and trained on, {held} lists were held out. The plan:\n"
         ));
         line(format!("```json\n{}```\n", json(of.plan)));
+    } else {
+        line(format!("{held} labelled lists brought it to its scale.\n"));
     }
     line("| file | for | sha256 |\n|---|---|---|".to_owned());
     for (paths, purpose) in [(&of.inputs.queries, "queries"), (&of.inputs.passages, "passages")] {

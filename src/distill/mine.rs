@@ -4,7 +4,9 @@
 //! since a reranker meets both. Most come from BM25's ranking, at all depths, as those are what a
 //! reranker has to tell apart; the last is random. A share of the queries is made from the passages
 //! themselves (Izacard et al. 2022, "independent cropping"; Lee et al. 2019, the inverse cloze task):
-//! whole sentences and runs of words, for the long and topical questions that no query log has.
+//! whole sentences and runs of words, for the long and topical questions that no query log has, and questions
+//! for a name or a number in a sentence (after Lewis et al. 2019, cloze translation), since few of a log's
+//! questions have their answer in the passages.
 
 use super::bm25::Bm25;
 use super::text::{Text, sentences};
@@ -120,17 +122,70 @@ fn take_turns(queries: &[Text], count: usize, random: &mut Pcg64) -> Vec<Arc<str
     taken
 }
 
-/// A sentence of up to 40 words, or a run of 3 to 10 words of one.
+/// A question for something in a sentence, the sentence up to its 40th word, or a run of 3 to 10 words of it.
 fn make_query(passages: &[Text], random: &mut Pcg64) -> Option<Arc<str>> {
     let passage = passages.choose(random)?;
     let sentences = sentences(&passage.text, 25);
     let words: Vec<&str> = sentences.choose(random)?.split_whitespace().take(40).collect();
-    if random.random::<f64>() < 0.5 {
+    let kind = random.random::<f64>();
+    if kind < 0.5
+        && let Some(question) = make_question(&words, random)
+    {
+        return Some(question.into());
+    }
+    if kind < 0.75 {
         return Some(words.join(" ").into());
     }
     let length = random.random_range(3..=10).min(words.len());
     let start = random.random_range(0..=words.len() - length);
     Some(words[start..start + length].join(" ").into())
+}
+
+/// Takes a name or a number out of a sentence, and asks for it with the words around it. What is about the same
+/// words but has nothing of that kind does not answer it.
+fn make_question(words: &[&str], random: &mut Pcg64) -> Option<String> {
+    // Any sentence's first word looks like a name.
+    let places: Vec<usize> = (1..words.len()).filter(|&place| Asked::of(words[place]).is_some()).collect();
+    let &place = places.choose(random)?;
+    let asked = Asked::of(words[place])?;
+    let same = |word: &&&str| asked == Asked::Name && Asked::of(word) == Some(Asked::Name);
+    let (before, after) = (&words[1..place], &words[place + 1..]);
+    let start = place - before.iter().rev().take_while(same).count();
+    let end = place + 1 + after.iter().take_while(same).count();
+    let from = start.saturating_sub(random.random_range(3..=8));
+    let to = (end + random.random_range(1..=6)).min(words.len());
+    let mut question = vec![*asked.question_words().choose(random)?];
+    question.extend(words[from..start].iter().chain(&words[end..to]));
+    (question.len() > 3).then(|| question.join(" "))
+}
+
+/// What a question asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Year,
+    Number,
+    Name,
+}
+
+impl Asked {
+    fn of(word: &str) -> Option<Self> {
+        let bare = word.trim_matches(|letter: char| !letter.is_alphanumeric());
+        let year = |number: u32| (1000..2100).contains(&number);
+        match bare.chars().next()? {
+            '0'..='9' if bare.len() == 4 && bare.parse().is_ok_and(year) => Some(Self::Year),
+            '0'..='9' => Some(Self::Number),
+            letter if letter.is_uppercase() => Some(Self::Name),
+            _ => None,
+        }
+    }
+
+    fn question_words(self) -> &'static [&'static str] {
+        match self {
+            Self::Year => &["when", "what year", "in what year"],
+            Self::Number => &["how many", "how much", "what number"],
+            Self::Name => &["who", "where", "what", "which"],
+        }
+    }
 }
 
 /// A quarter each from the first 3 places, the next 18 and the 63 after those, a few from further down, and
@@ -202,6 +257,25 @@ mod tests {
         let taken = take_turns(&queries, 30, &mut Pcg64::seed_from_u64(1));
         assert_eq!(taken.iter().filter(|query| query.contains("few")).count(), 10);
         assert_eq!(taken.len(), 30);
+    }
+
+    #[test]
+    fn a_question_asks_for_what_is_taken_out() {
+        let words: Vec<&str> = "The river rises near Mount Blue in 1956, 12 miles long.".split(' ').collect();
+        let mut random = Pcg64::seed_from_u64(1);
+        let asked: HashSet<String> = (0..2000).filter_map(|_| make_question(&words, &mut random)).collect();
+        for question in &asked {
+            let has = |word: &str| question.contains(word);
+            match question.split(' ').next().unwrap() {
+                "when" => assert!(!has("1956"), "{question}"),
+                "who" | "where" | "which" => assert!(!has("Mount") && !has("Blue"), "{question}"),
+                "how" => assert!(!has("12"), "{question}"),
+                first => assert!(["what", "in"].contains(&first), "{question}"),
+            }
+        }
+        assert!(asked.contains("where river rises near in 1956, 12"), "{asked:?}");
+        let plain: Vec<&str> = "The river rises near a lake.".split(' ').collect();
+        assert_eq!(make_question(&plain, &mut random), None);
     }
 
     #[test]

@@ -9,10 +9,10 @@ use super::mine::{MinePlan, mine};
 use super::student::{Shape, Student};
 use super::text::{self, Kind};
 use super::train::{Example, TrainError, TrainPlan, train};
-use crate::backend::{CacheError, Cpu, CpuModel, Keeper, KeeperError, List, Precision};
+use crate::backend::{CacheError, Cpu, CpuModel, Keeper, KeeperError, List, PairReader, Precision};
 use crate::base::{FileError, Tier, hex};
 use crate::eval::{Judged, SetError};
-use crate::model::{Encoder, Model, ModelError, Weights};
+use crate::model::{Encoder, Model, Weights};
 use crate::token::Packed;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -24,13 +24,13 @@ const HELD_OUT: usize = 50;
 /// Candidates that the primary scores in the top-k that is reported.
 const TOP_K: usize = 20;
 
-/// Files to distil from.
-#[derive(Clone, Debug)]
+/// Models and files to distil from.
+#[derive(Debug)]
 pub struct Inputs {
-    /// The teacher's directory.
-    pub teacher: PathBuf,
-    /// A student's directory, if there is one to calibrate and report on, and none to train.
-    pub student: Option<PathBuf>,
+    /// The teacher.
+    pub teacher: Model,
+    /// A trained student that learns on; with no updates it is only calibrated and reported on.
+    pub student: Option<Model>,
     /// Files of queries.
     pub queries: Vec<PathBuf>,
     /// Files of passages.
@@ -80,15 +80,9 @@ pub struct Stage {
 /// Why there is no student.
 #[derive(Debug, Error)]
 pub enum DistillError {
-    /// The teacher cannot be used.
-    #[error("teacher: {0}")]
-    Teacher(#[from] ModelError),
     /// The student that was given cannot be used.
     #[error("student: {0}")]
-    Student(ModelError),
-    /// It reads text otherwise than the teacher.
-    #[error("student: {}: {}", .0.display(), .1)]
-    Unlike(PathBuf, String),
+    Student(String),
     /// The teacher does not score.
     #[error("teacher: {0}")]
     Keeper(#[from] KeeperError),
@@ -120,30 +114,15 @@ pub enum DistillError {
     },
 }
 
-/// The teacher, ready to label.
-struct Teacher {
-    model: Model,
-    keeper: Keeper,
-}
-
-impl Teacher {
-    /// In a precision of its own, with the labels of that.
-    fn open(inputs: &Inputs, plan: &Plan, precision: Precision, work: &Path) -> Result<Self, DistillError> {
-        let model = Model::open(&inputs.teacher)?;
-        let keeper = Keeper::open(Tier::Primary, &model, precision, plan.threads, work)?;
-        Ok(Self { model, keeper })
-    }
-
-    /// Labels lists; what has been labelled before is not again.
-    fn label(
-        &mut self,
-        name: &'static str,
-        lists: &[List],
-        tell: &mut dyn FnMut(Stage),
-    ) -> Result<Vec<Vec<f32>>, CacheError> {
-        let of = lists.iter().map(|list| list.documents.len()).sum();
-        self.keeper.logits(lists, |done| tell(Stage { name, done, of, note: String::new() }))
-    }
+/// Labels lists by the teacher; what has been labelled before is not again.
+fn label(
+    teacher: &mut Keeper,
+    name: &'static str,
+    lists: &[List],
+    tell: &mut dyn FnMut(Stage),
+) -> Result<Vec<Vec<f32>>, CacheError> {
+    let of = lists.iter().map(|list| list.documents.len()).sum();
+    teacher.logits(lists, |done| tell(Stage { name, done, of, note: String::new() }))
 }
 
 /// Makes a student of the inputs and writes its directory `out`; `work` keeps what an interrupted run
@@ -162,13 +141,10 @@ pub fn run(
         let failed = |reason| DistillError::Work { path: path.to_owned(), reason };
         std::fs::create_dir_all(path).map_err(failed)
     };
-    folder(work)?;
-    folder(out)?;
     // What is wrong with any input is found before hours are spent.
     let tune = sets(&inputs.tune)?;
     let report = sets(&inputs.report)?;
-    let mut teacher = Teacher::open(inputs, plan, plan.precision, work)?;
-    let given = inputs.student.as_ref().map(|directory| trained(directory, &teacher.model)).transpose()?;
+    let student = begin(inputs, plan)?;
     let queries = text::read(&inputs.queries, Kind::Queries)?;
     let passages = text::read(&inputs.passages, Kind::Passages)?;
     for (texts, what) in [(&queries, "query"), (&passages, "passage")] {
@@ -187,26 +163,33 @@ pub fn run(
         return Err(DistillError::TooLittle(message));
     }
     tell(Stage { name: "mine", done: 1, of: 1, note: format!("{} lists", mined.len()) });
-    let mut labels = teacher.label("label", &mined, tell)?;
+    folder(work)?;
+    folder(out)?;
+    let keeper = |precision| Keeper::open(Tier::Primary, &inputs.teacher, precision, plan.threads, work);
+    let mut teacher = keeper(plan.precision)?;
+    let mut labels = label(&mut teacher, "label", &mined, tell)?;
     let trained_on = mined.len() - (mined.len() / HELD_OUT).max(1);
     let held = HeldOut { lists: mined.split_off(trained_on), teacher: labels.split_off(trained_on) };
-    let (encoder, weights) = match given {
-        Some(given) => given,
-        None => {
-            let student = learn(&teacher, plan, work, (&mined, labels), (&held, &tune), tell)?;
+    let (encoder, weights) = match (&inputs.student, student) {
+        (Some(given), None) => (given.encoder.clone(), given.weights.clone()),
+        (_, student) => {
+            let student = student.expect("without a student that is given there is a new one");
+            let taught = (&mined[..], labels);
+            let student =
+                learn(student, &teacher.reader, (inputs, plan), work, taught, (&held, &tune), tell)?;
             (student.encoder().clone(), student.weights())
         }
     };
     let mut scorer = engine(&encoder, &weights, plan.threads);
-    let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.keeper.reader)?, &held.teacher);
+    let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
     // What labels are good enough for may not be what the teacher is reported with; and labels have one owner.
     drop(teacher);
-    let mut teacher = Teacher::open(inputs, plan, Precision::Auto, work)?;
+    let mut teacher = keeper(Precision::Auto)?;
     let mut figures = Vec::new();
     for (name, set) in &report {
         let lists = List::of_set(set);
-        let primary = teacher.label("report", &lists, tell)?;
-        let own = score(&lists, &mut scorer, &teacher.keeper.reader)?;
+        let primary = label(&mut teacher, "report", &lists, tell)?;
+        let own = score(&lists, &mut scorer, &teacher.reader)?;
         let mixed = own.iter().zip(&primary).map(|(own, primary)| top_k(primary, own, calibration, TOP_K));
         figures.push(Figures {
             set: name.clone(),
@@ -222,22 +205,27 @@ pub fn run(
     }
     let (lists, pairs) =
         ((mined.len(), held.lists.len()), mined.iter().map(|list| list.documents.len()).sum());
-    let ingredients = Ingredients { inputs, plan, teacher: &teacher.model, lists, pairs };
+    let ingredients = Ingredients { inputs, plan, lists, pairs };
     Ok(Card::write(out, (&encoder, &weights), calibration, figures, &ingredients)?)
 }
 
-/// A student that has been trained already, and reads as the teacher does.
-fn trained(directory: &Path, teacher: &Model) -> Result<(Encoder, Weights), DistillError> {
-    let student = Model::open(directory).map_err(DistillError::Student)?;
+/// What learns, if anything does: a new student, or the one that was given, which must read text as the teacher does.
+fn begin(inputs: &Inputs, plan: &Plan) -> Result<Option<Student>, DistillError> {
+    let teacher = &inputs.teacher;
+    let Some(student) = &inputs.student else {
+        return Ok(Some(Student::new(plan.shape, &teacher.encoder, &teacher.weights, plan.train.seed)));
+    };
     let (reads, needed) = (student.encoder.pair_tokens_max(), teacher.encoder.pair_tokens_max());
-    let fails = |why| Err(DistillError::Unlike(directory.to_owned(), why));
+    let fails = |why| Err(DistillError::Student(why));
     if student.tokenizer != teacher.tokenizer {
         return fails("its tokenizer is not the teacher's".to_owned());
     }
     if reads < needed {
         return fails(format!("it reads {reads} tokens a pair, and the teacher {needed}"));
     }
-    Ok((student.encoder, student.weights))
+    let resumed = || Student::resume(&student.encoder, &student.weights, &teacher.weights);
+    let learns = (plan.train.steps > 0).then(resumed).transpose();
+    learns.map_err(|why| DistillError::Student(why.to_owned()))
 }
 
 fn sets(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, SetError> {
@@ -270,20 +258,21 @@ impl HeldOut {
 /// Trains a student on labelled lists; the best is the one with the highest mean nDCG@10 on the sets to
 /// tune on, or without any the one with the least loss on what is held out.
 fn learn(
-    teacher: &Teacher,
-    plan: &Plan,
+    student: Student,
+    reader: &PairReader,
+    (inputs, plan): (&Inputs, &Plan),
     work: &Path,
     (mined, labels): (&[List], Vec<Vec<f32>>),
     (held, tune): (&HeldOut, &[(String, Judged)]),
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Student, DistillError> {
     let tune: Vec<(&Judged, Vec<List>)> = tune.iter().map(|(_, set)| (set, List::of_set(set))).collect();
-    let reader = &teacher.keeper.reader;
     let mut named = Sha256::new();
     // All that the trained student depends on, and nothing else.
     let settings = TrainPlan { patience: 0, ..plan.train.clone() };
     named.update(serde_json::to_vec(&(plan.shape, settings)).expect("a plan is plain data"));
-    named.update(&teacher.model.identity);
+    named.update(&inputs.teacher.identity);
+    inputs.student.iter().for_each(|student| named.update(&student.identity));
     let examples = mined.iter().zip(labels).map(|(list, teacher)| {
         let mut batch = Packed::default();
         for document in &list.documents {
@@ -306,7 +295,6 @@ fn learn(
         named.update(format!("{grades:?}"));
     }
     let checkpoint = Checkpoint { path: work.join("training.safetensors"), plan: hex(&named.finalize()) };
-    let student = Student::new(plan.shape, &teacher.model.encoder, &teacher.model.weights, plan.train.seed);
     let said = std::cell::RefCell::new(String::new());
     let evaluate = |student: &Student| {
         let mut scorer = engine(student.encoder(), &student.weights(), plan.threads);

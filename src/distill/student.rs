@@ -2,7 +2,8 @@
 //!
 //! A word's embedding is a learned projection of the teacher's embedding of that word, plus a row of its
 //! own. So what the student learns about the words in the text reaches the words that are not in it. When
-//! the student is done both are added up into the table that every BERT has.
+//! the student is done both are added up into the table that every BERT has. Where a trained student learns on,
+//! what is projected is that table beside the teacher's.
 //!
 //! Of the last layer only the first token's row is computed, as in the engines that will serve it.
 
@@ -44,7 +45,7 @@ pub struct Student {
     encoder: Encoder,
     pub(super) dense: BTreeMap<String, Parameter>,
     pub(super) words: Parameter,
-    /// The teacher's embeddings, `[vocabulary, wide]`.
+    /// What words' embeddings are projected from, `[vocabulary, wide]`.
     source: Arc<Parameter>,
 }
 
@@ -125,6 +126,63 @@ impl Student {
         let words =
             Parameter { dims: vec![teacher.vocabulary, h], values: vec![0.0; teacher.vocabulary * h] };
         Self { encoder, dense, words, source: Arc::new(source) }
+    }
+
+    /// A trained student that learns on: it begins with the same logits. Both have one vocabulary.
+    ///
+    /// # Errors
+    /// What keeps a model from being trained here.
+    pub fn resume(
+        encoder: &Encoder,
+        weights: &Weights,
+        teacher: &Weights,
+    ) -> std::result::Result<Self, &'static str> {
+        if encoder.family != Family::Bert || encoder.gelu != ops::Gelu::Erf || encoder.token_types != 2 {
+            return Err("only BERT's shape can learn, with erf GELU and two token types");
+        }
+        let h = encoder.hidden;
+        let taught = teacher.words.len() / encoder.vocabulary;
+        let wide = taught + h;
+        let rows = teacher.words.chunks_exact(taught).zip(weights.words.chunks_exact(h));
+        let source = rows.flat_map(|(teacher, own)| teacher.iter().chain(own).copied()).collect();
+        let mut projection = vec![0.0; wide * h];
+        (0..h).for_each(|place| projection[(taught + place) * h + place] = 1.0);
+        let mut dense = BTreeMap::new();
+        let mut put = |name: String, dims: &[usize], values: &[f32]| {
+            dense.insert(name, Parameter { dims: dims.to_vec(), values: values.to_vec() });
+        };
+        put("positions".into(), &[encoder.positions, h], &weights.positions);
+        put("token_types".into(), &[2, h], &weights.token_types);
+        put(PROJECTION.into(), &[wide, h], &projection);
+        let mut linears =
+            vec![("pooler".to_owned(), &weights.pooler), ("classifier".to_owned(), &weights.classifier)];
+        let mut norms = vec![("embedding_norm".to_owned(), &weights.embedding_norm)];
+        for (place, layer) in weights.layers.iter().enumerate() {
+            let named = [
+                ("query", &layer.query),
+                ("key", &layer.key),
+                ("value", &layer.value),
+                ("attention_out", &layer.attention_out),
+                ("up", &layer.up),
+                ("down", &layer.down),
+            ];
+            linears.extend(named.map(|(name, linear)| (format!("{place}.{name}"), linear)));
+            norms.extend([
+                (format!("{place}.attention_norm"), &layer.attention_norm),
+                (format!("{place}.out_norm"), &layer.out_norm),
+            ]);
+        }
+        for (name, Linear { weight, bias }) in linears {
+            put(format!("{name}.weight"), &[bias.len(), weight.len() / bias.len()], weight);
+            put(format!("{name}.bias"), &[bias.len()], bias);
+        }
+        for (name, Norm { gain, bias }) in norms {
+            put(format!("{name}.gain"), &[h], gain);
+            put(format!("{name}.bias"), &[h], bias);
+        }
+        let words = Parameter { dims: vec![encoder.vocabulary, h], values: vec![0.0; weights.words.len()] };
+        let source = Arc::new(Parameter { dims: vec![encoder.vocabulary, wide], values: source });
+        Ok(Self { encoder: encoder.clone(), dense, words, source })
     }
 
     /// Its shape, as the engines want it.
@@ -351,6 +409,24 @@ mod tests {
         let at = |teacher: &[f32]| student.gradients(&batch(), teacher, LossWeights::default()).unwrap().loss;
         assert!(at(&served) < 1e-6, "{}", at(&served));
         assert!(at(&[served[0] + 1.0, served[1], served[2]]) > 0.01);
+    }
+
+    #[test]
+    fn a_trained_student_learns_on_from_the_logits_it_has() {
+        let (first, (_, teacher)) = (student(), teacher());
+        let again = Student::resume(first.encoder(), &first.weights(), &teacher).unwrap();
+        let names = |student: &Student| student.dense.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&first), names(&again));
+        let served = |student: &Student| Forward::new(student.encoder(), &student.weights()).unwrap();
+        let (before, after) =
+            (served(&first).logits(&batch()).unwrap(), served(&again).logits(&batch()).unwrap());
+        for (before, after) in before.iter().zip(&after) {
+            assert!((before - after).abs() < 1e-5, "{before} {after}");
+        }
+        let loss = again.gradients(&batch(), &before, LossWeights::default()).unwrap().loss;
+        assert!(loss < 1e-6, "{loss}");
+        let other = Encoder { family: Family::Roberta, ..first.encoder().clone() };
+        assert!(Student::resume(&other, &first.weights(), &teacher).is_err());
     }
 
     #[test]

@@ -33,12 +33,16 @@ pub enum Arrivals {
 pub struct Trace(Vec<Ns>);
 
 impl Arrivals {
-    /// The times of requests at `rate` a second for a duration, ascending, from 0. A trace is stretched or
-    /// squeezed so that its mean rate is `rate`.
+    /// The times of requests at `rate` a second for a duration, ascending, from 0.
     pub fn schedule(&self, rate: f64, duration: Ns, seed: u64) -> Vec<Ns> {
+        self.times(rate, seed).take_while(|&at| at < duration).collect()
+    }
+
+    /// The times of requests at `rate` a second without an end, ascending, from 0. A trace is stretched or
+    /// squeezed so that its mean rate is `rate`.
+    pub fn times(&self, rate: f64, seed: u64) -> impl Iterator<Item = Ns> {
         let mut random = Pcg64::seed_from_u64(seed);
         let gap = 1e9 / rate;
-        let until = duration.0 as f64;
         let mut sum = 0.0;
         let mut poisson = move || {
             let next: f64 = Exp1.sample(&mut random);
@@ -46,7 +50,7 @@ impl Arrivals {
             sum
         };
         let all: Box<dyn Iterator<Item = f64>> = match self {
-            Self::Constant => Box::new((0_u32..).map(|n| f64::from(n) * gap)),
+            Self::Constant => Box::new((0_u32..).map(move |n| f64::from(n) * gap)),
             Self::Poisson => Box::new(std::iter::repeat_with(poisson)),
             Self::Bursts { period, on } => {
                 let period = period.0 as f64;
@@ -65,7 +69,7 @@ impl Arrivals {
                 )
             }
         };
-        all.take_while(|&at| at < until).map(|at| Ns(at as u64)).collect()
+        all.map(|at| Ns(at as u64))
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Every tensor of a cross-encoder; matrices are `[out, in]`, row by row.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Weights {
     /// `[vocabulary, hidden]`.
     pub words: Vec<f32>,
@@ -26,7 +26,7 @@ pub struct Weights {
 }
 
 /// One transformer layer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Layer {
     /// To queries.
     pub query: Linear,
@@ -47,7 +47,7 @@ pub struct Layer {
 }
 
 /// y = W x + b.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Vec<f32>,
@@ -56,7 +56,7 @@ pub struct Linear {
 }
 
 /// A layer norm's gain and bias, `[hidden]` each.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Norm {
     /// Factor.
     pub gain: Vec<f32>,
