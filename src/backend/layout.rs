@@ -1,6 +1,6 @@
 //! A model's maps, padded for the operations: widths to multiples of [`PAD`], each head by itself.
 
-use crate::model::Linear;
+use crate::model::{Linear, Norm};
 use crate::ops::{Dense, Heads, PAD};
 
 /// How a width of values is laid out: in `count` parts of `size`, each padded to `padded`.
@@ -57,6 +57,20 @@ pub(super) fn pad(map: &Linear, outputs: Width, inputs: Width, factor: f32) -> D
     dense
 }
 
+/// The map that reads a norm's values before their gain and bias, and gives what the map gives after them.
+pub(super) fn absorb(norm: &Norm, map: &Linear) -> Linear {
+    let rows = || map.weight.chunks_exact(norm.gain.len());
+    let shift = |row: &[f32]| -> f64 {
+        row.iter().zip(&norm.bias).map(|(&weight, &bias)| f64::from(weight) * f64::from(bias)).sum()
+    };
+    Linear {
+        weight: rows()
+            .flat_map(|row| row.iter().zip(&norm.gain).map(|(weight, gain)| weight * gain))
+            .collect(),
+        bias: rows().zip(&map.bias).map(|(row, bias)| (f64::from(*bias) + shift(row)) as f32).collect(),
+    }
+}
+
 /// Maps of the same input as one.
 pub(super) fn join(maps: [Dense; 3]) -> Dense {
     let mut maps = maps.into_iter();
@@ -82,5 +96,14 @@ mod tests {
         assert_eq!((dense.outputs, dense.inputs), (64, 32));
         assert_eq!(dense.bias[31..34], [0.0, 6.0, 8.0]);
         assert_eq!(dense.weight[33 * 32..33 * 32 + 4], [18.0, 20.0, 22.0, 0.0]);
+    }
+
+    #[test]
+    fn a_map_takes_over_a_norm_s_gain_and_bias() {
+        let norm = Norm { gain: vec![2.0, 0.0, -1.0], bias: vec![0.5, 4.0, 1.0] };
+        let map = Linear { weight: vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.0], bias: vec![10.0, 20.0] };
+        let absorbed = absorb(&norm, &map);
+        assert_eq!(absorbed.weight, [2.0, 0.0, -3.0, -2.0, 0.0, 0.0]);
+        assert_eq!(absorbed.bias, [10.0 + 0.5 + 8.0 + 3.0, 20.0 - 0.5 + 2.0]);
     }
 }

@@ -170,14 +170,16 @@ pub fn run(
     let mut labels = label(&mut teacher, "label", &mined, tell)?;
     let trained_on = mined.len() - (mined.len() / HELD_OUT).max(1);
     let held = HeldOut { lists: mined.split_off(trained_on), teacher: labels.split_off(trained_on) };
-    let (encoder, weights) = match (&inputs.student, student) {
-        (Some(given), None) => (given.encoder.clone(), given.weights.clone()),
-        (_, student) => {
-            let student = student.expect("without a student that is given there is a new one");
+    let (encoder, weights) = match student {
+        Some(student) => {
             let taught = (&mined[..], labels);
             let student =
                 learn(student, &teacher.reader, (inputs, plan), work, taught, (&held, &tune), tell)?;
             (student.encoder().clone(), student.weights())
+        }
+        None => {
+            let given = inputs.student.as_ref().expect("what does not learn was given");
+            (given.encoder.clone(), given.weights.clone())
         }
     };
     let mut scorer = engine(&encoder, &weights, plan.threads);

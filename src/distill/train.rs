@@ -167,6 +167,11 @@ pub fn train<E: From<TrainError>>(
     if let Some(checkpoint) = checkpoint {
         checkpoint.load(&mut state)?;
     }
+    if state.best.is_none() {
+        // A student that learns on may have been better before.
+        let score = evaluate(&state.student)?;
+        state.judge(score);
+    }
     let mut word_sums = WordSums::new(&state.student.words);
     let mut order = Order::new(examples.len(), plan.seed);
     let lists = plan.lists.min(examples.len());

@@ -46,6 +46,36 @@ impl<S: Simd> Epilogue<S> for AddTo<'_> {
     }
 }
 
+/// Multiplies rows of f32 by a gain and adds values: the residual where a norm has left its gain to its readers.
+#[derive(Clone, Copy)]
+pub struct ScaleAndAddTo<'a> {
+    to: AddTo<'a>,
+    /// `[stride]`.
+    gain: *const f32,
+}
+
+impl<'a> ScaleAndAddTo<'a> {
+    /// Adds them to rows as long as the gain.
+    pub fn new(rows: &'a mut [f32], gain: &'a [f32]) -> Self {
+        Self { to: AddTo::new(rows, gain.len()), gain: gain.as_ptr() }
+    }
+}
+
+impl<S: Simd> Epilogue<S> for ScaleAndAddTo<'_> {
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        Epilogue::<S>::fits(&self.to, rows, columns)
+    }
+    #[inline(always)]
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: `fits` agreed, and the gain is as long as a row.
+        unsafe {
+            let place = self.to.rows.add(row * self.to.stride + column);
+            let gain = simd.load(self.gain.add(column));
+            simd.store(place, simd.fma(gain, simd.load(place), values));
+        }
+    }
+}
+
 /// Keeps values in a dtype, row by row.
 pub struct Keep<'a, A> {
     rows: *mut u32,

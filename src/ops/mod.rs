@@ -41,7 +41,7 @@ pub use attention::{Heads, Scratch, attention, attention_reference};
 pub use buffer::Buffer;
 pub use dtype::{Bf16, Dtype, F32, Float, Input, Int8};
 pub use embed::{Table, embed};
-pub use epilogue::{AddTo, Epilogue, Keep};
+pub use epilogue::{AddTo, Epilogue, Keep, ScaleAndAddTo};
 pub use first_token::{FirstToken, first_token_attention};
 pub use head::{Head, HeadScratch};
 pub use layer_norm::{Norm, layer_norm, layer_norm_reference};

@@ -1,10 +1,11 @@
 //! The forward of an encoder in one dtype on one kind of processor, by the fused operations.
 
-use crate::backend::layout::{Width, join, pad};
+use crate::backend::layout::{Width, absorb, join, pad};
 use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
 use crate::ops::{
     AddTo, Buffer, Dense, Dtype, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input, Keep, Linear,
-    Norm, Operand, Scratch, Simd, Table, attention, embed, first_token_attention, layer_norm, linear,
+    Norm, Operand, ScaleAndAddTo, Scratch, Simd, Table, attention, embed, first_token_attention, layer_norm,
+    linear,
 };
 use crate::token::Packed;
 use std::f32::consts::LOG2_E;
@@ -76,10 +77,13 @@ pub(super) struct Stack<S, L, A> {
     _attention: std::marker::PhantomData<A>,
 }
 
-/// What follows a layer's attention.
+/// What follows a layer's attention. The first norm's gain and bias are in the maps that read it, and its gain in the
+/// residual too: a few gains are large, and would leave bytes little for the other values (Wei et al. 2022, "gamma
+/// migration"). The second norm's gains are small where its values are large, and stay.
 struct Rest<S, L> {
     out: Linear<S, L>,
     attention_norm: Norm,
+    gain: Buffer,
     up: Linear<S, L>,
     down: Linear<S, L>,
     out_norm: Norm,
@@ -125,7 +129,8 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
         block.input.fill::<S, L>(simd, states, hidden);
         let (staging, inner) = (&mut block.staging, &mut block.inner);
         L::activate::<A>(simd, &block.input, &rest.up, self.gelu, (staging, inner));
-        linear(simd, &block.inner, &rest.down, AddTo::new(states, hidden));
+        let gain = &rest.gain.floats()[..hidden];
+        linear(simd, &block.inner, &rest.down, ScaleAndAddTo::new(states, gain));
         layer_norm(simd, &rest.out_norm, states);
     }
 
@@ -203,11 +208,21 @@ impl<S: Simd, L: Dtype<S>> Rest<S, L> {
     fn new(encoder: &Encoder, layer: &Layer) -> Self {
         let (hidden, inner) = (Width::plain(encoder.hidden), Width::plain(encoder.intermediate));
         let heads = Width::heads(encoder.heads, encoder.hidden);
+        let NormWeights { gain: first_gain, bias: first_bias } = &layer.attention_norm;
+        let (ones, zeros) = (vec![1.0; first_gain.len()], vec![0.0; first_gain.len()]);
+        let mut gain = Buffer::zeros(hidden.padded());
+        gain.floats_mut()[..first_gain.len()].copy_from_slice(first_gain);
+        let mut down = pad(&layer.down, hidden, inner, 1.0);
+        down.bias.iter_mut().zip(first_bias).for_each(|(bias, first)| *bias += first);
         Self {
             out: Linear::pack(&pad(&layer.attention_out, hidden, heads, 1.0), Input::Signed),
-            attention_norm: norm(encoder, &layer.attention_norm),
-            up: Linear::pack(&pad(&layer.up, inner, hidden, 1.0), Input::Signed),
-            down: Linear::pack(&pad(&layer.down, hidden, inner, 1.0), Input::Activated),
+            attention_norm: Norm::new(&ones, &zeros, encoder.layer_norm_eps),
+            gain,
+            up: Linear::pack(
+                &pad(&absorb(&layer.attention_norm, &layer.up), inner, hidden, 1.0),
+                Input::Signed,
+            ),
+            down: Linear::pack(&down, Input::Activated),
             out_norm: norm(encoder, &layer.out_norm),
         }
     }
