@@ -39,7 +39,7 @@ pub fn first_token_attention<S: Simd>(
     assert!([&layer.query, &layer.key, &layer.value].iter().all(is_whole), "maps go from states to heads");
     assert_eq!(context.len(), width, "the context has a place");
     scratch.scores.grow(tokens + LINE);
-    scratch.weights.grow(tokens + LINE);
+    scratch.weights.grow(tokens.max(layer.heads.size) + LINE);
     scratch.states.grow(hidden);
     for head in 0..layer.heads.count {
         simd.launch(FirstHead { layer, states, tokens, head, scratch, context });
@@ -65,36 +65,25 @@ impl<S: Simd> Kernel<S> for FirstHead<'_> {
         let row = |map: &Dense, row: usize| map.weight[row * hidden..].as_ptr();
         // SAFETY: `first_token_attention` asserted the shapes and made room in the scratch.
         unsafe {
-            let absorbed = scratch.states.floats_mut().as_mut_ptr();
-            clear(simd, absorbed, hidden);
-            for index in rows.clone() {
-                let query =
-                    dot(simd, row(&layer.query, index), states.as_ptr(), hidden) + layer.query.bias[index];
-                add_scaled(simd, query, row(&layer.key, index), absorbed, hidden);
+            let query = scratch.weights.floats_mut();
+            for (query, index) in query.iter_mut().zip(rows.clone()) {
+                let sum = dot(simd, row(&layer.query, index), states.as_ptr(), hidden);
+                *query = sum + layer.query.bias[index];
             }
+            let absorbed = scratch.states.floats_mut().as_mut_ptr();
+            weighted_sum(simd, query.as_ptr(), (row(&layer.key, rows.start), size), absorbed, hidden);
             let scores = scratch.scores.floats_mut();
             for (token, score) in scores.iter_mut().enumerate().take(tokens) {
                 *score = dot(simd, absorbed, states.as_ptr().add(token * hidden), hidden);
             }
             let weights = scratch.weights.words_mut().as_mut_ptr();
             let inverse = 1.0 / softmax::<S, F32>(simd, scores.as_ptr(), tokens, weights);
-            clear(simd, absorbed, hidden);
             weighted_sum(simd, weights.cast(), (states.as_ptr(), tokens), absorbed, hidden);
             for index in rows {
                 let sum = dot(simd, row(&layer.value, index), absorbed, hidden);
                 context[index] = sum * inverse + layer.value.bias[index];
             }
         }
-    }
-}
-
-/// # Safety
-/// `count` floats lie behind `to`; `count` is a multiple of [`PAD`].
-#[inline(always)]
-unsafe fn clear<S: Simd>(simd: S, to: *mut f32, count: usize) {
-    for at in (0..count).step_by(S::LANES) {
-        // SAFETY: the caller promises the floats.
-        unsafe { simd.store(to.add(at), simd.splat(0.0)) };
     }
 }
 
@@ -111,19 +100,6 @@ unsafe fn dot<S: Simd>(simd: S, a: *const f32, b: *const f32, count: usize) -> f
         }
     }
     simd.sum(simd.add(sums[0], sums[1]))
-}
-
-/// `to += factor * from`.
-///
-/// # Safety
-/// `count` floats lie behind `from` and `to`; `count` is a multiple of [`PAD`].
-#[inline(always)]
-unsafe fn add_scaled<S: Simd>(simd: S, factor: f32, from: *const f32, to: *mut f32, count: usize) {
-    let factor = simd.splat(factor);
-    for at in (0..count).step_by(S::LANES) {
-        // SAFETY: the caller promises the floats.
-        unsafe { simd.store(to.add(at), simd.fma(factor, simd.load(from.add(at)), simd.load(to.add(at)))) };
-    }
 }
 
 /// `to = sum of weights[t] rows[t]`, for as many columns at a time as registers hold.
