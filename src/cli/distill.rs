@@ -80,6 +80,9 @@ pub(super) struct Args {
     /// The share of lists whose query is a piece of a passage.
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
     made_share: f64,
+    /// The share of those that are questions, for a name or a number in a sentence: for factoid questions.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    question_share: f64,
     /// The share of lists whose candidates are pieces of one to three sentences.
     #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = share)]
     pieces_share: f64,
@@ -170,6 +173,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             lists: args.lists as usize,
             candidates: args.candidates.into(),
             made_share: args.made_share,
+            question_share: args.question_share,
             pieces_share: args.pieces_share,
             seed: args.seed,
         },

@@ -26,6 +26,8 @@ pub struct MinePlan {
     pub candidates: usize,
     /// The share of lists whose query is made from a passage.
     pub made_share: f64,
+    /// The share of those that are questions.
+    pub question_share: f64,
     /// The share of lists whose candidates are pieces of passages.
     pub pieces_share: f64,
     /// Everything random comes from it.
@@ -57,7 +59,8 @@ pub fn mine(queries: &[Text], passages: &[Text], plan: &MinePlan) -> Vec<List> {
     let mut random = Pcg64::seed_from_u64(plan.seed.wrapping_add(1));
     let mut drawn = with_choices(asked, plan, &mut random);
     let mut random = Pcg64::seed_from_u64(plan.seed.wrapping_add(2));
-    let asked = std::iter::repeat_with(|| make_query(passages, &mut random)).take(made).flatten().collect();
+    let make = || make_query(passages, plan.question_share, &mut random);
+    let asked = std::iter::repeat_with(make).take(made).flatten().collect();
     let mut random = Pcg64::seed_from_u64(plan.seed.wrapping_add(3));
     drawn.extend(with_choices(asked, plan, &mut random));
     drawn.shuffle(&mut random);
@@ -123,17 +126,18 @@ fn take_turns(queries: &[Text], count: usize, random: &mut Pcg64) -> Vec<Arc<str
 }
 
 /// A question for something in a sentence, the sentence up to its 40th word, or a run of 3 to 10 words of it.
-fn make_query(passages: &[Text], random: &mut Pcg64) -> Option<Arc<str>> {
+fn make_query(passages: &[Text], question_share: f64, random: &mut Pcg64) -> Option<Arc<str>> {
     let passage = passages.choose(random)?;
     let sentences = sentences(&passage.text, 25);
     let words: Vec<&str> = sentences.choose(random)?.split_whitespace().take(40).collect();
-    let kind = random.random::<f64>();
-    if kind < 0.5
+    // Without questions nothing is drawn for them, so that they leave other plans' lists as they are.
+    if question_share > 0.0
+        && random.random::<f64>() < question_share
         && let Some(question) = make_question(&words, random)
     {
         return Some(question.into());
     }
-    if kind < 0.75 {
+    if random.random::<f64>() < 0.5 {
         return Some(words.join(" ").into());
     }
     let length = random.random_range(3..=10).min(words.len());
@@ -227,7 +231,14 @@ mod tests {
     }
 
     fn plan() -> MinePlan {
-        MinePlan { lists: 40, candidates: 12, made_share: 0.25, pieces_share: 0.5, seed: 7 }
+        MinePlan {
+            lists: 40,
+            candidates: 12,
+            made_share: 0.25,
+            question_share: 0.5,
+            pieces_share: 0.5,
+            seed: 7,
+        }
     }
 
     #[test]
