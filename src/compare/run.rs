@@ -145,7 +145,7 @@ pub struct Row {
     pub p50_ms: f64,
     /// 99 of 100 answers come within this.
     pub p99_ms: f64,
-    /// The share of requests that were not answered by the primary in full; none where a server does not tell.
+    /// The share of requests that the primary did not answer in full; none where nobody tells.
     pub degraded: Option<f64>,
     /// The share of requests that were refused, or of a server's, that it did not answer.
     pub refused: f64,

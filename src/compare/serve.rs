@@ -111,7 +111,7 @@ pub(super) struct Served {
     pub p99_ms: f64,
     /// The shares of requests by who answered; what is missing to 1 was refused.
     pub shares: Vec<(Way, f64)>,
-    /// The share that was answered in full; none where a server does not tell.
+    /// The share that was answered in full; none where nobody tells.
     pub in_full: Option<f64>,
 }
 

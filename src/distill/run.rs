@@ -173,8 +173,8 @@ pub fn run(
     let (encoder, weights) = match student {
         Some(student) => {
             let taught = (&mined[..], labels);
-            let student =
-                learn(student, &teacher.reader, (inputs, plan), work, taught, (&held, &tune), tell)?;
+            let learner = (student, &teacher.reader);
+            let student = learn(learner, (inputs, plan), work, taught, (&held, &tune), tell)?;
             (student.encoder().clone(), student.weights())
         }
         None => {
@@ -260,8 +260,7 @@ impl HeldOut {
 /// Trains a student on labelled lists; the best is the one with the highest mean nDCG@10 on the sets to
 /// tune on, or without any the one with the least loss on what is held out.
 fn learn(
-    student: Student,
-    reader: &PairReader,
+    (student, reader): (Student, &PairReader),
     (inputs, plan): (&Inputs, &Plan),
     work: &Path,
     (mined, labels): (&[List], Vec<Vec<f32>>),
