@@ -1,6 +1,6 @@
 //! `podium compare`: what each way to answer is worth, and what it costs.
 
-use super::pool::open_model;
+use super::pool::open_given;
 use super::server_fields::{ServerFields, client_limits};
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
@@ -108,13 +108,11 @@ const NAME_MAX: usize = 100;
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     check(&args)?;
-    let open =
-        |flag: &str, spec: &str| open_model(spec).map_err(|error| Failure::usage(format!("{flag}: {error}")));
     let inputs = Inputs {
         sets: read(&args.sets)?,
         tune: read(&args.tune)?,
-        primary: open("--primary", &args.primary)?,
-        fallback: open("--fallback", &args.fallback)?,
+        primary: open_given("--primary", &args.primary)?,
+        fallback: open_given("--fallback", &args.fallback)?,
         servers: args
             .server
             .iter()

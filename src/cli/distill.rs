@@ -1,6 +1,6 @@
 //! `podium distill`: from text and a teacher to a student that can be served.
 
-use super::pool::open_model;
+use super::pool::open_given;
 use super::{Failure, Shown, folder_name};
 use crate::backend::{CacheError, KeeperError, Precision};
 use crate::distill::{
@@ -138,10 +138,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             return Err(Failure::usage(format!("--out: is {flag}'s directory, which would be lost")));
         }
     }
-    let open =
-        |flag: &str, spec: &str| open_model(spec).map_err(|error| Failure::usage(format!("{flag}: {error}")));
-    let teacher = open("--teacher", &args.teacher)?;
-    let student = args.student.as_deref().map(|spec| open("--student", spec)).transpose()?;
+    let teacher = open_given("--teacher", &args.teacher)?;
+    let student = args.student.as_deref().map(|spec| open_given("--student", spec)).transpose()?;
     let shape = match &student {
         Some(Model { encoder, .. }) => Shape {
             layers: encoder.layers,

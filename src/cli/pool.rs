@@ -93,6 +93,11 @@ pub(super) fn open_model(spec: &str) -> Result<Model, ModelError> {
     }
 }
 
+/// The same for a model that a flag names.
+pub(super) fn open_given(flag: &str, spec: &str) -> Result<Model, Failure> {
+    open_model(spec).map_err(|error| Failure::usage(format!("{flag}: {error}")))
+}
+
 /// The directory of a model, from the hub where `HF_HUB_OFFLINE` does not forbid it.
 pub(super) fn locate_here(spec: &str) -> Result<PathBuf, ModelError> {
     locate(spec, &Place { cache: None, offline: std::env::var_os("HF_HUB_OFFLINE").is_some() })
