@@ -1,6 +1,6 @@
 //! The CUDA engine beside the GPU's own peak: one request of 32 documents, and batches that fill it.
 //!
-//!     cargo bench --bench cuda --features cuda [-- --rounds 50]
+//!     cargo bench --bench cuda --features cuda [-- --rounds 50] [--only "f16 L12 H384"]
 //!
 //! Weights are random: speed does not depend on them. Lengths are lognormal with a mean of 107 tokens. Times are wall
 //! time from packed ids to logits on the host, medians. The floor of a batch is its FLOPs (those of the linear maps,
@@ -23,15 +23,20 @@ use std::time::Instant;
 
 /// Side of the product that measures the peak.
 const SIDE: usize = 8_192;
-const SATURATED_TOKENS: usize = 16_384;
+/// Tokens of batches that may fill a GPU.
+const SATURATED_TOKENS: [usize; 4] = [4_096, 8_192, 16_384, 32_768];
 /// Mean of 107 with this spread.
 const MEDIAN: f64 = 94.4;
 const SPREAD: f64 = 0.5;
 
 fn main() -> Result<(), DeviceError> {
     let arguments: Vec<String> = std::env::args().collect();
-    let rounds = arguments.iter().position(|argument| argument == "--rounds");
-    let rounds = rounds.map_or(50, |place| arguments[place + 1].parse().expect("--rounds takes a number"));
+    let given = |name: &str| {
+        let place = arguments.iter().position(|argument| argument == name)?;
+        Some(arguments.get(place + 1).unwrap_or_else(|| panic!("{name} takes a value")))
+    };
+    let rounds = given("--rounds").map_or(50, |rounds| rounds.parse().expect("--rounds takes a number"));
+    let only = given("--only");
     if let Err(error) = Nvidia::count() {
         println!("SKIPPED: {error}");
         return Ok(());
@@ -46,18 +51,21 @@ fn main() -> Result<(), DeviceError> {
         let peak = peak(half, rounds)?;
         println!("\n{}: {:.0} TFLOP/s in a product of {SIDE}", half.name(), peak / 1e12);
         for (name, encoder) in &models {
-            for (workload, batch) in
-                [("32 documents", lengths(32, usize::MAX)), ("saturated", lengths(10_000, SATURATED_TOKENS))]
-            {
-                let gpu = Nvidia::open(0)?;
-                let weights = random_weights(encoder, 1);
-                let cuda = Cuda::new(gpu, (encoder, &weights), half, SATURATED_TOKENS as u64);
-                let mut cuda = cuda.and_then(Cuda::warmed).expect("the model fits");
+            let is_wanted = |only: &String| *only == format!("{} {name}", half.name());
+            if !only.is_none_or(is_wanted) {
+                continue;
+            }
+            let weights = random_weights(encoder, 1);
+            let largest = SATURATED_TOKENS[SATURATED_TOKENS.len() - 1] as u64;
+            let cuda = Cuda::new(Nvidia::open(0)?, (encoder, &weights), half, largest);
+            let mut cuda = cuda.and_then(Cuda::warmed).expect("the model fits");
+            assert_eq!(cuda.device().recorded().1, 0, "every forward is recorded");
+            let saturated = SATURATED_TOKENS.map(|tokens| lengths(10_000, tokens));
+            for batch in [lengths(1, usize::MAX), lengths(32, usize::MAX)].into_iter().chain(saturated) {
                 let time = time(&mut cuda, &random_batch(&batch, 1), rounds);
-                assert_eq!(cuda.device().recorded().1, 0, "every forward is recorded");
                 let tokens: usize = batch.iter().sum();
                 println!(
-                    "    {name:<9} {workload:<13} {:>4} pairs, {tokens:>5} tokens: {:.3} ms, {:.0} pairs/s, {:.1}% of the floor",
+                    "    {name:<9} {:>4} pairs, {tokens:>5} tokens: {:.3} ms, {:.0} pairs/s, {:.1}% of the floor",
                     batch.len(),
                     time * 1e3,
                     batch.len() as f64 / time,

@@ -2,9 +2,11 @@
 //! on a GPU in f16 and bf16 (feature `cuda`).
 //!
 //!     cargo bench --bench precision -- MODEL_DIR [SET[/N] ...]      of a set with /N every Nth query
+//!     cargo bench --bench precision --features cuda -- --gpu MODEL_DIR ...      f32, and a GPU's precisions alone
 //!
 //! Sets are those of `$PODIUM_DATA` or `../shared/data`: BM25's first hundred of each judged query are
-//! scored in every precision. Printed are nDCG@10, and on how many queries the first ten stand in f32's order.
+//! scored in every precision. Printed are nDCG@10, on how many queries the first ten stand in f32's order, and how
+//! far logits are from f32's.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -27,19 +29,22 @@ const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::
 const DEPTH: usize = 10;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let Some(data) = common::data() else { return };
+    let mut arguments = arguments.peekable();
+    let on_cpu = if arguments.next_if_eq("--gpu").is_some() { &PRECISIONS[..1] } else { &PRECISIONS };
     let model = arguments.next().unwrap_or_else(|| "ms-marco-MiniLM-L-12-v2".to_owned());
     let place = if Path::new(&model).is_dir() { model.into() } else { data.join("models").join(model) };
     let model = Model::open(&place).expect("the model is whole");
     let tokenizer = Tokenizer::parse(&model.tokenizer).expect("the tokenizer is whole");
     let reader = PairReader { tokenizer: Arc::new(tokenizer), tokens_max: model.encoder.pair_tokens_max() };
-    let mut scorers = scorers(&model);
+    let mut scorers = scorers(&model, on_cpu);
     let named: Vec<String> = arguments.collect();
     let sets = if named.is_empty() { SETS.map(str::to_owned).to_vec() } else { named };
     let names: Vec<&str> = scorers.iter().map(|(name, _)| *name).collect();
     println!("{:<12} {:>7}  nDCG@10 by BM25, {}", "set", "queries", names.join(", "));
     let (mut same, mut queries) = (vec![0; scorers.len()], 0);
+    let mut apart = vec![Apart::default(); scorers.len()];
     for name in sets {
         let (folder, every) = name.split_once('/').unwrap_or((&name, "1"));
         let every = every.parse().expect("/N is a number");
@@ -55,7 +60,7 @@ fn main() {
             }
             let ndcg = |ranked: &[&str]| Measure::Ndcg(DEPTH).of(ranked, &set.grades[query]);
             bm25 += ndcg(&candidates.iter().map(|found| found.document.as_str()).collect::<Vec<_>>());
-            let mut first = Vec::new();
+            let (mut first, mut exact) = (Vec::new(), Vec::new());
             for (place, (_, scorer)) in scorers.iter_mut().enumerate() {
                 let mut logits = vec![0.0; batch.len()];
                 scorer.score(&batch, &mut logits).expect("the batch is the model's");
@@ -66,7 +71,9 @@ fn main() {
                 let ten: Vec<usize> = order.into_iter().take(DEPTH).collect();
                 if place == 0 {
                     first.clone_from(&ten);
+                    exact.clone_from(&logits);
                 }
+                apart[place].add(&logits, &exact);
                 same_here[place] += usize::from(ten == first);
             }
         }
@@ -80,19 +87,44 @@ fn main() {
         queries += count;
         same.iter_mut().zip(same_here).for_each(|(all, here)| *all += here);
     }
-    for ((name, _), same) in scorers.iter().zip(same) {
+    for (((name, _), same), apart) in scorers.iter().zip(same).zip(apart) {
         let share = 100.0 * same as f64 / queries as f64;
-        println!("{name:<8} keeps f32's first ten in order on {same} of {queries} queries, {share:.1}%");
+        println!(
+            "{name:<8} keeps f32's first ten in order on {same} of {queries} queries, {share:.1}%; logits are off by \
+             {:.4} (root mean square), {:.4} at most",
+            (apart.squares / apart.count.max(1) as f64).sqrt(),
+            apart.most
+        );
+    }
+}
+
+/// How far logits are from exact ones.
+#[derive(Clone, Copy, Default)]
+struct Apart {
+    squares: f64,
+    most: f64,
+    count: usize,
+}
+
+impl Apart {
+    fn add(&mut self, logits: &[f32], exact: &[f32]) {
+        for (logit, exact) in logits.iter().zip(exact) {
+            let difference = f64::from((logit - exact).abs());
+            self.squares += difference * difference;
+            self.most = self.most.max(difference);
+            self.count += 1;
+        }
     }
 }
 
 /// A scorer for each precision that this machine has; f32 is the first.
-fn scorers(model: &Model) -> Vec<(&'static str, Box<dyn Scorer>)> {
+fn scorers(model: &Model, on_cpu: &[Precision]) -> Vec<(&'static str, Box<dyn Scorer>)> {
     let (encoder, weights) = (&model.encoder, &model.weights);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut scorers: Vec<(&str, Box<dyn Scorer>)> = Vec::new();
-    for precision in PRECISIONS {
+    for &precision in on_cpu {
         if let Ok(packed) = CpuModel::new(encoder, weights, precision) {
-            scorers.push((precision.name(), Box::new(Cpu::new(packed, 2))));
+            scorers.push((precision.name(), Box::new(Cpu::new(packed, threads))));
         }
     }
     #[cfg(feature = "cuda")]
