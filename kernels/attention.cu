@@ -1,50 +1,43 @@
-// Softmax(Q K^T) V within each sequence, a block a tile of 64 queries of one head (Dao 2023, FlashAttention-2):
-// keys and values come in tiles of 64 while the last is worked on, scores stay in registers, nothing is padded to
-// another sequence's length. Queries are scaled by log2(e) / sqrt(d) before.
+// Softmax(Q K^T) V within each sequence (Dao 2023, FlashAttention-2). A block has a tile of 64 queries, a warp 16 of
+// them, and goes through some heads, and for each through the sequence's keys in tiles of 64: a step is a head and a
+// tile of keys, and what the next step reads is copied while this one is worked on. Scores stay in registers, and nothing
+// is padded to another sequence's length. Queries are scaled by log2(e) / sqrt(d) before.
 //
-// `qkv: [tokens, 3, heads, D]`, `context: [tokens, heads, D]`; D is 32 or 64. Four warps have 16 queries each.
+// `qkv: [tokens, 3, heads, D]`, `context: [tokens, heads, D]`; D is 32 or 64.
 
 constexpr u32 TILE = 64;
 constexpr u32 ATTENTION_THREADS = 128;
+constexpr u32 QUERIES = 16;
 
-template <class T, int D> struct KeyTile {
+// Rows of a head in shared memory.
+template <class T, int D> struct HeadRows {
     // 16 bytes more than a row has, so that the eight rows of a matrix lie in different banks.
     static constexpr u32 STRIDE = D + 8;
-    T* keys;
-    T* values;
 
-    // Starts to copy the keys and values from row `first` of a sequence on, zeros after its end.
-    INLINE void fetch(const T* key_rows, const T* value_rows, size_t stride, u32 first, u32 length) const {
+    // Starts to copy COUNT rows of a sequence from row `first` on, zeros after its end; THREADS share the work.
+    template <u32 COUNT, u32 THREADS>
+    static INLINE void fetch(T* to, const T* rows, size_t stride, u32 first, u32 length) {
         constexpr u32 PIECES = D / 8;
 #pragma unroll
-        for (u32 piece = threadIdx.x; piece < TILE * PIECES; piece += ATTENTION_THREADS) {
+        for (u32 piece = threadIdx.x % THREADS; piece < COUNT * PIECES; piece += THREADS) {
             const u32 row = piece / PIECES, column = piece % PIECES * 8;
             const bool is_past = first + row >= length;
-            const size_t from = (is_past ? 0 : first + row) * stride + column;
-            copy_async(keys + row * STRIDE + column, key_rows + from, is_past);
-            copy_async(values + row * STRIDE + column, value_rows + from, is_past);
+            copy_async(to + row * STRIDE + column, rows + (is_past ? 0 : first + row) * stride + column, is_past);
         }
     }
 };
 
-// What a warp knows of its 16 queries; a lane has rows g and g + 8 of them, g = lane / 4.
+// What a warp knows of its 16 queries of a head; a lane has rows g and g + 8 of them, g = lane / 4.
 template <class T, int D> struct Queries {
+    static constexpr u32 STRIDE = HeadRows<T, D>::STRIDE;
     u32 q[D / 16][4];
     float context[D / 8][4];
     float largest[2], sum[2];
 
-    INLINE void load(const T* rows, size_t stride, u32 first, u32 length) {
-        const u32 lane = threadIdx.x % WARP, row = first + lane / 4, column = lane % 4 * 2;
-        auto word = [&](u32 row, u32 column) {
-            return row < length ? *reinterpret_cast<const u32*>(rows + row * stride + column) : 0u;
-        };
+    INLINE void load(const T* rows) {
+        const u32 lane = threadIdx.x % WARP;
 #pragma unroll
-        for (int k = 0; k < D / 16; k++) {
-            q[k][0] = word(row, k * 16 + column);
-            q[k][1] = word(row + 8, k * 16 + column);
-            q[k][2] = word(row, k * 16 + column + 8);
-            q[k][3] = word(row + 8, k * 16 + column + 8);
-        }
+        for (int k = 0; k < D / 16; k++) load_matrices(q[k], rows + lane % 16 * STRIDE + k * 16 + lane / 16 * 8);
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
 #pragma unroll
@@ -53,21 +46,21 @@ template <class T, int D> struct Queries {
         sum[0] = sum[1] = 0.f;
     }
 
-    // Takes in a tile of keys, of which `left`, at least one, are there.
-    INLINE void attend(const KeyTile<T, D>& tile, u32 left) {
+    // Takes in a tile of keys and values, of which `left`, at least one, are there: all but where IS_LAST.
+    template <bool IS_LAST> INLINE void attend(const T* keys, const T* values, u32 left) {
         const u32 lane = threadIdx.x % WARP;
         float scores[TILE / 8][4];
 #pragma unroll
         for (int n = 0; n < TILE / 8; n++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) scores[n][i] = 0.f;
-            if (n * 8 >= left) continue;
+            if (IS_LAST && n * 8 >= left) continue;
 #pragma unroll
             for (int k = 0; k < D / 32; k++) {
-                u32 keys[4];
-                load_matrices(keys, tile.keys + (n * 8 + lane % 8) * tile.STRIDE + k * 32 + lane / 8 * 8);
-                mma(T{}, scores[n], q[2 * k], keys[0], keys[1]);
-                mma(T{}, scores[n], q[2 * k + 1], keys[2], keys[3]);
+                u32 key[4];
+                load_matrices(key, keys + (n * 8 + lane % 8) * STRIDE + k * 32 + lane / 8 * 8);
+                mma(T{}, scores[n], q[2 * k], key[0], key[1]);
+                mma(T{}, scores[n], q[2 * k + 1], key[2], key[3]);
             }
         }
 #pragma unroll
@@ -78,7 +71,7 @@ template <class T, int D> struct Queries {
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     float& score = scores[n][2 * half + i];
-                    if (n * 8 + lane % 4 * 2 + i >= left) score = LOWEST;
+                    if (IS_LAST && n * 8 + lane % 4 * 2 + i >= left) score = LOWEST;
                     now = fmaxf(now, score);
                 }
             now = fmaxf(now, from_lane_xor(now, 1));
@@ -91,6 +84,7 @@ template <class T, int D> struct Queries {
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     float& score = scores[n][2 * half + i];
+                    if (IS_LAST && n * 8 >= left) continue;
                     score = exp2_fast(score - now);
                     sum[half] += score;
                 }
@@ -102,19 +96,19 @@ template <class T, int D> struct Queries {
         }
 #pragma unroll
         for (int k = 0; k < TILE / 16; k++) {
-            if (k * 16 >= left) continue;
-            // Two tiles of scores are, lane by lane, a left operand of 16 columns.
+            if (IS_LAST && k * 16 >= left) continue;
+            // Two tiles of scores are, lane by lane, a left operand of 16 columns; there are none past the last eight.
+            const bool is_half = IS_LAST && k * 16 + 8 >= left;
             const float(&a)[4] = scores[2 * k];
             const float(&b)[4] = scores[2 * k + 1];
-            const u32 weights[4] = {pack(T{}, a[0], a[1]), pack(T{}, a[2], a[3]), pack(T{}, b[0], b[1]),
-                                    pack(T{}, b[2], b[3])};
+            const u32 weights[4] = {pack(T{}, a[0], a[1]), pack(T{}, a[2], a[3]),
+                                    is_half ? 0 : pack(T{}, b[0], b[1]), is_half ? 0 : pack(T{}, b[2], b[3])};
 #pragma unroll
             for (int n = 0; n < D / 16; n++) {
-                u32 values[4];
-                const u32 row = k * 16 + lane % 16;
-                load_matrices_transposed(values, tile.values + row * tile.STRIDE + n * 16 + lane / 16 * 8);
-                mma(T{}, context[2 * n], weights, values[0], values[1]);
-                mma(T{}, context[2 * n + 1], weights, values[2], values[3]);
+                u32 value[4];
+                load_matrices_transposed(value, values + (k * 16 + lane % 16) * STRIDE + n * 16 + lane / 16 * 8);
+                mma(T{}, context[2 * n], weights, value[0], value[1]);
+                mma(T{}, context[2 * n + 1], weights, value[2], value[3]);
             }
         }
     }
@@ -140,34 +134,51 @@ template <class T, int D> struct Queries {
 
 template <class T, int D>
 INLINE void attention(const Batch& batch, const T* qkv, T* context, u32 heads) {
-    using Tile = KeyTile<T, D>;
-    SHARED(T, memory, 4 * TILE * Tile::STRIDE);
-    const u32 head = blockIdx.y, width = heads * D, stride = 3 * width;
-    auto stage = [&](u32 number) {
-        T* start = memory + number % 2 * 2 * TILE * Tile::STRIDE;
-        return Tile{start, start + TILE * Tile::STRIDE};
-    };
-    for (u32 index = blockIdx.x; index < batch.tiles(); index += gridDim.x) {
-        const u32 sequence = batch.tile_list()[2 * index], first = batch.tile_list()[2 * index + 1];
-        const u32 start = batch.starts()[sequence], length = batch.starts()[sequence + 1] - start;
-        const T* rows = qkv + size_t(start) * stride + head * D;
-        const u32 own = first + threadIdx.x / WARP * 16;
-        const u32 key_tiles = (length + TILE - 1) / TILE;
-        Queries<T, D> queries;
-        stage(0).fetch(rows + width, rows + 2 * width, stride, 0, length);
+    using Rows = HeadRows<T, D>;
+    constexpr u32 TILE_VALUES = TILE * Rows::STRIDE;
+    // A tile of queries, and keys and values of two steps.
+    SHARED(T, memory, 5 * TILE_VALUES);
+    const u32 share = (heads + gridDim.y - 1) / gridDim.y, end = min(heads, (blockIdx.y + 1) * share);
+    if (blockIdx.x >= batch.tiles()) return;
+    const Batch::Tile tile = batch.tile(blockIdx.x);
+    const u32 warp = threadIdx.x / WARP, own = tile.row + warp * QUERIES, width = heads * D;
+    const size_t stride = 3 * width;
+    T* own_queries = memory + warp * QUERIES * Rows::STRIDE;
+    auto keys_of = [&](u32 step) { return memory + (1 + step % 2 * 2) * TILE_VALUES; };
+    auto fetch = [&](u32 step, u32 head, u32 first) {
+        const T* rows = qkv + tile.start * stride + head * D;
+        // A warp's queries are its own: it has just read those before.
+        if (first == 0) Rows::template fetch<QUERIES, WARP>(own_queries, rows, stride, own, tile.length);
+        T* keys = keys_of(step);
+        Rows::template fetch<TILE, ATTENTION_THREADS>(keys, rows + width, stride, first, tile.length);
+        Rows::template fetch<TILE, ATTENTION_THREADS>(keys + TILE_VALUES, rows + 2 * width, stride, first, tile.length);
         copies_commit();
-        queries.load(rows, stride, own, length);
-        for (u32 number = 0; number < key_tiles; number++) {
-            // All have left the tile that is fetched next, and this one has come for all.
-            if (number + 1 < key_tiles)
-                stage(number + 1).fetch(rows + width, rows + 2 * width, stride, (number + 1) * TILE, length);
-            copies_commit();
-            copies_wait<1>();
-            block_barrier();
-            if (own < length) queries.attend(stage(number), length - number * TILE);
-            block_barrier();
+    };
+    Queries<T, D> queries;
+    u32 head = blockIdx.y * share, first = 0;
+    if (head < end) fetch(0, head, first);
+    for (u32 step = 0; head < end; step++) {
+        copies_wait<0>();
+        // This step's rows have come for all, and all have left those of the step before.
+        block_barrier();
+        if (first == 0) {
+            queries.load(own_queries);
+            warp_barrier();
         }
-        if (own < length) queries.store(context + size_t(start) * width + head * D, width, own, length);
+        const bool is_last = first + TILE >= tile.length;
+        const u32 next_head = head + is_last, next_first = is_last ? 0 : first + TILE;
+        if (next_head < end) fetch(step + 1, next_head, next_first);
+        if (own < tile.length) {
+            const T* keys = keys_of(step);
+            if (is_last) {
+                queries.template attend<true>(keys, keys + TILE_VALUES, tile.length - first);
+                queries.store(context + tile.start * size_t(width) + head * D, width, own, tile.length);
+            } else {
+                queries.template attend<false>(keys, keys + TILE_VALUES, TILE);
+            }
+        }
+        head = next_head;
+        first = next_first;
     }
 }
 

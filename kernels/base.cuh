@@ -40,6 +40,7 @@ INLINE float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=
 INLINE float from_lane(float x, u32 lane) { return __shfl_sync(0xffffffffu, x, lane); }
 INLINE float from_lane_xor(float x, u32 mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 INLINE void block_barrier() { __syncthreads(); }
+INLINE void warp_barrier() { __syncwarp(); }
 
 // d += a b for a tile of 16 x 16 by 16 x 8. With g = lane / 4 and t = 2 (lane % 4), a lane holds of
 //   a: rows g, g + 8, g, g + 8 and columns t, t, t + 8, t + 8, each with its right neighbour;
@@ -109,7 +110,7 @@ INLINE float warp_max(float x) {
     return x;
 }
 
-// A batch as it lies in device memory, `src/backend/cuda/batch.rs` writes it: how many there are of what, then
+// A batch as it lies in device memory, `src/ops/cuda/words.rs` writes it: how many there are of what, then
 // arrays at places that depend on the bucket alone.
 struct Batch {
     const u32* words;
@@ -123,6 +124,10 @@ struct Batch {
     // A token's id; its place in its sequence below its type, which has the upper 8 bits.
     INLINE const u32* ids() const { return starts() + sequences_max + 1; }
     INLINE const u32* places() const { return ids() + tokens_max; }
-    // For each tile of attention its sequence and its first row there.
-    INLINE const u32* tile_list() const { return places() + tokens_max; }
+    // A tile of attention: where its sequence starts, its first row there, and the sequence's length.
+    struct Tile { u32 start, row, length; };
+    INLINE Tile tile(u32 index) const {
+        const u32* words = places() + tokens_max + 2 * index;
+        return {words[0], words[1] & 0xffff, words[1] >> 16};
+    }
 };

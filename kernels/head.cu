@@ -1,52 +1,58 @@
-// From first tokens' states to logits, in f32: w tanh(W x + b) + c. A block has ROWS sequences, so that a row of W is
-// read once for all of them; a warp has every 16th output.
+// From first tokens' states to logits, in f32: w tanh(W x + b) + c. `pool` gives, for each 32 outputs of W, what they
+// add to a sequence's logit; `head` adds that up.
 //
-// `firsts: [sequences, stride]`, `pooler: [stride, stride]` f32, `pooler_bias` and `classifier: [stride]` f32.
+// `firsts: [sequences, stride]`, `pooler: [stride, stride]` f32, inputs in rows; `pooler_bias` and `classifier: [stride]`
+// f32; `parts: [sequences, stride / 32]`.
 
-constexpr u32 HEAD_THREADS = 512;
-constexpr int ROWS = 4;
+constexpr u32 POOL_THREADS = 256;
+// Sequences of a block, a row of W for all of them; a warp has an eighth of the inputs, then a sequence.
+constexpr u32 POOLED = POOL_THREADS / WARP;
 
 template <class T>
-INLINE void head(const Batch& batch, const T* firsts, const float* pooler, const float* pooler_bias,
-                 const float* classifier, float classifier_bias, u32 stride, float* logits) {
-    SHARED(float, states, ROWS * STRIDE_MAX);
-    SHARED(float, parts, ROWS * (HEAD_THREADS / WARP));
-    const u32 first = blockIdx.x * ROWS, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const u32 warps = HEAD_THREADS / WARP;
+INLINE void pool(const Batch& batch, const T* firsts, const float* pooler, const float* pooler_bias,
+                 const float* classifier, u32 stride, float* parts) {
+    SHARED(float, states, POOLED * STRIDE_MAX);
+    SHARED(float, sums, POOLED * POOLED * WARP);
+    const u32 first = blockIdx.x * POOLED, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (first >= batch.sequences()) return;
-    const u32 count = min(batch.sequences() - first, u32(ROWS));
-    for (u32 i = threadIdx.x; i < ROWS * stride; i += HEAD_THREADS)
+    const u32 count = min(batch.sequences() - first, POOLED), output = blockIdx.y * WARP + lane;
+    for (u32 i = threadIdx.x; i < POOLED * stride; i += POOL_THREADS)
         states[i] = i < count * stride ? to_float(firsts[size_t(first) * stride + i]) : 0.f;
     block_barrier();
-    float logit[ROWS] = {};
-    for (u32 output = warp; output < stride; output += warps) {
-        float sums[ROWS] = {};
-        for (u32 column = lane; column < stride; column += WARP) {
-            const float weight = pooler[size_t(output) * stride + column];
+    float own[POOLED] = {};
+    const u32 share = stride / POOLED;
+#pragma unroll 4
+    for (u32 input = warp * share; input < (warp + 1) * share; input++) {
+        const float weight = pooler[size_t(input) * stride + output];
 #pragma unroll
-            for (int row = 0; row < ROWS; row++) sums[row] += weight * states[row * stride + column];
-        }
-#pragma unroll
-        for (int row = 0; row < ROWS; row++)
-            logit[row] += classifier[output] * tanhf(warp_sum(sums[row]) + pooler_bias[output]);
+        for (u32 row = 0; row < POOLED; row++) own[row] += weight * states[row * stride + input];
     }
 #pragma unroll
-    for (int row = 0; row < ROWS; row++)
-        if (lane == 0) parts[row * warps + warp] = logit[row];
+    for (u32 row = 0; row < POOLED; row++) sums[(row * POOLED + warp) * WARP + lane] = own[row];
     block_barrier();
-    if (threadIdx.x < count) {
-        float sum = classifier_bias;
-        for (u32 part = 0; part < warps; part++) sum += parts[threadIdx.x * warps + part];
-        logits[first + threadIdx.x] = sum;
-    }
+    float pooled = pooler_bias[output];
+#pragma unroll
+    for (u32 part = 0; part < POOLED; part++) pooled += sums[(warp * POOLED + part) * WARP + lane];
+    const float part = warp_sum(classifier[output] * tanhf(pooled));
+    if (lane == 0 && warp < count) parts[size_t(first + warp) * gridDim.y + blockIdx.y] = part;
 }
 
-#define HEAD(T)                                                                                                  \
-    KERNEL head_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const T* firsts, const float* pooler,  \
-                    const float* pooler_bias, const float* classifier, float classifier_bias, u32 stride,       \
-                    float* logits) {                                                                            \
-        head(Batch{batch, tokens_max, sequences_max}, firsts, pooler, pooler_bias, classifier, classifier_bias, \
-             stride, logits);                                                                                   \
+INLINE void head(const Batch& batch, const float* parts, u32 count, float bias, float* logits) {
+    const u32 sequence = blockIdx.x * blockDim.x + threadIdx.x;
+    if (sequence >= batch.sequences()) return;
+    float logit = bias;
+    for (u32 part = 0; part < count; part++) logit += parts[size_t(sequence) * count + part];
+    logits[sequence] = logit;
+}
+
+#define HEAD(T)                                                                                                 \
+    KERNEL pool_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const T* firsts, const float* pooler, \
+                    const float* pooler_bias, const float* classifier, u32 stride, float* parts) {             \
+        pool(Batch{batch, tokens_max, sequences_max}, firsts, pooler, pooler_bias, classifier, stride, parts); \
+    }                                                                                                          \
+    KERNEL head_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const float* parts, u32 count,        \
+                    float bias, float* logits) {                                                               \
+        head(Batch{batch, tokens_max, sequences_max}, parts, count, bias, logits);                             \
     }
 HEAD(f16)
 HEAD(bf16)

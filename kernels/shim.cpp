@@ -57,6 +57,7 @@ EXPORT_BOTH(gelu)
 EXPORT_BOTH(attention_32)
 EXPORT_BOTH(attention_64)
 EXPORT_BOTH(first_token)
+EXPORT_BOTH(pool)
 EXPORT_BOTH(head)
 
 // A matrix product as `ops::cuda::Product` describes it, summed in f32.

@@ -169,6 +169,7 @@ u32 pack(bf16, float low, float high);
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline float exp2_fast(float x) { return exp2f(x); }
 inline void block_barrier() { shim::wait(shim::State::AT_BLOCK); }
+inline void warp_barrier() { shim::wait(shim::State::AT_WARP); }
 inline float from_lane(float x, u32 lane) {
     return shim::exchange({.number = x}, [&](const shim::Shown* warp) { return warp[lane].number; });
 }

@@ -26,8 +26,6 @@ struct Widths {
     hidden: usize,
     heads: Heads,
     inner: usize,
-    /// Tokens of the longest sequence.
-    length_max: usize,
 }
 
 /// The last layer, for first tokens alone: keys absorbed into queries, values into contexts.
@@ -68,6 +66,8 @@ pub(super) struct Arena<D: Device> {
     absorbed: Array<D>,
     /// `[sequences, heads, hidden]`.
     mixed: Array<D>,
+    /// `[sequences, hidden / 32]` f32: what outputs of the pooler add to logits.
+    parts: Array<D>,
     /// `[sequences]` f32.
     pub logits: Array<D>,
 }
@@ -104,7 +104,6 @@ impl<D: Device> Stack<D> {
                 hidden: loader.hidden.padded(),
                 heads: loader.heads.as_heads(),
                 inner: loader.inner.padded(),
-                length_max: encoder.pair_tokens_max() as usize,
             },
             gelu: encoder.gelu,
             embeddings: loader.embeddings(weights)?,
@@ -134,16 +133,15 @@ impl<D: Device> Stack<D> {
             firsts: halves(sequences * hidden)?,
             absorbed: Array::new(device, 4 * sequences * heads.count * hidden)?,
             mixed: halves(sequences * heads.count * hidden)?,
+            parts: Array::new(device, sequences * hidden / 8)?,
             logits: Array::new(device, 4 * sequences)?,
         })
     }
 
     /// Queues the forward of the launcher's batch, to the arena's logits.
     pub fn forward(&self, launcher: &Launcher<'_, D>, arena: &Arena<D>) -> Result<(), DeviceError> {
-        let Arena { states, qkv, context, firsts, absorbed, mixed, logits, .. } = arena;
-        let Widths { hidden, heads, length_max, .. } = self.shape;
-        // No sequence is longer than its bucket: short ones leave shared memory to other blocks.
-        let length_max = length_max.min(launcher.bucket.tokens as usize);
+        let Arena { states, qkv, context, firsts, absorbed, mixed, parts, logits, .. } = arena;
+        let Widths { hidden, heads, .. } = self.shape;
         launcher.embed(&self.embeddings, &self.embedding_norm, states)?;
         for (projection, rest) in &self.full {
             launcher.linear(Rows::Tokens, projection, states, qkv)?;
@@ -155,10 +153,10 @@ impl<D: Device> Stack<D> {
         launcher.first_rows(states, hidden, firsts)?;
         launcher.linear(Rows::Sequences, query, firsts, qkv)?;
         launcher.absorb(qkv, key, absorbed, heads)?;
-        launcher.first_token((absorbed, states), mixed, (heads.count, hidden), length_max)?;
+        launcher.first_token((absorbed, states), mixed, (heads.count, hidden))?;
         launcher.release(mixed, value, context, heads)?;
         self.rest(launcher, Rows::Sequences, rest, arena)?;
-        launcher.head(firsts, &self.head, logits)
+        launcher.head(firsts, &self.head, parts, logits)
     }
 
     /// From contexts to the layer's output, for all tokens or the first ones.
@@ -235,8 +233,11 @@ impl<D: Device> Loader<'_, D> {
 
     fn head(&self, weights: &Weights) -> Result<Head<D>, DeviceError> {
         let pooler = pad(&weights.pooler, self.hidden, self.hidden, 1.0);
+        let stride = pooler.inputs;
+        let turned: Vec<f32> =
+            (0..stride * stride).map(|place| pooler.weight[place % stride * stride + place / stride]).collect();
         Ok(Head {
-            pooler: self.floats(&pooler.weight)?,
+            pooler: self.floats(&turned)?,
             pooler_bias: self.floats(&pooler.bias)?,
             classifier: self.padded(&weights.classifier.weight)?,
             classifier_bias: weights.classifier.bias[0],

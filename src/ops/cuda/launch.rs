@@ -1,5 +1,6 @@
 //! Each kernel with its arguments in order and its shapes checked, so that no safe call makes one go astray.
 
+use super::words::TILE;
 use super::{Argument, Array, Bucket, Device, DeviceError, Half, Kernel, Shape};
 use crate::ops::{Gelu, Heads};
 use Argument::{Address, Float, Word};
@@ -12,12 +13,15 @@ const THREADS: u32 = 256;
 const WARP: u32 = 32;
 /// As in `kernels/attention.cu`.
 const ATTENTION_THREADS: u32 = 128;
-/// As in `kernels/first_token.cu`: threads, and heads of a block.
+/// Blocks of attention that fill a large GPU twice; more heads than that needs share a block, and its start.
+const ATTENTION_BLOCKS: u32 = 1024;
+/// As in `kernels/first_token.cu`: threads, heads of a block, and what a row has behind it in shared memory.
 const FIRST_TOKEN_THREADS: u32 = 256;
-const GROUP: u32 = 4;
+const GROUP: u32 = 16;
+const ASKED_PAD: u32 = 32;
 /// As in `kernels/head.cu`: threads, and sequences of a block.
-const HEAD_THREADS: u32 = 512;
-const HEAD_ROWS: u32 = 4;
+const POOL_THREADS: u32 = 256;
+const POOLED: u32 = 8;
 
 /// Which rows an operation has: all tokens, or a row a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +62,7 @@ pub struct Norm<D: Device> {
 
 /// A classification head, in f32.
 pub struct Head<D: Device> {
-    /// `[stride, stride]`.
+    /// `[stride, stride]`, inputs in rows.
     pub pooler: Array<D>,
     /// `[stride]`.
     pub pooler_bias: Array<D>,
@@ -182,12 +186,14 @@ impl<D: Device> Launcher<'_, D> {
             self.halves(context, Rows::Tokens, heads.width()),
             Word(heads.count as u32),
         ];
-        let blocks = [self.bucket.tiles(), heads.count as u32];
+        let count = heads.count as u32;
+        let share = count.div_ceil((ATTENTION_BLOCKS / self.bucket.tokens.div_ceil(TILE)).clamp(1, count));
+        let blocks = [self.bucket.tiles(), count.div_ceil(share)];
         self.launch(kernel, blocks, ATTENTION_THREADS, 0, &[&self.batch()[..], &own].concat())
     }
 
     /// `mixed: [sequences, heads, stride]`, the states of a sequence weighted by softmax(absorbed state), from
-    /// `absorbed: [sequences, heads, stride]` f32; no sequence has more than `length_max` tokens.
+    /// `absorbed: [sequences, heads, stride]` f32.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -196,7 +202,6 @@ impl<D: Device> Launcher<'_, D> {
         (absorbed, states): (&Array<D>, &Array<D>),
         mixed: &Array<D>,
         (heads, stride): (usize, usize),
-        length_max: usize,
     ) -> Result<(), DeviceError> {
         check(stride);
         let own = [
@@ -207,28 +212,39 @@ impl<D: Device> Launcher<'_, D> {
             Word(stride as u32),
         ];
         let blocks = [self.bucket.sequences, (heads as u32).div_ceil(GROUP)];
-        let shared_bytes = GROUP * 4 * length_max as u32;
+        let shared_bytes = 2 * GROUP * (stride as u32 + ASKED_PAD) * 2;
         let arguments = [&self.batch()[..], &own].concat();
         self.launch(Kernel::FirstToken, blocks, FIRST_TOKEN_THREADS, shared_bytes, &arguments)
     }
 
-    /// `logits: [sequences]` f32 from `firsts: [sequences, stride]`.
+    /// `logits: [sequences]` f32 from `firsts: [sequences, stride]`; `parts` has room for `[sequences, stride / 32]` f32.
     ///
     /// # Errors
     /// [`DeviceError`].
-    pub fn head(&self, firsts: &Array<D>, head: &Head<D>, logits: &Array<D>) -> Result<(), DeviceError> {
+    pub fn head(
+        &self,
+        firsts: &Array<D>,
+        head: &Head<D>,
+        parts: &Array<D>,
+        logits: &Array<D>,
+    ) -> Result<(), DeviceError> {
         check(head.stride);
+        let (sequences, count) = (self.bucket.sequences, head.stride as u32 / WARP);
+        let parts = Address(parts.holding(4 * (sequences * count) as usize));
         let own = [
             self.halves(firsts, Rows::Sequences, head.stride),
             Address(head.pooler.holding(4 * head.stride * head.stride)),
             Address(head.pooler_bias.holding(4 * head.stride)),
             Address(head.classifier.holding(4 * head.stride)),
-            Float(head.classifier_bias),
             Word(head.stride as u32),
-            Address(logits.holding(4 * self.bucket.sequences as usize)),
+            parts,
         ];
-        let blocks = [self.bucket.sequences.div_ceil(HEAD_ROWS), 1];
-        self.launch(Kernel::Head, blocks, HEAD_THREADS, 0, &[&self.batch()[..], &own].concat())
+        let blocks = [sequences.div_ceil(POOLED), count];
+        self.launch(Kernel::Pool, blocks, POOL_THREADS, 0, &[&self.batch()[..], &own].concat())?;
+        let logits = Address(logits.holding(4 * sequences as usize));
+        let own = [parts, Word(count), Float(head.classifier_bias), logits];
+        let blocks = [sequences.div_ceil(THREADS), 1];
+        self.launch(Kernel::Head, blocks, THREADS, 0, &[&self.batch()[..], &own].concat())
     }
 
     fn launch(

@@ -90,12 +90,14 @@ pub enum Kernel {
     /// `first_token.cu`.
     FirstToken,
     /// `head.cu`.
+    Pool,
+    /// `head.cu`.
     Head,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Embed,
         Self::FirstRows,
         Self::AddLayerNorm,
@@ -103,6 +105,7 @@ impl Kernel {
         Self::Attention32,
         Self::Attention64,
         Self::FirstToken,
+        Self::Pool,
         Self::Head,
     ];
 
@@ -116,6 +119,7 @@ impl Kernel {
             Self::Attention32 => "attention_32",
             Self::Attention64 => "attention_64",
             Self::FirstToken => "first_token",
+            Self::Pool => "pool",
             Self::Head => "head",
         };
         format!("{stem}_{}", half.name())

@@ -1,7 +1,7 @@
 //! A batch as the kernels read it (`Batch` in `kernels/base.cuh`): one piece of memory, one copy.
 
 /// Rows of a tile of attention.
-const TILE: u32 = 64;
+pub(super) const TILE: u32 = 64;
 /// Tokens, sequences, tiles, and a word that is free.
 const HEADER: usize = 4;
 
@@ -70,6 +70,7 @@ impl Words {
         for (sequence, bounds) in starts.windows(2).enumerate() {
             let length = bounds[1] - bounds[0];
             assert!((1..=vocabulary.places).contains(&length), "a sequence has places");
+            assert!(length < 1 << 16, "a length has 16 bits");
             to_starts[sequence] = bounds[0] - first;
             for place in 0..length {
                 let token = (bounds[0] - first + place) as usize;
@@ -77,7 +78,7 @@ impl Words {
             }
             for row in (0..length).step_by(TILE as usize) {
                 let tile = tiles.next().expect("a bucket has room for its tiles");
-                tile.copy_from_slice(&[sequence as u32, row]);
+                tile.copy_from_slice(&[bounds[0] - first, row | length << 16]);
                 tile_count += 1;
             }
         }
@@ -105,7 +106,8 @@ mod tests {
         assert_eq!(at(4, 4), [0, 3, 133, 133], "starts, to the end of the bucket");
         assert_eq!(at(8 + 192, 5), [0, 1, 2, 0, 1]);
         assert_eq!(at(8 + 192 + 132, 2), [129 | 1 << 24, 0]);
-        assert_eq!(at(8 + 384, 8), [0, 0, 1, 0, 1, 64, 1, 128]);
+        let long = 130 << 16;
+        assert_eq!(at(8 + 384, 8), [0, 3 << 16, 3, long, 3, 64 | long, 3, 128 | long]);
         assert_eq!(words.0.len(), BUCKET.words());
     }
 
