@@ -3,7 +3,7 @@
 //!     cargo bench --bench cuda --features cuda [-- --rounds 50] [--only "f16 L12 H384"]
 //!
 //! Weights are random: speed does not depend on them. Lengths are lognormal with a mean of 107 tokens. Times are wall
-//! time from packed ids to logits on the host, medians. The floor of a batch is its FLOPs (those of the linear maps,
+//! time from packed ids to logits on the host, and the device's own by its events, medians. The floor of a batch is its FLOPs (those of the linear maps,
 //! which are twice their parameters for each token, and of attention, by `flops`) at the rate of a square product of
 //! 8192 in the same half, measured in the same run.
 
@@ -62,12 +62,13 @@ fn main() -> Result<(), DeviceError> {
             assert_eq!(cuda.device().recorded().1, 0, "every forward is recorded");
             let saturated = SATURATED_TOKENS.map(|tokens| lengths(10_000, tokens));
             for batch in [lengths(1, usize::MAX), lengths(32, usize::MAX)].into_iter().chain(saturated) {
-                let time = time(&mut cuda, &random_batch(&batch, 1), rounds);
+                let (time, device) = time(&mut cuda, &random_batch(&batch, 1), rounds);
                 let tokens: usize = batch.iter().sum();
                 println!(
-                    "    {name:<9} {:>4} pairs, {tokens:>5} tokens: {:.3} ms, {:.0} pairs/s, {:.1}% of the floor",
+                    "    {name:<9} {:>4} pairs, {tokens:>5} tokens: {:.3} ms ({:.3} on the device), {:.0} pairs/s, {:.1}% of the floor",
                     batch.len(),
                     time * 1e3,
+                    device * 1e3,
                     batch.len() as f64 / time,
                     100.0 * flops(encoder, &batch) / peak / time
                 );
@@ -98,18 +99,21 @@ fn flops(encoder: &Encoder, lengths: &[usize]) -> f64 {
     encoder.layers as f64 * (2.0 * (4.0 * hidden + 2.0 * inner) * hidden * tokens + 4.0 * hidden * squares)
 }
 
-/// Seconds of a batch, median.
-fn time(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> f64 {
+/// Seconds of a batch from ids to logits, and of those the device's own; medians.
+fn time(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> (f64, f64) {
     let mut logits = vec![0.0; batch.len()];
-    let mut times: Vec<f64> = (0..rounds + 5)
-        .map(|_| {
-            let started = Instant::now();
-            cuda.score(batch, &mut logits).expect("the batch is the model's");
-            started.elapsed().as_secs_f64()
-        })
-        .skip(5)
-        .collect();
+    let times = (0..rounds + 5).map(|_| {
+        let started = Instant::now();
+        cuda.score(batch, &mut logits).expect("the batch is the model's");
+        let wall = started.elapsed().as_secs_f64();
+        (wall, cuda.device_time().expect("a GPU tells").0 as f64 * 1e-9)
+    });
+    let (wall, device): (Vec<f64>, Vec<f64>) = times.skip(5).unzip();
     assert!(logits.iter().all(|logit| logit.is_finite()));
+    (median(wall), median(device))
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }

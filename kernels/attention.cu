@@ -1,4 +1,4 @@
-// Softmax(Q K^T) V within each sequence (Dao 2023, FlashAttention-2). A block has a tile of 64 queries, a warp 16 of
+// Softmax(Q K^T) V within each sequence (Dao 2023, FlashAttention-2). A block has tiles of 64 queries, a warp 16 of
 // them, and goes through some heads, and for each through the sequence's keys in tiles of 64: a step is a head and a
 // tile of keys, and what the next step reads is copied while this one is worked on. Scores stay in registers, and nothing
 // is padded to another sequence's length. Queries are scaled by log2(e) / sqrt(d) before.
@@ -132,15 +132,12 @@ template <class T, int D> struct Queries {
     }
 };
 
+// A tile of queries and heads from `head` to `end`. `memory` has room for five tiles: queries, and keys and values of
+// two steps.
 template <class T, int D>
-INLINE void attention(const Batch& batch, const T* qkv, T* context, u32 heads) {
+INLINE void attend_tile(const Batch::Tile& tile, const T* qkv, T* context, u32 heads, u32 head, u32 end, T* memory) {
     using Rows = HeadRows<T, D>;
     constexpr u32 TILE_VALUES = TILE * Rows::STRIDE;
-    // A tile of queries, and keys and values of two steps.
-    SHARED(T, memory, 5 * TILE_VALUES);
-    const u32 share = (heads + gridDim.y - 1) / gridDim.y, end = min(heads, (blockIdx.y + 1) * share);
-    if (blockIdx.x >= batch.tiles()) return;
-    const Batch::Tile tile = batch.tile(blockIdx.x);
     const u32 warp = threadIdx.x / WARP, own = tile.row + warp * QUERIES, width = heads * D;
     const size_t stride = 3 * width;
     T* own_queries = memory + warp * QUERIES * Rows::STRIDE;
@@ -155,7 +152,7 @@ INLINE void attention(const Batch& batch, const T* qkv, T* context, u32 heads) {
         copies_commit();
     };
     Queries<T, D> queries;
-    u32 head = blockIdx.y * share, first = 0;
+    u32 first = 0;
     if (head < end) fetch(0, head, first);
     for (u32 step = 0; head < end; step++) {
         copies_wait<0>();
@@ -179,6 +176,17 @@ INLINE void attention(const Batch& batch, const T* qkv, T* context, u32 heads) {
         }
         head = next_head;
         first = next_first;
+    }
+}
+
+template <class T, int D>
+INLINE void attention(const Batch& batch, const T* qkv, T* context, u32 heads) {
+    SHARED(T, memory, 5 * TILE * (HeadRows<T, D>::STRIDE));
+    const u32 share = (heads + gridDim.y - 1) / gridDim.y, head = blockIdx.y * share, end = min(heads, head + share);
+    // Blocks are as many as long sequences have tiles; short ones have more.
+    for (u32 index = blockIdx.x; index < batch.tiles(); index += gridDim.x) {
+        attend_tile<T, D>(batch.tile(index), qkv, context, heads, head, end, memory);
+        block_barrier();
     }
 }
 

@@ -84,13 +84,20 @@ template <class T> INLINE Pair unpack(u32 x) { return {to_float(T{u16(x)}), to_f
 // Eight halves, as they are read and written at once.
 struct alignas(16) Eight { u32 words[4]; };
 template <class T> INLINE void load_eight(float (&to)[8], const T* from) {
-    Eight eight = *reinterpret_cast<const Eight*>(from);
+    const Eight eight = *reinterpret_cast<const Eight*>(from);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         Pair pair = unpack<T>(eight.words[i]);
         to[2 * i] = pair.low;
         to[2 * i + 1] = pair.high;
     }
+}
+// Eight floats at a multiple of 16 bytes.
+struct alignas(16) Four { float values[4]; };
+INLINE void load_eight(float (&to)[8], const float* from) {
+    const Four* fours = reinterpret_cast<const Four*>(from);
+#pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = fours[i / 4].values[i % 4];
 }
 template <class T> INLINE void store_eight(T* to, const float (&from)[8]) {
     Eight eight;

@@ -85,15 +85,18 @@ INLINE void mix(float (&mixed)[8][4], const T* high, const T* low, const T* rows
     }
 }
 
-// GROUPS of 64 columns a warp hold a row.
+// What a block shares of a chunk, and of all up to it.
+template <class T> struct Softmax {
+    float scores[GROUP * SCORES_STRIDE];
+    T high[GROUP * WEIGHTS_STRIDE], low[GROUP * WEIGHTS_STRIDE];
+    float shrink[GROUP], total[GROUP];
+};
+
+// GROUPS of 64 columns a warp hold a row; `memory` has room for u.
 template <int GROUPS, class T>
 INLINE void first_token(const Batch& batch, const float* absorbed, const T* states, T* mixed, u32 heads, u32 stride,
-                        float* memory) {
+                        float* memory, Softmax<T>& softmax) {
     constexpr u32 WARPS = FIRST_TOKEN_THREADS / WARP;
-    SHARED(float, scores, GROUP * SCORES_STRIDE);
-    SHARED(T, weights, 2 * GROUP * WEIGHTS_STRIDE);
-    SHARED(float, shrink, GROUP);
-    SHARED(float, total, GROUP);
     const u32 sequence = blockIdx.x, first_head = blockIdx.y * GROUP;
     if (sequence >= batch.sequences()) return;
     const u32 start = batch.starts()[sequence], length = batch.starts()[sequence + 1] - start;
@@ -102,7 +105,6 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
     const size_t own = (size_t(sequence) * heads + first_head) * stride;
     T* asked_high = reinterpret_cast<T*>(memory);
     T* asked_low = asked_high + GROUP * (stride + ASKED_PAD);
-    T* weights_low = weights + GROUP * WEIGHTS_STRIDE;
     states += size_t(start) * stride;
     for (u32 head = warp; head < GROUP; head += WARPS)
         for (u32 column = lane * 2; column < stride; column += WARP * 2) {
@@ -125,7 +127,7 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
             ask(asked, asked_high, asked_low, rows + size_t(scored) * stride, stride, left - scored);
 #pragma unroll
             for (u32 i = 0; i < 8; i++)
-                scores[(g + i % 4 / 2 * 8) * SCORES_STRIDE + scored + i / 4 * 8 + t + i % 2] = asked[i / 4][i % 4];
+                softmax.scores[(g + i % 4 / 2 * 8) * SCORES_STRIDE + scored + i / 4 * 8 + t + i % 2] = asked[i / 4][i % 4];
         }
         block_barrier();
 #pragma unroll
@@ -136,7 +138,7 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
 #pragma unroll
             for (u32 j = 0; j < 4; j++) {
                 const u32 token = lane * 4 + j;
-                values[j] = token < left ? scores[row * SCORES_STRIDE + token] : LOWEST;
+                values[j] = token < left ? softmax.scores[row * SCORES_STRIDE + token] : LOWEST;
                 now = fmaxf(now, values[j]);
             }
             now = warp_max(now);
@@ -153,10 +155,10 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
             for (u32 j = 0; j < 4; j += 2) {
                 const Split p = split<T>(values[j], values[j + 1]);
                 const u32 place = row * WEIGHTS_STRIDE + lane * 4 + j;
-                *reinterpret_cast<u32*>(weights + place) = p.high;
-                *reinterpret_cast<u32*>(weights_low + place) = p.low;
+                *reinterpret_cast<u32*>(softmax.high + place) = p.high;
+                *reinterpret_cast<u32*>(softmax.low + place) = p.low;
             }
-            if (lane == 0) shrink[row] = less, total[row] = sum[i];
+            if (lane == 0) softmax.shrink[row] = less, softmax.total[row] = sum[i];
         }
         block_barrier();
 #pragma unroll
@@ -164,8 +166,8 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
             const u32 column = (group * WARPS + warp) * COLUMNS + g * 8;
             if (column - g * 8 >= stride) continue;
 #pragma unroll
-            for (u32 i = 0; i < 32; i++) sums[group][i / 4][i % 4] *= shrink[g + i % 4 / 2 * 8];
-            mix(sums[group], weights, weights_low, rows + column, stride, column < stride, left);
+            for (u32 i = 0; i < 32; i++) sums[group][i / 4][i % 4] *= softmax.shrink[g + i % 4 / 2 * 8];
+            mix(sums[group], softmax.high, softmax.low, rows + column, stride, column < stride, left);
         }
     }
     for (int group = 0; group < GROUPS; group++)
@@ -173,7 +175,7 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
         for (u32 i = 0; i < 4; i++) {
             const u32 head = g + i / 2 * 8, column = (group * WARPS + warp) * COLUMNS + (t + i % 2) * 8;
             if (head >= count || column >= stride) continue;
-            const float scale = 1.f / total[head];
+            const float scale = 1.f / softmax.total[head];
             float values[8];
 #pragma unroll
             for (u32 j = 0; j < 8; j++) values[j] = sums[group][j][i] * scale;
@@ -181,13 +183,14 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
         }
 }
 
-#define FIRST_TOKEN(T)                                                                                            \
-    KERNEL first_token_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const float* absorbed,           \
-                           const T* states, T* mixed, u32 heads, u32 stride) {                                   \
-        SHARED_DYNAMIC(memory);                                                                                  \
-        const Batch in{batch, tokens_max, sequences_max};                                                        \
-        if (stride <= STRIDE_MAX / 2) first_token<1>(in, absorbed, states, mixed, heads, stride, memory);        \
-        else first_token<2>(in, absorbed, states, mixed, heads, stride, memory);                                 \
+#define FIRST_TOKEN(T)                                                                                              \
+    KERNEL first_token_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const float* absorbed,             \
+                           const T* states, T* mixed, u32 heads, u32 stride) {                                     \
+        SHARED_DYNAMIC(memory);                                                                                    \
+        SHARED(Softmax<T>, softmax, 1);                                                                            \
+        const Batch in{batch, tokens_max, sequences_max};                                                          \
+        if (stride <= STRIDE_MAX / 2) first_token<1>(in, absorbed, states, mixed, heads, stride, memory, *softmax); \
+        else first_token<2>(in, absorbed, states, mixed, heads, stride, memory, *softmax);                         \
     }
 FIRST_TOKEN(f16)
 FIRST_TOKEN(bf16)

@@ -41,12 +41,11 @@ template <class T, int CHUNKS> INLINE void normalise(Row<CHUNKS>& row, const Nor
     });
     const float inverse = rsqrtf(warp_sum(squares) / norm.hidden + norm.epsilon);
     Row<CHUNKS>::each(norm.stride, [&](int chunk, u32 column) {
-        float values[8];
+        float values[8], gain[8];
+        load_eight(values, norm.bias + column);
+        load_eight(gain, norm.gain + column);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            float centred = (row.values[chunk][i] - mean) * inverse;
-            values[i] = centred * norm.gain[column + i] + norm.bias[column + i];
-        }
+        for (int i = 0; i < 8; i++) values[i] += (row.values[chunk][i] - mean) * inverse * gain[i];
         store_eight(to + column, values);
     });
 }
@@ -67,11 +66,12 @@ INLINE void add_layer_norm(const u32* count, T* states, const T* update, const f
     const T* added = update + size_t(index) * norm.stride;
     by_width(norm.stride, [&](auto row) {
         row.each(norm.stride, [&](int chunk, u32 column) {
-            float state_values[8], added_values[8];
-            load_eight(state_values, state + column);
-            load_eight(added_values, added + column);
+            float before[8], more[8], constant[8];
+            load_eight(before, state + column);
+            load_eight(more, added + column);
+            load_eight(constant, bias + column);
 #pragma unroll
-            for (int i = 0; i < 8; i++) row.values[chunk][i] = state_values[i] + added_values[i] + bias[column + i];
+            for (int i = 0; i < 8; i++) row.values[chunk][i] = before[i] + more[i] + constant[i];
         });
         normalise(row, norm, state);
     });

@@ -17,6 +17,7 @@ pub use precision::Precision;
 pub use reference::Reference;
 pub use scripted::{Play, Script, Scripted};
 
+use crate::base::DeviceNs;
 use crate::token::Packed;
 use thiserror::Error;
 
@@ -28,6 +29,11 @@ pub trait Scorer: Send {
     /// # Errors
     /// [`ScoreError`]; `logits` then holds nothing of use.
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError>;
+
+    /// What the device itself spent on the last batch that was scored, for those that tell.
+    fn device_time(&self) -> Option<DeviceNs> {
+        None
+    }
 }
 
 /// Why a batch has no scores.

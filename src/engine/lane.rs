@@ -92,9 +92,12 @@ impl Spawn {
             let mut logits = vec![0.0; packed.len()];
             let started = self.clock.now();
             let result = self.score(scorer.as_mut(), &packed, &mut logits);
-            let device = DeviceNs(self.clock.now().saturating_sub(started).0);
+            let took = self.clock.now().saturating_sub(started);
+            // Where the device does not tell what it spent, it was at it all the time.
+            let told = scorer.device_time().filter(|_| result.is_ok());
+            let device = told.map_or(DeviceNs(took.0), |told| told.min(DeviceNs(took.0)));
             let broken = matches!(result, Err(fault) if fault != Fault::OutOfMemory);
-            let done = Done { lane: self.lane, batch: work.batch, device, result };
+            let done = Done { lane: self.lane, batch: work.batch, device, took, result };
             if broken {
                 // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory.
                 drop(scorer);

@@ -81,8 +81,11 @@ pub struct Done {
     pub lane: LaneId,
     /// Which one.
     pub batch: BatchId,
-    /// Device time that it took, from start to finish, not overlapping the lane's batch before.
+    /// Device time that is charged for it; no more than it took.
     pub device: DeviceNs,
+    /// How long the lane was at it, from start to finish, not overlapping its batch before: what the next one of this
+    /// size is expected to take.
+    pub took: Ns,
     /// Whether there are scores.
     pub result: Result<(), Fault>,
 }

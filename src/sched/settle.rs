@@ -4,7 +4,7 @@ use super::event::{Action, BatchId, Done, Fault, JobId, LaneId};
 use super::job::Stage;
 use super::lane::{Batch, Member};
 use super::{Scheduler, Timer};
-use crate::base::{DeviceNs, Ns, Tier};
+use crate::base::{DeviceNs, Tier};
 use crate::cost::split::split;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 
@@ -24,7 +24,7 @@ impl Scheduler {
         let lane = &mut self.lanes[done.lane.0 as usize];
         let tier = lane.tier;
         lane.succeeded(batch);
-        self.predictors[tier].observe(&batch.load, Ns(done.device.0));
+        self.predictors[tier].observe(&batch.load, done.took);
         let weights: Vec<u64> = batch.members.iter().map(|member| member.work.0).collect();
         for (member, charge) in batch.members.iter().zip(split(done.device, &weights)) {
             self.pay(tier, member, charge, out);

@@ -72,7 +72,7 @@ impl World {
     }
 
     fn done(&mut self, lane: LaneId, batch: BatchId, result: Result<(), Fault>) -> Vec<Action> {
-        self.step(Event::Done(Done { lane, batch, device: DeviceNs(5 * MS), result }))
+        self.step(Event::Done(Done { lane, batch, device: DeviceNs(5 * MS), took: Ns(5 * MS), result }))
     }
 
     fn rank(&mut self, job: u64, pairs: u32) -> Vec<Action> {

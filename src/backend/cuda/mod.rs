@@ -6,12 +6,15 @@
 mod stack;
 
 use super::{ScoreError, Scorer};
+use crate::base::DeviceNs;
 #[cfg(feature = "cuda")]
 use crate::model::Model;
 use crate::model::{Encoder, Weights};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::Nvidia;
-use crate::ops::cuda::{Array, Bucket, Device, DeviceError, Half, Launcher, STRIDE_MAX, Vocabulary, Words};
+use crate::ops::cuda::{
+    Array, Bucket, Device, DeviceError, Edge, Half, Launcher, STRIDE_MAX, Vocabulary, Words,
+};
 use crate::token::Packed;
 use stack::{Arena, Stack};
 use std::ops::Range;
@@ -38,6 +41,8 @@ pub struct Cuda<D: Device> {
     batch: Array<D>,
     buckets: Vec<Bucket>,
     words: Words,
+    /// What the last batch took.
+    spent: Option<DeviceNs>,
 }
 
 /// Why a model cannot be on a device.
@@ -92,6 +97,7 @@ impl<D: Device> Cuda<D> {
             batch,
             buckets,
             words: Words::default(),
+            spent: None,
         })
     }
 
@@ -157,15 +163,19 @@ impl<D: Device> Cuda<D> {
         let vocabulary =
             Vocabulary { ids: self.encoder.vocabulary as u32, places: self.encoder.pair_tokens_max() };
         let text = (&batch.ids()[tokens.clone()], &batch.types()[tokens]);
-        self.batch.write(&self.device, self.words.fill(bucket, vocabulary, starts, text))?;
+        let words = self.words.fill(bucket, vocabulary, starts, text);
+        self.device.mark(Edge::Start)?;
+        self.batch.write(&self.device, words)?;
         let launcher = Launcher { device: &self.device, half: self.half, bucket, batch: &self.batch };
         let mut launches = || self.stack.forward(&launcher, &self.arena);
         self.device.replay(number, &mut launches)?;
+        self.device.mark(Edge::End)?;
         let mut bytes = vec![0; 4 * logits.len()];
         self.arena.logits.read(&self.device, &mut bytes)?;
         for (logit, &bytes) in logits.iter_mut().zip(bytes.as_chunks().0) {
             *logit = f32::from_le_bytes(bytes);
         }
+        self.spent = self.device.spent().map(|spent| spent + self.spent.unwrap_or(DeviceNs::ZERO));
         Ok(())
     }
 }
@@ -174,6 +184,7 @@ impl<D: Device> Scorer for Cuda<D> {
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
         self.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
         let largest = *self.buckets.last().expect("there is a bucket");
+        self.spent = None;
         for run in runs(batch, largest) {
             let logits = &mut logits[run.clone()];
             self.run(batch, run, logits).map_err(|error| match error {
@@ -182,6 +193,10 @@ impl<D: Device> Scorer for Cuda<D> {
             })?;
         }
         Ok(())
+    }
+
+    fn device_time(&self) -> Option<DeviceNs> {
+        self.spent
     }
 }
 

@@ -186,9 +186,10 @@ impl<D: Device> Launcher<'_, D> {
             self.halves(context, Rows::Tokens, heads.width()),
             Word(heads.count as u32),
         ];
-        let count = heads.count as u32;
-        let share = count.div_ceil((ATTENTION_BLOCKS / self.bucket.tokens.div_ceil(TILE)).clamp(1, count));
-        let blocks = [self.bucket.tiles(), count.div_ceil(share)];
+        let (count, full) = (heads.count as u32, self.bucket.tokens.div_ceil(TILE));
+        let share = count.div_ceil((ATTENTION_BLOCKS / full).clamp(1, count));
+        // Sequences of 64 tokens have as many tiles, and longer ones fewer; blocks go on with those of shorter ones.
+        let blocks = [self.bucket.tiles().min(2 * full), count.div_ceil(share)];
         self.launch(kernel, blocks, ATTENTION_THREADS, 0, &[&self.batch()[..], &own].concat())
     }
 

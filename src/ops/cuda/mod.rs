@@ -25,6 +25,7 @@ pub use nvidia::Nvidia;
 pub use product::Linear;
 pub use words::{Bucket, Vocabulary, Words};
 
+use crate::base::DeviceNs;
 use half::{bf16, f16};
 use std::ffi::c_void;
 use thiserror::Error;
@@ -263,6 +264,28 @@ pub trait Device: Send {
         key: usize,
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError>;
+
+    /// Marks a batch's start or end in the queue, for [`Device::spent`].
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn mark(&self, _edge: Edge) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// What the device spent between the last marks, once the queue has been waited for; none where it does not tell.
+    fn spent(&self) -> Option<DeviceNs> {
+        None
+    }
+}
+
+/// Where a batch's work begins in a device's queue, and where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// Before its first byte is copied.
+    Start,
+    /// After its last kernel.
+    End,
 }
 
 /// Why a device did not do something.

@@ -4,10 +4,11 @@
 //! are none.
 
 use super::blas::{Blas, WORKSPACE_BYTES};
-use super::{Argument, Device, DeviceError, Half, Kernel, Product, Shape};
+use super::{Argument, Device, DeviceError, Edge, Half, Kernel, Product, Shape};
+use crate::base::DeviceNs;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice,
     result,
 };
 use cudarc::nvrtc::Ptx;
@@ -46,6 +47,8 @@ pub struct Nvidia {
     up: RefCell<(PinnedHostSlice<u8>, bool)>,
     /// Pinned, for copies from it.
     down: RefCell<PinnedHostSlice<u8>>,
+    /// At a batch's start and at its end.
+    marks: [CudaEvent; 2],
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -113,6 +116,7 @@ impl Nvidia {
                 stream.alloc(WORKSPACE_BYTES).map_err(failed)?,
             )
         };
+        let mark = || context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed);
         Ok(Self {
             graphs: RefCell::default(),
             functions,
@@ -120,6 +124,7 @@ impl Nvidia {
             workspace,
             up: RefCell::new((up, false)),
             down: RefCell::new(down),
+            marks: [mark()?, mark()?],
             stream,
             context,
         })
@@ -271,6 +276,15 @@ impl Device for Nvidia {
         });
         self.graphs.borrow_mut().insert(key, recorded);
         Ok(())
+    }
+
+    fn mark(&self, edge: Edge) -> Result<(), DeviceError> {
+        self.marks[edge as usize].record(&self.stream).map_err(failed)
+    }
+
+    fn spent(&self) -> Option<DeviceNs> {
+        let [start, end] = &self.marks;
+        start.elapsed_ms(end).ok().map(|spent| DeviceNs((f64::from(spent) * 1e6) as u64))
     }
 }
 
