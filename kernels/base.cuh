@@ -95,9 +95,9 @@ template <class T> INLINE void load_eight(float (&to)[8], const T* from) {
 // Eight floats at a multiple of 16 bytes.
 struct alignas(16) Four { float values[4]; };
 INLINE void load_eight(float (&to)[8], const float* from) {
-    const Four* fours = reinterpret_cast<const Four*>(from);
+    const Four first = reinterpret_cast<const Four*>(from)[0], second = reinterpret_cast<const Four*>(from)[1];
 #pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = fours[i / 4].values[i % 4];
+    for (int i = 0; i < 4; i++) to[i] = first.values[i], to[i + 4] = second.values[i];
 }
 template <class T> INLINE void store_eight(T* to, const float (&from)[8]) {
     Eight eight;

@@ -27,9 +27,13 @@ template <class T> INLINE void gelu(const u32* count, T* x, const float* bias, u
     load_eight(values, place);
     load_eight(constant, bias + column);
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float value = values[i] + constant[i];
-        values[i] = is_tanh ? gelu_tanh(value) : gelu_erf(value);
+    for (int i = 0; i < 8; i++) values[i] += constant[i];
+    if (is_tanh) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) values[i] = gelu_tanh(values[i]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++) values[i] = gelu_erf(values[i]);
     }
     store_eight(place, values);
 }
