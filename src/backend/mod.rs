@@ -34,6 +34,20 @@ pub trait Scorer: Send {
     fn device_time(&self) -> Option<DeviceNs> {
         None
     }
+
+    /// How the device is now, for those that tell.
+    fn device_state(&self) -> Option<DeviceState> {
+        None
+    }
+}
+
+/// What a device tells of itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeviceState {
+    /// Its memory that the scorer has taken, bytes.
+    pub memory_bytes: u64,
+    /// What it draws, where it tells: its driver's average over a second or less.
+    pub watts: Option<f64>,
 }
 
 /// Why a batch has no scores.

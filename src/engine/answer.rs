@@ -3,7 +3,8 @@
 use super::TierSetup;
 use super::driver::Submission;
 use super::prepare::Prepared;
-use crate::base::{Nanodollars, Ns, PerTier, TenantId, Tier};
+use super::books::Price;
+use crate::base::{Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Outcome, Receipt, Refusal, Served, merge_top_k, order};
 use crate::sched::{Answer, Arrival, Slice};
 use crate::token::Pair;
@@ -78,7 +79,7 @@ impl Entry {
     }
 
     /// Sends the outcome to whoever waits.
-    pub fn answer(mut self, now: Ns, answer: &Answer, cost: Nanodollars, tiers: &PerTier<Option<TierSetup>>) {
+    pub fn answer(mut self, now: Ns, answer: &Answer, price: Price, tiers: &PerTier<Option<TierSetup>>) {
         let tier = match answer.served {
             Served::Full | Served::TopK { .. } => Tier::Primary,
             Served::Fallback => Tier::Fallback,
@@ -95,7 +96,8 @@ impl Entry {
             model: setup.name.clone(),
             version: setup.version.clone(),
             device: answer.charged.primary + answer.charged.fallback,
-            cost,
+            cost: price.cost,
+            joules: price.joules,
         };
         let read = &self.prepared[tier].pairs;
         let truncated = read.iter().map(Pair::truncated).collect();

@@ -3,12 +3,13 @@
 use super::clock::Clock;
 use super::journal::Journal;
 use super::{LaneSetup, Setup};
+use crate::backend::DeviceState;
 use crate::base::{Nanodollars, Ns, PerTier, TenantId, Tier};
 use crate::cost::ledger::{Accounts, Charge, Hour, Ledger, TierAccount};
 use crate::cost::price::PriceBook;
 use crate::cost::store::Store;
 use crate::rerank::Served;
-use crate::sched::{Action, Answer, Config, Done, Event, Scheduler};
+use crate::sched::{Action, Answer, Config, Done, Event, LaneId, Scheduler};
 use crate::telemetry::metrics::{BatchFacts, CountFacts, Metrics, ModelLabels, TierFacts};
 use std::sync::Arc;
 
@@ -28,6 +29,15 @@ pub struct BooksSetup {
     pub journal: Option<Journal>,
 }
 
+/// What a request pays for its device time, over both tiers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Price {
+    /// Money.
+    pub cost: Nanodollars,
+    /// Energy, by the devices that tell what they draw.
+    pub joules: Option<f64>,
+}
+
 /// The books of a running engine.
 pub(super) struct Books {
     clock: Clock,
@@ -36,6 +46,8 @@ pub(super) struct Books {
     store: Option<Arc<Store>>,
     journal: Option<Journal>,
     lanes: Vec<LaneSetup>,
+    /// What each lane's device last told of itself.
+    devices: Vec<Option<DeviceState>>,
     /// When facts were last handed on, and whether there are newer ones.
     handed_over: Ns,
     fresh: bool,
@@ -65,6 +77,7 @@ impl Books {
             store,
             journal,
             lanes: setup.lanes.clone(),
+            devices: vec![None; setup.lanes.len()],
             handed_over: now,
             fresh: false,
         }
@@ -101,8 +114,27 @@ impl Books {
         self.metrics.batch(&BatchFacts { tier, result, pairs, tokens, tokens_max, device });
     }
 
+    /// A lane's device told how it is.
+    pub fn device(&mut self, lane: LaneId, state: DeviceState) {
+        self.fresh = true;
+        self.devices[lane.0 as usize] = Some(state);
+    }
+
+    /// What the devices of a tier that told have told.
+    fn devices(&self, tier: Tier) -> impl Iterator<Item = DeviceState> {
+        let lanes = self.lanes.iter().zip(&self.devices);
+        lanes.filter_map(move |(lane, state)| state.filter(|_| lane.tier == tier))
+    }
+
+    /// What a tier's lanes draw on average, where any tells.
+    fn watts(&self, tier: Tier) -> Option<f64> {
+        let (sum, count) =
+            self.devices(tier).filter_map(|state| state.watts).fold((0.0, 0), |(sum, n), w| (sum + w, n + 1));
+        (count > 0).then(|| sum / f64::from(count))
+    }
+
     /// A request is answered: books what it used and returns the price.
-    pub fn charge(&mut self, tenant: TenantId, candidates: usize, answer: &Answer) -> Nanodollars {
+    pub fn charge(&mut self, tenant: TenantId, candidates: usize, answer: &Answer) -> Price {
         self.fresh = true;
         let hour = self.hour();
         let all = candidates as u64;
@@ -111,14 +143,16 @@ impl Books {
             Served::TopK { k } => (Tier::Primary, PerTier { primary: u64::from(k), fallback: all }),
             Served::Fallback => (Tier::Fallback, PerTier { primary: 0, fallback: all }),
         };
-        let mut price = Nanodollars::ZERO;
+        let mut price = Price { cost: Nanodollars::ZERO, joules: None };
         for tier in Tier::ALL {
             let (device, pairs) = (answer.charged[tier], pairs[tier]);
             let requests = u64::from(tier == answering);
             if requests + pairs + device.0 > 0 {
                 let cost = self.ledger.charge(&Charge { hour, tenant, tier, requests, pairs, device });
-                self.metrics.charged(tier, tenant, cost);
-                price += cost;
+                let joules = self.watts(tier).map(|watts| watts * device.0 as f64 / 1e9);
+                self.metrics.charged(tier, tenant, cost, joules);
+                price.cost += cost;
+                price.joules = joules.map(|joules| joules + price.joules.unwrap_or(0.0)).or(price.joules);
             }
         }
         price
@@ -163,6 +197,8 @@ impl Books {
                     charged: totals.charged,
                     discarded: totals.discarded,
                     idle: totals.idle,
+                    memory_bytes: self.devices(tier).map(|state| state.memory_bytes).sum(),
+                    watts: self.watts(tier),
                 },
             );
         }

@@ -101,7 +101,7 @@ impl Driver {
             })
             .collect();
         let mut config = self.config;
-        match warm_up(&self.inbox, &seats) {
+        match warm_up(&self.inbox, &seats, &mut self.books) {
             Ok(seeds) => config.seeds = seeds,
             Err(error) => {
                 seats.clear();
@@ -133,7 +133,11 @@ impl Driver {
 }
 
 /// Waits until every lane is up and returns what they measured, by tier.
-fn warm_up(inbox: &Mailbox<Message>, seats: &[Seat]) -> Result<PerTier<Vec<Measured>>, StartError> {
+fn warm_up(
+    inbox: &Mailbox<Message>,
+    seats: &[Seat],
+    books: &mut Books,
+) -> Result<PerTier<Vec<Measured>>, StartError> {
     let mut seeds: PerTier<Vec<Measured>> = PerTier::default();
     let mut missing = seats.len();
     while missing > 0 {
@@ -145,6 +149,7 @@ fn warm_up(inbox: &Mailbox<Message>, seats: &[Seat]) -> Result<PerTier<Vec<Measu
             Ok(Message::Report(Report { lane, news: News::Down(why), .. })) => {
                 return Err(StartError::Lane { lane: lane.0, why });
             }
+            Ok(Message::Report(Report { lane, news: News::Device(state), .. })) => books.device(lane, state),
             Ok(Message::Report(Report { news: News::Ended { .. }, .. })) => {
                 unreachable!("no batch is sent before every lane is up")
             }
@@ -232,6 +237,7 @@ impl Running {
                 seat.failures = 0;
                 self.step(Event::LaneUp { lane: report.lane });
             }
+            News::Device(state) => self.books.device(report.lane, state),
             News::Down(why) => {
                 tracing::error!(lane = report.lane.0, why, "a lane did not come up again; it is retried");
                 seat.failures += 1;
@@ -288,8 +294,8 @@ impl Running {
             }
             Action::Answer { job, answer } => {
                 let Some(entry) = self.entries.remove(&job) else { return };
-                let cost = self.books.charge(entry.tenant(), entry.candidates(), &answer);
-                entry.answer(now, &answer, cost, &self.tiers);
+                let price = self.books.charge(entry.tenant(), entry.candidates(), &answer);
+                entry.answer(now, &answer, price, &self.tiers);
             }
             Action::Refuse { job, refusal } => {
                 if let Some(entry) = self.entries.remove(&job) {

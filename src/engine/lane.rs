@@ -3,7 +3,7 @@
 use super::clock::Clock;
 use super::driver::Message;
 use super::mailbox::{Mailbox, Post, mailbox};
-use crate::backend::{ScoreError, Scorer};
+use crate::backend::{DeviceState, ScoreError, Scorer};
 use crate::base::{DeviceNs, Ns};
 use crate::cost::predict::{Load, Measured};
 use crate::sched::{BatchId, Done, Fault, LaneId, Slice};
@@ -12,6 +12,9 @@ use crossbeam_channel::RecvTimeoutError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
+
+/// How often a device that works is asked how it is.
+const TELL_EVERY: Ns = Ns::from_millis(250);
 
 /// Makes a lane's scorer; called on the lane's own thread, again after each fault.
 pub type MakeScorer = Arc<dyn Fn() -> Result<Box<dyn Scorer>, String> + Send + Sync>;
@@ -49,6 +52,8 @@ pub(super) struct Report {
 pub(super) enum News {
     /// The scorer is made, and these are its warm-up runs.
     Up(Vec<Measured>),
+    /// How the lane's device is.
+    Device(DeviceState),
     /// The scorer could not be made; the thread has ended.
     Down(String),
     /// A batch ended; with one logit for each pair, slices end to end, where it succeeded.
@@ -80,7 +85,9 @@ impl Spawn {
             Ok(Err(why)) => return self.report(News::Down(why)),
             Err(panic) => return self.report(News::Down(message_of(&panic))),
         };
+        self.tell(scorer.as_ref());
         self.report(News::Up(measured));
+        let mut told_at = self.clock.now();
         let mut packed = Packed::default();
         while let Ok(work) = work.recv_until(None) {
             packed.clear();
@@ -104,6 +111,16 @@ impl Spawn {
                 return self.report(News::Ended { done, logits });
             }
             self.report(News::Ended { done, logits });
+            if self.clock.now() >= told_at + TELL_EVERY {
+                self.tell(scorer.as_ref());
+                told_at = self.clock.now();
+            }
+        }
+    }
+
+    fn tell(&self, scorer: &dyn Scorer) {
+        if let Some(state) = scorer.device_state() {
+            self.report(News::Device(state));
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Receipt {
     pub device: DeviceNs,
     /// The price of that device time.
     pub cost: Nanodollars,
+    /// The energy of that device time, by what the devices drew; none where none tells.
+    pub joules: Option<f64>,
 }
 
 impl Receipt {

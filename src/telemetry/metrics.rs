@@ -64,6 +64,12 @@ pub enum Metric {
     Device,
     /// Dollars on responses.
     Cost,
+    /// Energy of responses.
+    Energy,
+    /// Memory that is taken on devices.
+    Memory,
+    /// What devices draw.
+    Power,
     /// Lookups of tokenised texts.
     TokenCache,
     /// Requests inside.
@@ -80,7 +86,7 @@ pub enum Metric {
 
 impl Metric {
     /// Every metric, in the order in which they are written.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::Requests,
         Self::Budgets,
         Self::Degraded,
@@ -106,6 +112,9 @@ impl Metric {
         Self::Faults,
         Self::Device,
         Self::Cost,
+        Self::Energy,
+        Self::Memory,
+        Self::Power,
         Self::TokenCache,
         Self::Inside,
         Self::Connections,
@@ -142,6 +151,9 @@ impl Metric {
             Self::Faults => "podium_faults_total",
             Self::Device => "podium_device_seconds_total",
             Self::Cost => "podium_cost_dollars_total",
+            Self::Energy => "podium_energy_joules_total",
+            Self::Memory => "podium_device_memory_bytes",
+            Self::Power => "podium_device_watts",
             Self::TokenCache => "podium_token_cache_lookups_total",
             Self::Inside => "podium_requests_inside",
             Self::Connections => "podium_connections",
@@ -181,6 +193,9 @@ impl Metric {
             Self::Faults => "Faults of lanes, out of memory included",
             Self::Device => "Device seconds by use (charged, discarded, idle); idle is known when scraped",
             Self::Cost => "Dollars on responses, by tenant",
+            Self::Energy => "Joules of responses by tenant, where devices tell what they draw (GPUs)",
+            Self::Memory => "Device memory that the tier's lanes have taken (GPUs)",
+            Self::Power => "What a device of the tier draws (GPUs)",
             Self::TokenCache => "Lookups of tokenised texts by result (hit, miss)",
             Self::Inside => "Requests that are neither answered nor refused",
             Self::Connections => "Connections open",
@@ -310,6 +325,9 @@ pub struct Metrics {
     faults: Counter,
     device: Family<UseLabels, Seconds>,
     cost: Family<CostLabels, Seconds>,
+    energy: Family<CostLabels, Seconds>,
+    memory: Family<ModelLabels, Gauge>,
+    power: Family<ModelLabels, Ratio>,
     token_cache: Family<ResultLabel, Counter>,
     inside: Gauge,
     connections: Gauge,
@@ -354,6 +372,10 @@ pub struct TierFacts {
     pub discarded: DeviceNs,
     /// Device time not used.
     pub idle: DeviceNs,
+    /// Device memory that is taken, where devices tell.
+    pub memory_bytes: u64,
+    /// What a device draws, where devices tell.
+    pub watts: Option<f64>,
 }
 
 /// The scheduler's counts since the start.
@@ -423,6 +445,9 @@ impl Metrics {
             faults: Counter::default(),
             device: Family::default(),
             cost: Family::default(),
+            energy: Family::default(),
+            memory: Family::default(),
+            power: Family::default(),
             token_cache: Family::default(),
             inside: Gauge::default(),
             connections: Gauge::default(),
@@ -470,6 +495,9 @@ impl Metrics {
                 Metric::Faults => add(registry, metric, self.faults.clone()),
                 Metric::Device => add(registry, metric, self.device.clone()),
                 Metric::Cost => add(registry, metric, self.cost.clone()),
+                Metric::Energy => add(registry, metric, self.energy.clone()),
+                Metric::Memory => add(registry, metric, self.memory.clone()),
+                Metric::Power => add(registry, metric, self.power.clone()),
                 Metric::TokenCache => add(registry, metric, self.token_cache.clone()),
                 Metric::Inside => add(registry, metric, self.inside.clone()),
                 Metric::Connections => add(registry, metric, self.connections.clone()),
@@ -527,12 +555,15 @@ impl Metrics {
         self.batch_time.get_or_create(labels).observe(facts.device.0 as f64 / 1e9);
     }
 
-    /// Adds an answer's price.
-    pub fn charged(&self, tier: Tier, tenant: TenantId, cost: Nanodollars) {
+    /// Adds an answer's price, and its energy where that is known.
+    pub fn charged(&self, tier: Tier, tenant: TenantId, cost: Nanodollars, joules: Option<f64>) {
         let Some(ModelLabels { model, version, tier }) = self.models[tier].clone() else { return };
         let tenant = self.tenants[tenant.0 as usize].clone();
         let labels = CostLabels { model, version, tier, tenant };
         self.cost.get_or_create(&labels).inc_by(cost.0 as f64 / 1e9);
+        if let Some(joules) = joules {
+            self.energy.get_or_create(&labels).inc_by(joules);
+        }
     }
 
     /// Replaces what is known of a tier.
@@ -543,6 +574,12 @@ impl Metrics {
         self.queued_work.get_or_create(labels).set(facts.work.as_secs_f64());
         self.lanes_up.get_or_create(labels).set(facts.lanes_up as i64);
         self.prediction_error.get_or_create(labels).set(facts.prediction_error);
+        if facts.memory_bytes > 0 {
+            self.memory.get_or_create(labels).set(facts.memory_bytes as i64);
+        }
+        if let Some(watts) = facts.watts {
+            self.power.get_or_create(labels).set(watts);
+        }
         let uses = [("charged", facts.charged), ("discarded", facts.discarded), ("idle", facts.idle)];
         for (r#use, device) in uses {
             let ModelLabels { model, version, tier } = labels.clone();
@@ -616,6 +653,7 @@ mod tests {
             version: "v".into(),
             device: DeviceNs(7),
             cost: Nanodollars(7),
+            joules: None,
         };
         Outcome { scores: vec![1.0, 2.0], truncated: vec![true, false], tokens: Tokens(9), receipt }
     }
@@ -626,7 +664,7 @@ mod tests {
         metrics.answered("tei", TenantId(0), &outcome(5));
         metrics.answered("tei", TenantId(0), &outcome(50));
         metrics.refused("tei", None, "unauthorized");
-        metrics.charged(Tier::Primary, TenantId(0), Nanodollars(1_500_000_000));
+        metrics.charged(Tier::Primary, TenantId(0), Nanodollars(1_500_000_000), Some(2.5));
         let text = metrics.scrape(&SERVER);
         for line in [
             r#"podium_requests_total{dialect="tei",tenant="acme",outcome="full"} 2"#,
@@ -636,6 +674,7 @@ mod tests {
             r#"podium_request_seconds_count{model="m",version="v",served="full"} 2"#,
             "podium_documents_truncated_total 2",
             r#"podium_cost_dollars_total{model="m",version="v",tier="primary",tenant="acme"} 1.5"#,
+            r#"podium_energy_joules_total{model="m",version="v",tier="primary",tenant="acme"} 2.5"#,
             r#"podium_lanes{model="m",version="v",tier="primary"} 2"#,
             r#"podium_token_cache_lookups_total{result="hit"} 3"#,
             "podium_connections 5",
@@ -649,13 +688,25 @@ mod tests {
         let metrics = metrics();
         let degraded = Receipt { degraded: Some(Degradation::Late), ..outcome(5).receipt };
         metrics.answered("tei", TenantId(0), &Outcome { receipt: degraded, ..outcome(5) });
-        metrics.charged(Tier::Primary, TenantId(0), Nanodollars(1));
+        metrics.charged(Tier::Primary, TenantId(0), Nanodollars(1), Some(1.0));
         let device = DeviceNs(1);
         let (tier, result) = (Tier::Primary, "ok");
         metrics.batch(&BatchFacts { tier, result, pairs: 1, tokens: 10, tokens_max: 100, device });
         let (charged, discarded, idle) = (device, device, device);
         let (jobs, tokens, work, lanes_up, prediction_error) = (1, 1, Ns(1), 1, 0.1);
-        let facts = TierFacts { jobs, tokens, work, lanes_up, prediction_error, charged, discarded, idle };
+        let (memory_bytes, watts) = (1, Some(1.0));
+        let facts = TierFacts {
+            jobs,
+            tokens,
+            work,
+            lanes_up,
+            prediction_error,
+            charged,
+            discarded,
+            idle,
+            memory_bytes,
+            watts,
+        };
         metrics.tier(Tier::Primary, &facts);
         let text = metrics.scrape(&SERVER);
         for metric in Metric::ALL {

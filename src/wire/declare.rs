@@ -30,6 +30,9 @@ pub(super) struct Cost {
     pub device_ns: u64,
     pub nanodollars: u64,
     pub usd: f64,
+    /// The energy, where the device tells what it draws.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f64>,
 }
 
 impl<'a> Declared<'a> {
@@ -48,6 +51,7 @@ impl<'a> Declared<'a> {
                 device_ns: receipt.device.0,
                 nanodollars: receipt.cost.0,
                 usd: receipt.cost.0 as f64 / 1e9,
+                joules: receipt.joules,
             },
         }
     }

@@ -31,6 +31,7 @@ fn outcome(scores: &[f32]) -> Outcome {
             version: "0123456789ab".into(),
             device: DeviceNs(1_234),
             cost: Nanodollars(56),
+            joules: Some(0.25),
         },
     }
 }
@@ -64,7 +65,7 @@ fn podium_says_everything() {
         ],
         "tier": "topk", "k": 2, "degraded": "predicted_late", "budget_ms": 50.0, "elapsed_ms": 12.0,
         "queue_ms": 4.0, "compute_ms": 8.0, "model": "served", "version": "0123456789ab",
-        "cost": {"device_ns": 1234, "nanodollars": 56, "usd": 5.6e-8},
+        "cost": {"device_ns": 1234, "nanodollars": 56, "usd": 5.6e-8, "joules": 0.25},
         "usage": {"tokens": 21, "documents": 3},
     });
     assert_eq!(answer("/v1/rank", &body, &[-1.0, 2.5, 0.5]), expected);

@@ -5,7 +5,7 @@
 
 mod stack;
 
-use super::{ScoreError, Scorer};
+use super::{DeviceState, ScoreError, Scorer};
 use crate::base::DeviceNs;
 #[cfg(feature = "cuda")]
 use crate::model::Model;
@@ -197,6 +197,10 @@ impl<D: Device> Scorer for Cuda<D> {
 
     fn device_time(&self) -> Option<DeviceNs> {
         self.spent
+    }
+
+    fn device_state(&self) -> Option<DeviceState> {
+        Some(DeviceState { memory_bytes: self.device.memory_bytes()?, watts: self.device.watts() })
     }
 }
 

@@ -277,6 +277,16 @@ pub trait Device: Send {
     fn spent(&self) -> Option<DeviceNs> {
         None
     }
+
+    /// Bytes of its memory that were taken through this; none where it does not tell.
+    fn memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// What it draws, by whomever; none where it does not tell.
+    fn watts(&self) -> Option<f64> {
+        None
+    }
 }
 
 /// Where a batch's work begins in a device's queue, and where it ends.

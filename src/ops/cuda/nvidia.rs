@@ -5,17 +5,18 @@
 
 use super::blas::{Blas, WORKSPACE_BYTES};
 use super::{Argument, Device, DeviceError, Edge, Half, Kernel, Product, Shape};
-use crate::base::DeviceNs;
+use crate::base::{DeviceNs, hex};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice,
     result,
 };
 use cudarc::nvrtc::Ptx;
+use nvml_wrapper::Nvml;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ffi::c_void;
-use std::sync::Arc;
+use std::ffi::{OsStr, c_void};
+use std::sync::{Arc, OnceLock};
 
 /// Kernels, compiled by `build.rs`.
 #[cfg(podium_fatbin)]
@@ -49,6 +50,10 @@ pub struct Nvidia {
     down: RefCell<PinnedHostSlice<u8>>,
     /// At a batch's start and at its end.
     marks: [CudaEvent; 2],
+    /// Bytes that were allocated; all are freed together, at the end.
+    memory_bytes: Cell<u64>,
+    /// As NVML knows it.
+    uuid: String,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
@@ -125,6 +130,8 @@ impl Nvidia {
             up: RefCell::new((up, false)),
             down: RefCell::new(down),
             marks: [mark()?, mark()?],
+            memory_bytes: Cell::new(WORKSPACE_BYTES as u64),
+            uuid: uuid(&context.uuid().map_err(failed)?.bytes.map(|byte| byte as u8)),
             stream,
             context,
         })
@@ -184,7 +191,9 @@ impl Device for Nvidia {
 
     fn alloc(&self, bytes: usize) -> Result<CudaSlice<u8>, DeviceError> {
         // SAFETY: whoever allocates knows that anything is in it.
-        unsafe { self.stream.alloc(bytes.max(1)) }.map_err(failed)
+        let memory = unsafe { self.stream.alloc(bytes.max(1)) }.map_err(failed)?;
+        self.memory_bytes.set(self.memory_bytes.get() + bytes as u64);
+        Ok(memory)
     }
 
     fn address(memory: &CudaSlice<u8>) -> u64 {
@@ -286,6 +295,17 @@ impl Device for Nvidia {
         let [start, end] = &self.marks;
         start.elapsed_ms(end).ok().map(|spent| DeviceNs((f64::from(spent) * 1e6) as u64))
     }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        Some(self.memory_bytes.get())
+    }
+
+    fn watts(&self) -> Option<f64> {
+        static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
+        let open = || Nvml::builder().lib_path(OsStr::new("libnvidia-ml.so.1")).init().ok();
+        let device = NVML.get_or_init(open).as_ref()?.device_by_uuid(self.uuid.as_str()).ok()?;
+        device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3)
+    }
 }
 
 #[cfg(podium_fatbin)]
@@ -316,6 +336,12 @@ fn compile(architecture: &str) -> Result<Ptx, DeviceError> {
         .map_err(|error| DeviceError::Failed(format!("NVRTC: {error}")))
 }
 
+/// `GPU-8a6e...`, as NVML names what the driver numbers.
+fn uuid(bytes: &[u8; 16]) -> String {
+    let text = hex(bytes);
+    format!("GPU-{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
+}
+
 fn failed(error: DriverError) -> DeviceError {
     match error.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory,
@@ -325,8 +351,13 @@ fn failed(error: DriverError) -> DeviceError {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(not(podium_fatbin))]
     use super::*;
+
+    #[test]
+    fn a_uuid_is_written_as_nvml_writes_it() {
+        let bytes: [u8; 16] = std::array::from_fn(|place| 16 * place as u8 + 1);
+        assert_eq!(uuid(&bytes), "GPU-01112131-4151-6171-8191-a1b1c1d1e1f1");
+    }
 
     #[cfg(not(podium_fatbin))]
     #[test]
