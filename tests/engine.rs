@@ -3,8 +3,8 @@
 mod common;
 
 use common::{logit, setup};
-use podium::backend::{Play, Script, Scripted};
-use podium::base::{Ns, TenantId};
+use podium::backend::{DeviceState, Play, Script, Scripted};
+use podium::base::{DeviceNs, Ns, TenantId};
 use podium::engine::{Caller, Engine, Handle, Setup, StartError, State};
 use podium::rerank::{Degradation, Options, Outcome, Policy, Query, Refusal, Request, Served, Truncation};
 use std::future::poll_fn;
@@ -58,6 +58,25 @@ fn scores_come_back_in_the_caller_s_order_with_a_receipt() {
         assert_eq!((&*receipt.model, &*receipt.version), ("large", "0123456789ab"));
         assert_eq!(receipt.elapsed, receipt.queue + receipt.compute);
         assert!(receipt.device.0 > 0);
+    });
+}
+
+#[test]
+fn a_device_that_tells_is_believed_up_to_the_lane_s_own_clock() {
+    block_on(async {
+        let state = DeviceState { memory_bytes: 1 << 30, watts: Some(500.0) };
+        let ask = async |told: DeviceNs| {
+            let device = Some((told, state));
+            let scorer = Scripted { per_token: Duration::from_micros(100), device, ..Scripted::default() };
+            let engine = up(setup(scorer, None)).await;
+            rank(&engine.handle(), plain()).await.unwrap().receipt
+        };
+        let receipt = ask(DeviceNs(1_000)).await;
+        assert_eq!((receipt.device, receipt.joules), (DeviceNs(1_000), Some(500e-6)));
+        let receipt = ask(DeviceNs(u64::MAX)).await;
+        assert!((2_100_000..10_000_000_000).contains(&receipt.device.0), "{receipt:?}");
+        let engine = up(setup(Scripted::default(), None)).await;
+        assert_eq!(rank(&engine.handle(), plain()).await.unwrap().receipt.joules, None);
     });
 }
 

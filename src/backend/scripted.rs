@@ -1,6 +1,7 @@
 //! A scorer for tests, benches and fault drills: plain logits, and faults on demand.
 
-use super::{ScoreError, Scorer};
+use super::{DeviceState, ScoreError, Scorer};
+use crate::base::DeviceNs;
 use crate::token::Packed;
 use crossbeam_channel::never;
 use std::collections::VecDeque;
@@ -15,6 +16,8 @@ pub struct Scripted {
     pub per_token: Duration,
     /// What to do otherwise.
     pub script: Script,
+    /// What it tells of its device, if anything: the time of each batch, and its state.
+    pub device: Option<(DeviceNs, DeviceState)>,
 }
 
 /// What scripted scorers do with their next batches; when it is empty they answer.
@@ -77,6 +80,14 @@ impl Scorer for Scripted {
             Play::Hang(time) => wait(time),
         }
         Ok(())
+    }
+
+    fn device_time(&self) -> Option<DeviceNs> {
+        self.device.map(|(time, _)| time)
+    }
+
+    fn device_state(&self) -> Option<DeviceState> {
+        self.device.map(|(_, state)| state)
     }
 }
 
