@@ -26,7 +26,8 @@ fn main() {
     let mut command = Command::new(nvcc);
     command.args(["-O3", "-std=c++17", "-fatbin", "kernels/kernels.cu", "-o"]).arg(out);
     command.args(archs.split(',').map(|arch| format!("-gencode=arch=compute_{arch},code=sm_{arch}")));
-    command.arg("-gencode=arch=compute_80,code=compute_80");
+    // For later GPUs, with E4M3 and without.
+    command.args(["80", "89"].map(|arch| format!("-gencode=arch=compute_{arch},code=compute_{arch}")));
     if let Some(compiler) = std::env::var_os("NVCC_CCBIN") {
         command.arg("-ccbin").arg(compiler);
     }

@@ -126,7 +126,7 @@ fn peak(half: Half, rounds: usize) -> Result<f64, DeviceError> {
     let batch = Array::new(&gpu, 4 * bucket.words())?;
     let (x, y) = (Array::of_halves(&gpu, half, &values)?, Array::new(&gpu, 2 * SIDE * SIDE)?);
     let weight = Array::of_halves(&gpu, half, &values)?;
-    let map = Linear { weight, bias: None, outputs: SIDE, inputs: SIDE };
+    let map = Linear { weight, scales: None, bias: None, outputs: SIDE, inputs: SIDE };
     let launcher = Launcher { device: &gpu, half, bucket, batch: &batch };
     let mut best = f64::MAX;
     for _ in 0..rounds.min(20) {

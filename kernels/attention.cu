@@ -31,8 +31,8 @@ template <class T, int D> struct HeadRows {
 template <class T, int D> struct Queries {
     static constexpr u32 STRIDE = HeadRows<T, D>::STRIDE;
     u32 q[D / 16][4];
-    float context[D / 8][4];
-    float largest[2], sum[2];
+    float sums[D / 8][4];
+    float largest[2], total[2];
 
     INLINE void load(const T* rows) {
         const u32 lane = threadIdx.x % WARP;
@@ -41,9 +41,9 @@ template <class T, int D> struct Queries {
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) context[n][i] = 0.f;
+            for (int i = 0; i < 4; i++) sums[n][i] = 0.f;
         largest[0] = largest[1] = LOWEST;
-        sum[0] = sum[1] = 0.f;
+        total[0] = total[1] = 0.f;
     }
 
     // Takes in a tile of keys and values, of which `left`, at least one, are there: all but where IS_LAST.
@@ -78,7 +78,7 @@ template <class T, int D> struct Queries {
             now = fmaxf(now, from_lane_xor(now, 2));
             const float shrink = exp2_fast(largest[half] - now);
             largest[half] = now;
-            sum[half] *= shrink;
+            total[half] *= shrink;
 #pragma unroll
             for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
@@ -86,12 +86,12 @@ template <class T, int D> struct Queries {
                     float& score = scores[n][2 * half + i];
                     if (IS_LAST && n * 8 >= left) continue;
                     score = exp2_fast(score - now);
-                    sum[half] += score;
+                    total[half] += score;
                 }
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
-                context[n][2 * half] *= shrink;
-                context[n][2 * half + 1] *= shrink;
+                sums[n][2 * half] *= shrink;
+                sums[n][2 * half + 1] *= shrink;
             }
         }
 #pragma unroll
@@ -107,26 +107,29 @@ template <class T, int D> struct Queries {
             for (int n = 0; n < D / 16; n++) {
                 u32 value[4];
                 load_matrices_transposed(value, values + (k * 16 + lane % 16) * STRIDE + n * 16 + lane / 16 * 8);
-                mma(T{}, context[2 * n], weights, value[0], value[1]);
-                mma(T{}, context[2 * n + 1], weights, value[2], value[3]);
+                mma(T{}, sums[2 * n], weights, value[0], value[1]);
+                mma(T{}, sums[2 * n + 1], weights, value[2], value[3]);
             }
         }
     }
 
-    INLINE void store(T* rows, size_t stride, u32 first, u32 length) {
+    // Writes rows from `first` on of a head that begins at `place`, up to the sequence's end.
+    INLINE void store(T* context, const Quantised& quantised, size_t place, size_t stride, u32 first, u32 length) {
         const u32 lane = threadIdx.x % WARP;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float total = sum[half];
-            total += from_lane_xor(total, 1);
-            total += from_lane_xor(total, 2);
+            float all = total[half];
+            all += from_lane_xor(all, 1);
+            all += from_lane_xor(all, 2);
             const u32 row = first + lane / 4 + 8 * half;
             if (row >= length) continue;
-            const float inverse = 1.f / total;
+            const float inverse = 1.f / all;
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
-                const u32 pair = pack(T{}, context[n][2 * half] * inverse, context[n][2 * half + 1] * inverse);
-                *reinterpret_cast<u32*>(rows + row * stride + n * 8 + lane % 4 * 2) = pair;
+                const float low = sums[n][2 * half] * inverse, high = sums[n][2 * half + 1] * inverse;
+                const size_t own = place + row * stride + n * 8 + lane % 4 * 2;
+                if (quantised) quantised.store_pair(own, low, high);
+                else *reinterpret_cast<u32*>(context + own) = pack(T{}, low, high);
             }
         }
     }
@@ -135,7 +138,8 @@ template <class T, int D> struct Queries {
 // A tile of queries and heads from `head` to `end`. `memory` has room for five tiles: queries, and keys and values of
 // two steps.
 template <class T, int D>
-INLINE void attend_tile(const Batch::Tile& tile, const T* qkv, T* context, u32 heads, u32 head, u32 end, T* memory) {
+INLINE void attend_tile(const Batch::Tile& tile, const T* qkv, T* context, const Quantised& quantised, u32 heads, u32 head,
+                        u32 end, T* memory) {
     using Rows = HeadRows<T, D>;
     constexpr u32 TILE_VALUES = TILE * Rows::STRIDE;
     const u32 warp = threadIdx.x / WARP, own = tile.row + warp * QUERIES, width = heads * D;
@@ -169,7 +173,7 @@ INLINE void attend_tile(const Batch::Tile& tile, const T* qkv, T* context, u32 h
             const T* keys = keys_of(step);
             if (is_last) {
                 queries.template attend<true>(keys, keys + TILE_VALUES, tile.length - first);
-                queries.store(context + tile.start * size_t(width) + head * D, width, own, tile.length);
+                queries.store(context, quantised, tile.start * size_t(width) + head * D, width, own, tile.length);
             } else {
                 queries.template attend<false>(keys, keys + TILE_VALUES, TILE);
             }
@@ -180,20 +184,21 @@ INLINE void attend_tile(const Batch::Tile& tile, const T* qkv, T* context, u32 h
 }
 
 template <class T, int D>
-INLINE void attention(const Batch& batch, const T* qkv, T* context, u32 heads) {
+INLINE void attention(const Batch& batch, const T* qkv, T* context, const Quantised& quantised, u32 heads) {
     SHARED(T, memory, 5 * TILE * (HeadRows<T, D>::STRIDE));
     const u32 share = (heads + gridDim.y - 1) / gridDim.y, head = blockIdx.y * share, end = min(heads, head + share);
     // Blocks are as many as long sequences have tiles; short ones have more.
     for (u32 index = blockIdx.x; index < batch.tiles(); index += gridDim.x) {
-        attend_tile<T, D>(batch.tile(index), qkv, context, heads, head, end, memory);
+        attend_tile<T, D>(batch.tile(index), qkv, context, quantised, heads, head, end, memory);
         block_barrier();
     }
 }
 
 #define ATTENTION(T, D)                                                                                       \
     KERNEL attention_##D##_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const T* qkv, T* context, \
-                               u32 heads) {                                                                   \
-        attention<T, D>(Batch{batch, tokens_max, sequences_max}, qkv, context, heads);                        \
+                               u32 heads, e4m3* quantised, const float* factor) {                             \
+        const Batch in{batch, tokens_max, sequences_max};                                                     \
+        attention<T, D>(in, qkv, context, Quantised{quantised, factor}, heads);                               \
     }
 ATTENTION(f16, 32)
 ATTENTION(f16, 64)

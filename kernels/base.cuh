@@ -20,6 +20,8 @@ typedef unsigned short u16;
 struct f16 { u16 bits; };
 struct bf16 { u16 bits; };
 struct Pair { float low, high; };
+// OCP's 8 bits with 3 of fraction: up to 448, and no infinity.
+struct e4m3 { unsigned char bits; };
 
 constexpr u32 WARP = 32;
 constexpr float LOWEST = -3.402823466e38f;
@@ -34,6 +36,14 @@ INLINE u32 pack(f16, float low, float high) {
 }
 INLINE u32 pack(bf16, float low, float high) {
     u32 y; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low)); return y;
+}
+// Two values in 16 bits, those that are too large as 448. Devices before sm_89 have no E4M3 and are given none.
+INLINE u32 pack(e4m3, float low, float high) {
+#if __CUDA_ARCH__ >= 890
+    u16 y; asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low)); return y;
+#else
+    return 0;
+#endif
 }
 // 2^x to 2 ulp; 0 for the lowest.
 INLINE float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
@@ -105,6 +115,27 @@ template <class T> INLINE void store_eight(T* to, const float (&from)[8]) {
     for (int i = 0; i < 4; i++) eight.words[i] = pack(T{}, from[2 * i], from[2 * i + 1]);
     *reinterpret_cast<Eight*>(to) = eight;
 }
+
+// Where values go as E4M3, for a product that reads them so, and what they are multiplied with first, so that the
+// largest fits; null where none does.
+struct Quantised {
+    e4m3* to;
+    const float* factor;
+
+    INLINE explicit operator bool() const { return to != nullptr; }
+    // Eight values at a place that is a multiple of 8.
+    INLINE void store(size_t place, const float (&x)[8]) const {
+        struct alignas(8) Words { u32 low, high; } words;
+        const float scale = *factor;
+        words.low = pack(e4m3{}, x[0] * scale, x[1] * scale) | pack(e4m3{}, x[2] * scale, x[3] * scale) << 16;
+        words.high = pack(e4m3{}, x[4] * scale, x[5] * scale) | pack(e4m3{}, x[6] * scale, x[7] * scale) << 16;
+        *reinterpret_cast<Words*>(to + place) = words;
+    }
+    // Two values at an even place.
+    INLINE void store_pair(size_t place, float low, float high) const {
+        *reinterpret_cast<u16*>(to + place) = u16(pack(e4m3{}, low * *factor, high * *factor));
+    }
+};
 
 INLINE float warp_sum(float x) {
 #pragma unroll

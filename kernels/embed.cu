@@ -7,7 +7,7 @@ struct Tables {
 
 template <class T>
 INLINE void embed(const Batch& batch, const T* words, const T* positions, const T* types, const Tables& tables,
-                  const Norm& norm, T* states) {
+                  const Norm& norm, T* states, const Quantised& quantised) {
     const u32 token = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
     if (token >= batch.tokens()) return;
     const u32 place = batch.places()[token];
@@ -25,16 +25,17 @@ INLINE void embed(const Batch& batch, const T* words, const T* positions, const 
 #pragma unroll
             for (int i = 0; i < 8; i++) row.values[chunk][i] = word[i] + (where[i] + kind[i]);
         });
-        normalise(row, norm, states + size_t(token) * norm.stride);
+        normalise(row, norm, states, quantised, token);
     });
 }
 
 #define EMBED(T)                                                                                                   \
     KERNEL embed_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const T* words, const T* positions,     \
                      const T* types, u32 position_offset, u32 type_count, const float* gain, const float* bias,   \
-                     float epsilon, u32 hidden, u32 stride, T* states) {                                          \
+                     float epsilon, u32 hidden, u32 stride, T* states, e4m3* quantised, const float* factor) {    \
         embed(Batch{batch, tokens_max, sequences_max}, words, positions, types,                                   \
-              Tables{position_offset, type_count}, Norm{gain, bias, epsilon, hidden, stride}, states);            \
+              Tables{position_offset, type_count}, Norm{gain, bias, epsilon, hidden, stride}, states,             \
+              Quantised{quantised, factor});                                                                      \
     }
 EMBED(f16)
 EMBED(bf16)

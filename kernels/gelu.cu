@@ -1,4 +1,4 @@
-// x = gelu(x + bias) in place, in f32 (Hendrycks and Gimpel 2016), for the rows that `count` says; `x: [rows, width]`,
+// x = gelu(x + bias), in place or quantised, in f32 (Hendrycks and Gimpel 2016), for the rows that `count` says; `x: [rows, width]`,
 // eight values a thread.
 
 // x Phi(x) to 3e-5, which is exact to a half: Phi(x) - 1/2 is odd, and 1/2 from 4.4 on to 6e-6; x P(x^2) meets it there,
@@ -17,14 +17,15 @@ INLINE float gelu_tanh(float x) {
     return 0.5f * x * (1.f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
 }
 
-template <class T> INLINE void gelu(const u32* count, T* x, const float* bias, u32 width, u32 is_tanh) {
+template <class T>
+INLINE void gelu(const u32* count, T* x, const float* bias, u32 width, u32 is_tanh, const Quantised& quantised) {
     const u32 groups = width / 8;
     const u32 index = blockIdx.x * blockDim.x + threadIdx.x;
     const u32 row = index / groups, column = index % groups * 8;
     if (row >= *count) return;
-    T* place = x + size_t(row) * width + column;
+    const size_t place = size_t(row) * width + column;
     float values[8], constant[8];
-    load_eight(values, place);
+    load_eight(values, x + place);
     load_eight(constant, bias + column);
 #pragma unroll
     for (int i = 0; i < 8; i++) values[i] += constant[i];
@@ -35,12 +36,14 @@ template <class T> INLINE void gelu(const u32* count, T* x, const float* bias, u
 #pragma unroll
         for (int i = 0; i < 8; i++) values[i] = gelu_erf(values[i]);
     }
-    store_eight(place, values);
+    if (quantised) quantised.store(place, values);
+    else store_eight(x + place, values);
 }
 
-#define GELU(T)                                                                                   \
-    KERNEL gelu_##T(const u32* count, T* x, const float* bias, u32 width, u32 is_tanh) {         \
-        gelu(count, x, bias, width, is_tanh);                                                    \
+#define GELU(T)                                                                                             \
+    KERNEL gelu_##T(const u32* count, T* x, const float* bias, u32 width, u32 is_tanh, e4m3* quantised,    \
+                    const float* factor) {                                                                 \
+        gelu(count, x, bias, width, is_tanh, Quantised{quantised, factor});                                \
     }
 GELU(f16)
 GELU(bf16)

@@ -24,7 +24,9 @@ struct Norm {
     u32 hidden, stride;
 };
 
-template <class T, int CHUNKS> INLINE void normalise(Row<CHUNKS>& row, const Norm& norm, T* to) {
+// Writes row `index` of `states`, and of what is quantised.
+template <class T, int CHUNKS>
+INLINE void normalise(Row<CHUNKS>& row, const Norm& norm, T* states, const Quantised& quantised, u32 index) {
     float sum = 0.f;
     Row<CHUNKS>::each(norm.stride, [&](int chunk, u32) {
 #pragma unroll
@@ -46,7 +48,9 @@ template <class T, int CHUNKS> INLINE void normalise(Row<CHUNKS>& row, const Nor
         load_eight(gain, norm.gain + column);
 #pragma unroll
         for (int i = 0; i < 8; i++) values[i] += (row.values[chunk][i] - mean) * inverse * gain[i];
-        store_eight(to + column, values);
+        const size_t place = size_t(index) * norm.stride + column;
+        store_eight(states + place, values);
+        if (quantised) quantised.store(place, values);
     });
 }
 
@@ -59,10 +63,11 @@ template <class F> INLINE void by_width(u32 stride, F f) {
 
 // states = norm(states + update + bias), a warp a row; `count` says how many rows there are.
 template <class T>
-INLINE void add_layer_norm(const u32* count, T* states, const T* update, const float* bias, const Norm& norm) {
+INLINE void add_layer_norm(const u32* count, T* states, const T* update, const float* bias, const Norm& norm,
+                           const Quantised& quantised) {
     const u32 index = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
     if (index >= *count) return;
-    T* state = states + size_t(index) * norm.stride;
+    const T* state = states + size_t(index) * norm.stride;
     const T* added = update + size_t(index) * norm.stride;
     by_width(norm.stride, [&](auto row) {
         row.each(norm.stride, [&](int chunk, u32 column) {
@@ -73,14 +78,16 @@ INLINE void add_layer_norm(const u32* count, T* states, const T* update, const f
 #pragma unroll
             for (int i = 0; i < 8; i++) row.values[chunk][i] = before[i] + more[i] + constant[i];
         });
-        normalise(row, norm, state);
+        normalise(row, norm, states, quantised, index);
     });
 }
 
-#define ADD_LAYER_NORM(T)                                                                                     \
-    KERNEL add_layer_norm_##T(const u32* count, T* states, const T* update, const float* update_bias,        \
-                              const float* gain, const float* bias, float epsilon, u32 hidden, u32 stride) { \
-        add_layer_norm(count, states, update, update_bias, Norm{gain, bias, epsilon, hidden, stride});       \
+#define ADD_LAYER_NORM(T)                                                                                         \
+    KERNEL add_layer_norm_##T(const u32* count, T* states, const T* update, const float* update_bias,            \
+                              const float* gain, const float* bias, float epsilon, u32 hidden, u32 stride,       \
+                              e4m3* quantised, const float* factor) {                                            \
+        const Norm norm{gain, bias, epsilon, hidden, stride};                                                    \
+        add_layer_norm(count, states, update, update_bias, norm, Quantised{quantised, factor});                  \
     }
 ADD_LAYER_NORM(f16)
 ADD_LAYER_NORM(bf16)

@@ -21,6 +21,7 @@ typedef uint32_t u32;
 typedef uint16_t u16;
 struct f16;
 struct bf16;
+struct e4m3;
 struct Index { u32 x = 1, y = 1, z = 1; };
 
 #define KERNEL static void
@@ -165,6 +166,7 @@ void round_to(f16& y, float x);
 void round_to(bf16& y, float x);
 u32 pack(f16, float low, float high);
 u32 pack(bf16, float low, float high);
+u32 pack(e4m3, float low, float high);
 
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 inline float exp2_fast(float x) { return exp2f(x); }

@@ -163,7 +163,8 @@ fn a_check_finds_what_serving_would_stumble_over() {
         (&["--journal", journal.to_str().unwrap()], "is there already"),
         (&["--latency-budget-ms", "-5"], "latency_budget_ms: -5"),
         (&["--precision", "f16"], "f16 is for GPUs"),
-        (&["--precision", "int4"], "one of auto, f32, f16, bf16, int8"),
+        (&["--precision", "fp8"], "fp8 is for GPUs"),
+        (&["--precision", "int4"], "one of auto, f32, f16, bf16, fp8, int8"),
     ] {
         let (code, _, errors) = check(arguments);
         assert!(code == 64 && errors.contains(expected), "{expected}: {code} {errors}");

@@ -12,7 +12,7 @@ use podium::model::{Encoder, Forward, Weights};
 #[cfg(feature = "cuda")]
 use podium::ops::cuda::Nvidia;
 use podium::ops::cuda::{
-    Array, Bucket, Device, Embeddings, Half, Head, Kernel, Launcher, Norm, Rows, Vocabulary, Words,
+    Array, Bucket, Device, Embeddings, Half, Head, Kernel, Launcher, Norm, Quantised, Rows, Vocabulary, Words,
 };
 use podium::ops::{Gelu, Heads, attention_reference, gelu_reference, layer_norm_reference};
 use podium::token::Packed;
@@ -65,6 +65,24 @@ macro_rules! on_every_device {
             $body
         }
     }};
+}
+
+/// Another queue of the same device.
+trait Again {
+    fn again(&self) -> Self;
+}
+
+impl Again for Shim {
+    fn again(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Again for Nvidia {
+    fn again(&self) -> Self {
+        Self::open(0).expect("a GPU that is there can be used")
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -133,6 +151,30 @@ impl<D: Device> Bench<D> {
         bytes.as_chunks().0.iter().map(value).collect()
     }
 
+    /// Room for the bucket's rows as E4M3, and their factor.
+    fn quantised(&self, width: usize, factor: f32) -> (Array<D>, Array<D>) {
+        let bytes = vec![0xff; self.bucket.tokens as usize * width];
+        (Array::of_bytes(&self.device, &bytes).unwrap(), self.floats(&[factor]))
+    }
+
+    /// Holds quantised rows to exact ones: half a unit of three bits, and what halves lose before.
+    fn assert_quantised(&self, bytes: &Array<D>, exact: &[f32], factor: f32) {
+        let mut found = vec![0; exact.len()];
+        bytes.read(&self.device, &mut found).unwrap();
+        for (&bits, &exact) in found.iter().zip(exact) {
+            let (exponent, fraction) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+            let size = if exponent == 0 {
+                fraction / 512.0
+            } else {
+                (1.0 + fraction / 8.0) * 2_f32.powi(exponent - 7)
+            };
+            let value = if bits & 0x80 == 0 { size } else { -size };
+            let wanted = (exact * factor).clamp(-448.0, 448.0);
+            let tolerance = (wanted.abs() / 14.0).max(1.0 / 512.0);
+            assert!((value - wanted).abs() <= tolerance, "{bits:#x}, {value}, where {wanted} should be");
+        }
+    }
+
     fn norm(&self, hidden: usize, stride: usize) -> (Norm<D>, Vec<f32>, Vec<f32>) {
         let (mut gain, mut bias) = (random(1, hidden, 1.0), random(2, hidden, 0.5));
         let values = (gain.clone(), bias.clone());
@@ -162,8 +204,12 @@ fn attention_is_as_good_as_the_naive_one() {
                 bench.halves(&qkv, bench.bucket.tokens as usize * 3 * width),
                 bench.halves(&[], bench.bucket.tokens as usize * width),
             );
-            bench.launcher().attention(&on_device, &context, heads).unwrap();
+            bench.launcher().attention(&on_device, &context, heads, None).unwrap();
             let found = bench.read(&context, bench.tokens * width);
+            let (bytes, factor) = bench.quantised(width, 50.0);
+            let quantised = Some(&Quantised { to: &bytes, factor: &factor });
+            bench.launcher().attention(&on_device, &context, heads, quantised).unwrap();
+            bench.assert_quantised(&bytes, &found, 50.0);
             let mut start = 0;
             for &length in &bench.lengths {
                 let rows = &qkv[start * 3 * width..][..length as usize * 3 * width];
@@ -224,7 +270,7 @@ fn embeddings_are_summed_and_normalised() {
             };
             let (norm, gain, bias) = bench.norm(hidden, stride);
             let states = bench.halves(&[], bench.bucket.tokens as usize * stride);
-            bench.launcher().embed(&tables, &norm, &states).unwrap();
+            bench.launcher().embed(&tables, &norm, &states, None).unwrap();
             let row = |table: &[f32], row: usize| table[row * hidden..][..hidden].to_vec();
             let places = bench.lengths.iter().flat_map(|&length| 0..length as usize);
             let sums: Vec<f32> = places
@@ -267,7 +313,10 @@ fn a_large_mean_does_not_hurt_a_layer_norm() {
             let update_there = bench.halves(&padded(&update, hidden, stride), room);
             let bias_there = bench.floats(&padded(&update_bias, hidden, stride));
             let launcher = bench.launcher();
-            launcher.add_layer_norm(Rows::Tokens, (&on_device, &update_there), &bias_there, &norm).unwrap();
+            let (bytes, quantised) = bench.quantised(stride, 100.0);
+            let quantised = Some(&Quantised { to: &bytes, factor: &quantised });
+            let pair = (&on_device, &update_there);
+            launcher.add_layer_norm(Rows::Tokens, pair, &bias_there, &norm, quantised).unwrap();
             let sums: Vec<f32> =
                 (0..11 * hidden).map(|i| states[i] + update[i] + update_bias[i % hidden]).collect();
             let exact = padded(&layer_norm_reference(&gain, &bias, 1e-6, &sums), hidden, stride);
@@ -275,6 +324,7 @@ fn a_large_mean_does_not_hurt_a_layer_norm() {
             let (error, naive) =
                 (largest_error(&found, &exact), largest_error(&rounded(half, &exact), &exact));
             assert!(error <= 2.0 * naive, "{half:?} {hidden}: {error} and {naive}");
+            bench.assert_quantised(&bytes, &exact, 100.0);
         });
     }
 }
@@ -288,13 +338,22 @@ fn gelu_adds_its_bias_first() {
             let (x, bias) = (rounded(half, &random(10, 5 * width, 8.0)), random(11, width, 1.0));
             let on_device = bench.halves(&x, bench.bucket.tokens as usize * width);
             let bias_there = bench.floats(&bias);
-            bench.launcher().gelu(Rows::Tokens, &on_device, (&bias_there, width), gelu).unwrap();
+            bench.launcher().gelu(Rows::Tokens, &on_device, (&bias_there, width), gelu, None).unwrap();
             let exact: Vec<f32> =
                 (0..5 * width).map(|i| gelu_reference(x[i] + bias[i % width], gelu)).collect();
             let found = bench.read(&on_device, 5 * width);
             let (error, naive) =
                 (largest_error(&found, &exact), largest_error(&rounded(half, &exact), &exact));
             assert!(error <= 2.0 * naive, "{half:?}: {error} and {naive}");
+            // Quantised, x stays as it is.
+            let before = bench.read(&on_device, 5 * width);
+            let (bytes, factor) = bench.quantised(width, 40.0);
+            let quantised = Some(&Quantised { to: &bytes, factor: &factor });
+            bench.launcher().gelu(Rows::Tokens, &on_device, (&bias_there, width), gelu, quantised).unwrap();
+            assert_eq!(bench.read(&on_device, 5 * width), before);
+            let twice: Vec<f32> =
+                (0..5 * width).map(|i| gelu_reference(before[i] + bias[i % width], gelu)).collect();
+            bench.assert_quantised(&bytes, &twice, 40.0);
             // Rows beyond the batch are left alone.
             let beyond = bench.read(&on_device, 6 * width);
             assert!(beyond[5 * width..].iter().all(|value| value.is_nan()));
@@ -429,6 +488,25 @@ fn on_a_gpu_every_forward_is_recorded_and_reads_its_own_batch() {
         assert!(largest_error(&score(&mut engine, &batch), &exact) < 0.01, "seed {seed}");
     }
     assert_eq!(engine.device().recorded(), (9, 0), "one for each bucket up to 512 tokens");
+}
+
+#[test]
+fn maps_in_eight_bits_score_nearly_as_in_halves() {
+    let encoder = bert(3, 64, 2, 128);
+    let weights = random_weights(&encoder, 6);
+    let lists = [random_batch(&[40, 3, 70, 25, 33, 9], 6), random_batch(&[90, 12, 64, 31], 7)];
+    on_every_device!(|device| {
+        let mut halves = engine(device.again(), &encoder, &weights, Half::F16, 256);
+        let (mut eight, agreement) = halves.in_eight(device, (&encoder, &weights), &lists, 256).unwrap();
+        assert!((0.6..=1.0).contains(&agreement), "{agreement}");
+        assert_eq!((halves.dtype(), eight.dtype()), ("float16", "float8_e4m3"));
+        for batch in &lists {
+            let (exact, found) = (score(&mut halves, batch), score(&mut eight, batch));
+            // They are not the same, or the maps are in halves.
+            let error = largest_error(&found, &exact);
+            assert!((1e-5..0.3).contains(&error), "{error}: {found:?}, {exact:?}");
+        }
+    });
 }
 
 #[test]

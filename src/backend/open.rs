@@ -31,10 +31,12 @@ pub fn open(
 /// The first GPU; none, said in the log, where it cannot be used.
 #[cfg(feature = "cuda")]
 fn on_gpu(model: &Model, precision: Precision) -> Option<(Box<dyn Scorer>, &'static str)> {
-    let half = precision.half()?;
-    let opened = super::Cuda::open(0, model, half, super::GPU_BATCH_TOKENS);
-    match opened {
-        Ok(cuda) => Some((Box::new(cuda), half.dtype())),
+    precision.half()?;
+    match super::Cuda::open(0, model, precision, super::GPU_BATCH_TOKENS) {
+        Ok(cuda) => {
+            let dtype = cuda.dtype();
+            Some((Box::new(cuda), dtype))
+        }
         Err(error) => {
             tracing::info!(%error, "no GPU is used");
             None

@@ -82,18 +82,20 @@ mod gpu {
 
     /// A lane on each GPU in turn; why not, where one cannot be used or does not know the model's shape.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
-        let half = configured.precision.half().ok_or("a GPU computes in f16 or bf16")?;
+        let precision = configured.precision;
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
         let tokens_max = configured.batch_tokens_max.unwrap_or(GPU_BATCH_TOKENS);
         let load = move |model: &Model, lane: usize| -> Result<Cuda<Nvidia>, String> {
-            Cuda::open(lane % gpus, model, half, tokens_max).map_err(|error| error.to_string())
+            Cuda::open(lane % gpus, model, precision, tokens_max).map_err(|error| error.to_string())
         };
         // All are loaded now: whatever cannot be is known while there is a CPU to go to.
+        let mut dtype = "";
         let make = |lane: usize| -> Result<MakeScorer, String> {
             let (model, loaded) = (model.clone(), load(model, lane)?);
             if lane == 0 {
+                dtype = loaded.dtype();
                 let name = loaded.device().name().map_err(|error| error.to_string())?;
-                tracing::info!(gpus, name, half = half.name(), "GPUs are used");
+                tracing::info!(gpus, name, dtype, "GPUs are used");
             }
             let loaded = Mutex::new(Some(loaded));
             Ok(Arc::new(move || {
@@ -103,7 +105,7 @@ mod gpu {
         };
         let makes = (0..configured.lanes).map(make).collect::<Result<_, _>>()?;
         let device = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
-        Ok(Placed { makes, dtype: half.dtype(), device, batch_tokens_max: tokens_max })
+        Ok(Placed { makes, dtype, device, batch_tokens_max: tokens_max })
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Args {
     #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
     fallback: Option<String>,
     /// What the models' linear maps are computed in: auto (f16 on a GPU; on a CPU bf16 where it has that, else
-    /// f32), f32, f16 (the primary alone), bf16 or int8.
+    /// f32), f32, f16 or fp8 (on a GPU, the primary alone), bf16 or int8.
     #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
     precision: Option<Precision>,
     /// Where to listen; may be given several times [default: 127.0.0.1:8080].
@@ -166,8 +166,8 @@ fn merge(args: Args) -> Result<Config, Failure> {
     tier(&mut config.fallback, args.fallback);
     config.complete();
     if let Some(precision) = args.precision {
-        // f16 is a GPU's, and a fallback is on the CPU.
-        let fallback = config.fallback.as_mut().filter(|_| precision != Precision::F16);
+        // A fallback is on the CPU.
+        let fallback = config.fallback.as_mut().filter(|_| !precision.is_for_gpus());
         let tiers = config.primary.as_mut().into_iter().chain(fallback);
         tiers.for_each(|tier| tier.precision = precision);
     }

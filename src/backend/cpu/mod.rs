@@ -54,8 +54,8 @@ pub enum NotHere {
     #[error("this processor has no bf16; f32 and int8 run here")]
     Bf16,
     /// No CPU is served with it.
-    #[error("f16 is for GPUs; f32, int8 and, where the processor has it, bf16 run on a CPU")]
-    F16,
+    #[error("{0} is for GPUs; f32, int8 and, where the processor has it, bf16 run on a CPU")]
+    Gpu(&'static str),
 }
 
 /// A model packed for this processor; its scorers share it.
@@ -63,7 +63,7 @@ pub enum NotHere {
 pub struct CpuModel {
     forward: Arc<dyn Forward>,
     encoder: Encoder,
-    /// Neither [`Precision::Auto`] nor [`Precision::F16`].
+    /// Neither [`Precision::Auto`] nor one for GPUs.
     precision: Precision,
 }
 
@@ -94,7 +94,7 @@ impl CpuModel {
             (Precision::Auto, Processor::Avx512) => Precision::Bf16,
             (Precision::Auto, Processor::Avx2 | Processor::Portable) => Precision::F32,
             (Precision::Bf16, Processor::Avx2) => return Err(NotHere::Bf16),
-            (Precision::F16, _) => return Err(NotHere::F16),
+            (precision, _) if precision.is_for_gpus() => return Err(NotHere::Gpu(precision.name())),
             (precision, _) => precision,
         };
         macro_rules! stack {
@@ -108,25 +108,23 @@ impl CpuModel {
                 let simd = Avx512::detect().expect(missing);
                 match precision {
                     Precision::F32 => stack!(simd, F32, F32),
-                    Precision::Auto | Precision::F16 | Precision::Bf16 => stack!(simd, Bf16, Bf16),
                     Precision::Int8 => stack!(simd, Int8, Bf16),
+                    _ => stack!(simd, Bf16, Bf16),
                 }
             }
             #[cfg(target_arch = "x86_64")]
             (Processor::Avx2, precision) => {
                 let simd = Avx2::detect().expect(missing);
                 match precision {
-                    Precision::Auto | Precision::F32 | Precision::F16 | Precision::Bf16 => {
-                        stack!(simd, F32, F32)
-                    }
                     Precision::Int8 => stack!(simd, Int8, F32),
+                    _ => stack!(simd, F32, F32),
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
             (Processor::Avx512 | Processor::Avx2, _) => panic!("{missing}"),
-            (Processor::Portable, Precision::Auto | Precision::F32) => stack!(Portable, F32, F32),
-            (Processor::Portable, Precision::F16 | Precision::Bf16) => stack!(Portable, Bf16, Bf16),
             (Processor::Portable, Precision::Int8) => stack!(Portable, Int8, F32),
+            (Processor::Portable, Precision::Bf16) => stack!(Portable, Bf16, Bf16),
+            (Processor::Portable, _) => stack!(Portable, F32, F32),
         };
         Ok(Self { forward, encoder: encoder.clone(), precision })
     }
@@ -134,10 +132,9 @@ impl CpuModel {
     /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
     pub fn dtype(&self) -> &'static str {
         match self.precision {
-            Precision::Auto | Precision::F32 => "float32",
-            Precision::F16 => "float16",
             Precision::Bf16 => "bfloat16",
             Precision::Int8 => "int8",
+            _ => "float32",
         }
     }
 }

@@ -3,8 +3,11 @@
 //! A batch goes to the device in one copy, through launches that are the same for all batches of its bucket, and its
 //! logits come back in one. All memory is taken when the engine starts.
 
+mod eight;
 mod stack;
 
+#[cfg(feature = "cuda")]
+use super::Precision;
 use super::{DeviceState, ScoreError, Scorer};
 use crate::base::DeviceNs;
 #[cfg(feature = "cuda")]
@@ -16,7 +19,7 @@ use crate::ops::cuda::{
     Array, Bucket, Device, DeviceError, Edge, Half, Launcher, STRIDE_MAX, Vocabulary, Words,
 };
 use crate::token::Packed;
-use stack::{Arena, Stack};
+use stack::{Arena, Largest, Stack};
 use std::ops::Range;
 use thiserror::Error;
 
@@ -61,12 +64,34 @@ pub enum LoadError {
 
 #[cfg(feature = "cuda")]
 impl Cuda<Nvidia> {
-    /// Puts a model on a GPU and runs every bucket once; batches have `tokens_max` tokens.
+    /// Puts a model on a GPU and runs every bucket once; batches have `tokens_max` tokens. In fp8 it is in f16 still where
+    /// that orders a sample otherwise; either is said in the log.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn open(ordinal: usize, model: &Model, half: Half, tokens_max: u64) -> Result<Self, LoadError> {
-        Self::new(Nvidia::open(ordinal)?, (&model.encoder, &model.weights), half, tokens_max)?.warmed()
+    pub fn open(
+        ordinal: usize,
+        model: &Model,
+        precision: Precision,
+        tokens_max: u64,
+    ) -> Result<Self, LoadError> {
+        let half = precision.half().ok_or_else(|| {
+            LoadError::Shape(format!("a GPU computes in f16, bf16 or fp8, and not in {}", precision.name()))
+        })?;
+        let parts = (&model.encoder, &model.weights);
+        let mut halves = Self::new(Nvidia::open(ordinal)?, parts, half, tokens_max)?.warmed()?;
+        if precision != Precision::Fp8 {
+            return Ok(halves);
+        }
+        let (eight, agreement) =
+            halves.in_eight(Nvidia::open(ordinal)?, parts, &eight::sample(model)?, tokens_max)?;
+        let needed = eight::AGREEMENT_MIN;
+        if agreement < needed {
+            tracing::warn!(agreement, needed, "fp8 does not order a sample as f16 does: the model is in f16");
+            return Ok(halves);
+        }
+        tracing::info!(agreement, needed, "fp8 orders a sample as f16 does");
+        Ok(eight)
     }
 }
 
@@ -77,17 +102,28 @@ impl<D: Device> Cuda<D> {
     /// [`LoadError`].
     pub fn new(
         device: D,
-        (encoder, weights): (&Encoder, &Weights),
+        model: (&Encoder, &Weights),
         half: Half,
         tokens_max: u64,
     ) -> Result<Self, LoadError> {
+        Self::load(device, model, (half, None), tokens_max)
+    }
+
+    /// The same, with maps in E4M3 where the largest inputs of each layer's are given.
+    fn load(
+        device: D,
+        model: (&Encoder, &Weights),
+        (half, largest): (Half, Option<&[Largest]>),
+        tokens_max: u64,
+    ) -> Result<Self, LoadError> {
+        let encoder = model.0;
         Self::check(encoder)?;
         let longest = encoder.pair_tokens_max();
         let buckets = buckets(u32::try_from(tokens_max).unwrap_or(u32::MAX).max(longest));
-        let largest = *buckets.last().expect("there is a bucket");
-        let stack = Stack::load(&device, encoder, weights, half)?;
-        let arena = stack.arena(&device, largest)?;
-        let batch = Array::new(&device, 4 * largest.words())?;
+        let bucket = *buckets.last().expect("there is a bucket");
+        let stack = Stack::load(&device, model, half, largest)?;
+        let arena = stack.arena(&device, bucket)?;
+        let batch = Array::new(&device, 4 * bucket.words())?;
         Ok(Self {
             device,
             half,
@@ -121,6 +157,11 @@ impl<D: Device> Cuda<D> {
         Ok(self)
     }
 
+    /// What its linear maps are computed in, `float16` for example.
+    pub fn dtype(&self) -> &'static str {
+        if self.stack.is_eight() { "float8_e4m3" } else { self.half.dtype() }
+    }
+
     /// Where it runs.
     pub fn device(&self) -> &D {
         &self.device
@@ -144,13 +185,8 @@ impl<D: Device> Cuda<D> {
         Ok(())
     }
 
-    /// Scores whole sequences that fit the largest bucket.
-    fn run(
-        &mut self,
-        batch: &Packed,
-        sequences: Range<usize>,
-        logits: &mut [f32],
-    ) -> Result<(), DeviceError> {
+    /// Copies sequences to the device, and gives the number of their bucket, and the bucket.
+    fn bring(&mut self, batch: &Packed, sequences: Range<usize>) -> Result<(usize, Bucket), DeviceError> {
         let starts = &batch.starts()[sequences.start..=sequences.end];
         let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
         let (number, bucket) = self
@@ -166,8 +202,23 @@ impl<D: Device> Cuda<D> {
         let words = self.words.fill(bucket, vocabulary, starts, text);
         self.device.mark(Edge::Start)?;
         self.batch.write(&self.device, words)?;
-        let launcher = Launcher { device: &self.device, half: self.half, bucket, batch: &self.batch };
-        let mut launches = || self.stack.forward(&launcher, &self.arena);
+        Ok((number, bucket))
+    }
+
+    fn launcher(&self, bucket: Bucket) -> Launcher<'_, D> {
+        Launcher { device: &self.device, half: self.half, bucket, batch: &self.batch }
+    }
+
+    /// Scores whole sequences that fit the largest bucket.
+    fn run(
+        &mut self,
+        batch: &Packed,
+        sequences: Range<usize>,
+        logits: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        let (number, bucket) = self.bring(batch, sequences)?;
+        let launcher = self.launcher(bucket);
+        let mut launches = || self.stack.forward(&launcher, &self.arena, &mut |_, _| Ok(()));
         self.device.replay(number, &mut launches)?;
         self.device.mark(Edge::End)?;
         let mut bytes = vec![0; 4 * logits.len()];

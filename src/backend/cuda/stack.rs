@@ -3,7 +3,8 @@
 use crate::backend::layout::{Width, join, pad};
 use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
 use crate::ops::cuda::{
-    Array, Bucket, Device, DeviceError, Embeddings, Half, Head, Launcher, Linear, Norm, Rows,
+    Array, Bucket, Device, DeviceError, Embeddings, Half, Head, Launcher, Linear, Norm, Quantised, Rows, Scales,
+    e4m3,
 };
 use crate::ops::{Dense, Gelu, Heads};
 use std::f32::consts::LOG2_E;
@@ -48,6 +49,13 @@ struct Rest<D: Device> {
     out_norm: Norm<D>,
 }
 
+/// The largest magnitude that each map of a layer is given, in the order in which they come: from states to queries,
+/// keys and values; from contexts; from states up; from the inner layer down.
+pub(super) type Largest = [f32; 4];
+
+/// Hears of the input of each map of all layers but the last: `[tokens, width]` halves.
+pub(super) type Hear<'a, D> = dyn FnMut(&Array<D>, usize) -> Result<(), DeviceError> + 'a;
+
 /// What batches of any bucket up to the largest go through; never allocated again.
 pub(super) struct Arena<D: Device> {
     /// `[tokens, hidden]`.
@@ -60,6 +68,8 @@ pub(super) struct Arena<D: Device> {
     update: Array<D>,
     /// `[tokens, inner]`.
     inner: Array<D>,
+    /// The maps' inputs in E4M3, where they read those.
+    eight: Option<Eight<D>>,
     /// `[sequences, hidden]`.
     firsts: Array<D>,
     /// `[sequences, heads, hidden]` f32.
@@ -70,6 +80,13 @@ pub(super) struct Arena<D: Device> {
     parts: Array<D>,
     /// `[sequences]` f32.
     pub logits: Array<D>,
+}
+
+/// States, contexts and the inner layer in E4M3, shaped as in halves.
+struct Eight<D: Device> {
+    states: Array<D>,
+    context: Array<D>,
+    inner: Array<D>,
 }
 
 /// Puts a model's parts on a device.
@@ -83,8 +100,14 @@ struct Loader<'a, D> {
 }
 
 impl<D: Device> Stack<D> {
-    /// Copies weights to a device.
-    pub fn load(device: &D, encoder: &Encoder, weights: &Weights, half: Half) -> Result<Self, DeviceError> {
+    /// Copies weights to a device; the maps of all layers but the last in E4M3, where the largest inputs of each are
+    /// known.
+    pub fn load(
+        device: &D,
+        (encoder, weights): (&Encoder, &Weights),
+        half: Half,
+        largest: Option<&[Largest]>,
+    ) -> Result<Self, DeviceError> {
         let loader = Loader {
             device,
             half,
@@ -95,9 +118,12 @@ impl<D: Device> Stack<D> {
         };
         let (last, full) = weights.layers.split_last().expect("a model has a layer");
         let [query, key, value] = loader.projections(last);
-        let full = full.iter().map(|layer| {
-            let qkv = loader.biased(&join(loader.projections(layer)))?;
-            Ok((qkv, loader.rest(layer)?))
+        let full = full.iter().enumerate().map(|(index, layer)| {
+            let largest = largest.map(|largest| largest[index]);
+            let qkv = join(loader.projections(layer));
+            let bias = Some(loader.halves(&qkv.bias)?);
+            let qkv = Linear { bias, ..loader.map(&qkv, largest.map(|[qkv, ..]| qkv))? };
+            Ok((qkv, loader.rest(layer, largest)?))
         });
         Ok(Self {
             shape: Widths {
@@ -113,10 +139,15 @@ impl<D: Device> Stack<D> {
                 query: loader.biased(&query)?,
                 key: loader.unbiased(&key)?,
                 value: loader.unbiased(&value)?,
-                rest: loader.rest(last)?,
+                rest: loader.rest(last, None)?,
             },
             head: loader.head(weights)?,
         })
+    }
+
+    /// Whether maps read E4M3.
+    pub fn is_eight(&self) -> bool {
+        self.full.first().is_some_and(|(qkv, _)| qkv.scales.is_some())
     }
 
     /// Memory for batches up to this bucket.
@@ -124,7 +155,15 @@ impl<D: Device> Stack<D> {
         let (tokens, sequences) = (largest.tokens as usize, largest.sequences as usize);
         let Widths { hidden, heads, inner, .. } = self.shape;
         let halves = |count: usize| Array::new(device, 2 * count);
+        let eight = || -> Result<Eight<D>, DeviceError> {
+            Ok(Eight {
+                states: Array::new(device, tokens * hidden)?,
+                context: Array::new(device, tokens * heads.width())?,
+                inner: Array::new(device, tokens * inner)?,
+            })
+        };
         Ok(Arena {
+            eight: self.is_eight().then(eight).transpose()?,
             states: halves(tokens * hidden)?,
             qkv: halves(tokens * 3 * heads.width())?,
             context: halves(tokens * heads.width())?,
@@ -138,15 +177,25 @@ impl<D: Device> Stack<D> {
         })
     }
 
-    /// Queues the forward of the launcher's batch, to the arena's logits.
-    pub fn forward(&self, launcher: &Launcher<'_, D>, arena: &Arena<D>) -> Result<(), DeviceError> {
+    /// Queues the forward of the launcher's batch, to the arena's logits; `hear` is told of inputs once they are queued.
+    pub fn forward(
+        &self,
+        launcher: &Launcher<'_, D>,
+        arena: &Arena<D>,
+        hear: &mut Hear<'_, D>,
+    ) -> Result<(), DeviceError> {
         let Arena { states, qkv, context, firsts, absorbed, mixed, parts, logits, .. } = arena;
         let Widths { hidden, heads, .. } = self.shape;
-        launcher.embed(&self.embeddings, &self.embedding_norm, states)?;
-        for (projection, rest) in &self.full {
-            launcher.linear(Rows::Tokens, projection, states, qkv)?;
-            launcher.attention(qkv, context, heads)?;
-            self.rest(launcher, Rows::Tokens, rest, arena)?;
+        let first = arena.quantised(self.full.first().map(|(projection, _)| projection), |eight| &eight.states);
+        launcher.embed(&self.embeddings, &self.embedding_norm, states, first.as_ref())?;
+        for (index, (projection, rest)) in self.full.iter().enumerate() {
+            hear(states, hidden)?;
+            launcher.linear(Rows::Tokens, projection, arena.input(projection, states, |eight| &eight.states), qkv)?;
+            let quantised = arena.quantised(Some(&rest.out), |eight| &eight.context);
+            launcher.attention(qkv, context, heads, quantised.as_ref())?;
+            hear(context, heads.width())?;
+            let next = self.full.get(index + 1).map(|(projection, _)| projection);
+            self.rest((launcher, Rows::Tokens), (rest, next), arena, hear)?;
         }
         let Last { query, key, value, rest } = &self.last;
         // Queries lie where those of all tokens did, and are read before contexts are written.
@@ -155,26 +204,57 @@ impl<D: Device> Stack<D> {
         launcher.absorb(qkv, key, absorbed, heads)?;
         launcher.first_token((absorbed, states), mixed, (heads.count, hidden))?;
         launcher.release(mixed, value, context, heads)?;
-        self.rest(launcher, Rows::Sequences, rest, arena)?;
+        self.rest((launcher, Rows::Sequences), (rest, None), arena, &mut |_, _| Ok(()))?;
         launcher.head(firsts, &self.head, parts, logits)
     }
 
-    /// From contexts to the layer's output, for all tokens or the first ones.
+    /// From contexts to the layer's output, for all tokens or the first ones; `next` reads it.
     fn rest(
         &self,
-        launcher: &Launcher<'_, D>,
-        rows: Rows,
-        rest: &Rest<D>,
+        (launcher, rows): (&Launcher<'_, D>, Rows),
+        (rest, next): (&Rest<D>, Option<&Linear<D>>),
         arena: &Arena<D>,
+        hear: &mut Hear<'_, D>,
     ) -> Result<(), DeviceError> {
         let Arena { context, update, inner, .. } = arena;
+        let Rest { out, up, down, .. } = rest;
         let states = if rows == Rows::Tokens { &arena.states } else { &arena.firsts };
-        launcher.linear(rows, &rest.out, context, update)?;
-        launcher.add_layer_norm(rows, (states, update), &rest.out_bias, &rest.attention_norm)?;
-        launcher.linear(rows, &rest.up, states, inner)?;
-        launcher.gelu(rows, inner, (&rest.up_bias, self.shape.inner), self.gelu)?;
-        launcher.linear(rows, &rest.down, inner, update)?;
-        launcher.add_layer_norm(rows, (states, update), &rest.down_bias, &rest.out_norm)
+        launcher.linear(rows, out, arena.input(out, context, |eight| &eight.context), update)?;
+        let quantised = arena.quantised(Some(up), |eight| &eight.states);
+        let norm = &rest.attention_norm;
+        launcher.add_layer_norm(rows, (states, update), &rest.out_bias, norm, quantised.as_ref())?;
+        hear(states, self.shape.hidden)?;
+        launcher.linear(rows, up, arena.input(up, states, |eight| &eight.states), inner)?;
+        let quantised = arena.quantised(Some(down), |eight| &eight.inner);
+        let width = self.shape.inner;
+        launcher.gelu(rows, inner, (&rest.up_bias, width), self.gelu, quantised.as_ref())?;
+        hear(inner, width)?;
+        launcher.linear(rows, down, arena.input(down, inner, |eight| &eight.inner), update)?;
+        let quantised = arena.quantised(next, |eight| &eight.states);
+        let norm = &rest.out_norm;
+        launcher.add_layer_norm(rows, (states, update), &rest.down_bias, norm, quantised.as_ref())
+    }
+}
+
+impl<D: Device> Arena<D> {
+    /// What a map reads: its input in halves, or that in E4M3.
+    fn input<'a>(
+        &'a self,
+        map: &Linear<D>,
+        halves: &'a Array<D>,
+        eight: impl Fn(&'a Eight<D>) -> &'a Array<D>,
+    ) -> &'a Array<D> {
+        self.eight.as_ref().filter(|_| map.scales.is_some()).map_or(halves, eight)
+    }
+
+    /// Where a map's input goes, if that reads E4M3.
+    fn quantised<'a>(
+        &'a self,
+        map: Option<&'a Linear<D>>,
+        eight: impl Fn(&'a Eight<D>) -> &'a Array<D>,
+    ) -> Option<Quantised<'a, D>> {
+        let factor = &map?.scales.as_ref()?.factor;
+        Some(Quantised { to: eight(self.eight.as_ref()?), factor })
     }
 }
 
@@ -192,7 +272,7 @@ impl<D: Device> Loader<'_, D> {
         )
     }
 
-    fn rest(&self, layer: &Layer) -> Result<Rest<D>, DeviceError> {
+    fn rest(&self, layer: &Layer, largest: Option<Largest>) -> Result<Rest<D>, DeviceError> {
         let mut out = pad(&layer.attention_out, self.hidden, self.heads, 1.0);
         // Weights of a softmax sum to one, so that a value's bias comes through it as it is.
         let value = pad(&layer.value, self.heads, self.hidden, 1.0).bias;
@@ -202,12 +282,12 @@ impl<D: Device> Loader<'_, D> {
         let up = pad(&layer.up, self.inner, self.hidden, 1.0);
         let down = pad(&layer.down, self.hidden, self.inner, 1.0);
         Ok(Rest {
-            out: self.unbiased(&out)?,
+            out: self.map(&out, largest.map(|[_, out, _, _]| out))?,
             out_bias: self.floats(&out.bias)?,
             attention_norm: self.norm(&layer.attention_norm)?,
-            up: self.unbiased(&up)?,
+            up: self.map(&up, largest.map(|[_, _, up, _]| up))?,
             up_bias: self.floats(&up.bias)?,
-            down: self.unbiased(&down)?,
+            down: self.map(&down, largest.map(|[.., down]| down))?,
             down_bias: self.floats(&down.bias)?,
             out_norm: self.norm(&layer.out_norm)?,
         })
@@ -260,7 +340,20 @@ impl<D: Device> Loader<'_, D> {
     }
 
     fn unbiased(&self, map: &Dense) -> Result<Linear<D>, DeviceError> {
-        Ok(Linear { weight: self.halves(&map.weight)?, bias: None, outputs: map.outputs, inputs: map.inputs })
+        self.map(map, None)
+    }
+
+    /// A map without its bias, in E4M3 where its largest input is known.
+    fn map(&self, map: &Dense, largest: Option<f32>) -> Result<Linear<D>, DeviceError> {
+        let (weight, scales) = match largest {
+            None => (self.halves(&map.weight)?, None),
+            Some(largest_input) => {
+                let (bytes, largest_weight) = e4m3(&map.weight);
+                let scales = Scales::new(self.device, largest_input, largest_weight)?;
+                (Array::of_bytes(self.device, &bytes)?, Some(scales))
+            }
+        };
+        Ok(Linear { weight, scales, bias: None, outputs: map.outputs, inputs: map.inputs })
     }
 
     /// `[hidden]` with padding.

@@ -62,7 +62,9 @@ impl Blas {
         workspace: u64,
         stream: CUstream,
     ) -> Result<(), DeviceError> {
-        let shape = Product { x: 0, w: 0, y: 0, bias: u64::from(product.bias != 0), ..*product };
+        let [bias, x_scale, w_scale] =
+            [product.bias, product.x_scale, product.w_scale].map(|address| u64::from(address != 0));
+        let shape = Product { x: 0, w: 0, y: 0, bias, x_scale, w_scale, ..*product };
         let mut plans = self.plans.borrow_mut();
         let plan = match plans.entry((half, shape)) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
@@ -73,7 +75,7 @@ impl Blas {
         let (one, zero) = (1.0f32, 0.0f32);
         // SAFETY: the plan's handles live as long as it does; the caller promises the addresses.
         let queued = unsafe {
-            plan.bias(product.bias).and_then(|()| {
+            plan.point(product).and_then(|()| {
                 lt::matmul(
                     self.handle,
                     plan.description,
@@ -109,18 +111,19 @@ impl Drop for Blas {
 impl Plan {
     fn new(handle: sys::cublasLtHandle_t, half: Half, product: &Product) -> Result<Self, CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let dtype = match half {
+        let half = match half {
             Half::F16 => sys::cudaDataType_t::CUDA_R_16F,
             Half::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
         };
         let f32s = sys::cudaDataType_t::CUDA_R_32F;
-        let output = if product.is_output_f32 == 1 { f32s } else { dtype };
+        let output = if product.is_output_f32 == 1 { f32s } else { half };
+        let input = if product.w_scale == 0 { half } else { sys::cudaDataType_t::CUDA_R_8F_E4M3 };
         let Product { rows, outputs, inputs, count, .. } = *product;
         let is_input_major = product.is_input_major == 1;
         let (w_rows, w_columns) = if is_input_major { (outputs, inputs) } else { (inputs, outputs) };
         let mut plan = Self {
-            w: Layout::new(dtype, (w_rows, w_columns), product.w_stride, (count, product.w_step))?,
-            x: Layout::new(dtype, (inputs, rows), product.x_stride, (count, product.x_step))?,
+            w: Layout::new(input, (w_rows, w_columns), product.w_stride, (count, product.w_step))?,
+            x: Layout::new(input, (inputs, rows), product.x_stride, (count, product.x_step))?,
             y: Layout::new(output, (outputs, rows), product.y_stride, (count, product.y_step))?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
             description: lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, f32s)?,
@@ -131,8 +134,12 @@ impl Plan {
                 Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
                 &sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
             )?;
-            plan.bias(product.bias)?;
         }
+        if product.w_scale != 0 {
+            // Sums of many products in the tensor cores' own precision, as is usual for inference in E4M3.
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1i8)?;
+        }
+        plan.point(product)?;
         let preference = lt::create_matmul_pref()?;
         // SAFETY: all handles were just made; the attribute is a 64-bit number.
         let found = unsafe {
@@ -153,13 +160,15 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Where the bias is, for products that have one.
-    fn bias(&self, address: u64) -> Result<(), CublasError> {
+    /// Where the bias and the scales are, for products that have them.
+    fn point(&self, product: &Product) -> Result<(), CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        if address == 0 {
-            return Ok(());
-        }
-        self.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
+        let addresses = [
+            (Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias),
+            (Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, product.w_scale),
+            (Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, product.x_scale),
+        ];
+        addresses.iter().filter(|(_, address)| *address != 0).try_for_each(|(name, address)| self.set(*name, address))
     }
 
     fn set<T>(&self, name: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<(), CublasError> {

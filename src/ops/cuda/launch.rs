@@ -74,6 +74,15 @@ pub struct Head<D: Device> {
     pub stride: usize,
 }
 
+/// Where an operation's results go as E4M3, `[rows, width]` bytes, and the factor that they are multiplied with first,
+/// [1] f32.
+pub struct Quantised<'a, D: Device> {
+    /// To.
+    pub to: &'a Array<D>,
+    /// See [`super::Scales::factor`].
+    pub factor: &'a Array<D>,
+}
+
 /// Launches kernels on batches of one bucket.
 pub struct Launcher<'a, D: Device> {
     /// Where.
@@ -87,7 +96,7 @@ pub struct Launcher<'a, D: Device> {
 }
 
 impl<D: Device> Launcher<'_, D> {
-    /// states = norm(words + positions + types), `[tokens, stride]`. That the batch's ids and places are in the
+    /// states = norm(words + positions + types), `[tokens, stride]`, also quantised where that is asked for. That the batch's ids and places are in the
     /// tables is `Words::fill`'s to check, by the vocabulary that it is given.
     ///
     /// # Errors
@@ -97,6 +106,7 @@ impl<D: Device> Launcher<'_, D> {
         tables: &Embeddings<D>,
         norm: &Norm<D>,
         states: &Array<D>,
+        quantised: Option<&Quantised<'_, D>>,
     ) -> Result<(), DeviceError> {
         let table = |array: &Array<D>, rows: usize| Address(array.holding(2 * rows * norm.stride));
         let [words, positions, types] = tables.rows;
@@ -108,8 +118,9 @@ impl<D: Device> Launcher<'_, D> {
             Word(tables.position_offset),
             Word(types as u32),
         ];
-        let arguments =
-            [&self.batch()[..], &own, &norm_arguments(norm), &[table(states, rows as usize)]].concat();
+        let states = [table(states, rows as usize)];
+        let quantised = self.quantised(quantised, Rows::Tokens, norm.stride);
+        let arguments = [&self.batch()[..], &own, &norm_arguments(norm), &states, &quantised].concat();
         self.launch(Kernel::Embed, [warps(rows), 1], THREADS, 0, &arguments)
     }
 
@@ -127,7 +138,8 @@ impl<D: Device> Launcher<'_, D> {
         self.launch(Kernel::FirstRows, [warps(rows), 1], THREADS, 0, &[&self.batch()[..], &own].concat())
     }
 
-    /// states = norm(states + update + bias), `[rows, stride]`; `bias: [stride]` f32.
+    /// states = norm(states + update + bias), `[rows, stride]`, also quantised where that is asked for; `bias: [stride]`
+    /// f32.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -137,6 +149,7 @@ impl<D: Device> Launcher<'_, D> {
         (states, update): (&Array<D>, &Array<D>),
         bias: &Array<D>,
         norm: &Norm<D>,
+        quantised: Option<&Quantised<'_, D>>,
     ) -> Result<(), DeviceError> {
         let own = [
             self.count(rows),
@@ -144,11 +157,12 @@ impl<D: Device> Launcher<'_, D> {
             self.halves(update, rows, norm.stride),
             Address(bias.holding(4 * norm.stride)),
         ];
-        let arguments = [&own[..], &norm_arguments(norm)].concat();
+        let quantised = self.quantised(quantised, rows, norm.stride);
+        let arguments = [&own[..], &norm_arguments(norm), &quantised].concat();
         self.launch(Kernel::AddLayerNorm, [warps(self.rows(rows)), 1], THREADS, 0, &arguments)
     }
 
-    /// x = gelu(x + bias), `[rows, width]`; `bias: [width]` f32.
+    /// x = gelu(x + bias), `[rows, width]`, or only quantised; `bias: [width]` f32.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -158,6 +172,7 @@ impl<D: Device> Launcher<'_, D> {
         x: &Array<D>,
         (bias, width): (&Array<D>, usize),
         gelu: Gelu,
+        quantised: Option<&Quantised<'_, D>>,
     ) -> Result<(), DeviceError> {
         assert!(width.is_multiple_of(8), "rows are read eight values at a time");
         let own = [
@@ -168,14 +183,21 @@ impl<D: Device> Launcher<'_, D> {
             Word(u32::from(gelu == Gelu::Tanh)),
         ];
         let threads = self.rows(rows) * (width / 8) as u32;
-        self.launch(Kernel::Gelu, [threads.div_ceil(THREADS), 1], THREADS, 0, &own)
+        let arguments = [&own[..], &self.quantised(quantised, rows, width)].concat();
+        self.launch(Kernel::Gelu, [threads.div_ceil(THREADS), 1], THREADS, 0, &arguments)
     }
 
-    /// `context: [tokens, heads]` from `qkv: [tokens, 3 heads]`, queries scaled by log2(e) / sqrt(d).
+    /// `context: [tokens, heads]`, or only quantised, from `qkv: [tokens, 3 heads]`, queries scaled by log2(e) / sqrt(d).
     ///
     /// # Errors
     /// [`DeviceError`].
-    pub fn attention(&self, qkv: &Array<D>, context: &Array<D>, heads: Heads) -> Result<(), DeviceError> {
+    pub fn attention(
+        &self,
+        qkv: &Array<D>,
+        context: &Array<D>,
+        heads: Heads,
+        quantised: Option<&Quantised<'_, D>>,
+    ) -> Result<(), DeviceError> {
         let kernel = match heads.size {
             32 => Kernel::Attention32,
             64 => Kernel::Attention64,
@@ -190,7 +212,9 @@ impl<D: Device> Launcher<'_, D> {
         let share = count.div_ceil((ATTENTION_BLOCKS / full).clamp(1, count));
         // Sequences of 64 tokens have as many tiles, and longer ones fewer; blocks go on with those of shorter ones.
         let blocks = [self.bucket.tiles().min(2 * full), count.div_ceil(share)];
-        self.launch(kernel, blocks, ATTENTION_THREADS, 0, &[&self.batch()[..], &own].concat())
+        let quantised = self.quantised(quantised, Rows::Tokens, heads.width());
+        let arguments = [&self.batch()[..], &own, &quantised].concat();
+        self.launch(kernel, blocks, ATTENTION_THREADS, 0, &arguments)
     }
 
     /// `mixed: [sequences, heads, stride]`, the states of a sequence weighted by softmax(absorbed state), from
@@ -281,6 +305,13 @@ impl<D: Device> Launcher<'_, D> {
     fn batch(&self) -> [Argument; 3] {
         let start = self.batch.holding(4 * self.bucket.words());
         [Address(start), Word(self.bucket.tokens), Word(self.bucket.sequences)]
+    }
+
+    /// Where rows of `width` values go as E4M3: to none, where null.
+    fn quantised(&self, quantised: Option<&Quantised<'_, D>>, rows: Rows, width: usize) -> [Argument; 2] {
+        quantised.map_or([Address(0); 2], |Quantised { to, factor }| {
+            [Address(to.holding(self.rows(rows) as usize * width)), Address(factor.holding(4))]
+        })
     }
 
     /// An array of as many rows of halves.

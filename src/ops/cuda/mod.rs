@@ -5,6 +5,7 @@
 //! | `words` | a batch as the kernels read it |
 //! | `launch` | each kernel of `kernels/` with its shapes checked |
 //! | `product` | matrix products, likewise |
+//! | `eight` | E4M3, and what a product in it is scaled with |
 //! | `nvidia` | a GPU (feature `cuda`) |
 //! | `blas` | matrix products by cublasLt, planned once (feature `cuda`) |
 //!
@@ -13,13 +14,15 @@
 
 #[cfg(feature = "cuda")]
 mod blas;
+mod eight;
 mod launch;
 #[cfg(feature = "cuda")]
 mod nvidia;
 mod product;
 mod words;
 
-pub use launch::{Embeddings, Head, Launcher, Norm, Rows, STRIDE_MAX};
+pub use eight::{E4M3_MAX, Scales, e4m3};
+pub use launch::{Embeddings, Head, Launcher, Norm, Quantised, Rows, STRIDE_MAX};
 #[cfg(feature = "cuda")]
 pub use nvidia::Nvidia;
 pub use product::Linear;
@@ -62,6 +65,14 @@ impl Half {
             Self::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
             Self::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
         }
+    }
+
+    /// Values from memory.
+    pub fn floats(self, bytes: &[u8]) -> impl Iterator<Item = f32> {
+        bytes.as_chunks().0.iter().map(move |&bytes: &[u8; 2]| match self {
+            Self::F16 => f16::from_le_bytes(bytes).to_f32(),
+            Self::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
+        })
     }
 
     /// The largest value.
@@ -160,7 +171,7 @@ impl Argument {
     }
 }
 
-/// `count` matrix products y = x W^T + bias, row by row, in halves and summed in f32; strides and steps from one
+/// `count` matrix products y = x W^T + bias, row by row, in halves or from E4M3 to halves, and summed in f32; strides and steps from one
 /// product to the next are in values.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -173,6 +184,10 @@ pub struct Product {
     pub y: u64,
     /// See `x`.
     pub bias: u64,
+    /// Where x and W are E4M3, the addresses of what their values are multiplied with, f32 each; else 0.
+    pub x_scale: u64,
+    /// See `x_scale`.
+    pub w_scale: u64,
     /// Rows of x and y.
     pub rows: u64,
     /// Columns of y.

@@ -1,12 +1,14 @@
 //! Matrix products with their shapes checked: the maps of all layers, and the last layer's by heads.
 
-use super::{Array, Device, DeviceError, Launcher, Product, Rows};
+use super::{Array, Device, DeviceError, Launcher, Product, Rows, Scales};
 use crate::ops::Heads;
 
-/// y = W x, in halves.
+/// y = W x, in halves, or from E4M3 to halves.
 pub struct Linear<D: Device> {
-    /// `[outputs, inputs]`.
+    /// `[outputs, inputs]`, in what x is in.
     pub weight: Array<D>,
+    /// Where x and W are E4M3, their scales.
+    pub scales: Option<Scales<D>>,
     /// `[outputs]` in halves, where it is not the next operation's.
     pub bias: Option<Array<D>>,
     /// Rows.
@@ -115,11 +117,14 @@ impl<D: Device> Launcher<'_, D> {
         let (w_rows, w_columns) =
             if product.is_input_major == 1 { (inputs, outputs) } else { (outputs, inputs) };
         let y_bytes = if product.is_output_f32 == 1 { 4 } else { 2 };
+        let bytes = if map.scales.is_some() { 1 } else { 2 };
         let product = Product {
-            x: x.holding(2 * end(rows, inputs, product.x_stride, product.x_step)),
-            w: map.weight.holding(2 * end(w_rows, w_columns, product.w_stride, product.w_step)),
+            x: x.holding(bytes * end(rows, inputs, product.x_stride, product.x_step)),
+            w: map.weight.holding(bytes * end(w_rows, w_columns, product.w_stride, product.w_step)),
             y: y.holding(y_bytes * end(rows, outputs, product.y_stride, product.y_step)),
             bias: map.bias.as_ref().map_or(0, |bias| bias.holding(2 * outputs as usize)),
+            x_scale: map.scales.as_ref().map_or(0, |scales| scales.input.holding(4)),
+            w_scale: map.scales.as_ref().map_or(0, |scales| scales.weight.holding(4)),
             ..product
         };
         // SAFETY: the arrays were asserted to hold the last value of each.

@@ -1,0 +1,125 @@
+//! A model with its maps in E4M3: scaled by what a sample of pairs gives to them, and let in only where it orders the
+//! sample's passages as the model in f16 does.
+
+use super::stack::Largest;
+use super::{Cuda, LoadError, runs};
+use crate::backend::{PairReader, ScoreError, Scorer};
+use crate::model::{Encoder, Model, Weights};
+use crate::ops::cuda::{Array, Device, DeviceError, Half};
+use crate::rerank::order;
+use crate::token::{Packed, Tokenizer};
+use std::sync::Arc;
+
+/// Of the pairs among f16's first ten, the share that must stay in order.
+pub(super) const AGREEMENT_MIN: f64 = 0.9;
+/// Depth of the orders that are compared.
+const DEPTH: usize = 10;
+/// Questions with passages that answer them, one a line.
+const SAMPLE: &str = include_str!("sample.tsv");
+
+/// Each question of the sample with all of its passages, as the model reads them.
+///
+/// # Errors
+/// [`LoadError::Shape`], where the model's tokenizer cannot be used.
+pub fn sample(model: &Model) -> Result<Vec<Packed>, LoadError> {
+    let unfit = |why: String| LoadError::Shape(format!("the sample cannot be read: {why}"));
+    let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| unfit(error.to_string()))?;
+    let reader = PairReader { tokenizer: Arc::new(tokenizer), tokens_max: model.encoder.pair_tokens_max() };
+    let lines = || SAMPLE.lines().map(|line| line.split_once('\t').expect("a line has a question and a passage"));
+    let list = |query: &str| {
+        let mut batch = Packed::default();
+        lines().try_for_each(|(_, passage)| reader.push(query, passage, &mut batch))?;
+        Ok(batch)
+    };
+    lines().map(|(query, _)| list(query)).collect::<Result<_, crate::backend::CacheError>>().map_err(|error| unfit(error.to_string()))
+}
+
+impl<D: Device> Cuda<D> {
+    /// This model in f16 on another queue of its device with maps in E4M3, and how well that orders the lists as this
+    /// does, from 0 to 1.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn in_eight(
+        &mut self,
+        device: D,
+        model: (&Encoder, &Weights),
+        lists: &[Packed],
+        tokens_max: u64,
+    ) -> Result<(Self, f64), LoadError> {
+        let mut largest = vec![Largest::default(); model.0.layers - 1];
+        for list in lists {
+            self.hear_largest(list, &mut largest)?;
+        }
+        let mut eight = Self::load(device, model, (Half::F16, Some(&largest)), tokens_max)?.warmed()?;
+        let (mut kept, mut all) = (0, 0);
+        for list in lists {
+            let (exact, found) = (logits(self, list)?, logits(&mut eight, list)?);
+            let (kept_here, all_here) = agreement(&exact, &found);
+            (kept, all) = (kept + kept_here, all + all_here);
+        }
+        Ok((eight, f64::from(kept) / f64::from(all.max(1))))
+    }
+
+    /// Raises each layer's largest inputs to those of a batch.
+    fn hear_largest(&mut self, batch: &Packed, largest: &mut [Largest]) -> Result<(), DeviceError> {
+        for run in runs(batch, *self.buckets.last().expect("there is a bucket")) {
+            let tokens = (batch.starts()[run.end] - batch.starts()[run.start]) as usize;
+            let (_, bucket) = self.bring(batch, run)?;
+            let launcher = self.launcher(bucket);
+            let mut places = largest.iter_mut().flatten();
+            let mut hear = |array: &Array<D>, width: usize| {
+                let mut bytes = vec![0; 2 * tokens * width];
+                array.read(&self.device, &mut bytes)?;
+                let place = places.next().expect("a layer has four maps");
+                *place = self.half.floats(&bytes).fold(*place, |largest, value| largest.max(value.abs()));
+                Ok(())
+            };
+            self.stack.forward(&launcher, &self.arena, &mut hear)?;
+        }
+        Ok(())
+    }
+}
+
+fn logits(scorer: &mut impl Scorer, batch: &Packed) -> Result<Vec<f32>, LoadError> {
+    let mut logits = vec![0.0; batch.len()];
+    let failed = |error| match error {
+        ScoreError::OutOfMemory => DeviceError::OutOfMemory,
+        ScoreError::Failed(why) => DeviceError::Failed(why),
+    };
+    scorer.score(batch, &mut logits).map_err(failed)?;
+    Ok(logits)
+}
+
+/// Of the pairs among the first ten by `exact`, how many stand in the same order by `found`, and how many there are. What
+/// is no number agrees with nothing.
+fn agreement(exact: &[f32], found: &[f32]) -> (u32, u32) {
+    let Ok(mut first) = order(exact) else { return (0, 1) };
+    first.truncate(DEPTH);
+    let pairs = || first.iter().enumerate().flat_map(|(place, &a)| first[place + 1..].iter().map(move |&b| (a, b)));
+    let kept = pairs().filter(|&(a, b)| found[a] > found[b]).count();
+    (kept as u32, pairs().count() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agreement_is_the_share_of_pairs_in_order() {
+        assert_eq!(agreement(&[3.0, 2.0, 1.0], &[0.3, 0.2, 0.1]), (3, 3));
+        assert_eq!(agreement(&[3.0, 2.0, 1.0], &[0.2, 0.3, 0.1]), (2, 3));
+        assert_eq!(agreement(&[3.0, 2.0, 1.0], &[0.0, 0.0, 0.0]), (0, 3));
+        assert_eq!(agreement(&[2.0, 1.0], &[f32::NAN, 1.0]), (0, 1));
+        let exact: Vec<f32> = (0..20).map(|n| n as f32).collect();
+        assert_eq!(agreement(&exact, &exact), (45, 45));
+    }
+
+    #[test]
+    fn the_sample_s_lines_are_questions_with_passages() {
+        let model = crate::model::Model::bundled();
+        let lists = sample(&model).unwrap();
+        assert_eq!(lists.len(), 24);
+        assert!(lists.iter().all(|list| list.len() == 24 && list.tokens().0 > 24 * 30));
+    }
+}
