@@ -47,11 +47,11 @@ fn main() -> Result<(), DeviceError> {
         ("L12 H384", bert(12, 384, 12, 1536)),
         ("L12 H768", bert(12, 768, 12, 3072)),
     ];
-    for half in [Half::F16, Half::Bf16] {
+    for (precision, half) in [("f16", Half::F16), ("bf16", Half::Bf16), ("fp8", Half::F16)] {
         let peak = peak(half, rounds)?;
-        println!("\n{}: {:.0} TFLOP/s in a product of {SIDE}", half.name(), peak / 1e12);
+        println!("\n{precision}: {:.0} TFLOP/s in a product of {SIDE} in {}", peak / 1e12, half.name());
         for (name, encoder) in &models {
-            let is_wanted = |only: &String| *only == format!("{} {name}", half.name());
+            let is_wanted = |only: &String| *only == format!("{precision} {name}");
             if !only.is_none_or(is_wanted) {
                 continue;
             }
@@ -59,6 +59,16 @@ fn main() -> Result<(), DeviceError> {
             let largest = SATURATED_TOKENS[SATURATED_TOKENS.len() - 1] as u64;
             let cuda = Cuda::new(Nvidia::open(0)?, (encoder, &weights), half, largest);
             let mut cuda = cuda.and_then(Cuda::warmed).expect("the model fits");
+            if precision == "fp8" {
+                let lists = [random_batch(&lengths(64, usize::MAX), 2)];
+                match cuda.in_eight(Nvidia::open(0)?, (encoder, &weights), &lists, largest) {
+                    Ok((eight, _)) => cuda = eight,
+                    Err(error) => {
+                        println!("    {name}: SKIPPED, {error}");
+                        continue;
+                    }
+                }
+            }
             assert_eq!(cuda.device().recorded().1, 0, "every forward is recorded");
             let saturated = SATURATED_TOKENS.map(|tokens| lengths(10_000, tokens));
             for batch in [lengths(1, usize::MAX), lengths(32, usize::MAX)].into_iter().chain(saturated) {

@@ -5,8 +5,8 @@
 //!     cargo bench --bench precision --features cuda -- --gpu MODEL_DIR ...      f32, and a GPU's precisions alone
 //!
 //! Sets are those of `$PODIUM_DATA` or `../shared/data`: BM25's first hundred of each judged query are
-//! scored in every precision. Printed are nDCG@10, on how many queries the first ten stand in f32's order, and how
-//! far logits are from f32's.
+//! scored in every precision. Printed are nDCG@10, on how many queries the first ten stand in f32's order, how
+//! far logits are from f32's, and for a GPU on how many queries the first ten stand alike when pairs have other neighbours.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -45,6 +45,7 @@ fn main() {
     println!("{:<12} {:>7}  nDCG@10 by BM25, {}", "set", "queries", names.join(", "));
     let (mut same, mut queries) = (vec![0; scorers.len()], 0);
     let mut apart = vec![Apart::default(); scorers.len()];
+    let mut alike = vec![0; scorers.len()];
     for name in sets {
         let (folder, every) = name.split_once('/').unwrap_or((&name, "1"));
         let every = every.parse().expect("/N is a number");
@@ -61,14 +62,17 @@ fn main() {
             let ndcg = |ranked: &[&str]| Measure::Ndcg(DEPTH).of(ranked, &set.grades[query]);
             bm25 += ndcg(&candidates.iter().map(|found| found.document.as_str()).collect::<Vec<_>>());
             let (mut first, mut exact) = (Vec::new(), Vec::new());
-            for (place, (_, scorer)) in scorers.iter_mut().enumerate() {
+            for (place, (name, scorer)) in scorers.iter_mut().enumerate() {
                 let mut logits = vec![0.0; batch.len()];
                 scorer.score(&batch, &mut logits).expect("the batch is the model's");
-                let mut order: Vec<usize> = (0..logits.len()).collect();
-                order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+                let order = podium::rerank::order(&logits).expect("logits are numbers");
                 sums[place] +=
                     ndcg(&order.iter().map(|&index| candidates[index].document.as_str()).collect::<Vec<_>>());
                 let ten: Vec<usize> = order.into_iter().take(DEPTH).collect();
+                if name.starts_with("gpu") {
+                    let again = podium::rerank::order(&in_parts(&batch, &mut **scorer)).expect("likewise");
+                    alike[place] += usize::from(again[..ten.len()] == ten);
+                }
                 if place == 0 {
                     first.clone_from(&ten);
                     exact.clone_from(&logits);
@@ -87,7 +91,7 @@ fn main() {
         queries += count;
         same.iter_mut().zip(same_here).for_each(|(all, here)| *all += here);
     }
-    for (((name, _), same), apart) in scorers.iter().zip(same).zip(apart) {
+    for ((((name, _), same), apart), alike) in scorers.iter().zip(same).zip(apart).zip(alike) {
         let share = 100.0 * same as f64 / queries as f64;
         println!(
             "{name:<8} keeps f32's first ten in order on {same} of {queries} queries, {share:.1}%; logits are off by \
@@ -95,7 +99,28 @@ fn main() {
             (apart.squares / apart.count.max(1) as f64).sqrt(),
             apart.most
         );
+        if name.starts_with("gpu") {
+            println!("         the same first ten with other neighbours on {alike} of {queries}");
+        }
     }
+}
+
+/// A batch's logits, scored in batches of 1, 2, 4, ... of its sequences.
+fn in_parts(batch: &Packed, scorer: &mut dyn Scorer) -> Vec<f32> {
+    let mut logits = vec![0.0; batch.len()];
+    let mut first = 0;
+    while first < batch.len() {
+        let end = (2 * first + 1).min(batch.len());
+        let mut part = Packed::default();
+        for bounds in batch.starts()[first..=end].windows(2) {
+            let tokens = bounds[0] as usize..bounds[1] as usize;
+            let (ids, types) = (&batch.ids()[tokens.clone()], &batch.types()[tokens]);
+            part.push(std::iter::zip(ids.iter().copied(), types.iter().copied()));
+        }
+        scorer.score(&part, &mut logits[first..end]).expect("the batch is the model's");
+        first = end;
+    }
+    logits
 }
 
 /// How far logits are from exact ones.
@@ -128,14 +153,33 @@ fn scorers(model: &Model, on_cpu: &[Precision]) -> Vec<(&'static str, Box<dyn Sc
         }
     }
     #[cfg(feature = "cuda")]
-    for (name, half) in [("gpu f16", Half::F16), ("gpu bf16", Half::Bf16)] {
-        match Nvidia::open(0) {
-            Ok(gpu) => {
-                let cuda = Cuda::new(gpu, (encoder, weights), half, 16_384).expect("the model fits the GPU");
-                scorers.push((name, Box::new(cuda)));
+    for (name, half, is_eight) in
+        [("gpu f16", Half::F16, false), ("gpu bf16", Half::Bf16, false), ("gpu fp8", Half::F16, true)]
+    {
+        const TOKENS: u64 = 16_384;
+        let gpu = match Nvidia::open(0) {
+            Ok(gpu) => gpu,
+            Err(error) => {
+                eprintln!("SKIPPED {name}: {error}");
+                continue;
             }
-            Err(error) => eprintln!("SKIPPED {name}: {error}"),
+        };
+        let mut cuda = Cuda::new(gpu, (encoder, weights), half, TOKENS).expect("the model fits the GPU");
+        if is_eight {
+            let lists = podium::backend::sample(model).expect("the model reads the sample");
+            let gpu = Nvidia::open(0).expect("it was just opened");
+            match cuda.in_eight(gpu, (encoder, weights), &lists, TOKENS) {
+                Ok((eight, agreement)) => {
+                    println!("fp8 keeps {:.1}% of the pairs of the sample's first tens in order", 100.0 * agreement);
+                    cuda = eight;
+                }
+                Err(error) => {
+                    eprintln!("SKIPPED {name}: {error}");
+                    continue;
+                }
+            }
         }
+        scorers.push((name, Box::new(cuda)));
     }
     scorers
 }

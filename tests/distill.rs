@@ -259,3 +259,32 @@ fn the_bundled_student_is_the_one_on_its_card() {
     let mean = sum / set.run.len() as f64;
     assert!((mean - expected).abs() < 2e-3, "nDCG@10 is {mean:.4}, and the card says {expected}");
 }
+
+#[test]
+fn labels_that_a_gpu_made_serve_without_one() {
+    #[cfg(feature = "cuda")]
+    if podium::ops::cuda::Nvidia::count().is_ok() {
+        return eprintln!("SKIPPED: there is a GPU");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    let teacher = material(place);
+    let (code, _, told) = distil(place, teacher.path(), "one", &["--precision", "f32"]);
+    assert_eq!(code, 0, "{told}");
+    // As if they were a GPU's: labels, and scores of the set that is reported on.
+    let work = place.join("work");
+    let scores: Vec<_> = fs::read_dir(&work)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().contains("scores-"))
+        .collect();
+    let name = scores[0].to_str().unwrap().rsplit_once('-').unwrap().0.to_owned() + "-float16.bin";
+    fs::write(name, scores.iter().flat_map(|path| fs::read(path).unwrap()).collect::<Vec<u8>>()).unwrap();
+    scores.iter().for_each(|path| fs::remove_file(path).unwrap());
+    let (code, _, told) = distil(place, teacher.path(), "two", &["--precision", "f16"]);
+    assert_eq!(code, 0, "{told}");
+    let weights = |out: &str| fs::read(place.join(out).join("model.safetensors")).unwrap();
+    assert!(weights("one") == weights("two"));
+    let (code, _, told) = distil(place, teacher.path(), "three", &["--precision", "f16", "--seed", "2"]);
+    assert!(code != 0 && told.contains("nothing here computes in float16"), "{code} {told}");
+}

@@ -78,6 +78,23 @@ impl Keeper {
         folder: &Path,
     ) -> Result<Self, KeeperError> {
         let (scorer, dtype) = open(tier, model, precision, threads)?;
+        Self::with(scorer, dtype, model, folder)
+    }
+
+    /// The same without the device that scored in `dtype`: what it has scored is known, and any other pair an error.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub fn elsewhere(model: &Model, dtype: &'static str, folder: &Path) -> Result<Self, KeeperError> {
+        Self::with(Box::new(Elsewhere { dtype }), dtype, model, folder)
+    }
+
+    fn with(
+        scorer: Box<dyn Scorer>,
+        dtype: &'static str,
+        model: &Model,
+        folder: &Path,
+    ) -> Result<Self, KeeperError> {
         let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer)?);
         let cache = ScoreCache::open(&folder.join(format!("scores-{}-{dtype}.bin", model.identity)))?;
         let reader = PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() };
@@ -96,6 +113,22 @@ impl Keeper {
     ) -> Result<Vec<Vec<f32>>, CacheError> {
         self.cache.complete(lists, &mut *self.scorer, &self.reader, progress)?;
         Ok(self.cache.logits(lists))
+    }
+}
+
+/// A device that is not here.
+struct Elsewhere {
+    dtype: &'static str,
+}
+
+impl Scorer for Elsewhere {
+    fn score(&mut self, batch: &Packed, _: &mut [f32]) -> Result<(), ScoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let dtype = self.dtype;
+        let why = format!("nothing here computes in {dtype}, and not all pairs were scored where something does");
+        Err(ScoreError::Failed(why))
     }
 }
 

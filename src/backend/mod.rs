@@ -10,7 +10,7 @@ mod reference;
 mod scripted;
 
 pub use cpu::{Cpu, CpuModel, NotHere, Processor};
-pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError};
+pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError, sample};
 pub use kept::{CacheError, Keeper, KeeperError, List, PairReader};
 pub use open::open;
 pub use precision::Precision;

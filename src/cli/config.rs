@@ -88,8 +88,7 @@ pub(super) struct TierConfig {
     #[serde(default)]
     pub batch_tokens_max: Option<u64>,
     /// Batches that a lane may hold at once. Default 1: a CPU has nothing to overlap.
-    #[serde(default = "depth")]
-    pub depth: usize,
+    pub depth: Option<usize>,
 }
 
 /// What runs a model.
@@ -101,7 +100,7 @@ pub(super) enum EngineKind {
     Auto,
     /// Fused operations in a precision of choice.
     Cpu,
-    /// The same on NVIDIA GPUs, in f16 or bf16; where there is none on the CPU, said in the log.
+    /// The same on NVIDIA GPUs, in f16, bf16 or fp8; where there is none on the CPU, said in the log.
     Cuda,
     /// Candle in f32: slow, and plainly right.
     Reference,
@@ -116,10 +115,6 @@ fn threads() -> usize {
 }
 
 fn lanes() -> usize {
-    1
-}
-
-fn depth() -> usize {
     1
 }
 
@@ -178,7 +173,7 @@ impl TierConfig {
             threads: threads(),
             lanes: lanes(),
             batch_tokens_max: None,
-            depth: depth(),
+            depth: None,
         }
     }
 }
@@ -238,8 +233,8 @@ impl Config {
             if let Some(tokens) = tier.batch_tokens_max.filter(|tokens| !(64..=1 << 24).contains(tokens)) {
                 return wrong(format!("{key}.batch_tokens_max: {tokens} is not between 64 and 2^24"));
             }
-            if !(1..=16).contains(&tier.depth) {
-                return wrong(format!("{key}.depth: {} is not between 1 and 16", tier.depth));
+            if let Some(depth) = tier.depth.filter(|depth| !(1..=16).contains(depth)) {
+                return wrong(format!("{key}.depth: {depth} is not between 1 and 16"));
             }
         }
         if let Some(budget) = self.latency_budget_ms

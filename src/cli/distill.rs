@@ -86,7 +86,8 @@ pub(super) struct Args {
     /// The share of lists whose candidates are pieces of one to three sentences.
     #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = share)]
     pieces_share: f64,
-    /// What the teacher labels in: auto (bf16 where the processor has it, else f32), f32, bf16 or int8.
+    /// What the teacher labels in: auto (f16 on a GPU; else bf16 where the processor has it, else f32), f32, bf16,
+    /// int8, or f16, for which labels that a GPU made, in --work, serve without one.
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
     /// Updates in training; the learning rate falls to 0 over them.

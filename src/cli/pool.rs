@@ -23,7 +23,7 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
             .map_err(|error| Failure::usage(format!("{} model: {error}", tier.name())))?;
         config.check_price(tier.name(), &setup.device)?;
         tiers[tier] = Some(setup);
-        let (batch_tokens_max, depth) = (placed.batch_tokens_max, configured.depth);
+        let (batch_tokens_max, depth) = (placed.batch_tokens_max, placed.depth);
         lanes.extend(placed.makes.into_iter().map(|make| LaneSetup { tier, batch_tokens_max, depth, make }));
     }
     Ok(Setup {

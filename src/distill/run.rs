@@ -9,10 +9,11 @@ use super::mine::{MinePlan, mine};
 use super::student::{Shape, Student};
 use super::text::{self, Kind};
 use super::train::{Example, TrainError, TrainPlan, train};
-use crate::backend::{CacheError, Cpu, CpuModel, Keeper, KeeperError, List, PairReader, Precision};
+use crate::backend::{CacheError, Cpu, CpuModel, Keeper, KeeperError, List, NotHere, PairReader, Precision};
 use crate::base::{FileError, Tier, hex};
 use crate::eval::{Judged, SetError};
 use crate::model::{Encoder, Model, Weights};
+use crate::ops::cuda::Half;
 use crate::token::Packed;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -165,7 +166,15 @@ pub fn run(
     tell(Stage { name: "mine", done: 1, of: 1, note: format!("{} lists", mined.len()) });
     folder(work)?;
     folder(out)?;
-    let keeper = |precision| Keeper::open(Tier::Primary, &inputs.teacher, precision, plan.threads, work);
+    let keeper = |precision: Precision| {
+        match Keeper::open(Tier::Primary, &inputs.teacher, precision, plan.threads, work) {
+            // Labels that a GPU made are taken without one.
+            Err(KeeperError::Precision(NotHere::Gpu(_))) if precision == Precision::F16 => {
+                Keeper::elsewhere(&inputs.teacher, Half::F16.dtype(), work)
+            }
+            opened => opened,
+        }
+    };
     let mut teacher = keeper(plan.precision)?;
     let mut labels = label(&mut teacher, "label", &mined, tell)?;
     let trained_on = mined.len() - (mined.len() / HELD_OUT).max(1);
@@ -186,7 +195,8 @@ pub fn run(
     let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
     // What labels are good enough for may not be what the teacher is reported with; and labels have one owner.
     drop(teacher);
-    let mut teacher = keeper(Precision::Auto)?;
+    let best = if plan.precision.is_for_gpus() { plan.precision } else { Precision::Auto };
+    let mut teacher = keeper(best)?;
     let mut figures = Vec::new();
     for (name, set) in &report {
         let lists = List::of_set(set);

@@ -19,6 +19,7 @@ use crate::ops::cuda::{
     Array, Bucket, Device, DeviceError, Edge, Half, Launcher, STRIDE_MAX, Vocabulary, Words,
 };
 use crate::token::Packed;
+pub use eight::sample;
 use stack::{Arena, Largest, Stack};
 use std::ops::Range;
 use thiserror::Error;
@@ -84,7 +85,7 @@ impl Cuda<Nvidia> {
             return Ok(halves);
         }
         let (eight, agreement) =
-            halves.in_eight(Nvidia::open(ordinal)?, parts, &eight::sample(model)?, tokens_max)?;
+            halves.in_eight(Nvidia::open(ordinal)?, parts, &sample(model)?, tokens_max)?;
         let needed = eight::AGREEMENT_MIN;
         if agreement < needed {
             tracing::warn!(agreement, needed, "fp8 does not order a sample as f16 does: the model is in f16");
