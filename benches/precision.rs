@@ -170,7 +170,10 @@ fn scorers(model: &Model, on_cpu: &[Precision]) -> Vec<(&'static str, Box<dyn Sc
             let gpu = Nvidia::open(0).expect("it was just opened");
             match cuda.in_eight(gpu, (encoder, weights), &lists, TOKENS) {
                 Ok((eight, agreement)) => {
-                    println!("fp8 keeps {:.1}% of the pairs of the sample's first tens in order", 100.0 * agreement);
+                    println!(
+                        "fp8 keeps {:.1}% of the pairs of the sample's first tens in order",
+                        100.0 * agreement
+                    );
                     cuda = eight;
                 }
                 Err(error) => {

@@ -102,7 +102,13 @@ impl World {
         for action in self.actions.drain(..) {
             if let Action::Dispatch(dispatch) = action {
                 let (lane, batch) = (dispatch.lane, dispatch.batch);
-                self.running.push_back(Done { lane, batch, device: DeviceNs(20_000_000), took: Ns(20_000_000), result: Ok(()) });
+                self.running.push_back(Done {
+                    lane,
+                    batch,
+                    device: DeviceNs(20_000_000),
+                    took: Ns(20_000_000),
+                    result: Ok(()),
+                });
             }
         }
     }

@@ -62,7 +62,8 @@ fn drill(plays: Vec<Play>, apart: u64, stall: Option<Duration>) {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&folder.path().join("ledger.sqlite")).unwrap());
     let script = Script::default();
-    let primary = Scripted { script: script.clone(), per_token: Duration::from_micros(20), ..Scripted::default() };
+    let primary =
+        Scripted { script: script.clone(), per_token: Duration::from_micros(20), ..Scripted::default() };
     let mut setup = setup(primary, Some(Scripted::default()));
     if let Some(stall) = stall {
         setup.limits.stall_ns_min = podium::base::Ns(stall.as_nanos() as u64);

@@ -363,7 +363,9 @@ fn gelu_adds_its_bias_first() {
 
 #[test]
 fn first_tokens_mix_the_states_of_their_sequence() {
-    for (half, heads, stride) in [(Half::F16, 12, 384), (Half::Bf16, 1, 32), (Half::F16, 17, 96), (Half::Bf16, 4, 1024)] {
+    for (half, heads, stride) in
+        [(Half::F16, 12, 384), (Half::Bf16, 1, 32), (Half::F16, 17, 96), (Half::Bf16, 4, 1024)]
+    {
         on_every_device!(|device| {
             let bench = &Bench::new(device, half, &[1, 2, 33, 300]);
             let states = rounded(half, &random(12, bench.tokens * stride, 1.0));

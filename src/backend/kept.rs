@@ -127,7 +127,8 @@ impl Scorer for Elsewhere {
             return Ok(());
         }
         let dtype = self.dtype;
-        let why = format!("nothing here computes in {dtype}, and not all pairs were scored where something does");
+        let why =
+            format!("nothing here computes in {dtype}, and not all pairs were scored where something does");
         Err(ScoreError::Failed(why))
     }
 }

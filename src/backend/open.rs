@@ -31,6 +31,7 @@ pub fn open(
 /// The first GPU; none, said in the log, where it cannot be used.
 #[cfg(feature = "cuda")]
 fn on_gpu(model: &Model, precision: Precision) -> Option<(Box<dyn Scorer>, &'static str)> {
+    // Silent where no GPU has the precision.
     precision.half()?;
     match super::Cuda::open(0, model, precision, super::GPU_BATCH_TOKENS) {
         Ok(cuda) => {

@@ -222,8 +222,12 @@ impl Config {
                 (EngineKind::Reference, _) => {
                     (precision != Precision::F32).then_some("reference engine has f32")
                 }
-                (EngineKind::Cuda, _) => precision.half().is_none().then_some("cuda engine has f16, bf16 and fp8"),
-                (EngineKind::Cpu, _) => precision.is_for_gpus().then_some("cpu engine has f32, bf16 and int8"),
+                (EngineKind::Cuda, _) => {
+                    precision.half().is_none().then_some("cuda engine has f16, bf16 and fp8")
+                }
+                (EngineKind::Cpu, _) => {
+                    precision.is_for_gpus().then_some("cpu engine has f32, bf16 and int8")
+                }
             } {
                 return wrong(format!("{key}.precision: the {has} only"));
             }

@@ -1,9 +1,9 @@
 //! A job as the driver keeps it: its pairs, the scores that have come back, and who waits.
 
 use super::TierSetup;
+use super::books::Price;
 use super::driver::Submission;
 use super::prepare::Prepared;
-use super::books::Price;
 use crate::base::{Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Outcome, Receipt, Refusal, Served, merge_top_k, order};
 use crate::sched::{Answer, Arrival, Slice};

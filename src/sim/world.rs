@@ -284,7 +284,10 @@ impl<'a> World<'a> {
                 assert!(!scored, "a pair is scored once by a tier");
             }
         }
-        self.step(machine, Event::Done(Done { lane: dispatch.lane, batch, device, took: Ns(device.0), result }));
+        self.step(
+            machine,
+            Event::Done(Done { lane: dispatch.lane, batch, device, took: Ns(device.0), result }),
+        );
     }
 
     fn answer(&mut self, job: JobId, answer: &Answer) {

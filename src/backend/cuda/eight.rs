@@ -25,13 +25,17 @@ pub fn sample(model: &Model) -> Result<Vec<Packed>, LoadError> {
     let unfit = |why: String| LoadError::Shape(format!("the sample cannot be read: {why}"));
     let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| unfit(error.to_string()))?;
     let reader = PairReader { tokenizer: Arc::new(tokenizer), tokens_max: model.encoder.pair_tokens_max() };
-    let lines = || SAMPLE.lines().map(|line| line.split_once('\t').expect("a line has a question and a passage"));
+    let lines =
+        || SAMPLE.lines().map(|line| line.split_once('\t').expect("a line has a question and a passage"));
     let list = |query: &str| {
         let mut batch = Packed::default();
         lines().try_for_each(|(_, passage)| reader.push(query, passage, &mut batch))?;
         Ok(batch)
     };
-    lines().map(|(query, _)| list(query)).collect::<Result<_, crate::backend::CacheError>>().map_err(|error| unfit(error.to_string()))
+    lines()
+        .map(|(query, _)| list(query))
+        .collect::<Result<_, crate::backend::CacheError>>()
+        .map_err(|error| unfit(error.to_string()))
 }
 
 impl<D: Device> Cuda<D> {
@@ -96,7 +100,8 @@ fn logits(scorer: &mut impl Scorer, batch: &Packed) -> Result<Vec<f32>, LoadErro
 fn agreement(exact: &[f32], found: &[f32]) -> (u32, u32) {
     let Ok(mut first) = order(exact) else { return (0, 1) };
     first.truncate(DEPTH);
-    let pairs = || first.iter().enumerate().flat_map(|(place, &a)| first[place + 1..].iter().map(move |&b| (a, b)));
+    let pairs =
+        || first.iter().enumerate().flat_map(|(place, &a)| first[place + 1..].iter().map(move |&b| (a, b)));
     let kept = pairs().filter(|&(a, b)| found[a] > found[b]).count();
     (kept as u32, pairs().count() as u32)
 }

@@ -1,4 +1,5 @@
-//! The CUDA engine: packed, fused forwards in f16 or bf16, recorded once for each size of batch.
+//! The CUDA engine: packed, fused forwards in f16 or bf16, or with maps in E4M3 (`eight`), recorded once for each size
+//! of batch.
 //!
 //! A batch goes to the device in one copy, through launches that are the same for all batches of its bucket, and its
 //! logits come back in one. All memory is taken when the engine starts.
@@ -84,15 +85,22 @@ impl Cuda<Nvidia> {
         if precision != Precision::Fp8 {
             return Ok(halves);
         }
-        let (eight, agreement) =
-            halves.in_eight(Nvidia::open(ordinal)?, parts, &sample(model)?, tokens_max)?;
         let needed = eight::AGREEMENT_MIN;
-        if agreement < needed {
-            tracing::warn!(agreement, needed, "fp8 does not order a sample as f16 does: the model is in f16");
-            return Ok(halves);
+        match halves.in_eight(Nvidia::open(ordinal)?, parts, &sample(model)?, tokens_max) {
+            Ok((eight, agreement)) if agreement >= needed => {
+                tracing::info!(agreement, needed, "fp8 orders a sample as f16 does");
+                Ok(eight)
+            }
+            Ok((_, agreement)) => {
+                tracing::warn!(agreement, needed, "fp8 does not order a sample as f16 does: f16 is used");
+                Ok(halves)
+            }
+            // A GPU before sm_89, or one that has no room for both.
+            Err(error) => {
+                tracing::warn!(%error, "fp8 cannot be had: f16 is used");
+                Ok(halves)
+            }
         }
-        tracing::info!(agreement, needed, "fp8 orders a sample as f16 does");
-        Ok(eight)
     }
 }
 

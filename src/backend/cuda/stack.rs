@@ -3,8 +3,8 @@
 use crate::backend::layout::{Width, join, pad};
 use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
 use crate::ops::cuda::{
-    Array, Bucket, Device, DeviceError, Embeddings, Half, Head, Launcher, Linear, Norm, Quantised, Rows, Scales,
-    e4m3,
+    Array, Bucket, Device, DeviceError, Embeddings, Half, Head, Launcher, Linear, Norm, Quantised, Rows,
+    Scales, e4m3,
 };
 use crate::ops::{Dense, Gelu, Heads};
 use std::f32::consts::LOG2_E;
@@ -186,11 +186,17 @@ impl<D: Device> Stack<D> {
     ) -> Result<(), DeviceError> {
         let Arena { states, qkv, context, firsts, absorbed, mixed, parts, logits, .. } = arena;
         let Widths { hidden, heads, .. } = self.shape;
-        let first = arena.quantised(self.full.first().map(|(projection, _)| projection), |eight| &eight.states);
+        let first =
+            arena.quantised(self.full.first().map(|(projection, _)| projection), |eight| &eight.states);
         launcher.embed(&self.embeddings, &self.embedding_norm, states, first.as_ref())?;
         for (index, (projection, rest)) in self.full.iter().enumerate() {
             hear(states, hidden)?;
-            launcher.linear(Rows::Tokens, projection, arena.input(projection, states, |eight| &eight.states), qkv)?;
+            launcher.linear(
+                Rows::Tokens,
+                projection,
+                arena.input(projection, states, |eight| &eight.states),
+                qkv,
+            )?;
             let quantised = arena.quantised(Some(&rest.out), |eight| &eight.context);
             launcher.attention(qkv, context, heads, quantised.as_ref())?;
             hear(context, heads.width())?;
@@ -314,8 +320,9 @@ impl<D: Device> Loader<'_, D> {
     fn head(&self, weights: &Weights) -> Result<Head<D>, DeviceError> {
         let pooler = pad(&weights.pooler, self.hidden, self.hidden, 1.0);
         let stride = pooler.inputs;
-        let turned: Vec<f32> =
-            (0..stride * stride).map(|place| pooler.weight[place % stride * stride + place / stride]).collect();
+        let turned: Vec<f32> = (0..stride * stride)
+            .map(|place| pooler.weight[place % stride * stride + place / stride])
+            .collect();
         Ok(Head {
             pooler: self.floats(&turned)?,
             pooler_bias: self.floats(&pooler.bias)?,

@@ -168,7 +168,10 @@ impl Plan {
             (Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, product.w_scale),
             (Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, product.x_scale),
         ];
-        addresses.iter().filter(|(_, address)| *address != 0).try_for_each(|(name, address)| self.set(*name, address))
+        addresses
+            .iter()
+            .filter(|(_, address)| *address != 0)
+            .try_for_each(|(name, address)| self.set(*name, address))
     }
 
     fn set<T>(&self, name: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<(), CublasError> {

@@ -8,8 +8,8 @@ use super::{Argument, Device, DeviceError, Edge, Half, Kernel, Product, Shape};
 use crate::base::{DeviceNs, hex};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice,
-    result,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError,
+    PinnedHostSlice, result,
 };
 use cudarc::nvrtc::Ptx;
 use nvml_wrapper::Nvml;
