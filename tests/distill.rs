@@ -157,6 +157,18 @@ fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
     let card = fs::read_to_string(place.join("six/README.md")).unwrap();
     let parent = format!("It began as `one` (sha256 {})", papers("one")["sha256"].as_str().unwrap());
     assert!(card.contains(&parent), "{card}");
+    // Blended, its weights are the mean of both.
+    let four = place.join("four");
+    let more = ["--student", one.to_str().unwrap(), "--steps", "0", "--blend", four.to_str().unwrap()];
+    assert_eq!(distil(place, teacher.path(), "seven", &more).0, 0);
+    let [a, b, mean] = ["one", "four", "seven"].map(|name| Model::open(&place.join(name)).unwrap().weights);
+    let (a, b) = (a.layers[1].up.weight.iter().zip(&a.words), b.layers[1].up.weight.iter().zip(&b.words));
+    for ((a, b), mean) in a.zip(b).zip(mean.layers[1].up.weight.iter().zip(&mean.words)) {
+        for (a, b, mean) in [(a.0, b.0, mean.0), (a.1, b.1, mean.1)] {
+            assert!(((a + b) / 2.0 - mean).abs() <= 1e-3 * mean.abs() + 1e-6, "{a}, {b}, {mean}");
+        }
+    }
+    assert!(fs::read_to_string(place.join("seven/README.md")).unwrap().contains("are the mean of"));
     golden_pairs_hold(&Model::open(&one).unwrap(), &fs::read(one.join("golden.json")).unwrap());
     fs::write(place.join("lines"), "cat dog\nhen\n").unwrap();
     let lines = place.join("lines");
@@ -175,13 +187,14 @@ fn bad_input_is_named_before_any_work() {
     fs::write(place.join("file"), "").unwrap();
     let at = |name: &str| place.join(name).to_str().unwrap().to_owned();
     let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/models/podium-student-L2-H128");
-    let rows: [(&[&str], i32, &str); 13] = [
+    let rows: [(&[&str], i32, &str); 14] = [
         (&["--heads", "3"], 64, "--heads: 3 does not divide --hidden 32"),
         (&["--rate", "2"], 64, "more than 0, up to 1"),
         (&["--candidates", "1"], 64, "1 is not in 4..=1000"),
         (&["--teacher", "/nowhere"], 64, "--teacher: /nowhere is missing"),
         (&["--steps", "0"], 64, "--steps: 0 trains nothing"),
         (&["--student", bundled], 64, "its tokenizer is not the teacher's"),
+        (&["--blend", bundled], 64, "what it is blended with has another shape"),
         (&["--student", bundled, "--hidden", "32"], 64, "cannot be used with '--hidden"),
         (&["--queries", &at("bad.jsonl")], 65, "bad.jsonl:1: "),
         (

@@ -37,6 +37,10 @@ pub(super) struct Args {
     /// teacher's tokenizer. With --steps 0 it is only brought to the teacher's scale and reported on.
     #[arg(long, value_name = "DIR_OR_HUB_ID", conflicts_with_all = ["layers", "hidden", "heads", "intermediate"])]
     student: Option<String>,
+    /// A student of the same shape, such as the one that learned on: what is written is the mean of both's weights,
+    /// which orders texts better that are unlike those that were learned from.
+    #[arg(long, value_name = "DIR_OR_HUB_ID")]
+    blend: Option<String>,
     /// Queries.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     queries: Vec<PathBuf>,
@@ -129,7 +133,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if args.steps == 0 && args.student.is_none() {
         return Err(Failure::usage("--steps: 0 trains nothing, which needs a --student that is trained"));
     }
-    let given = [("--teacher", Some(&args.teacher)), ("--student", args.student.as_ref())];
+    let given = [
+        ("--teacher", Some(&args.teacher)),
+        ("--student", args.student.as_ref()),
+        ("--blend", args.blend.as_ref()),
+    ];
     for (flag, spec) in given {
         let out = args.out.canonicalize();
         let same = |spec: &String| {
@@ -141,6 +149,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     let teacher = open_given("--teacher", &args.teacher)?;
     let student = args.student.as_deref().map(|spec| open_given("--student", spec)).transpose()?;
+    let blend = args.blend.as_deref().map(|spec| open_given("--blend", spec)).transpose()?;
     let shape = match &student {
         Some(Model { encoder, .. }) => Shape {
             layers: encoder.layers,
@@ -190,7 +199,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     };
     let work = args.work.clone().unwrap_or_else(|| args.out.with_file_name(format!("{}.work", name())));
     let Args { queries, passages, tune, report, out, .. } = args;
-    let inputs = Inputs { teacher, student, queries, passages, tune, report };
+    let inputs = Inputs { teacher, student, blend, queries, passages, tune, report };
     let mut shown = Shown::default();
     let card = distill(&inputs, &plan, &work, &out, &mut |stage| {
         shown.show(stage.name, stage.done, stage.of, &stage.note)

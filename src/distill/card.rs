@@ -215,6 +215,14 @@ fn text(
         let Manifest { name, sha256, .. } = manifest;
         line(format!("It began as `{name}` (sha256 {sha256}).\n"));
     }
+    if let Some(Model { manifest, .. }) = &of.inputs.blend {
+        let Manifest { name, sha256, .. } = manifest;
+        line(format!(
+            "Its weights are the mean of what that became and of `{name}` (sha256 {sha256}),\n\
+             as such a mean orders texts better that are unlike those that were learned from (Wortsman et al. 2022, \"Robust\n\
+             fine-tuning of zero-shot models\").\n"
+        ));
+    }
     if learned {
         let pairs = of.pairs;
         line(format!(

@@ -32,6 +32,8 @@ pub struct Inputs {
     pub teacher: Model,
     /// A trained student that learns on; with no updates it is only calibrated and reported on.
     pub student: Option<Model>,
+    /// A student of the same shape, with which the result is averaged.
+    pub blend: Option<Model>,
     /// Files of queries.
     pub queries: Vec<PathBuf>,
     /// Files of passages.
@@ -191,6 +193,10 @@ pub fn run(
             (given.encoder.clone(), given.weights.clone())
         }
     };
+    let weights = match &inputs.blend {
+        Some(blend) => averaged(weights, blend),
+        None => weights,
+    };
     let mut scorer = engine(&encoder, &weights, plan.threads);
     let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
     // What labels are good enough for may not be what the teacher is reported with; and labels have one owner.
@@ -221,14 +227,28 @@ pub fn run(
     Ok(Card::write(out, (&encoder, &weights), calibration, figures, &ingredients)?)
 }
 
+fn averaged(mut weights: Weights, blend: &Model) -> Weights {
+    weights.average_with(&blend.weights);
+    weights
+}
+
 /// What learns, if anything does: a new student, or the one that was given, which must read text as the teacher does.
 fn begin(inputs: &Inputs, plan: &Plan) -> Result<Option<Student>, DistillError> {
     let teacher = &inputs.teacher;
-    let Some(student) = &inputs.student else {
-        return Ok(Some(Student::new(plan.shape, &teacher.encoder, &teacher.weights, plan.train.seed)));
-    };
-    let (reads, needed) = (student.encoder.pair_tokens_max(), teacher.encoder.pair_tokens_max());
     let fails = |why| Err(DistillError::Student(why));
+    let fits = |encoder: &Encoder| {
+        let blended = inputs.blend.as_ref();
+        blended.is_none_or(|blend| blend.encoder == *encoder && blend.tokenizer == teacher.tokenizer)
+    };
+    let other_shape = || fails("what it is blended with has another shape or tokenizer".to_owned());
+    let Some(student) = &inputs.student else {
+        let student = Student::new(plan.shape, &teacher.encoder, &teacher.weights, plan.train.seed);
+        return if fits(student.encoder()) { Ok(Some(student)) } else { other_shape() };
+    };
+    if !fits(&student.encoder) {
+        return other_shape();
+    }
+    let (reads, needed) = (student.encoder.pair_tokens_max(), teacher.encoder.pair_tokens_max());
     if student.tokenizer != teacher.tokenizer {
         return fails("its tokenizer is not the teacher's".to_owned());
     }

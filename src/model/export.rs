@@ -40,6 +40,39 @@ impl Encoder {
 }
 
 impl Weights {
+    /// Replaces each value by its mean with that of another model of the same shape.
+    ///
+    /// # Panics
+    /// Where the shapes are not the same.
+    pub fn average_with(&mut self, other: &Self) {
+        self.pair_up(other, &mut |own, other| {
+            assert_eq!(own.len(), other.len(), "two models of one shape");
+            own.iter_mut().zip(other).for_each(|(own, other)| *own = (*own + other) / 2.0);
+        });
+    }
+
+    /// Calls `f` with each tensor and the other model's.
+    fn pair_up(&mut self, other: &Self, f: &mut impl FnMut(&mut [f32], &[f32])) {
+        let Self { words, positions, token_types, embedding_norm, layers, pooler, classifier } = self;
+        f(words, &other.words);
+        f(positions, &other.positions);
+        f(token_types, &other.token_types);
+        embedding_norm.pair_up(&other.embedding_norm, f);
+        for (own, other) in layers.iter_mut().zip(&other.layers) {
+            let Layer { query, key, value, attention_out, attention_norm, up, down, out_norm } = own;
+            query.pair_up(&other.query, f);
+            key.pair_up(&other.key, f);
+            value.pair_up(&other.value, f);
+            attention_out.pair_up(&other.attention_out, f);
+            attention_norm.pair_up(&other.attention_norm, f);
+            up.pair_up(&other.up, f);
+            down.pair_up(&other.down, f);
+            out_norm.pair_up(&other.out_norm, f);
+        }
+        pooler.pair_up(&other.pooler, f);
+        classifier.pair_up(&other.classifier, f);
+    }
+
     /// The safetensors file of these weights under Hugging Face's names, in f16.
     ///
     /// # Errors
@@ -83,6 +116,20 @@ impl Weights {
             .iter()
             .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)));
         safetensors::serialize(views.collect::<Result<Vec<_>, SafeTensorError>>()?, None)
+    }
+}
+
+impl Linear {
+    fn pair_up(&mut self, other: &Self, f: &mut impl FnMut(&mut [f32], &[f32])) {
+        f(&mut self.weight, &other.weight);
+        f(&mut self.bias, &other.bias);
+    }
+}
+
+impl Norm {
+    fn pair_up(&mut self, other: &Self, f: &mut impl FnMut(&mut [f32], &[f32])) {
+        f(&mut self.gain, &other.gain);
+        f(&mut self.bias, &other.bias);
     }
 }
 
