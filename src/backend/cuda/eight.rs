@@ -11,6 +11,7 @@ use crate::token::{Packed, Tokenizer};
 use std::sync::Arc;
 
 /// Of the pairs among f16's first ten, the share that must stay in order.
+#[cfg(feature = "cuda")]
 pub(super) const AGREEMENT_MIN: f64 = 0.9;
 /// Depth of the orders that are compared.
 const DEPTH: usize = 10;
