@@ -144,11 +144,7 @@ impl<D: Device> Bench<D> {
     fn read(&self, array: &Array<D>, count: usize) -> Vec<f32> {
         let mut bytes = vec![0; 2 * count];
         array.read(&self.device, &mut bytes).unwrap();
-        let value = |&bytes: &[u8; 2]| match self.half {
-            Half::F16 => f16::from_le_bytes(bytes).to_f32(),
-            Half::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
-        };
-        bytes.as_chunks().0.iter().map(value).collect()
+        self.half.floats(&bytes).collect()
     }
 
     /// Room for the bucket's rows as E4M3, and their factor.

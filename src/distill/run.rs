@@ -181,7 +181,7 @@ pub fn run(
     let mut labels = label(&mut teacher, "label", &mined, tell)?;
     let trained_on = mined.len() - (mined.len() / HELD_OUT).max(1);
     let held = HeldOut { lists: mined.split_off(trained_on), teacher: labels.split_off(trained_on) };
-    let (encoder, weights) = match student {
+    let (encoder, mut weights) = match student {
         Some(student) => {
             let taught = (&mined[..], labels);
             let learner = (student, &teacher.reader);
@@ -193,10 +193,9 @@ pub fn run(
             (given.encoder.clone(), given.weights.clone())
         }
     };
-    let weights = match &inputs.blend {
-        Some(blend) => averaged(weights, blend),
-        None => weights,
-    };
+    if let Some(blend) = &inputs.blend {
+        weights.average_with(&blend.weights);
+    }
     let mut scorer = engine(&encoder, &weights, plan.threads);
     let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
     // What labels are good enough for may not be what the teacher is reported with; and labels have one owner.
@@ -225,11 +224,6 @@ pub fn run(
         ((mined.len(), held.lists.len()), mined.iter().map(|list| list.documents.len()).sum());
     let ingredients = Ingredients { inputs, plan, lists, pairs };
     Ok(Card::write(out, (&encoder, &weights), calibration, figures, &ingredients)?)
-}
-
-fn averaged(mut weights: Weights, blend: &Model) -> Weights {
-    weights.average_with(&blend.weights);
-    weights
 }
 
 /// What learns, if anything does: a new student, or the one that was given, which must read text as the teacher does.

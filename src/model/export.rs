@@ -45,32 +45,25 @@ impl Weights {
     /// # Panics
     /// Where the shapes are not the same.
     pub fn average_with(&mut self, other: &Self) {
-        self.pair_up(other, &mut |own, other| {
-            assert_eq!(own.len(), other.len(), "two models of one shape");
-            own.iter_mut().zip(other).for_each(|(own, other)| *own = (*own + other) / 2.0);
-        });
-    }
-
-    /// Calls `f` with each tensor and the other model's.
-    fn pair_up(&mut self, other: &Self, f: &mut impl FnMut(&mut [f32], &[f32])) {
         let Self { words, positions, token_types, embedding_norm, layers, pooler, classifier } = self;
-        f(words, &other.words);
-        f(positions, &other.positions);
-        f(token_types, &other.token_types);
-        embedding_norm.pair_up(&other.embedding_norm, f);
+        average(words, &other.words);
+        average(positions, &other.positions);
+        average(token_types, &other.token_types);
+        embedding_norm.average_with(&other.embedding_norm);
+        assert_eq!(layers.len(), other.layers.len(), "two models of one shape");
         for (own, other) in layers.iter_mut().zip(&other.layers) {
             let Layer { query, key, value, attention_out, attention_norm, up, down, out_norm } = own;
-            query.pair_up(&other.query, f);
-            key.pair_up(&other.key, f);
-            value.pair_up(&other.value, f);
-            attention_out.pair_up(&other.attention_out, f);
-            attention_norm.pair_up(&other.attention_norm, f);
-            up.pair_up(&other.up, f);
-            down.pair_up(&other.down, f);
-            out_norm.pair_up(&other.out_norm, f);
+            query.average_with(&other.query);
+            key.average_with(&other.key);
+            value.average_with(&other.value);
+            attention_out.average_with(&other.attention_out);
+            attention_norm.average_with(&other.attention_norm);
+            up.average_with(&other.up);
+            down.average_with(&other.down);
+            out_norm.average_with(&other.out_norm);
         }
-        pooler.pair_up(&other.pooler, f);
-        classifier.pair_up(&other.classifier, f);
+        pooler.average_with(&other.pooler);
+        classifier.average_with(&other.classifier);
     }
 
     /// The safetensors file of these weights under Hugging Face's names, in f16.
@@ -120,17 +113,22 @@ impl Weights {
 }
 
 impl Linear {
-    fn pair_up(&mut self, other: &Self, f: &mut impl FnMut(&mut [f32], &[f32])) {
-        f(&mut self.weight, &other.weight);
-        f(&mut self.bias, &other.bias);
+    fn average_with(&mut self, other: &Self) {
+        average(&mut self.weight, &other.weight);
+        average(&mut self.bias, &other.bias);
     }
 }
 
 impl Norm {
-    fn pair_up(&mut self, other: &Self, f: &mut impl FnMut(&mut [f32], &[f32])) {
-        f(&mut self.gain, &other.gain);
-        f(&mut self.bias, &other.bias);
+    fn average_with(&mut self, other: &Self) {
+        average(&mut self.gain, &other.gain);
+        average(&mut self.bias, &other.bias);
     }
+}
+
+fn average(own: &mut [f32], other: &[f32]) {
+    assert_eq!(own.len(), other.len(), "two models of one shape");
+    own.iter_mut().zip(other).for_each(|(own, other)| *own = (*own + other) / 2.0);
 }
 
 /// Names, shapes and bytes.

@@ -195,7 +195,7 @@ impl Metric {
             Self::Cost => "Dollars on responses, by tenant",
             Self::Energy => "Joules of responses by tenant, where devices tell what they draw (GPUs)",
             Self::Memory => "Device memory that the tier's lanes have taken (GPUs)",
-            Self::Power => "What a device of the tier draws (GPUs)",
+            Self::Power => "What a device of the tier drew after a recent batch (GPUs)",
             Self::TokenCache => "Lookups of tokenised texts by result (hit, miss)",
             Self::Inside => "Requests that are neither answered nor refused",
             Self::Connections => "Connections open",

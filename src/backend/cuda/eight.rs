@@ -3,7 +3,7 @@
 
 use super::stack::Largest;
 use super::{Cuda, LoadError, runs};
-use crate::backend::{PairReader, ScoreError, Scorer};
+use crate::backend::{CacheError, PairReader};
 use crate::model::{Encoder, Model, Weights};
 use crate::ops::cuda::{Array, Device, DeviceError, Half};
 use crate::rerank::order;
@@ -35,7 +35,7 @@ pub fn sample(model: &Model) -> Result<Vec<Packed>, LoadError> {
     };
     lines()
         .map(|(query, _)| list(query))
-        .collect::<Result<_, crate::backend::CacheError>>()
+        .collect::<Result<_, CacheError>>()
         .map_err(|error| unfit(error.to_string()))
 }
 
@@ -59,7 +59,9 @@ impl<D: Device> Cuda<D> {
         let mut eight = Self::load(device, model, (Half::F16, Some(&largest)), tokens_max)?.warmed()?;
         let (mut kept, mut all) = (0, 0);
         for list in lists {
-            let (exact, found) = (logits(self, list)?, logits(&mut eight, list)?);
+            let (mut exact, mut found) = (vec![0.0; list.len()], vec![0.0; list.len()]);
+            self.run_all(list, &mut exact)?;
+            eight.run_all(list, &mut found)?;
             let (kept_here, all_here) = agreement(&exact, &found);
             (kept, all) = (kept + kept_here, all + all_here);
         }
@@ -84,16 +86,6 @@ impl<D: Device> Cuda<D> {
         }
         Ok(())
     }
-}
-
-fn logits(scorer: &mut impl Scorer, batch: &Packed) -> Result<Vec<f32>, LoadError> {
-    let mut logits = vec![0.0; batch.len()];
-    let failed = |error| match error {
-        ScoreError::OutOfMemory => DeviceError::OutOfMemory,
-        ScoreError::Failed(why) => DeviceError::Failed(why),
-    };
-    scorer.score(batch, &mut logits).map_err(failed)?;
-    Ok(logits)
 }
 
 /// Of the pairs among the first ten by `exact`, how many stand in the same order by `found`, and how many there are. What

@@ -86,7 +86,8 @@ impl Cuda<Nvidia> {
             return Ok(halves);
         }
         let needed = eight::AGREEMENT_MIN;
-        match halves.in_eight(Nvidia::open(ordinal)?, parts, &sample(model)?, tokens_max) {
+        let mut eight = || halves.in_eight(Nvidia::open(ordinal)?, parts, &sample(model)?, tokens_max);
+        match eight() {
             Ok((eight, agreement)) if agreement >= needed => {
                 tracing::info!(agreement, needed, "fp8 orders a sample as f16 does");
                 Ok(eight)
@@ -218,6 +219,16 @@ impl<D: Device> Cuda<D> {
         Launcher { device: &self.device, half: self.half, bucket, batch: &self.batch }
     }
 
+    /// Scores every sequence, in as many runs as it takes.
+    fn run_all(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), DeviceError> {
+        self.spent = None;
+        for run in runs(batch, *self.buckets.last().expect("there is a bucket")) {
+            let logits = &mut logits[run.clone()];
+            self.run(batch, run, logits)?;
+        }
+        Ok(())
+    }
+
     /// Scores whole sequences that fit the largest bucket.
     fn run(
         &mut self,
@@ -243,16 +254,10 @@ impl<D: Device> Cuda<D> {
 impl<D: Device> Scorer for Cuda<D> {
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
         self.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
-        let largest = *self.buckets.last().expect("there is a bucket");
-        self.spent = None;
-        for run in runs(batch, largest) {
-            let logits = &mut logits[run.clone()];
-            self.run(batch, run, logits).map_err(|error| match error {
-                DeviceError::OutOfMemory => ScoreError::OutOfMemory,
-                DeviceError::Failed(why) => ScoreError::Failed(why),
-            })?;
-        }
-        Ok(())
+        self.run_all(batch, logits).map_err(|error| match error {
+            DeviceError::OutOfMemory => ScoreError::OutOfMemory,
+            DeviceError::Failed(why) => ScoreError::Failed(why),
+        })
     }
 
     fn device_time(&self) -> Option<DeviceNs> {
