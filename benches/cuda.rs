@@ -3,7 +3,8 @@
 //!     cargo bench --bench cuda --features cuda [-- --rounds 50] [--only "f16 L12 H384"]
 //!
 //! Weights are random: speed does not depend on them. Lengths are lognormal with a mean of 107 tokens. Times are wall
-//! time from packed ids to logits on the host, and the device's own by its events, medians. The floor of a batch is its FLOPs (those of the linear maps,
+//! time from packed ids to logits on the host, the device's own by its events, and that from batch to batch where one is
+//! queued while the one before is at work; medians. The floor of a batch is its FLOPs (those of the linear maps,
 //! which are twice their parameters for each token, and of attention, by `flops`) at the rate of a square product of
 //! 8192 in the same half, measured in the same run.
 
@@ -72,15 +73,18 @@ fn main() -> Result<(), DeviceError> {
             assert_eq!(cuda.device().recorded().1, 0, "every forward is recorded");
             let saturated = SATURATED_TOKENS.map(|tokens| lengths(10_000, tokens));
             for batch in [lengths(1, usize::MAX), lengths(32, usize::MAX)].into_iter().chain(saturated) {
-                let (time, device) = time(&mut cuda, &random_batch(&batch, 1), rounds);
+                let packed = random_batch(&batch, 1);
+                let (time, device) = time(&mut cuda, &packed, rounds);
+                let queued = queued(&mut cuda, &packed, rounds);
                 let tokens: usize = batch.iter().sum();
                 println!(
-                    "    {name:<9} {:>4} pairs, {tokens:>5} tokens: {:.3} ms ({:.3} on the device), {:.0} pairs/s, {:.1}% of the floor",
+                    "    {name:<9} {:>4} pairs, {tokens:>5} tokens: {:.3} ms ({:.3} on the device, {:.3} one behind another), {:.0} pairs/s, {:.1}% of the floor",
                     batch.len(),
                     time * 1e3,
                     device * 1e3,
-                    batch.len() as f64 / time,
-                    100.0 * flops(encoder, &batch) / peak / time
+                    queued * 1e3,
+                    batch.len() as f64 / queued,
+                    100.0 * flops(encoder, &batch) / peak / queued
                 );
             }
         }
@@ -121,6 +125,22 @@ fn time(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> (f64, f64) {
     let (wall, device): (Vec<f64>, Vec<f64>) = times.skip(5).unzip();
     assert!(logits.iter().all(|logit| logit.is_finite()));
     (median(wall), median(device))
+}
+
+/// Seconds from batch to batch where one is queued while the one before is at work; a median.
+fn queued(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> f64 {
+    let mut logits = vec![0.0; batch.len()];
+    let begin = |cuda: &mut Cuda<Nvidia>| assert_eq!(cuda.begin(batch), Ok(true));
+    begin(cuda);
+    let mut before = Instant::now();
+    let times = (0..rounds + 5).map(|_| {
+        begin(cuda);
+        cuda.end(&mut logits).expect("the batch is the model's");
+        std::mem::replace(&mut before, Instant::now()).elapsed().as_secs_f64()
+    });
+    let times = times.skip(5).collect();
+    cuda.end(&mut vec![0.0; batch.len()]).expect("the batch is the model's");
+    median(times)
 }
 
 fn median(mut times: Vec<f64>) -> f64 {

@@ -3,13 +3,16 @@
 mod common;
 
 use common::{logit, setup};
-use podium::backend::{DeviceState, Play, Script, Scripted};
+use podium::backend::{DeviceState, Play, ScoreError, Scorer, Script, Scripted};
 use podium::base::{DeviceNs, Ns, TenantId};
 use podium::engine::{Caller, Engine, Handle, Setup, StartError, State};
 use podium::rerank::{Degradation, Options, Outcome, Policy, Query, Refusal, Request, Served, Truncation};
+use podium::token::Packed;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -43,6 +46,119 @@ fn expected() -> Vec<f32> {
 
 fn scripted(script: &Script) -> Scripted {
     Scripted { script: script.clone(), ..Scripted::default() }
+}
+
+/// A scorer with a queue: what its script says comes up as a batch ends.
+#[derive(Clone, Default)]
+struct Queued {
+    scorer: Scripted,
+    under_way: VecDeque<Packed>,
+    /// Whether no batch ends.
+    is_held: Arc<AtomicBool>,
+    begun: Arc<AtomicUsize>,
+    /// What happens to the next ones that begin.
+    refusals: Arc<Mutex<VecDeque<Option<ScoreError>>>>,
+}
+
+impl Scorer for Queued {
+    fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
+        assert!(self.under_way.is_empty(), "only warm-up scores, while none is under way");
+        self.scorer.score(batch, logits)
+    }
+
+    fn begin(&mut self, batch: &Packed) -> Result<bool, ScoreError> {
+        assert!(self.under_way.len() < 2, "at most two are under way");
+        let refusal = self.refusals.lock().unwrap().pop_front().flatten();
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        if let Some(error) = refusal {
+            return Err(error);
+        }
+        self.under_way.push_back(batch.clone());
+        Ok(true)
+    }
+
+    fn is_ended(&self) -> bool {
+        !self.is_held.load(Ordering::SeqCst)
+    }
+
+    fn end(&mut self, logits: &mut [f32]) -> Result<(), ScoreError> {
+        while !self.is_ended() {
+            std::thread::yield_now();
+        }
+        let batch = self.under_way.pop_front().unwrap();
+        self.scorer.score(&batch, logits)
+    }
+}
+
+impl Queued {
+    /// Sends one request after the other, so that each is a batch; the engine's answers, once both are begun.
+    async fn two(&self, engine: &Engine) -> [Result<Outcome, Refusal>; 2] {
+        self.is_held.store(true, Ordering::SeqCst);
+        let begun_before = self.begun.load(Ordering::SeqCst);
+        let handle = engine.handle();
+        let (mut first, mut second) = (pin!(rank(&handle, plain())), pin!(rank(&handle, other())));
+        let both_begin = async {
+            for (number, request) in [(1, first.as_mut()), (2, second.as_mut())] {
+                let mut request: std::pin::Pin<&mut dyn Future<Output = _>> = request;
+                while self.begun.load(Ordering::SeqCst) < begun_before + number {
+                    assert!(poll_fn(|cx| Poll::Ready(request.as_mut().poll(cx))).await.is_pending());
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), both_begin).await.expect("the second begins meanwhile");
+        self.is_held.store(false, Ordering::SeqCst);
+        [first.await, second.await]
+    }
+}
+
+fn other() -> Request {
+    Request::new("xy", ["q", "r r"])
+}
+
+fn expected_other() -> Vec<f32> {
+    ["q", "r r"].map(|document| logit("xy", document)).to_vec()
+}
+
+#[test]
+fn a_batch_is_queued_behind_the_one_that_is_at_work() {
+    block_on(async {
+        let queued = Queued::default();
+        let engine = up(setup(queued.clone(), None)).await;
+        let started = engine.handle().now();
+        let [first, second] = queued.two(&engine).await.map(Result::unwrap);
+        assert_eq!((first.scores, second.scores), (expected(), expected_other()));
+        let charged = first.receipt.device + second.receipt.device;
+        assert!(Ns(charged.0) <= engine.handle().now() - started, "no time is charged twice: {charged:?}");
+    });
+}
+
+#[test]
+fn a_batch_that_cannot_be_queued_takes_nothing_from_the_one_at_work() {
+    for error in [ScoreError::OutOfMemory, ScoreError::Failed("the test says so".to_owned())] {
+        block_on(async {
+            let queued = Queued::default();
+            let engine = up(setup(queued.clone(), None)).await;
+            queued.refusals.lock().unwrap().extend([None, Some(error.clone())]);
+            let [first, second] = queued.two(&engine).await.map(Result::unwrap);
+            assert_eq!((first.scores, second.scores), (expected(), expected_other()), "{error}");
+        });
+    }
+}
+
+#[test]
+fn a_fault_of_the_batch_at_work_is_survived_by_the_one_behind_it() {
+    for play in [Play::Panic, Play::NonFinite, Play::Fail, Play::OutOfMemory] {
+        block_on(async {
+            let script = Script::default();
+            let queued = Queued { scorer: scripted(&script), ..Queued::default() };
+            let engine = up(setup(queued.clone(), Some(Scripted::default()))).await;
+            script.extend([play.clone()]);
+            let [first, second] = queued.two(&engine).await.map(Result::unwrap);
+            assert_eq!((first.scores, second.scores), (expected(), expected_other()), "{play:?}");
+            assert_eq!(script.left(), 0);
+        });
+    }
 }
 
 #[test]
@@ -211,7 +327,10 @@ fn out_of_memory_makes_batches_smaller_and_loses_nothing() {
 fn a_lane_that_hangs_does_not_make_an_answer_late() {
     block_on(async {
         let script = Script::default();
-        let engine = up(setup(scripted(&script), Some(Scripted::default()))).await;
+        let mut setup = setup(scripted(&script), Some(Scripted::default()));
+        // This machine may be busy with other tests just when the fallback must start.
+        setup.limits.answer_ns_margin = Ns::from_millis(100);
+        let engine = up(setup).await;
         script.extend([Play::Hang(Duration::from_secs(2))]);
         let receipt = rank(&engine.handle(), with_budget(Ns::from_millis(200))).await.unwrap().receipt;
         assert_eq!((receipt.served, receipt.degraded), (Served::Fallback, Some(Degradation::PrimaryLate)));
@@ -302,9 +421,17 @@ fn a_tier_without_a_lane_is_an_error() {
 
 #[test]
 fn a_crowd_is_answered_once_each_whatever_breaks() {
+    let scripts = || (Script::default(), Script::default());
+    let (primary, fallback) = scripts();
+    crowd(setup(scripted(&primary), Some(scripted(&fallback))), &primary, &fallback);
+    let (primary, fallback) = scripts();
+    let queued = Queued { scorer: scripted(&primary), ..Queued::default() };
+    crowd(setup(queued, Some(scripted(&fallback))), &primary, &fallback);
+}
+
+fn crowd(setup: Setup, primary: &Script, fallback: &Script) {
     block_on(async {
-        let (primary, fallback) = (Script::default(), Script::default());
-        let engine = up(setup(scripted(&primary), Some(scripted(&fallback)))).await;
+        let engine = up(setup).await;
         let faults = [Play::Answer, Play::Panic, Play::Answer, Play::OutOfMemory, Play::NonFinite];
         primary.extend(faults.iter().cycle().take(200).cloned());
         fallback.extend([Play::Answer, Play::Answer, Play::Answer, Play::OutOfMemory, Play::Answer]);

@@ -12,7 +12,7 @@ use podium::model::{Encoder, Forward, Weights};
 #[cfg(feature = "cuda")]
 use podium::ops::cuda::Nvidia;
 use podium::ops::cuda::{
-    Array, Bucket, Device, Embeddings, Half, Head, Kernel, Launcher, Norm, Quantised, Rows, Vocabulary, Words,
+    Array, Bucket, Device, Embeddings, Half, Head, Kernel, Launcher, Norm, Quantised, Rows, Vocabulary, fill,
 };
 use podium::ops::{Gelu, Heads, attention_reference, gelu_reference, layer_norm_reference};
 use podium::token::Packed;
@@ -22,6 +22,8 @@ use rand_pcg::Pcg64;
 use shim::Shim;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const HALVES: [Half; 2] = [Half::F16, Half::Bf16];
 const LENGTHS: [u32; 9] = [1, 2, 31, 32, 33, 64, 65, 130, 512];
@@ -120,9 +122,10 @@ impl<D: Device> Bench<D> {
         let bucket =
             Bucket { tokens: (tokens as u32 + 7).next_multiple_of(8), sequences: lengths.len() as u32 + 3 };
         let vocabulary = Vocabulary { ids: 50, places: 512 };
-        let mut words = Words::default();
-        let bytes = words.fill(bucket, vocabulary, &starts, (&ids, &types));
-        let batch = Array::of_bytes(&device, bytes).unwrap();
+        let mut words = vec![u32::MAX; bucket.words()];
+        fill(bucket, vocabulary, &starts, (&ids, &types), &mut words);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let batch = Array::of_bytes(&device, &bytes).unwrap();
         Self { device, half, bucket, batch, tokens, lengths: lengths.to_vec() }
     }
 
@@ -486,6 +489,50 @@ fn on_a_gpu_every_forward_is_recorded_and_reads_its_own_batch() {
         assert!(largest_error(&score(&mut engine, &batch), &exact) < 0.01, "seed {seed}");
     }
     assert_eq!(engine.device().recorded(), (9, 0), "one for each bucket up to 512 tokens");
+}
+
+#[test]
+fn batches_that_are_queued_have_their_own_logits() {
+    let encoder = bert(2, 64, 2, 96);
+    let weights = random_weights(&encoder, 8);
+    // The second has more runs than are on the device at once.
+    let batches = [vec![40, 3, 70], vec![100; 7], vec![12]].map(|lengths| random_batch(&lengths, 8));
+    on_every_device!(|device| {
+        let mut engine = engine(device, &encoder, &weights, Half::F16, 512);
+        let alone = batches.each_ref().map(|batch| score(&mut engine, batch));
+        let end = |engine: &mut Cuda<_>, number: usize| {
+            while !engine.is_ended() {}
+            let mut logits = vec![f32::NAN; batches[number].len()];
+            engine.end(&mut logits).unwrap();
+            assert_eq!(logits, alone[number], "batch {number}");
+        };
+        assert_eq!(engine.begin(&batches[0]), Ok(true));
+        for number in 0..2 {
+            assert_eq!(engine.begin(&batches[number + 1]), Ok(true));
+            end(&mut engine, number);
+        }
+        end(&mut engine, 2);
+    });
+}
+
+#[test]
+fn a_batch_that_cannot_be_queued_leaves_the_one_before_it() {
+    let Some(mut shim) = Shim::here() else { return };
+    shim.is_broken = Arc::default();
+    let encoder = bert(1, 32, 1, 32);
+    let mut engine = engine(shim.clone(), &encoder, &random_weights(&encoder, 9), Half::F16, 128);
+    let [first, second] = [vec![20, 30], vec![100; 7]].map(|lengths| random_batch(&lengths, 9));
+    let alone = [score(&mut engine, &first), score(&mut engine, &second)];
+    for _ in 0..3 {
+        assert_eq!(engine.begin(&first), Ok(true));
+        shim.is_broken.store(true, Ordering::Relaxed);
+        assert_eq!(engine.begin(&second), Err(ScoreError::Failed("the device is broken".to_owned())));
+        shim.is_broken.store(false, Ordering::Relaxed);
+        let mut logits = [0.0; 2];
+        assert_eq!(engine.end(&mut logits), Ok(()));
+        assert_eq!(logits[..], alone[0]);
+        assert_eq!(score(&mut engine, &second), alone[1]);
+    }
 }
 
 #[test]

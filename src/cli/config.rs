@@ -81,13 +81,13 @@ pub(super) struct TierConfig {
     /// Threads of each lane. Default: one less than there are cores, which is left to connections.
     #[serde(default = "threads")]
     pub threads: usize,
-    /// Lanes: scorers with a thread of their own. Default 1.
-    #[serde(default = "lanes")]
-    pub lanes: usize,
+    /// Lanes: scorers with a thread of their own. Default 1, on GPUs one on each.
+    #[serde(default)]
+    pub lanes: Option<usize>,
     /// Most tokens of a batch. Default 4096, on a GPU 16384.
     #[serde(default)]
     pub batch_tokens_max: Option<u64>,
-    /// Batches that a lane may hold at once. Default 1: a CPU has nothing to overlap.
+    /// Batches that a lane may hold at once. Default 1, as a CPU has nothing to overlap; on a GPU 2.
     pub depth: Option<usize>,
 }
 
@@ -112,10 +112,6 @@ fn bundled() -> String {
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1)
-}
-
-fn lanes() -> usize {
-    1
 }
 
 /// A tenant with its keys.
@@ -171,7 +167,7 @@ impl TierConfig {
             engine: EngineKind::Auto,
             precision: Precision::Auto,
             threads: threads(),
-            lanes: lanes(),
+            lanes: None,
             batch_tokens_max: None,
             depth: None,
         }
@@ -210,8 +206,8 @@ impl Config {
         }
         for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
             let Some(tier) = tier else { continue };
-            if !(1..=256).contains(&tier.lanes) {
-                return wrong(format!("{key}.lanes: {} is not between 1 and 256", tier.lanes));
+            if let Some(lanes) = tier.lanes.filter(|lanes| !(1..=256).contains(lanes)) {
+                return wrong(format!("{key}.lanes: {lanes} is not between 1 and 256"));
             }
             if !(1..=256).contains(&tier.threads) {
                 return wrong(format!("{key}.threads: {} is not between 1 and 256", tier.threads));

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 /// Tokens of a batch, where the configuration names none: a CPU gains nothing from more.
 const CPU_BATCH_TOKENS: u64 = 4_096;
-/// Batches that a lane holds, where the configuration does not say: on a GPU the next one waits on the lane, which took
-/// 3.5% more requests so.
+/// Batches that a lane holds, where the configuration does not say: on a GPU the next one is queued while one is at work.
 const CPU_DEPTH: usize = 1;
 #[cfg(feature = "cuda")]
 const GPU_DEPTH: usize = 2;
@@ -73,7 +72,7 @@ fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
 
 fn on(configured: &TierConfig, make: &MakeScorer, dtype: &'static str) -> Placed {
     Placed {
-        makes: vec![make.clone(); configured.lanes],
+        makes: vec![make.clone(); configured.lanes.unwrap_or(1)],
         dtype,
         device: configured.device.clone().unwrap_or_else(|| "cpu".to_owned()),
         batch_tokens_max: configured.batch_tokens_max.unwrap_or(CPU_BATCH_TOKENS),
@@ -88,7 +87,7 @@ mod gpu {
     use crate::ops::cuda::Nvidia;
     use std::sync::{Arc, Mutex};
 
-    /// A lane on each GPU in turn; why not, where one cannot be used or does not know the model's shape.
+    /// Lanes, each on a GPU in turn, one a GPU where the configuration does not say; why not, where one cannot be used or does not know the model's shape.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
         let precision = configured.precision;
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
@@ -111,7 +110,7 @@ mod gpu {
                 Ok(Box::new(first.map_or_else(|| load(&model, lane), Ok)?))
             }))
         };
-        let makes = (0..configured.lanes).map(make).collect::<Result<_, _>>()?;
+        let makes = (0..configured.lanes.unwrap_or(gpus)).map(make).collect::<Result<_, _>>()?;
         let device = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
         let depth = configured.depth.unwrap_or(super::GPU_DEPTH);
         Ok(Placed { makes, dtype, device, batch_tokens_max: tokens_max, depth })

@@ -1,4 +1,5 @@
-//! One thread a scorer: packs what the driver sends, runs it, and reports.
+//! One thread a scorer: packs what the driver sends, runs it, and reports. Where the scorer can queue, the next batch is
+//! packed and queued while one is at work.
 
 use super::clock::Clock;
 use super::driver::Message;
@@ -9,12 +10,16 @@ use crate::cost::predict::{Load, Measured};
 use crate::sched::{BatchId, Done, Fault, LaneId, Slice};
 use crate::token::{Packed, Pair, Template};
 use crossbeam_channel::RecvTimeoutError;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 /// How often a device that works is asked how it is.
 const TELL_EVERY: Ns = Ns::from_millis(250);
+
+/// Batches that a scorer has at once: more would only wait for longer.
+const FLIGHTS_MAX: usize = 2;
 
 /// Makes a lane's scorer; called on the lane's own thread, again after each fault.
 pub type MakeScorer = Arc<dyn Fn() -> Result<Box<dyn Scorer>, String> + Send + Sync>;
@@ -40,6 +45,27 @@ pub(super) struct Spawn {
 pub(super) struct Work {
     pub batch: BatchId,
     pub slices: Vec<(Slice, Arc<[Pair]>)>,
+}
+
+impl Work {
+    fn pack(&self, template: &Template, packed: &mut Packed) {
+        packed.clear();
+        for (slice, pairs) in &self.slices {
+            for candidate in slice.candidates() {
+                pairs[candidate].push_into(packed, template);
+            }
+        }
+    }
+}
+
+/// A batch that the scorer was given and that has not been reported.
+struct Flight {
+    batch: BatchId,
+    /// When the scorer was given it, or had the one before behind it.
+    begun: Ns,
+    logits: Vec<f32>,
+    /// How it ended, or none while it is under way.
+    ended: Option<Result<(), Fault>>,
 }
 
 /// What a lane's thread has to say.
@@ -89,24 +115,27 @@ impl Spawn {
         self.report(News::Up(measured));
         let mut told_at = self.clock.now();
         let mut packed = Packed::default();
-        while let Ok(work) = work.recv_until(None) {
-            packed.clear();
-            for (slice, pairs) in &work.slices {
-                for candidate in slice.candidates() {
-                    pairs[candidate].push_into(&mut packed, &self.template);
-                }
+        let mut flights: VecDeque<Flight> = VecDeque::new();
+        loop {
+            let next = match flights.front() {
+                None => work.recv_until(None).ok(),
+                Some(_) if flights.len() == FLIGHTS_MAX => None,
+                Some(first) => next_before_end(work, scorer.as_ref(), first),
+            };
+            if let Some(work) = next {
+                work.pack(&self.template, &mut packed);
+                flights.push_back(self.begin(scorer.as_mut(), work.batch, &packed));
+                continue;
             }
-            let mut logits = vec![0.0; packed.len()];
-            let started = self.clock.now();
-            let result = self.score(scorer.as_mut(), &packed, &mut logits);
-            let took = self.clock.now().saturating_sub(started);
-            // Where the device does not tell what it spent, it was at it all the time.
-            let told = scorer.device_time().filter(|_| result.is_ok());
-            let device = told.map_or(DeviceNs(took.0), |told| told.min(DeviceNs(took.0)));
-            let broken = matches!(result, Err(fault) if fault != Fault::OutOfMemory);
-            let done = Done { lane: self.lane, batch: work.batch, device, took, result };
-            if broken {
-                // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory.
+            // Without a batch under way there is none only when nobody is left to send one.
+            let Some(flight) = flights.pop_front() else { return };
+            let (done, logits) = self.end(scorer.as_mut(), flight);
+            if let Some(next) = flights.front_mut() {
+                next.begun = self.clock.now();
+            }
+            if matches!(done.result, Err(fault) if fault != Fault::OutOfMemory) {
+                // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory, and
+                // has what is queued done elsewhere.
                 drop(scorer);
                 return self.report(News::Ended { done, logits });
             }
@@ -116,6 +145,34 @@ impl Spawn {
                 told_at = self.clock.now();
             }
         }
+    }
+
+    /// Gives the scorer a batch: queues it where it can, else scores it.
+    fn begin(&self, scorer: &mut dyn Scorer, batch: BatchId, packed: &Packed) -> Flight {
+        let mut logits = vec![0.0; packed.len()];
+        let begun = self.clock.now();
+        let run = || match scorer.begin(packed)? {
+            true => Ok(false),
+            false => scorer.score(packed, &mut logits).map(|()| true),
+        };
+        let ended = match self.caught(run) {
+            Ok(false) => None,
+            Ok(true) => Some(self.finite(&logits)),
+            Err(fault) => Some(Err(fault)),
+        };
+        Flight { batch, begun, logits, ended }
+    }
+
+    /// Waits for a batch that was given to the scorer before all others that are under way.
+    fn end(&self, scorer: &mut dyn Scorer, flight: Flight) -> (Done, Vec<f32>) {
+        let Flight { batch, begun, mut logits, ended } = flight;
+        let end = || self.caught(|| scorer.end(&mut logits)).and_then(|()| self.finite(&logits));
+        let result = ended.unwrap_or_else(end);
+        let took = self.clock.now().saturating_sub(begun);
+        // Where the device does not tell what it spent, it was at it all the time.
+        let told = scorer.device_time().filter(|_| result.is_ok());
+        let device = told.map_or(DeviceNs(took.0), |told| told.min(DeviceNs(took.0)));
+        (Done { lane: self.lane, batch, device, took, result }, logits)
     }
 
     fn tell(&self, scorer: &dyn Scorer) {
@@ -150,25 +207,36 @@ impl Spawn {
     }
 
     fn score(&self, scorer: &mut dyn Scorer, packed: &Packed, logits: &mut [f32]) -> Result<(), Fault> {
-        match catch_unwind(AssertUnwindSafe(|| scorer.score(packed, logits))) {
-            Ok(Ok(())) if logits.iter().all(|logit| logit.is_finite()) => Ok(()),
-            Ok(Ok(())) => {
-                tracing::error!(lane = self.lane.0, "a score is not finite");
-                Err(Fault::NonFinite)
-            }
+        self.caught(|| scorer.score(packed, logits))?;
+        self.finite(logits)
+    }
+
+    /// Runs a part of a scorer; what goes wrong is said in the log.
+    fn caught<T>(&self, run: impl FnOnce() -> Result<T, ScoreError>) -> Result<T, Fault> {
+        let lane = self.lane.0;
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(ScoreError::OutOfMemory)) => {
-                tracing::warn!(lane = self.lane.0, tokens = packed.tokens().0, "out of memory");
+                tracing::warn!(lane, "out of memory");
                 Err(Fault::OutOfMemory)
             }
             Ok(Err(ScoreError::Failed(why))) => {
-                tracing::error!(lane = self.lane.0, why, "the scorer failed");
+                tracing::error!(lane, why, "the scorer failed");
                 Err(Fault::Failed)
             }
             Err(panic) => {
-                tracing::error!(lane = self.lane.0, why = message_of(&panic), "the scorer panicked");
+                tracing::error!(lane, why = message_of(&panic), "the scorer panicked");
                 Err(Fault::Failed)
             }
         }
+    }
+
+    fn finite(&self, logits: &[f32]) -> Result<(), Fault> {
+        if logits.iter().all(|logit| logit.is_finite()) {
+            return Ok(());
+        }
+        tracing::error!(lane = self.lane.0, "a score is not finite");
+        Err(Fault::NonFinite)
     }
 
     fn report(&self, news: News) {
@@ -176,6 +244,18 @@ impl Spawn {
         // A driver that is gone has no use for news.
         let _ = self.driver.send(Message::Report(report));
     }
+}
+
+/// The next batch, if it comes before the first one ends.
+fn next_before_end(work: &Mailbox<Work>, scorer: &dyn Scorer, first: &Flight) -> Option<Work> {
+    // A device wakes nobody: whoever waits for one asks it over and over, as CUDA's own wait does.
+    while first.ended.is_none() && !scorer.is_ended() {
+        if let Some(work) = work.try_recv() {
+            return Some(work);
+        }
+        thread::yield_now();
+    }
+    None
 }
 
 fn message_of(panic: &(dyn std::any::Any + Send)) -> String {

@@ -24,7 +24,7 @@ pub struct LaneConfig {
     pub tier: Tier,
     /// Most tokens of a batch.
     pub batch_tokens_max: u64,
-    /// Batches that it may hold at once; 2 keeps a GPU from waiting for the host.
+    /// Batches that it may hold at once; with 2 a GPU does not wait for the host.
     pub depth: usize,
 }
 

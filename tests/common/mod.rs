@@ -2,9 +2,11 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use podium::backend::Scripted;
+use podium::backend::{Scorer, Scripted};
 use podium::base::{Ns, PerTier, TenantId, Tier};
-use podium::engine::{BooksSetup, Clock, Engine, Handle, LaneSetup, PrepareLimits, Setup, TierSetup};
+use podium::engine::{
+    BooksSetup, Clock, Engine, Handle, LaneSetup, MakeScorer, PrepareLimits, Setup, TierSetup,
+};
 use podium::http::{App, Auth, Connections, Server, ServerLimits, TlsFiles};
 use podium::model::{Calibration, Encoder, Family, Layer, Linear, Norm, Weights};
 use podium::ops::Gelu;
@@ -74,7 +76,7 @@ fn save_letters(path: &Path) {
 }
 
 /// An engine of scripted scorers over [`letters`]: a primary of one lane and, if wanted, a fallback.
-pub fn setup(primary: Scripted, fallback: Option<Scripted>) -> Setup {
+pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scripted>) -> Setup {
     let tokenizer = letters();
     let tier = |name: &str| TierSetup {
         name: name.into(),
@@ -86,15 +88,10 @@ pub fn setup(primary: Scripted, fallback: Option<Scripted>) -> Setup {
         device: "cpu".into(),
         calibration: Calibration::default(),
     };
-    let lane = |tier: Tier, scorer: Scripted| LaneSetup {
-        tier,
-        batch_tokens_max: 4_096,
-        depth: 2,
-        make: Arc::new(move || Ok(Box::new(scorer.clone()))),
-    };
+    let lane = |tier: Tier, make: MakeScorer| LaneSetup { tier, batch_tokens_max: 4_096, depth: 2, make };
     let tiers = PerTier { primary: Some(tier("large")), fallback: fallback.as_ref().map(|_| tier("small")) };
-    let mut lanes = vec![lane(Tier::Primary, primary)];
-    lanes.extend(fallback.map(|scorer| lane(Tier::Fallback, scorer)));
+    let mut lanes = vec![lane(Tier::Primary, Arc::new(move || Ok(Box::new(primary.clone()))))];
+    lanes.extend(fallback.map(|scorer| lane(Tier::Fallback, Arc::new(move || Ok(Box::new(scorer.clone()))))));
     Setup {
         clock: Clock::start(),
         tiers,

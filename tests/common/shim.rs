@@ -2,10 +2,12 @@
 #![expect(unsafe_code, reason = "kernels are called through a library made from kernels/shim.cpp")]
 
 use libloading::Library;
+use podium::base::DeviceNs;
 use podium::ops::cuda::{Argument, Device, DeviceError, Half, Kernel, Product, Shape};
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A device whose memory is the process's; one kernel runs at a time, as the fibers are the library's only ones.
@@ -14,10 +16,18 @@ pub struct Shim {
     library: Arc<Library>,
     /// Whether warps run last to first and copies at once, not first to last and as late as is allowed.
     pub is_reversed: bool,
+    /// Whether no kernel can be launched.
+    pub is_broken: Arc<AtomicBool>,
 }
 
 /// Words of 16 bytes, as kernels read eight halves at once.
 pub struct Memory(Box<[UnsafeCell<u128>]>);
+
+/// A trip's words, and what it brought if it is under way.
+pub struct Trip {
+    words: Vec<u32>,
+    brought: Option<Vec<u8>>,
+}
 
 static LOADED: OnceLock<Option<Shim>> = OnceLock::new();
 static RUNNING: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -48,12 +58,13 @@ impl Shim {
         }
         // SAFETY: the library is ours, and does nothing when it is loaded.
         let loaded = unsafe { Library::new(&library) }.unwrap();
-        Some(Self { library: Arc::new(loaded), is_reversed: false })
+        Some(Self { library: Arc::new(loaded), is_reversed: false, is_broken: Arc::default() })
     }
 }
 
 impl Device for Shim {
     type Memory = Memory;
+    type Trip = Trip;
 
     fn alloc(&self, bytes: usize) -> Result<Memory, DeviceError> {
         // NaNs, so that what is read before it is written is seen.
@@ -84,6 +95,9 @@ impl Device for Shim {
         arguments: &[Argument],
     ) -> Result<(), DeviceError> {
         type Run = unsafe extern "C" fn(*const u32, *mut *const c_void);
+        if self.is_broken.load(Ordering::Relaxed) {
+            return Err(DeviceError::Failed("the device is broken".to_owned()));
+        }
         let _one = RUNNING.lock().unwrap();
         let name = format!("shim_{}", kernel.symbol(half));
         let shape = [shape.blocks[0], shape.blocks[1], shape.threads, shape.shared_bytes];
@@ -112,5 +126,37 @@ impl Device for Shim {
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         launches()
+    }
+    fn trip(&self, words: usize, _bytes: usize) -> Result<Trip, DeviceError> {
+        Ok(Trip { words: vec![u32::MAX; words], brought: None })
+    }
+
+    fn words(trip: &mut Trip) -> &mut [u32] {
+        assert!(trip.brought.is_none(), "words on their way are not written");
+        &mut trip.words
+    }
+
+    unsafe fn travel(
+        &self,
+        trip: &mut Trip,
+        (to, words): (u64, usize),
+        (from, bytes): (u64, usize),
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let words: Vec<u8> = Self::words(trip)[..words].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut brought = vec![0; bytes];
+        // SAFETY: the caller promises the memory.
+        unsafe {
+            self.write(to, &words)?;
+            launches()?;
+            self.read(from, &mut brought)?;
+        }
+        trip.brought = Some(brought);
+        Ok(())
+    }
+
+    fn take(&self, trip: &mut Trip, bytes: &mut [u8]) -> Result<Option<DeviceNs>, DeviceError> {
+        bytes.copy_from_slice(&trip.brought.take().expect("a trip is taken that is under way"));
+        Ok(None)
     }
 }

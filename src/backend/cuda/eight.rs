@@ -2,7 +2,7 @@
 //! sample's passages as the model in f16 does.
 
 use super::stack::Largest;
-use super::{Cuda, LoadError, runs};
+use super::{Cuda, LoadError};
 use crate::backend::{CacheError, PairReader};
 use crate::model::{Encoder, Model, Weights};
 use crate::ops::cuda::{Array, Device, DeviceError, Half};
@@ -54,7 +54,8 @@ impl<D: Device> Cuda<D> {
     ) -> Result<(Self, f64), LoadError> {
         let mut largest = vec![Largest::default(); model.0.layers - 1];
         for list in lists {
-            self.hear_largest(list, &mut largest)?;
+            self.begin_all(list, Some(&mut largest))?;
+            self.end_first(&mut vec![0.0; list.len()])?;
         }
         let mut eight = Self::load(device, model, (Half::F16, Some(&largest)), tokens_max)?.warmed()?;
         let (mut kept, mut all) = (0, 0);
@@ -67,23 +68,21 @@ impl<D: Device> Cuda<D> {
         }
         Ok((eight, f64::from(kept) / f64::from(all.max(1))))
     }
+}
 
-    /// Raises each layer's largest inputs to those of a batch.
-    fn hear_largest(&mut self, batch: &Packed, largest: &mut [Largest]) -> Result<(), DeviceError> {
-        for run in runs(batch, *self.buckets.last().expect("there is a bucket")) {
-            let tokens = (batch.starts()[run.end] - batch.starts()[run.start]) as usize;
-            let (_, bucket) = self.bring(batch, run)?;
-            let launcher = self.launcher(bucket);
-            let mut places = largest.iter_mut().flatten();
-            let mut hear = |array: &Array<D>, width: usize| {
-                let mut bytes = vec![0; 2 * tokens * width];
-                array.read(&self.device, &mut bytes)?;
-                let place = places.next().expect("a layer has four maps");
-                *place = self.half.floats(&bytes).fold(*place, |largest, value| largest.max(value.abs()));
-                Ok(())
-            };
-            self.stack.forward(&launcher, &self.arena, &mut hear)?;
-        }
+/// Raises each layer's largest inputs to those that are told of: `[tokens, width]` each.
+pub(super) fn listen<'a, D: Device>(
+    device: &'a D,
+    half: Half,
+    tokens: usize,
+    largest: &'a mut [Largest],
+) -> impl FnMut(&Array<D>, usize) -> Result<(), DeviceError> + 'a {
+    let mut places = largest.iter_mut().flatten();
+    move |array, width| {
+        let mut bytes = vec![0; 2 * tokens * width];
+        array.read(device, &mut bytes)?;
+        let place = places.next().expect("a layer has four maps");
+        *place = half.floats(&bytes).fold(*place, |largest, value| largest.max(value.abs()));
         Ok(())
     }
 }

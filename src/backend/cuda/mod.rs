@@ -2,7 +2,7 @@
 //! of batch.
 //!
 //! A batch goes to the device in one copy, through launches that are the same for all batches of its bucket, and its
-//! logits come back in one. All memory is taken when the engine starts.
+//! logits come back in one. While one is at work the next is queued behind it. All memory is taken when the engine starts.
 
 mod eight;
 mod stack;
@@ -16,12 +16,11 @@ use crate::model::Model;
 use crate::model::{Encoder, Weights};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::Nvidia;
-use crate::ops::cuda::{
-    Array, Bucket, Device, DeviceError, Edge, Half, Launcher, STRIDE_MAX, Vocabulary, Words,
-};
+use crate::ops::cuda::{Array, Bucket, Device, DeviceError, Half, Launcher, STRIDE_MAX, Vocabulary, fill};
 use crate::token::Packed;
 pub use eight::sample;
 use stack::{Arena, Largest, Stack};
+use std::collections::VecDeque;
 use std::ops::Range;
 use thiserror::Error;
 
@@ -32,6 +31,9 @@ const TOKENS_MIN: u32 = 128;
 const SEQUENCE_TOKENS: u32 = 16;
 /// Buckets from one power of two to the next: at most a fifth of a bucket is empty.
 const STEPS: u32 = 4;
+
+/// Runs that are on the device at once: one at work, and one behind it.
+const TRIPS: usize = 2;
 
 /// Tokens of a batch that fill a GPU.
 pub const GPU_BATCH_TOKENS: u64 = 16_384;
@@ -45,9 +47,23 @@ pub struct Cuda<D: Device> {
     arena: Arena<D>,
     batch: Array<D>,
     buckets: Vec<Bucket>,
-    words: Words,
+    /// Those that are not under way.
+    trips: Vec<D::Trip>,
+    /// Runs that are on the device, the first one first, with how many sequences each has.
+    under_way: VecDeque<(D::Trip, usize)>,
+    /// Batches that were begun and not ended, likewise.
+    flights: VecDeque<Flight>,
     /// What the last batch took.
     spent: Option<DeviceNs>,
+}
+
+/// A batch between its begin and its end.
+struct Flight {
+    logits: Vec<f32>,
+    /// Logits that have come back.
+    landed: usize,
+    /// What the device spent on those, or why there are none.
+    spent: Result<Option<DeviceNs>, DeviceError>,
 }
 
 /// Why a model cannot be on a device.
@@ -134,6 +150,8 @@ impl<D: Device> Cuda<D> {
         let stack = Stack::load(&device, model, half, largest)?;
         let arena = stack.arena(&device, bucket)?;
         let batch = Array::new(&device, 4 * bucket.words())?;
+        let trip = |_| device.trip(bucket.words(), 4 * bucket.sequences as usize);
+        let trips = (0..TRIPS).map(trip).collect::<Result<_, _>>()?;
         Ok(Self {
             device,
             half,
@@ -142,7 +160,9 @@ impl<D: Device> Cuda<D> {
             arena,
             batch,
             buckets,
-            words: Words::default(),
+            trips,
+            under_way: VecDeque::new(),
+            flights: VecDeque::new(),
             spent: None,
         })
     }
@@ -159,7 +179,7 @@ impl<D: Device> Cuda<D> {
                 batch.push((0..length).map(|_| (0, 0)));
             }
             let mut logits = vec![0.0; batch.len()];
-            self.run(&batch, 0..batch.len(), &mut logits)?;
+            self.run_all(&batch, &mut logits)?;
             if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
                 return Err(LoadError::NonFinite(*logit, self.half.name()));
             }
@@ -195,69 +215,129 @@ impl<D: Device> Cuda<D> {
         Ok(())
     }
 
-    /// Copies sequences to the device, and gives the number of their bucket, and the bucket.
-    fn bring(&mut self, batch: &Packed, sequences: Range<usize>) -> Result<(usize, Bucket), DeviceError> {
-        let starts = &batch.starts()[sequences.start..=sequences.end];
-        let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
-        let (number, bucket) = self
-            .buckets
-            .iter()
-            .copied()
-            .enumerate()
-            .find(|(_, bucket)| fits(*bucket, tokens.len(), sequences.len()))
-            .expect("a run fits the largest bucket");
-        let vocabulary =
-            Vocabulary { ids: self.encoder.vocabulary as u32, places: self.encoder.pair_tokens_max() };
-        let text = (&batch.ids()[tokens.clone()], &batch.types()[tokens]);
-        let words = self.words.fill(bucket, vocabulary, starts, text);
-        self.device.mark(Edge::Start)?;
-        self.batch.write(&self.device, words)?;
-        Ok((number, bucket))
-    }
-
-    fn launcher(&self, bucket: Bucket) -> Launcher<'_, D> {
-        Launcher { device: &self.device, half: self.half, bucket, batch: &self.batch }
-    }
-
     /// Scores every sequence, in as many runs as it takes.
     fn run_all(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), DeviceError> {
-        self.spent = None;
-        for run in runs(batch, *self.buckets.last().expect("there is a bucket")) {
-            let logits = &mut logits[run.clone()];
-            self.run(batch, run, logits)?;
+        self.begin_all(batch, None)?;
+        self.end_first(logits)
+    }
+
+    /// Queues a batch, or nothing of it; raises each layer's largest inputs to those of the batch, where they are asked for.
+    fn begin_all(&mut self, batch: &Packed, mut largest: Option<&mut [Largest]>) -> Result<(), DeviceError> {
+        self.flights.push_back(Flight { logits: vec![0.0; batch.len()], landed: 0, spent: Ok(None) });
+        let runs = runs(batch, *self.buckets.last().expect("there is a bucket"));
+        let queued = runs.into_iter().try_for_each(|run| self.queue(batch, run, largest.as_deref_mut()));
+        if queued.is_err() {
+            while !self.under_way.is_empty() {
+                self.land();
+            }
+            self.flights.pop_back();
         }
+        queued
+    }
+
+    /// Waits for the batch that was begun first.
+    fn end_first(&mut self, logits: &mut [f32]) -> Result<(), DeviceError> {
+        while !self.flights[0].has_landed() {
+            self.land();
+        }
+        let flight = self.flights.pop_front().expect("a batch is under way");
+        self.spent = flight.spent?;
+        logits.copy_from_slice(&flight.logits);
         Ok(())
     }
 
-    /// Scores whole sequences that fit the largest bucket.
-    fn run(
+    /// Queues whole sequences that fit the largest bucket, once there is a trip for them.
+    fn queue(
         &mut self,
         batch: &Packed,
         sequences: Range<usize>,
-        logits: &mut [f32],
+        mut largest: Option<&mut [Largest]>,
     ) -> Result<(), DeviceError> {
-        let (number, bucket) = self.bring(batch, sequences)?;
-        let launcher = self.launcher(bucket);
-        let mut launches = || self.stack.forward(&launcher, &self.arena, &mut |_, _| Ok(()));
-        self.device.replay(number, &mut launches)?;
-        self.device.mark(Edge::End)?;
-        let mut bytes = vec![0; 4 * logits.len()];
-        self.arena.logits.read(&self.device, &mut bytes)?;
-        for (logit, &bytes) in logits.iter_mut().zip(bytes.as_chunks().0) {
+        if self.trips.is_empty() {
+            self.land();
+        }
+        let starts = &batch.starts()[sequences.start..=sequences.end];
+        let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
+        let fits = |bucket: &&Bucket| fits(**bucket, tokens.len(), sequences.len());
+        let bucket = *self.buckets.iter().find(fits).expect("a run fits the largest bucket");
+        let vocabulary =
+            Vocabulary { ids: self.encoder.vocabulary as u32, places: self.encoder.pair_tokens_max() };
+        let text = (&batch.ids()[tokens.clone()], &batch.types()[tokens.clone()]);
+        let mut trip = self.trips.pop().expect("one has landed");
+        fill(bucket, vocabulary, starts, text, D::words(&mut trip));
+        let Self { device, half, stack, arena, batch, .. } = self;
+        let launcher = Launcher { device: &*device, half: *half, bucket, batch: &*batch };
+        let mut forward = || match &mut largest {
+            None => {
+                let mut launches = || stack.forward(&launcher, arena, &mut |_, _| Ok(()));
+                device.replay(bucket.tokens as usize, &mut launches)
+            }
+            Some(largest) => {
+                let mut hear = eight::listen(&*device, *half, tokens.len(), largest);
+                stack.forward(&launcher, arena, &mut hear)
+            }
+        };
+        let queued = launcher.travel(&mut trip, (&arena.logits, 4 * sequences.len()), &mut forward);
+        match queued {
+            Ok(()) => self.under_way.push_back((trip, sequences.len())),
+            Err(_) => self.trips.push(trip),
+        }
+        queued
+    }
+
+    /// Waits for the first run, and puts its logits to those of its batch.
+    fn land(&mut self) {
+        let (mut trip, sequences) = self.under_way.pop_front().expect("a run is under way");
+        let mut bytes = vec![0; 4 * sequences];
+        let taken = self.device.take(&mut trip, &mut bytes);
+        self.trips.push(trip);
+        let mut flights = self.flights.iter_mut();
+        let flight = flights.find(|flight| !flight.has_landed()).expect("a run is a batch's");
+        for (logit, &bytes) in flight.logits[flight.landed..].iter_mut().zip(bytes.as_chunks().0) {
             *logit = f32::from_le_bytes(bytes);
         }
-        self.spent = self.device.spent().map(|spent| spent + self.spent.unwrap_or(DeviceNs::ZERO));
-        Ok(())
+        flight.landed += sequences;
+        match (taken, &mut flight.spent) {
+            (Ok(Some(spent)), Ok(sum)) => *sum = Some(sum.unwrap_or(DeviceNs::ZERO) + spent),
+            (Err(error), sum @ Ok(_)) => *sum = Err(error),
+            (Ok(None), _) | (_, Err(_)) => {}
+        }
+    }
+}
+
+impl Flight {
+    fn has_landed(&self) -> bool {
+        self.landed == self.logits.len()
+    }
+}
+
+fn to_score_error(error: DeviceError) -> ScoreError {
+    match error {
+        DeviceError::OutOfMemory => ScoreError::OutOfMemory,
+        DeviceError::Failed(why) => ScoreError::Failed(why),
     }
 }
 
 impl<D: Device> Scorer for Cuda<D> {
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
+        self.begin(batch)?;
+        self.end(logits)
+    }
+
+    fn begin(&mut self, batch: &Packed) -> Result<bool, ScoreError> {
         self.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
-        self.run_all(batch, logits).map_err(|error| match error {
-            DeviceError::OutOfMemory => ScoreError::OutOfMemory,
-            DeviceError::Failed(why) => ScoreError::Failed(why),
-        })
+        self.begin_all(batch, None).map_err(to_score_error)?;
+        Ok(true)
+    }
+
+    fn is_ended(&self) -> bool {
+        // A batch of many runs may have more to come; that is waited for.
+        self.flights.front().is_none_or(Flight::has_landed)
+            || self.under_way.front().is_some_and(|(trip, _)| self.device.is_back(trip))
+    }
+
+    fn end(&mut self, logits: &mut [f32]) -> Result<(), ScoreError> {
+        self.end_first(logits).map_err(to_score_error)
     }
 
     fn device_time(&self) -> Option<DeviceNs> {

@@ -91,13 +91,30 @@ pub struct Launcher<'a, D: Device> {
     pub half: Half,
     /// The largest batch.
     pub bucket: Bucket,
-    /// A batch, by [`super::Words`] of the same bucket.
+    /// A batch, by [`super::fill`] for the same bucket.
     pub batch: &'a Array<D>,
 }
 
 impl<D: Device> Launcher<'_, D> {
+    /// Queues a trip whose words are a batch of the bucket: that to the device, what `launches` queues, and so many bytes
+    /// of `result` back.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn travel(
+        &self,
+        trip: &mut D::Trip,
+        (result, bytes): (&Array<D>, usize),
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let words = self.bucket.words();
+        let (batch, result) = (self.batch.holding(4 * words), result.holding(bytes));
+        // SAFETY: `holding` asserts both lengths.
+        unsafe { self.device.travel(trip, (batch, words), (result, bytes), launches) }
+    }
+
     /// states = norm(words + positions + types), `[tokens, stride]`, also quantised where that is asked for. That the batch's ids and places are in the
-    /// tables is `Words::fill`'s to check, by the vocabulary that it is given.
+    /// tables is `words::fill`'s to check, by the vocabulary that it is given.
     ///
     /// # Errors
     /// [`DeviceError`], as for all that follow.
@@ -282,7 +299,7 @@ impl<D: Device> Launcher<'_, D> {
     ) -> Result<(), DeviceError> {
         let shape = Shape { blocks, threads, shared_bytes };
         // SAFETY: each caller gives its kernel's arguments in order, and has asserted that arrays hold what the
-        // kernel touches, which is bounded by the bucket; `Words::fill` has put no more than that into the batch.
+        // kernel touches, which is bounded by the bucket; `words::fill` has put no more than that into the batch.
         unsafe { self.device.launch(kernel, self.half, shape, arguments) }
     }
 

@@ -5,8 +5,10 @@
 //! | `words` | a batch as the kernels read it |
 //! | `launch` | each kernel of `kernels/` with its shapes checked |
 //! | `product` | matrix products, likewise |
+//! | `halves` | f16 and bf16 |
 //! | `eight` | E4M3, and what a product in it is scaled with |
 //! | `nvidia` | a GPU (feature `cuda`) |
+//! | `image` | the kernels, compiled for it (feature `cuda`) |
 //! | `blas` | matrix products by cublasLt, planned once (feature `cuda`) |
 //!
 //! A [`Device`] has two implementations: a GPU, and in tests the CPU, which runs the same kernels from the same
@@ -15,6 +17,9 @@
 #[cfg(feature = "cuda")]
 mod blas;
 mod eight;
+mod halves;
+#[cfg(feature = "cuda")]
+mod image;
 mod launch;
 #[cfg(feature = "cuda")]
 mod nvidia;
@@ -22,67 +27,16 @@ mod product;
 mod words;
 
 pub use eight::{E4M3_MAX, Scales, e4m3};
+pub use halves::Half;
 pub use launch::{Embeddings, Head, Launcher, Norm, Quantised, Rows, STRIDE_MAX};
 #[cfg(feature = "cuda")]
 pub use nvidia::Nvidia;
 pub use product::Linear;
-pub use words::{Bucket, Vocabulary, Words};
+pub use words::{Bucket, Vocabulary, fill};
 
 use crate::base::DeviceNs;
-use half::{bf16, f16};
 use std::ffi::c_void;
 use thiserror::Error;
-
-/// What weights and states are held in; sums are f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Half {
-    /// IEEE binary16: 11 bits of precision, up to 65504.
-    F16,
-    /// bfloat16: 8 bits of precision, and f32's range.
-    Bf16,
-}
-
-impl Half {
-    /// Its name, as in kernels' names.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    /// Its name, as in models' papers.
-    pub fn dtype(self) -> &'static str {
-        match self {
-            Self::F16 => "float16",
-            Self::Bf16 => "bfloat16",
-        }
-    }
-
-    /// Values as they lie in memory.
-    pub fn bytes(self, values: &[f32]) -> Vec<u8> {
-        match self {
-            Self::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-            Self::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-        }
-    }
-
-    /// Values from memory.
-    pub fn floats(self, bytes: &[u8]) -> impl Iterator<Item = f32> {
-        bytes.as_chunks().0.iter().map(move |&bytes: &[u8; 2]| match self {
-            Self::F16 => f16::from_le_bytes(bytes).to_f32(),
-            Self::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
-        })
-    }
-
-    /// The largest value.
-    pub fn max(self) -> f32 {
-        match self {
-            Self::F16 => f16::MAX.to_f32(),
-            Self::Bf16 => bf16::MAX.to_f32(),
-        }
-    }
-}
 
 /// A kernel of `kernels/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -214,10 +168,13 @@ pub struct Product {
     pub is_output_f32: u32,
 }
 
-/// What the CUDA engine needs of a device: memory, kernels and matrix products, all in one queue.
+/// What the CUDA engine needs of a device: memory, kernels and matrix products, all in one queue; and
+/// trips through it, of which several may be under way.
 pub trait Device: Send {
     /// A piece of memory, freed when it is dropped.
     type Memory: Send;
+    /// A batch's way to the device and back, dropped when it has ended.
+    type Trip: Send;
 
     /// Memory, with whatever is in it.
     ///
@@ -280,18 +237,44 @@ pub trait Device: Send {
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError>;
 
-    /// Marks a batch's start or end in the queue, for [`Device::spent`].
+    /// Host memory for a batch of so many words, and for so many bytes of what it gives.
     ///
     /// # Errors
     /// [`DeviceError`].
-    fn mark(&self, _edge: Edge) -> Result<(), DeviceError> {
-        Ok(())
+    fn trip(&self, words: usize, bytes: usize) -> Result<Self::Trip, DeviceError>;
+
+    /// The words that a trip takes along.
+    ///
+    /// # Panics
+    /// Where it is under way.
+    fn words(trip: &mut Self::Trip) -> &mut [u32];
+
+    /// Queues a trip: its first `words` to the device, what `launches` queues, and so many bytes back. It is under way
+    /// until [`Device::take`]; where it could not be queued as a whole, it is not, and nothing of it is left in the queue.
+    ///
+    /// # Safety
+    /// So many words and bytes of the device's memory lie at the addresses.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    unsafe fn travel(
+        &self,
+        trip: &mut Self::Trip,
+        words: (u64, usize),
+        bytes: (u64, usize),
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError>;
+
+    /// Whether a trip is back, or will never be; [`Device::take`] then does not wait.
+    fn is_back(&self, _trip: &Self::Trip) -> bool {
+        true
     }
 
-    /// What the device spent between the last marks, once the queue has been waited for; none where it does not tell.
-    fn spent(&self) -> Option<DeviceNs> {
-        None
-    }
+    /// Waits for a trip and gives what it brought; and what the device spent on it, if that tells.
+    ///
+    /// # Errors
+    /// [`DeviceError`], that of anything in the queue up to it. It is not under way any more.
+    fn take(&self, trip: &mut Self::Trip, bytes: &mut [u8]) -> Result<Option<DeviceNs>, DeviceError>;
 
     /// Bytes of its memory that were taken through this; none where it does not tell.
     fn memory_bytes(&self) -> Option<u64> {
@@ -302,15 +285,6 @@ pub trait Device: Send {
     fn watts(&self) -> Option<f64> {
         None
     }
-}
-
-/// Where a batch's work begins in a device's queue, and where it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edge {
-    /// Before its first byte is copied.
-    Start,
-    /// After its last kernel.
-    End,
 }
 
 /// Why a device did not do something.

@@ -4,34 +4,19 @@
 //! are none.
 
 use super::blas::{Blas, WORKSPACE_BYTES};
-use super::{Argument, Device, DeviceError, Edge, Half, Kernel, Product, Shape};
+use super::image;
+use super::{Argument, Device, DeviceError, Half, Kernel, Product, Shape};
 use crate::base::{DeviceNs, hex};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError,
     PinnedHostSlice, result,
 };
-use cudarc::nvrtc::Ptx;
 use nvml_wrapper::Nvml;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{OsStr, c_void};
 use std::sync::{Arc, OnceLock};
-
-/// Kernels, compiled by `build.rs`.
-#[cfg(podium_fatbin)]
-static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
-/// Kernels, to be compiled by NVRTC; as in `kernels/kernels.cu`.
-#[cfg(not(podium_fatbin))]
-static SOURCE: &str = concat!(
-    include_str!("../../../kernels/base.cuh"),
-    include_str!("../../../kernels/layer_norm.cu"),
-    include_str!("../../../kernels/embed.cu"),
-    include_str!("../../../kernels/gelu.cu"),
-    include_str!("../../../kernels/attention.cu"),
-    include_str!("../../../kernels/first_token.cu"),
-    include_str!("../../../kernels/head.cu"),
-);
 
 /// Bytes of pinned memory for copies in each direction; longer ones go piece by piece.
 const STAGING_BYTES: usize = 4 << 20;
@@ -48,8 +33,6 @@ pub struct Nvidia {
     up: RefCell<(PinnedHostSlice<u8>, bool)>,
     /// Pinned, for copies from it.
     down: RefCell<PinnedHostSlice<u8>>,
-    /// At a batch's start and at its end.
-    marks: [CudaEvent; 2],
     /// Bytes that were allocated; all are freed together, at the end.
     memory_bytes: Cell<u64>,
     /// As NVML knows it.
@@ -68,6 +51,26 @@ struct Function {
     shared_bytes: u32,
     /// What it may have beyond that.
     extra_bytes: Cell<u32>,
+}
+
+/// Pinned memory for a batch and its logits, with events at its start and its end.
+pub struct Trip {
+    up: PinnedHostSlice<u32>,
+    down: PinnedHostSlice<u8>,
+    start: CudaEvent,
+    end: CudaEvent,
+    /// Whether copies may be at work on both.
+    is_under_way: bool,
+    stream: Arc<CudaStream>,
+}
+
+impl Drop for Trip {
+    fn drop(&mut self) {
+        if self.is_under_way {
+            // The memory must outlive its copies; a stream that has failed copies nothing any more.
+            let _ = self.stream.synchronize();
+        }
+    }
 }
 
 impl Nvidia {
@@ -101,7 +104,7 @@ impl Nvidia {
         // would break the recording of graphs.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed)?;
-        let module = context.load_module(kernels(&context)?).map_err(failed)?;
+        let module = context.load_module(image::kernels(&context)?).map_err(failed)?;
         let mut functions = HashMap::new();
         for (kernel, half) in
             Kernel::ALL.into_iter().flat_map(|kernel| [(kernel, Half::F16), (kernel, Half::Bf16)])
@@ -121,7 +124,6 @@ impl Nvidia {
                 stream.alloc(WORKSPACE_BYTES).map_err(failed)?,
             )
         };
-        let mark = || context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed);
         Ok(Self {
             graphs: RefCell::default(),
             functions,
@@ -129,7 +131,6 @@ impl Nvidia {
             workspace,
             up: RefCell::new((up, false)),
             down: RefCell::new(down),
-            marks: [mark()?, mark()?],
             memory_bytes: Cell::new(WORKSPACE_BYTES as u64),
             uuid: uuid(&context.uuid().map_err(failed)?.bytes.map(|byte| byte as u8)),
             stream,
@@ -188,6 +189,7 @@ impl Nvidia {
 
 impl Device for Nvidia {
     type Memory = CudaSlice<u8>;
+    type Trip = Trip;
 
     fn alloc(&self, bytes: usize) -> Result<CudaSlice<u8>, DeviceError> {
         // SAFETY: whoever allocates knows that anything is in it.
@@ -287,13 +289,64 @@ impl Device for Nvidia {
         Ok(())
     }
 
-    fn mark(&self, edge: Edge) -> Result<(), DeviceError> {
-        self.marks[edge as usize].record(&self.stream).map_err(failed)
+    fn trip(&self, words: usize, bytes: usize) -> Result<Trip, DeviceError> {
+        let mark = || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed);
+        // SAFETY: words are set below, and bytes are written before they are read.
+        let (mut up, down) = unsafe {
+            let up = self.context.alloc_pinned_with_flags(words, 0).map_err(failed)?;
+            (up, self.context.alloc_pinned_with_flags(bytes, 0).map_err(failed)?)
+        };
+        up.as_mut_slice().map_err(failed)?.fill(0);
+        let stream = self.stream.clone();
+        Ok(Trip { up, down, start: mark()?, end: mark()?, is_under_way: false, stream })
     }
 
-    fn spent(&self) -> Option<DeviceNs> {
-        let [start, end] = &self.marks;
-        start.elapsed_ms(end).ok().map(|spent| DeviceNs((f64::from(spent) * 1e6) as u64))
+    fn words(trip: &mut Trip) -> &mut [u32] {
+        assert!(!trip.is_under_way, "words on their way are not written");
+        trip.up.as_mut_slice().expect("no copy of cudarc's own is under way")
+    }
+
+    unsafe fn travel(
+        &self,
+        trip: &mut Trip,
+        (to, words): (u64, usize),
+        (from, bytes): (u64, usize),
+        launches: &mut dyn FnMut() -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(failed)?;
+        assert!(!trip.is_under_way, "a trip is taken before its next one");
+        let stream = self.stream.cu_stream();
+        let up = &trip.up.as_slice().map_err(failed)?[..words];
+        let down = &mut trip.down.as_mut_slice().map_err(failed)?[..bytes];
+        // SAFETY: the caller promises the device's memory; that of the host is neither written nor read before the copies
+        // have ended, by `is_under_way` or by the wait below.
+        let there = || unsafe { result::memcpy_htod_async(to, up, stream) };
+        // SAFETY: as above.
+        let mut back = || unsafe { result::memcpy_dtoh_async(down, from, stream) };
+        let queued = (trip.start.record(&self.stream).and_then(|()| there()).map_err(failed))
+            .and_then(|()| launches())
+            .and_then(|()| back().and_then(|()| trip.end.record(&self.stream)).map_err(failed));
+        match &queued {
+            Ok(()) => trip.is_under_way = true,
+            // Why it failed is told; what the wait says of it is not news.
+            Err(_) => drop(self.stream.synchronize()),
+        }
+        queued
+    }
+
+    fn is_back(&self, trip: &Trip) -> bool {
+        // A device that has failed brings nothing.
+        trip.end.try_is_complete().unwrap_or(true)
+    }
+
+    fn take(&self, trip: &mut Trip, bytes: &mut [u8]) -> Result<Option<DeviceNs>, DeviceError> {
+        self.context.bind_to_thread().map_err(failed)?;
+        let ended = trip.end.synchronize().map_err(failed);
+        trip.is_under_way = false;
+        ended?;
+        bytes.copy_from_slice(&trip.down.as_slice().map_err(failed)?[..bytes.len()]);
+        let spent = trip.start.elapsed_ms(&trip.end).ok();
+        Ok(spent.map(|spent| DeviceNs((f64::from(spent) * 1e6) as u64)))
     }
 
     fn memory_bytes(&self) -> Option<u64> {
@@ -308,41 +361,13 @@ impl Device for Nvidia {
     }
 }
 
-#[cfg(podium_fatbin)]
-fn kernels(_context: &CudaContext) -> Result<Ptx, DeviceError> {
-    Ok(Ptx::from_binary(FATBIN.to_vec()))
-}
-
-#[cfg(not(podium_fatbin))]
-fn kernels(context: &CudaContext) -> Result<Ptx, DeviceError> {
-    let (major, minor) = context.compute_capability().map_err(failed)?;
-    compile(&format!("compute_{major}{minor}"))
-}
-
-/// Compiles the kernels by NVRTC.
-#[cfg(not(podium_fatbin))]
-fn compile(architecture: &str) -> Result<Ptx, DeviceError> {
-    use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
-    // SAFETY: it only looks for the library.
-    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        let message =
-            "this program was built without nvcc, and libnvrtc.so was not found to compile its kernels now";
-        return Err(DeviceError::Failed(message.to_owned()));
-    }
-    // Lambdas have no words that say where they run.
-    let options = ["--std=c++17", "--device-as-default-execution-space"].map(str::to_owned).to_vec();
-    let options = [vec![format!("--gpu-architecture={architecture}")], options].concat();
-    compile_ptx_with_opts(SOURCE, CompileOptions { options, ..CompileOptions::default() })
-        .map_err(|error| DeviceError::Failed(format!("NVRTC: {error}")))
-}
-
 /// `GPU-8a6e...`, as NVML names what the driver numbers.
 fn uuid(bytes: &[u8; 16]) -> String {
     let text = hex(bytes);
     format!("GPU-{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
 }
 
-fn failed(error: DriverError) -> DeviceError {
+pub(super) fn failed(error: DriverError) -> DeviceError {
     match error.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory,
         _ => DeviceError::Failed(error.to_string()),
@@ -357,22 +382,5 @@ mod tests {
     fn a_uuid_is_written_as_nvml_writes_it() {
         let bytes: [u8; 16] = std::array::from_fn(|place| 16 * place as u8 + 1);
         assert_eq!(uuid(&bytes), "GPU-01112131-4151-6171-8191-a1b1c1d1e1f1");
-    }
-
-    #[cfg(not(podium_fatbin))]
-    #[test]
-    fn nvrtc_compiles_the_kernels_too() {
-        for architecture in ["compute_80", "compute_90"] {
-            match compile(architecture) {
-                Ok(ptx) => {
-                    let text = ptx.to_src();
-                    for kernel in Kernel::ALL {
-                        assert!(text.contains(&kernel.symbol(Half::Bf16)), "{kernel:?} is not there");
-                    }
-                }
-                Err(DeviceError::Failed(why)) if why.contains("was not found") => eprintln!("SKIPPED: {why}"),
-                Err(error) => panic!("{architecture}: {error}"),
-            }
-        }
     }
 }

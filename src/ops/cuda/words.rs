@@ -35,58 +35,48 @@ pub struct Vocabulary {
     pub places: u32,
 }
 
-/// Writes batches.
-#[derive(Debug, Default)]
-pub struct Words(Vec<u32>);
-
-impl Words {
-    /// A batch of tokens `ids`, `types: [tokens]`, of which sequence `i` is `starts[i]..starts[i + 1]`, counted from
-    /// `starts[0]`.
-    ///
-    /// # Panics
-    /// Where it is larger than its bucket, or a token is not of the vocabulary.
-    pub fn fill(
-        &mut self,
-        bucket: Bucket,
-        vocabulary: Vocabulary,
-        starts: &[u32],
-        (ids, types): (&[u32], &[u8]),
-    ) -> &[u8] {
-        let (first, sequences) = (starts[0], starts.len() - 1);
-        assert!(ids.len() <= bucket.tokens as usize && types.len() == ids.len(), "tokens fit their bucket");
-        assert!(sequences <= bucket.sequences as usize, "sequences fit their bucket");
-        assert!(ids.iter().all(|&id| id < vocabulary.ids), "ids are the model's");
-        assert_eq!((starts[sequences] - first) as usize, ids.len(), "sequences are the tokens");
-        let Self(words) = self;
-        words.clear();
-        words.resize(bucket.words(), 0);
-        let (header, rest) = words.split_at_mut(HEADER);
-        let (to_starts, rest) = rest.split_at_mut(bucket.sequences as usize + 1);
-        let (to_ids, rest) = rest.split_at_mut(bucket.tokens as usize);
-        let (to_places, to_tiles) = rest.split_at_mut(bucket.tokens as usize);
-        to_ids[..ids.len()].copy_from_slice(ids);
-        let mut tiles = to_tiles.chunks_exact_mut(2);
-        let mut tile_count = 0;
-        for (sequence, bounds) in starts.windows(2).enumerate() {
-            let length = bounds[1] - bounds[0];
-            assert!((1..=vocabulary.places).contains(&length), "a sequence has places");
-            assert!(length < 1 << 16, "a length has 16 bits");
-            to_starts[sequence] = bounds[0] - first;
-            for place in 0..length {
-                let token = (bounds[0] - first + place) as usize;
-                to_places[token] = place | u32::from(types[token]) << 24;
-            }
-            for row in (0..length).step_by(TILE as usize) {
-                let tile = tiles.next().expect("a bucket has room for its tiles");
-                tile.copy_from_slice(&[bounds[0] - first, row | length << 16]);
-                tile_count += 1;
-            }
+/// Writes a batch of tokens `ids`, `types: [tokens]`, of which sequence `i` is `starts[i]..starts[i + 1]`, counted from
+/// `starts[0]`, into the first words, as many as the bucket has. What is behind a batch in its bucket is left as it is;
+/// kernels do not read it.
+///
+/// # Panics
+/// Where it is larger than its bucket, or a token is not of the vocabulary.
+pub fn fill(
+    bucket: Bucket,
+    vocabulary: Vocabulary,
+    starts: &[u32],
+    (ids, types): (&[u32], &[u8]),
+    words: &mut [u32],
+) {
+    let (first, sequences) = (starts[0], starts.len() - 1);
+    assert!(ids.len() <= bucket.tokens as usize && types.len() == ids.len(), "tokens fit their bucket");
+    assert!(sequences <= bucket.sequences as usize, "sequences fit their bucket");
+    assert!(ids.iter().all(|&id| id < vocabulary.ids), "ids are the model's");
+    assert_eq!((starts[sequences] - first) as usize, ids.len(), "sequences are the tokens");
+    let (header, rest) = words[..bucket.words()].split_at_mut(HEADER);
+    let (to_starts, rest) = rest.split_at_mut(bucket.sequences as usize + 1);
+    let (to_ids, rest) = rest.split_at_mut(bucket.tokens as usize);
+    let (to_places, to_tiles) = rest.split_at_mut(bucket.tokens as usize);
+    to_ids[..ids.len()].copy_from_slice(ids);
+    let mut tiles = to_tiles.chunks_exact_mut(2);
+    let mut tile_count = 0;
+    for (bounds, to_start) in starts.windows(2).zip(&mut *to_starts) {
+        let (start, length) = (bounds[0] - first, bounds[1] - bounds[0]);
+        assert!((1..=vocabulary.places).contains(&length), "a sequence has places");
+        assert!(length < 1 << 16, "a length has 16 bits");
+        *to_start = start;
+        let tokens = start as usize..(start + length) as usize;
+        for ((to_place, &kind), place) in to_places[tokens.clone()].iter_mut().zip(&types[tokens]).zip(0..) {
+            *to_place = place | u32::from(kind) << 24;
         }
-        to_starts[sequences..].fill(ids.len() as u32);
-        header.copy_from_slice(&[ids.len() as u32, sequences as u32, tile_count, 0]);
-        // SAFETY: any words are bytes.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(&words[..])) }
+        for row in (0..length).step_by(TILE as usize) {
+            let tile = tiles.next().expect("a bucket has room for its tiles");
+            tile.copy_from_slice(&[start, row | length << 16]);
+            tile_count += 1;
+        }
     }
+    to_starts[sequences..].fill(ids.len() as u32);
+    header.copy_from_slice(&[ids.len() as u32, sequences as u32, tile_count, 0]);
 }
 
 #[cfg(test)]
@@ -98,29 +88,28 @@ mod tests {
 
     #[test]
     fn tokens_know_their_places_and_tiles_their_sequences() {
-        let mut words = Words::default();
+        let mut words = vec![0; BUCKET.words()];
         let (ids, types) = (vec![7; 133], [vec![0; 131], vec![1; 2]].concat());
-        words.fill(BUCKET, VOCABULARY, &[5, 8, 138], (&ids, &types));
-        let at = |from: usize, count: usize| words.0[from..from + count].to_vec();
+        fill(BUCKET, VOCABULARY, &[5, 8, 138], (&ids, &types), &mut words);
+        let at = |from: usize, count: usize| words[from..from + count].to_vec();
         assert_eq!(at(0, 4), [133, 2, 4, 0]);
         assert_eq!(at(4, 4), [0, 3, 133, 133], "starts, to the end of the bucket");
         assert_eq!(at(8 + 192, 5), [0, 1, 2, 0, 1]);
         assert_eq!(at(8 + 192 + 132, 2), [129 | 1 << 24, 0]);
         let long = 130 << 16;
         assert_eq!(at(8 + 384, 8), [0, 3 << 16, 3, long, 3, 64 | long, 3, 128 | long]);
-        assert_eq!(words.0.len(), BUCKET.words());
     }
 
     #[test]
     fn the_smallest_sequences_fill_a_bucket_s_tiles() {
         let bucket = Bucket { tokens: 195, sequences: 3 };
         let starts = [0, 65, 130, 195];
-        Words::default().fill(bucket, VOCABULARY, &starts, (&[1; 195], &[0; 195]));
+        fill(bucket, VOCABULARY, &starts, (&[1; 195], &[0; 195]), &mut vec![0; bucket.words()]);
     }
 
     #[test]
     #[should_panic(expected = "ids are the model's")]
     fn an_id_of_another_model_is_refused() {
-        Words::default().fill(BUCKET, VOCABULARY, &[0, 1], (&[10], &[0]));
+        fill(BUCKET, VOCABULARY, &[0, 1], (&[10], &[0]), &mut vec![0; BUCKET.words()]);
     }
 }

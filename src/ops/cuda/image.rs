@@ -1,0 +1,72 @@
+//! The kernels, compiled: by `build.rs` where it found nvcc, else by NVRTC when a GPU is opened.
+
+use super::DeviceError;
+#[cfg(not(podium_fatbin))]
+use super::nvidia::failed;
+use cudarc::driver::CudaContext;
+use cudarc::nvrtc::Ptx;
+
+/// Kernels, compiled by `build.rs`.
+#[cfg(podium_fatbin)]
+static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+/// Kernels, to be compiled by NVRTC; as in `kernels/kernels.cu`.
+#[cfg(not(podium_fatbin))]
+static SOURCE: &str = concat!(
+    include_str!("../../../kernels/base.cuh"),
+    include_str!("../../../kernels/layer_norm.cu"),
+    include_str!("../../../kernels/embed.cu"),
+    include_str!("../../../kernels/gelu.cu"),
+    include_str!("../../../kernels/attention.cu"),
+    include_str!("../../../kernels/first_token.cu"),
+    include_str!("../../../kernels/head.cu"),
+);
+
+#[cfg(podium_fatbin)]
+pub(super) fn kernels(_context: &CudaContext) -> Result<Ptx, DeviceError> {
+    Ok(Ptx::from_binary(FATBIN.to_vec()))
+}
+
+#[cfg(not(podium_fatbin))]
+pub(super) fn kernels(context: &CudaContext) -> Result<Ptx, DeviceError> {
+    let (major, minor) = context.compute_capability().map_err(failed)?;
+    compile(&format!("compute_{major}{minor}"))
+}
+
+/// Compiles the kernels by NVRTC.
+#[cfg(not(podium_fatbin))]
+fn compile(architecture: &str) -> Result<Ptx, DeviceError> {
+    use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+    // SAFETY: it only looks for the library.
+    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+        let message =
+            "this program was built without nvcc, and libnvrtc.so was not found to compile its kernels now";
+        return Err(DeviceError::Failed(message.to_owned()));
+    }
+    // Lambdas have no words that say where they run.
+    let options = ["--std=c++17", "--device-as-default-execution-space"].map(str::to_owned).to_vec();
+    let options = [vec![format!("--gpu-architecture={architecture}")], options].concat();
+    compile_ptx_with_opts(SOURCE, CompileOptions { options, ..CompileOptions::default() })
+        .map_err(|error| DeviceError::Failed(format!("NVRTC: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(not(podium_fatbin))]
+    #[test]
+    fn nvrtc_compiles_the_kernels_too() {
+        use super::{DeviceError, compile};
+        use crate::ops::cuda::{Half, Kernel};
+        for architecture in ["compute_80", "compute_90"] {
+            match compile(architecture) {
+                Ok(ptx) => {
+                    let text = ptx.to_src();
+                    for kernel in Kernel::ALL {
+                        assert!(text.contains(&kernel.symbol(Half::Bf16)), "{kernel:?} is not there");
+                    }
+                }
+                Err(DeviceError::Failed(why)) if why.contains("was not found") => eprintln!("SKIPPED: {why}"),
+                Err(error) => panic!("{architecture}: {error}"),
+            }
+        }
+    }
+}
