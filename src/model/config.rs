@@ -193,8 +193,8 @@ impl Encoder {
             return Err(BatchError::Length { tokens, limit });
         }
         let vocabulary = self.vocabulary;
-        match batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
-            Some(&id) => Err(BatchError::Token { id, vocabulary }),
+        match batch.ids().iter().copied().max().filter(|&id| id as usize >= vocabulary) {
+            Some(id) => Err(BatchError::Token { id, vocabulary }),
             None => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use crate::base::{DeviceNs, Nanodollars, Ns, Tokens};
 use crate::rerank::{Degradation, Outcome, Priority, Query, Receipt, ScoreForm, Served, Truncation};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 fn try_decode(path: &str, body: &Value) -> Result<Decoded, (Dialect, String)> {
     decode(path, &HeaderMap::new(), &serde_json::to_vec(body).unwrap(), &Settings::default())
@@ -93,6 +94,30 @@ fn every_answer_declares_itself_in_headers() {
     ] {
         assert_eq!(header(&encoded, name), Some(expected), "{name}");
     }
+}
+
+#[test]
+fn answers_are_described_field_by_field() {
+    let document: Value = serde_json::from_slice(super::openapi()).unwrap();
+    let names =
+        |object: &Value| -> BTreeSet<String> { object.as_object().unwrap().keys().cloned().collect() };
+    let body = json!({
+        "query": "q", "documents": [{"id": "x", "text": "a"}, "b"], "return_documents": true, "typo": 1,
+    });
+    let encoded = encode(&decoded("/v1/rank", &body), &[0.5, 1.0]);
+    let answer: Value = serde_json::from_slice(&encoded.body).unwrap();
+    let described = &document["components"]["schemas"]["Ranked"]["properties"];
+    assert_eq!(names(described), names(&answer));
+    for object in ["cost", "usage"] {
+        assert_eq!(names(&described[object]["properties"]), names(&answer[object]), "{object}");
+    }
+    // The last result has all that one may have.
+    assert_eq!(names(&described["results"]["items"]["properties"]), names(&answer["results"][1]));
+    let reasons: Vec<_> = Degradation::ALL.map(|reason| json!(reason.name())).into();
+    assert_eq!(described["degraded"]["enum"], json!([reasons, vec![Value::Null]].concat()));
+    let headers: BTreeSet<String> = encoded.headers.iter().map(|(name, _)| name.to_string()).collect();
+    let ours: BTreeSet<String> = headers.into_iter().filter(|name| name.starts_with("x-podium-")).collect();
+    assert_eq!(names(&document["components"]["headers"]), ours);
 }
 
 #[test]

@@ -21,7 +21,7 @@ const GROUP: u32 = 16;
 const ASKED_PAD: u32 = 32;
 /// As in `kernels/head.cu`: threads, and sequences of a block.
 const POOL_THREADS: u32 = 256;
-const POOLED: u32 = 8;
+const POOLED: u32 = POOL_THREADS / WARP;
 
 /// Which rows an operation has: all tokens, or a row a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,4 +359,32 @@ fn check(stride: usize) {
         stride.is_multiple_of(WARP as usize) && stride <= STRIDE_MAX,
         "rows of {stride} values have no kernel"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constants_are_those_of_the_kernels() {
+        let base = include_str!("../../../kernels/base.cuh");
+        let attention = include_str!("../../../kernels/attention.cu");
+        let first_token = include_str!("../../../kernels/first_token.cu");
+        let head = include_str!("../../../kernels/head.cu");
+        for (kernel, name, value) in [
+            (base, "WARP", WARP.to_string()),
+            (attention, "TILE", TILE.to_string()),
+            (attention, "ATTENTION_THREADS", ATTENTION_THREADS.to_string()),
+            (first_token, "FIRST_TOKEN_THREADS", FIRST_TOKEN_THREADS.to_string()),
+            (first_token, "GROUP", GROUP.to_string()),
+            (first_token, "ASKED_PAD", ASKED_PAD.to_string()),
+            (first_token, "STRIDE_MAX", STRIDE_MAX.to_string()),
+            (head, "POOL_THREADS", POOL_THREADS.to_string()),
+            (head, "POOLED", "POOL_THREADS / WARP".to_owned()),
+        ] {
+            let declared = format!(" {name} = {value}");
+            let is_declared = |line: &str| line.starts_with("constexpr u32") && line.contains(&declared);
+            assert!(kernel.lines().any(is_declared), "no kernel declares{declared}");
+        }
+    }
 }
