@@ -142,6 +142,9 @@ fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
     let (code, ..) = distil(place, teacher.path(), "four", &["--name", "one", "--seed", "2"]);
     assert_eq!(code, 0);
     assert_ne!(papers("one")["sha256"], papers("four")["sha256"]);
+    // That has its own checkpoint, and took nothing from the first's.
+    let (code, _, told) = distil(place, teacher.path(), "again", &["--name", "one"]);
+    assert_eq!((code, told.contains("train: ")), (0, false), "{told}");
 
     // A trained student learns on, or is only calibrated and reported on and comes out as it went in.
     let one = place.join("one");

@@ -319,7 +319,10 @@ fn learn(
         grades.sort();
         named.update(format!("{grades:?}"));
     }
-    let checkpoint = Checkpoint { path: work.join("training.safetensors"), plan: hex(&named.finalize()) };
+    let named = hex(&named.finalize());
+    // A training of other labels, by as little as a GPU's last bits, leaves this one's state.
+    let path = work.join(format!("training-{}.safetensors", &named[..12]));
+    let checkpoint = Checkpoint { path, plan: named };
     let said = std::cell::RefCell::new(String::new());
     let evaluate = |student: &Student| {
         let mut scorer = engine(student.encoder(), &student.weights(), plan.threads);
