@@ -609,6 +609,7 @@ fn a_budget_holds_while_the_primary_hangs_and_the_answer_says_what_it_is() {
     assert!(reply.header("x-podium-elapsed-ms").unwrap().parse::<f64>().unwrap() <= 400.0);
     let spent = server.post_with(path, "x-podium-latency-budget-ms: 0.001\r\n", body.to_string());
     assert_eq!((spent.status, spent.header("x-podium-error")), (504, Some("budget_spent")));
+    assert!(spent.text().contains(" ms are needed"), "{}", spent.text());
 }
 
 /// Reads one HTTP request of known length and answers it.

@@ -135,11 +135,16 @@ pub enum Refusal {
         /// What the fastest of them is predicted to take.
         needed: Ns,
     },
-    /// The budget was already spent when the request could first be scheduled.
+    /// The budget was already spent, but for the answer's way back (`limits.answer_ns_margin`), when the request could first
+    /// be scheduled.
     #[error(
-        "the latency budget is spent, but for what the answer's way back takes (limits.answer_ns_margin)"
+        "the latency budget was spent before any model could begin; about {} ms are needed",
+        .needed.0.div_ceil(1_000_000)
     )]
-    BudgetSpent,
+    BudgetSpent {
+        /// What was spent, what the fastest allowed tier is predicted to take with nothing else to do, and the way back.
+        needed: Ns,
+    },
     /// The tenant is past its quota of device time.
     #[error("the tenant is past its quota of device time; retry in {} ms", .retry_after.0 / 1_000_000)]
     QuotaExceeded {

@@ -62,7 +62,7 @@ impl Scheduler {
             return Err(Refusal::Draining);
         }
         if job.deadline.is_some_and(|deadline| deadline <= self.now) {
-            return Err(Refusal::BudgetSpent);
+            return Err(Refusal::BudgetSpent { needed: self.needed(job) });
         }
         let room = self.jobs.len() < self.limits.jobs_max
             && self.pairs + u64::from(job.pairs()) <= self.limits.pairs_max;
@@ -112,6 +112,16 @@ impl Scheduler {
     fn too_late(&self, job: &Job) -> Refusal {
         let retry_after = self.drained_in();
         let Some(deadline) = job.deadline else { return Refusal::Overloaded { retry_after } };
+        let needed = self.needed(job);
+        if job.arrived.saturating_add(needed) > deadline.saturating_add(self.limits.answer_ns_margin) {
+            return Refusal::BudgetUnmeetable { needed };
+        }
+        Refusal::BudgetTooShort { retry_after }
+    }
+
+    /// The budget by which a job would be met with nothing else to do: what was spent, what the fastest tier takes that its
+    /// policy allows and that is up, and the answer's way back.
+    fn needed(&self, job: &Job) -> Ns {
         let tiers = match job.policy {
             Policy::Full => &[Tier::Primary][..],
             Policy::Fallback | Policy::TopK => &[Tier::Fallback],
@@ -119,15 +129,8 @@ impl Scheduler {
         };
         let tiers = tiers.iter().filter(|&&tier| !job.lengths[tier].is_empty() && self.is_available(tier));
         let alone = |&tier: &Tier| self.predictors[tier].p99(&Load::of(job.lengths[tier].iter().copied()));
-        match tiers.map(alone).min() {
-            Some(needed) if self.now.saturating_add(needed) > deadline => {
-                // Of the caller's budget the answer's way back and what came before are spent already.
-                let spent = self.now.saturating_sub(job.arrived);
-                let needed = needed.saturating_add(spent).saturating_add(self.limits.answer_ns_margin);
-                Refusal::BudgetUnmeetable { needed }
-            }
-            _ => Refusal::BudgetTooShort { retry_after },
-        }
+        let spent = self.now.saturating_sub(job.arrived).saturating_add(self.limits.answer_ns_margin);
+        tiers.map(alone).min().unwrap_or(Ns::ZERO).saturating_add(spent)
     }
 
     fn prospect(&self, job: &Job, tier: Tier) -> Prospect {

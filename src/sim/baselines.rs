@@ -122,13 +122,14 @@ impl Window {
         }
         while let Some(&id) = self.queue.front() {
             let job = &self.jobs[&id];
+            let needed = now.saturating_sub(job.arrival.arrived);
             let expired = job.arrival.deadline.is_some_and(|deadline| deadline <= now);
             if !expired || job.next > 0 {
                 return;
             }
             self.queue.pop_front();
             self.jobs.remove(&id);
-            out.push(Action::Refuse { job: id, refusal: Refusal::BudgetSpent });
+            out.push(Action::Refuse { job: id, refusal: Refusal::BudgetSpent { needed } });
         }
     }
 }

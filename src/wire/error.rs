@@ -173,7 +173,7 @@ impl From<&Refusal> for ApiError {
             Refusal::BudgetTooShort { retry_after } => (Code::BudgetTooShort, Some(*retry_after)),
             Refusal::BudgetUnmeetable { .. } => (Code::BudgetTooShort, None),
             Refusal::QuotaExceeded { retry_after } => (Code::QuotaExceeded, Some(*retry_after)),
-            Refusal::BudgetSpent => (Code::BudgetSpent, None),
+            Refusal::BudgetSpent { .. } => (Code::BudgetSpent, None),
             Refusal::Invalid { field, message } => return Self::invalid(field, message),
             Refusal::UnknownModel { .. } => (Code::UnknownModel, None),
             Refusal::ModelFailed => (Code::ModelFailed, None),
