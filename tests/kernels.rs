@@ -476,19 +476,30 @@ fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
     }
 }
 
+#[test]
+fn warming_runs_every_bucket() {
+    let Some(mut shim) = Shim::here() else { return };
+    shim.replayed = Arc::default();
+    let encoder = bert(1, 32, 1, 32);
+    let engine = engine(shim.clone(), &encoder, &random_weights(&encoder, 4), Half::F16, 1024);
+    engine.warmed().unwrap();
+    let replayed: Vec<usize> = shim.replayed.lock().unwrap().iter().copied().collect();
+    assert_eq!(replayed, [128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024]);
+}
+
 #[cfg(feature = "cuda")]
 #[test]
 fn on_a_gpu_every_forward_is_recorded_and_reads_its_own_batch() {
     let Some(gpu) = gpu() else { return };
     let encoder = bert(2, 128, 2, 512);
     let weights = random_weights(&encoder, 4);
-    let mut engine = engine(gpu, &encoder, &weights, Half::F16, 512).warmed().unwrap();
+    let mut engine = engine(gpu, &encoder, &weights, Half::F16, 1024).warmed().unwrap();
     for seed in 0..4 {
         let batch = random_batch(&[100 + seed as usize, 30, 200 - seed as usize], seed);
         let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
         assert!(largest_error(&score(&mut engine, &batch), &exact) < 0.01, "seed {seed}");
     }
-    assert_eq!(engine.device().recorded(), (9, 0), "one for each bucket up to 512 tokens");
+    assert_eq!(engine.device().recorded(), (13, 0), "one for each bucket up to 1024 tokens");
 }
 
 #[test]
@@ -498,20 +509,27 @@ fn batches_that_are_queued_have_their_own_logits() {
     // The second has more runs than are on the device at once.
     let batches = [vec![40, 3, 70], vec![100; 7], vec![12]].map(|lengths| random_batch(&lengths, 8));
     on_every_device!(|device| {
-        let mut engine = engine(device, &encoder, &weights, Half::F16, 512);
-        let alone = batches.each_ref().map(|batch| score(&mut engine, batch));
+        let another = device.again();
+        let mut first = engine(device, &encoder, &weights, Half::F16, 512);
+        let alone = batches.each_ref().map(|batch| score(&mut first, batch));
         let end = |engine: &mut Cuda<_>, number: usize| {
             while !engine.is_ended() {}
             let mut logits = vec![f32::NAN; batches[number].len()];
             engine.end(&mut logits).unwrap();
             assert_eq!(logits, alone[number], "batch {number}");
         };
-        assert_eq!(engine.begin(&batches[0]), Ok(true));
+        assert_eq!(first.begin(&batches[0]), Ok(true));
         for number in 0..2 {
-            assert_eq!(engine.begin(&batches[number + 1]), Ok(true));
-            end(&mut engine, number);
+            assert_eq!(first.begin(&batches[number + 1]), Ok(true));
+            end(&mut first, number);
         }
-        end(&mut engine, 2);
+        end(&mut first, 2);
+        // Dropped in the midst of its work, it leaves the device as it should be.
+        for batch in &batches[..2] {
+            assert_eq!(first.begin(batch), Ok(true));
+        }
+        drop(first);
+        assert_eq!(score(&mut engine(another, &encoder, &weights, Half::F16, 512), &batches[0]), alone[0]);
     });
 }
 

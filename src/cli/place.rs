@@ -87,33 +87,83 @@ mod gpu {
     use crate::ops::cuda::Nvidia;
     use std::sync::{Arc, Mutex};
 
-    /// Lanes, each on a GPU in turn, one a GPU where the configuration does not say; why not, where one cannot be used or does not know the model's shape.
+    /// A lane on each GPU that can be used, or as many as are configured, each on the next one; why not, where none can be
+    /// used, or one that is asked for, or none knows the model's shape.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
         let precision = configured.precision;
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
         let tokens_max = configured.batch_tokens_max.unwrap_or(GPU_BATCH_TOKENS);
-        let load = move |model: &Model, lane: usize| -> Result<Cuda<Nvidia>, String> {
-            Cuda::open(lane % gpus, model, precision, tokens_max).map_err(|error| error.to_string())
+        let load = move |model: &Model, gpu: usize| -> Result<Cuda<Nvidia>, String> {
+            Cuda::open(gpu, model, precision, tokens_max).map_err(|error| error.to_string())
         };
-        // All are loaded now: whatever cannot be is known while there is a CPU to go to.
-        let mut dtype = "";
-        let make = |lane: usize| -> Result<MakeScorer, String> {
-            let (model, loaded) = (model.clone(), load(model, lane)?);
-            if lane == 0 {
-                dtype = loaded.dtype();
-                let name = loaded.device().name().map_err(|error| error.to_string())?;
-                tracing::info!(gpus, name, dtype, "GPUs are used");
+        // All are loaded now: whatever cannot be is known while there is a CPU, or another GPU, to go to.
+        let on = |lane: usize| (lane % gpus, load(model, lane % gpus));
+        let mut loaded = match configured.lanes {
+            Some(lanes) => (0..lanes).map(on).map(|(gpu, loaded)| Ok((gpu, loaded?))).collect(),
+            None => usable((0..gpus).map(on)),
+        }?;
+        let dtype = loaded[0].1.dtype();
+        // Lanes of a tier are replicas; a GPU without E4M3 is none of those that have it.
+        loaded.retain(|(gpu, other)| {
+            let is_same = other.dtype() == dtype;
+            if !is_same {
+                tracing::warn!(
+                    gpu,
+                    dtype = other.dtype(),
+                    "a GPU is left out: the first one computes in {dtype}"
+                );
             }
-            let loaded = Mutex::new(Some(loaded));
-            Ok(Arc::new(move || {
+            is_same
+        });
+        let name = loaded[0].1.device().name().map_err(|error| error.to_string())?;
+        tracing::info!(gpus, lanes = loaded.len(), name, dtype, "GPUs are used");
+        let make = |(gpu, loaded): (usize, Cuda<Nvidia>)| -> MakeScorer {
+            let (model, loaded) = (model.clone(), Mutex::new(Some(loaded)));
+            Arc::new(move || {
                 let first = loaded.lock().expect("nobody panics with the lock").take();
-                Ok(Box::new(first.map_or_else(|| load(&model, lane), Ok)?))
-            }))
+                Ok(Box::new(first.map_or_else(|| load(&model, gpu), Ok)?))
+            })
         };
-        let makes = (0..configured.lanes.unwrap_or(gpus)).map(make).collect::<Result<_, _>>()?;
+        let makes = loaded.into_iter().map(make).collect();
         let device = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
         let depth = configured.depth.unwrap_or(super::GPU_DEPTH);
         Ok(Placed { makes, dtype, device, batch_tokens_max: tokens_max, depth })
+    }
+
+    /// What could be loaded of many, with its GPU; what could not is said in the log, or is the error where nothing could.
+    fn usable<T>(all: impl Iterator<Item = (usize, Result<T, String>)>) -> Result<Vec<(usize, T)>, String> {
+        let (mut loaded, mut left_out) = (Vec::new(), Vec::new());
+        for (gpu, result) in all {
+            match result {
+                Ok(one) => loaded.push((gpu, one)),
+                Err(why) => left_out.push((gpu, why)),
+            }
+        }
+        if loaded.is_empty() {
+            return Err(left_out.swap_remove(0).1);
+        }
+        for (gpu, why) in left_out {
+            tracing::warn!(gpu, why, "a GPU is left out");
+        }
+        Ok(loaded)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::usable;
+
+        #[test]
+        fn a_gpu_that_cannot_be_used_costs_no_other() {
+            let all = |full: &[usize]| {
+                let full = full.to_vec();
+                let load =
+                    move |gpu| if full.contains(&gpu) { Err(format!("{gpu} is full")) } else { Ok('x') };
+                usable((0..3).map(|gpu| (gpu, load(gpu))))
+            };
+            assert_eq!(all(&[]), Ok(vec![(0, 'x'), (1, 'x'), (2, 'x')]));
+            assert_eq!(all(&[0, 2]), Ok(vec![(1, 'x')]));
+            assert_eq!(all(&[0, 1, 2]), Err("0 is full".to_owned()));
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Spawn {
     pub warm_up: Arc<[Packed]>,
     /// Warm-up ends early once a batch takes this long: no batch that long is ever formed.
     pub warm_up_ns_max: Ns,
+    /// Batches that it is sent before the first has ended.
+    pub depth: usize,
     pub clock: Clock,
     pub driver: Post<Message>,
 }
@@ -66,6 +68,13 @@ struct Flight {
     logits: Vec<f32>,
     /// How it ended, or none while it is under way.
     ended: Option<Result<(), Fault>>,
+}
+
+impl Flight {
+    /// Whether it has ended, being the first that the scorer was given.
+    fn has_ended(&self, scorer: &dyn Scorer) -> bool {
+        self.ended.is_some() || scorer.is_ended()
+    }
 }
 
 /// What a lane's thread has to say.
@@ -116,15 +125,25 @@ impl Spawn {
         let mut told_at = self.clock.now();
         let mut packed = Packed::default();
         let mut flights: VecDeque<Flight> = VecDeque::new();
+        // The one that is packed.
+        let mut next = None;
         loop {
-            let next = match flights.front() {
-                None => work.recv_until(None).ok(),
-                Some(_) if flights.len() == FLIGHTS_MAX => None,
-                Some(first) => next_before_end(work, scorer.as_ref(), first),
-            };
-            if let Some(work) = next {
-                work.pack(&self.template, &mut packed);
-                flights.push_back(self.begin(scorer.as_mut(), work.batch, &packed));
+            if next.is_none() {
+                let work = match flights.front() {
+                    None => work.recv_until(None).ok(),
+                    Some(_) if flights.len() == self.depth.min(FLIGHTS_MAX) => None,
+                    Some(first) => next_before_end(work, scorer.as_ref(), first),
+                };
+                next = work.map(|work| {
+                    work.pack(&self.template, &mut packed);
+                    work.batch
+                });
+            }
+            // What has ended while it was packed is told first.
+            let is_first_ended = flights.front().is_some_and(|first| first.has_ended(scorer.as_ref()));
+            if let Some(batch) = next.filter(|_| !is_first_ended) {
+                flights.push_back(self.begin(scorer.as_mut(), batch, &packed));
+                next = None;
                 continue;
             }
             // Without a batch under way there is none only when nobody is left to send one.
@@ -134,8 +153,8 @@ impl Spawn {
                 next.begun = self.clock.now();
             }
             if matches!(done.result, Err(fault) if fault != Fault::OutOfMemory) {
-                // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory, and
-                // has what is queued done elsewhere.
+                // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory. That is
+                // free when what is queued has ended, too; the driver has that done again.
                 drop(scorer);
                 return self.report(News::Ended { done, logits });
             }
@@ -249,7 +268,7 @@ impl Spawn {
 /// The next batch, if it comes before the first one ends.
 fn next_before_end(work: &Mailbox<Work>, scorer: &dyn Scorer, first: &Flight) -> Option<Work> {
     // A device wakes nobody: whoever waits for one asks it over and over, as CUDA's own wait does.
-    while first.ended.is_none() && !scorer.is_ended() {
+    while !first.has_ended(scorer) {
         if let Some(work) = work.try_recv() {
             return Some(work);
         }

@@ -39,6 +39,7 @@ pub(super) fn seats(
                 template: template.clone(),
                 // A lane that comes back is known already; one batch proves that it works.
                 warm_up: if generation == 0 { buckets.clone() } else { buckets[..1].into() },
+                depth: lane.depth,
                 warm_up_ns_max: Ns(2 * batch_ns_max.0),
                 clock,
                 driver: driver.clone(),

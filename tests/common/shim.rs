@@ -5,10 +5,11 @@ use libloading::Library;
 use podium::base::DeviceNs;
 use podium::ops::cuda::{Argument, Device, DeviceError, Half, Kernel, Product, Shape};
 use std::cell::UnsafeCell;
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A device whose memory is the process's; one kernel runs at a time, as the fibers are the library's only ones.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub struct Shim {
     pub is_reversed: bool,
     /// Whether no kernel can be launched.
     pub is_broken: Arc<AtomicBool>,
+    /// The keys of all that it has replayed.
+    pub replayed: Arc<Mutex<BTreeSet<usize>>>,
 }
 
 /// Words of 16 bytes, as kernels read eight halves at once.
@@ -30,7 +33,7 @@ pub struct Trip {
 }
 
 static LOADED: OnceLock<Option<Shim>> = OnceLock::new();
-static RUNNING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+static RUNNING: Mutex<()> = Mutex::new(());
 
 impl Shim {
     /// Compiles the kernels; none, said on stderr, where there is no C++ compiler.
@@ -58,7 +61,12 @@ impl Shim {
         }
         // SAFETY: the library is ours, and does nothing when it is loaded.
         let loaded = unsafe { Library::new(&library) }.unwrap();
-        Some(Self { library: Arc::new(loaded), is_reversed: false, is_broken: Arc::default() })
+        Some(Self {
+            library: Arc::new(loaded),
+            is_reversed: false,
+            is_broken: Arc::default(),
+            replayed: Arc::default(),
+        })
     }
 }
 
@@ -122,18 +130,19 @@ impl Device for Shim {
 
     fn replay(
         &self,
-        _key: usize,
+        key: usize,
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
+        self.replayed.lock().unwrap().insert(key);
         launches()
     }
     fn trip(&self, words: usize, _bytes: usize) -> Result<Trip, DeviceError> {
         Ok(Trip { words: vec![u32::MAX; words], brought: None })
     }
 
-    fn words(trip: &mut Trip) -> &mut [u32] {
+    fn words(trip: &mut Trip) -> Result<&mut [u32], DeviceError> {
         assert!(trip.brought.is_none(), "words on their way are not written");
-        &mut trip.words
+        Ok(&mut trip.words)
     }
 
     unsafe fn travel(
@@ -143,7 +152,7 @@ impl Device for Shim {
         (from, bytes): (u64, usize),
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        let words: Vec<u8> = Self::words(trip)[..words].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let words: Vec<u8> = Self::words(trip)?[..words].iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut brought = vec![0; bytes];
         // SAFETY: the caller promises the memory.
         unsafe {

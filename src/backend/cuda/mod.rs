@@ -32,14 +32,18 @@ const SEQUENCE_TOKENS: u32 = 16;
 /// Buckets from one power of two to the next: at most a fifth of a bucket is empty.
 const STEPS: u32 = 4;
 
-/// Runs that are on the device at once: one at work, and one behind it.
-const TRIPS: usize = 2;
+/// Runs that are on the device at once. One is at work and one behind it; batches of the shortest pairs have up to four
+/// each.
+const TRIPS: usize = 8;
 
 /// Tokens of a batch that fill a GPU.
 pub const GPU_BATCH_TOKENS: u64 = 16_384;
 
 /// A model on a device, with a stream of its own.
 pub struct Cuda<D: Device> {
+    /// Runs that are on the device, the first one first, with how many sequences each has. Dropped before all that they work
+    /// with, as that waits for them.
+    under_way: VecDeque<(D::Trip, usize)>,
     device: D,
     half: Half,
     encoder: Encoder,
@@ -49,9 +53,7 @@ pub struct Cuda<D: Device> {
     buckets: Vec<Bucket>,
     /// Those that are not under way.
     trips: Vec<D::Trip>,
-    /// Runs that are on the device, the first one first, with how many sequences each has.
-    under_way: VecDeque<(D::Trip, usize)>,
-    /// Batches that were begun and not ended, likewise.
+    /// Batches that were begun and not ended, the first one first.
     flights: VecDeque<Flight>,
     /// What the last batch took.
     spent: Option<DeviceNs>,
@@ -153,6 +155,7 @@ impl<D: Device> Cuda<D> {
         let trip = |_| device.trip(bucket.words(), 4 * bucket.sequences as usize);
         let trips = (0..TRIPS).map(trip).collect::<Result<_, _>>()?;
         Ok(Self {
+            under_way: VecDeque::new(),
             device,
             half,
             encoder: encoder.clone(),
@@ -161,7 +164,6 @@ impl<D: Device> Cuda<D> {
             batch,
             buckets,
             trips,
-            under_way: VecDeque::new(),
             flights: VecDeque::new(),
             spent: None,
         })
@@ -175,8 +177,9 @@ impl<D: Device> Cuda<D> {
         for bucket in self.buckets.clone() {
             let length = bucket.tokens.min(self.encoder.pair_tokens_max()) as usize;
             let mut batch = Packed::default();
-            for _ in 0..bucket.tokens as usize / length {
-                batch.push((0..length).map(|_| (0, 0)));
+            let tokens = bucket.tokens as usize;
+            for start in (0..tokens).step_by(length) {
+                batch.push((start..tokens.min(start + length)).map(|_| (0, 0)));
             }
             let mut logits = vec![0.0; batch.len()];
             self.run_all(&batch, &mut logits)?;
@@ -263,8 +266,9 @@ impl<D: Device> Cuda<D> {
         let vocabulary =
             Vocabulary { ids: self.encoder.vocabulary as u32, places: self.encoder.pair_tokens_max() };
         let text = (&batch.ids()[tokens.clone()], &batch.types()[tokens.clone()]);
-        let mut trip = self.trips.pop().expect("one has landed");
-        fill(bucket, vocabulary, starts, text, D::words(&mut trip));
+        let trip = self.trips.last_mut().expect("one has landed");
+        fill(bucket, vocabulary, starts, text, D::words(trip)?);
+        let mut trip = self.trips.pop().expect("it was there");
         let Self { device, half, stack, arena, batch, .. } = self;
         let launcher = Launcher { device: &*device, half: *half, bucket, batch: &*batch };
         let mut forward = || match &mut largest {
@@ -331,9 +335,15 @@ impl<D: Device> Scorer for Cuda<D> {
     }
 
     fn is_ended(&self) -> bool {
-        // A batch of many runs may have more to come; that is waited for.
-        self.flights.front().is_none_or(Flight::has_landed)
-            || self.under_way.front().is_some_and(|(trip, _)| self.device.is_back(trip))
+        let Some(first) = self.flights.front() else { return true };
+        // Its last run is the one before which all of its logits are there.
+        let mut landed = first.landed;
+        let mut runs = self.under_way.iter();
+        let last = runs.find(|(_, sequences)| {
+            landed += sequences;
+            landed == first.logits.len()
+        });
+        first.has_landed() || last.is_some_and(|(trip, _)| self.device.is_back(trip))
     }
 
     fn end(&mut self, logits: &mut [f32]) -> Result<(), ScoreError> {

@@ -173,7 +173,7 @@ pub struct Product {
 pub trait Device: Send {
     /// A piece of memory, freed when it is dropped.
     type Memory: Send;
-    /// A batch's way to the device and back, dropped when it has ended.
+    /// A batch's way to the device and back; dropping one that is under way waits for it.
     type Trip: Send;
 
     /// Memory, with whatever is in it.
@@ -247,7 +247,10 @@ pub trait Device: Send {
     ///
     /// # Panics
     /// Where it is under way.
-    fn words(trip: &mut Self::Trip) -> &mut [u32];
+    ///
+    /// # Errors
+    /// [`DeviceError`], that of a device that has failed.
+    fn words(trip: &mut Self::Trip) -> Result<&mut [u32], DeviceError>;
 
     /// Queues a trip: its first `words` to the device, what `launches` queues, and so many bytes back. It is under way
     /// until [`Device::take`]; where it could not be queued as a whole, it is not, and nothing of it is left in the queue.

@@ -36,12 +36,12 @@ pub struct Nvidia {
     /// Bytes that were allocated; all are freed together, at the end.
     memory_bytes: Cell<u64>,
     /// As NVML knows it.
-    uuid: String,
+    monitor: Option<nvml_wrapper::Device<'static>>,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
 
-// SAFETY: no part is bound to a thread (every call makes the context current), and without `Sync` it is used by one
+// SAFETY: no part is bound to a thread (every call that needs it makes the context current), and without `Sync` it is used by one
 // at a time, as graphs and cublasLt's plans must be.
 unsafe impl Send for Nvidia {}
 
@@ -64,11 +64,20 @@ pub struct Trip {
     stream: Arc<CudaStream>,
 }
 
+impl Trip {
+    /// Waits for all that is in the queue; one that has failed copies nothing any more.
+    fn wait(&mut self) {
+        // SAFETY: the stream is there. Not by the context, which would tell of an earlier error instead of waiting.
+        let _ = unsafe { result::stream::synchronize(self.stream.cu_stream()) };
+        self.is_under_way = false;
+    }
+}
+
 impl Drop for Trip {
     fn drop(&mut self) {
         if self.is_under_way {
-            // The memory must outlive its copies; a stream that has failed copies nothing any more.
-            let _ = self.stream.synchronize();
+            // The memory must outlive its copies.
+            self.wait();
         }
     }
 }
@@ -132,7 +141,7 @@ impl Nvidia {
             up: RefCell::new((up, false)),
             down: RefCell::new(down),
             memory_bytes: Cell::new(WORKSPACE_BYTES as u64),
-            uuid: uuid(&context.uuid().map_err(failed)?.bytes.map(|byte| byte as u8)),
+            monitor: monitor(&context.uuid().map_err(failed)?.bytes.map(|byte| byte as u8)),
             stream,
             context,
         })
@@ -301,9 +310,9 @@ impl Device for Nvidia {
         Ok(Trip { up, down, start: mark()?, end: mark()?, is_under_way: false, stream })
     }
 
-    fn words(trip: &mut Trip) -> &mut [u32] {
+    fn words(trip: &mut Trip) -> Result<&mut [u32], DeviceError> {
         assert!(!trip.is_under_way, "words on their way are not written");
-        trip.up.as_mut_slice().expect("no copy of cudarc's own is under way")
+        trip.up.as_mut_slice().map_err(failed)
     }
 
     unsafe fn travel(
@@ -323,13 +332,13 @@ impl Device for Nvidia {
         let there = || unsafe { result::memcpy_htod_async(to, up, stream) };
         // SAFETY: as above.
         let mut back = || unsafe { result::memcpy_dtoh_async(down, from, stream) };
+        // From here on, whatever becomes of the rest.
+        trip.is_under_way = true;
         let queued = (trip.start.record(&self.stream).and_then(|()| there()).map_err(failed))
             .and_then(|()| launches())
             .and_then(|()| back().and_then(|()| trip.end.record(&self.stream)).map_err(failed));
-        match &queued {
-            Ok(()) => trip.is_under_way = true,
-            // Why it failed is told; what the wait says of it is not news.
-            Err(_) => drop(self.stream.synchronize()),
+        if queued.is_err() {
+            trip.wait();
         }
         queued
     }
@@ -340,10 +349,10 @@ impl Device for Nvidia {
     }
 
     fn take(&self, trip: &mut Trip, bytes: &mut [u8]) -> Result<Option<DeviceNs>, DeviceError> {
-        self.context.bind_to_thread().map_err(failed)?;
-        let ended = trip.end.synchronize().map_err(failed);
+        // SAFETY: the event is the trip's. Not by the context, which would tell of another error instead of waiting.
+        let ended = unsafe { result::event::synchronize(trip.end.cu_event()) };
         trip.is_under_way = false;
-        ended?;
+        ended.map_err(failed)?;
         bytes.copy_from_slice(&trip.down.as_slice().map_err(failed)?[..bytes.len()]);
         let spent = trip.start.elapsed_ms(&trip.end).ok();
         Ok(spent.map(|spent| DeviceNs((f64::from(spent) * 1e6) as u64)))
@@ -354,11 +363,15 @@ impl Device for Nvidia {
     }
 
     fn watts(&self) -> Option<f64> {
-        static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
-        let open = || Nvml::builder().lib_path(OsStr::new("libnvidia-ml.so.1")).init().ok();
-        let device = NVML.get_or_init(open).as_ref()?.device_by_uuid(self.uuid.as_str()).ok()?;
-        device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3)
+        self.monitor.as_ref()?.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1e3)
     }
+}
+
+/// The device as NVML knows it, where that is there.
+fn monitor(bytes: &[u8; 16]) -> Option<nvml_wrapper::Device<'static>> {
+    static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
+    let open = || Nvml::builder().lib_path(OsStr::new("libnvidia-ml.so.1")).init().ok();
+    NVML.get_or_init(open).as_ref()?.device_by_uuid(uuid(bytes)).ok()
 }
 
 /// `GPU-8a6e...`, as NVML names what the driver numbers.
