@@ -2,10 +2,12 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `metrics` | every metric, its name and its labels |
+//! | `metrics` | what is counted, and how it is scraped |
+//! | `table` | every metric, its name and its labels |
 //! | `spans` | requests as OpenTelemetry spans |
 //! | `trace` | W3C trace context, in and out |
 
 pub mod metrics;
 pub mod spans;
+mod table;
 pub mod trace;

@@ -1,0 +1,201 @@
+//! Every metric: a row each, in the order in which they are written.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Makes [`Table`] and [`METRICS`] of rows: a field, its type and its first value; its name as it is scraped, and what it
+/// counts, with its labels. Counters get their `_total` when they are written.
+macro_rules! table {
+    ($($field:ident: $type:ty = $new:expr, $name:literal, $help:literal;)*) => {
+        /// Every metric's name as it is scraped, and what it counts.
+        pub const METRICS: &[(&str, &str)] = &[$(($name, $help)),*];
+
+        /// Every metric's values.
+        pub(super) struct Table {
+            $(pub $field: $type,)*
+        }
+
+        impl Table {
+            /// Registers every metric.
+            pub fn new(registry: &mut Registry) -> Self {
+                $(
+                    let $field: $type = $new;
+                    registry.register($name.trim_end_matches("_total"), $help, $field.clone());
+                )*
+                Self { $($field),* }
+            }
+        }
+    };
+}
+
+table! {
+    requests: Family<RequestLabels, Counter> = Family::default(),
+        "podium_requests_total", "Requests by dialect, tenant and outcome (full, topk, fallback, or the error's code)";
+    budgets: Family<ResultLabel, Counter> = Family::default(),
+        "podium_budgets_total", "Answers to requests with a latency budget, by result (met, missed)";
+    degraded: Family<ReasonLabel, Counter> = Family::default(),
+        "podium_degraded_total", "Answers that are less than their policy's best, by reason";
+    latency: Histograms<ServedLabels> = Buckets::Latency.family(),
+        "podium_request_seconds", "Seconds from arrival to answer";
+    queue: Histograms<ServedLabels> = Buckets::Latency.family(),
+        "podium_request_queue_seconds", "Seconds of it that a request waited for a lane";
+    compute: Histograms<ServedLabels> = Buckets::Latency.family(),
+        "podium_request_compute_seconds", "Seconds of it in which a lane worked on the request";
+    documents: Counter = Counter::default(),
+        "podium_documents_total", "Documents of answered requests";
+    truncated: Counter = Counter::default(),
+        "podium_documents_truncated_total", "Documents that lost tokens to truncation";
+    batches: Family<BatchLabels, Counter> = Family::default(),
+        "podium_batches_total", "Batches by result (ok, out_of_memory, non_finite, failed, stalled)";
+    batch_tokens: Histograms<ModelLabels> = Buckets::Count.family(),
+        "podium_batch_tokens", "Tokens of a batch";
+    batch_pairs: Histograms<ModelLabels> = Buckets::Count.family(),
+        "podium_batch_pairs", "Pairs of a batch";
+    batch_fill: Histograms<ModelLabels> = Buckets::Ratio.family(),
+        "podium_batch_fill_ratio", "Tokens of a batch over the most that its lane takes";
+    batch_time: Histograms<ModelLabels> = Buckets::Device.family(),
+        "podium_batch_device_seconds", "Device seconds of a batch";
+    prediction_error: Family<ModelLabels, Ratio> = Family::default(),
+        "podium_prediction_error_ratio", "Mean relative error of predicted batch times, last 256 batches";
+    queued_jobs: Family<ModelLabels, Gauge> = Family::default(),
+        "podium_queued_jobs", "Jobs that wait for a lane";
+    queued_tokens: Family<ModelLabels, Gauge> = Family::default(),
+        "podium_queued_tokens", "Tokens that wait for a lane";
+    queued_work: Family<ModelLabels, Ratio> = Family::default(),
+        "podium_queued_work_seconds", "Predicted device seconds of what waits";
+    lanes_up: Family<ModelLabels, Gauge> = Family::default(),
+        "podium_lanes_up", "Lanes that take work: loaded, and their breaker closed";
+    lanes: Family<ModelLabels, Gauge> = Family::default(),
+        "podium_lanes", "Lanes that are configured";
+    hedges: Counter = Counter::default(),
+        "podium_hedges_total", "Fallback runs started beside a primary that might be late";
+    hedges_won: Counter = Counter::default(),
+        "podium_hedges_won_total", "Hedges whose fallback answered";
+    cancelled: Counter = Counter::default(),
+        "podium_cancelled_total", "Requests whose client left before the answer";
+    faults: Counter = Counter::default(),
+        "podium_faults_total", "Faults of lanes, out of memory included";
+    device: Family<UseLabels, Seconds> = Family::default(),
+        "podium_device_seconds_total", "Device seconds by use (charged, discarded, idle); idle is known when scraped";
+    cost: Family<CostLabels, Seconds> = Family::default(),
+        "podium_cost_dollars_total", "Dollars on responses, by tenant";
+    energy: Family<CostLabels, Seconds> = Family::default(),
+        "podium_energy_joules_total", "Joules of responses by tenant, where devices tell what they draw (GPUs)";
+    memory: Family<ModelLabels, Gauge> = Family::default(),
+        "podium_device_memory_bytes", "Device memory that the tier's lanes have taken (GPUs)";
+    power: Family<ModelLabels, Ratio> = Family::default(),
+        "podium_device_watts", "What a device of the tier drew after a recent batch (GPUs)";
+    token_cache: Family<ResultLabel, Counter> = Family::default(),
+        "podium_token_cache_lookups_total", "Lookups of tokenised texts by result (hit, miss)";
+    inside: Gauge = Gauge::default(),
+        "podium_requests_inside", "Requests that are neither answered nor refused";
+    connections: Gauge = Gauge::default(),
+        "podium_connections", "Connections open";
+    accepted: Counter = Counter::default(),
+        "podium_connections_accepted_total", "Connections accepted";
+    rejected: Counter = Counter::default(),
+        "podium_connections_rejected_total", "Connections turned away, as too many were open";
+    ledger_failures: Counter = Counter::default(),
+        "podium_ledger_write_failures_total", "Writes of the ledger that failed; each is tried again";
+}
+
+/// A model, for labels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ModelLabels {
+    /// Its name.
+    pub model: Arc<str>,
+    /// Its version.
+    pub version: Arc<str>,
+    /// Its tier's name.
+    pub tier: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ServedLabels {
+    pub model: Arc<str>,
+    pub version: Arc<str>,
+    pub served: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RequestLabels {
+    pub dialect: &'static str,
+    pub tenant: Arc<str>,
+    pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ReasonLabel {
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ResultLabel {
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct BatchLabels {
+    pub model: Arc<str>,
+    pub version: Arc<str>,
+    pub tier: &'static str,
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct UseLabels {
+    pub model: Arc<str>,
+    pub version: Arc<str>,
+    pub tier: &'static str,
+    pub r#use: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct CostLabels {
+    pub model: Arc<str>,
+    pub version: Arc<str>,
+    pub tier: &'static str,
+    pub tenant: Arc<str>,
+}
+
+pub(super) type Seconds = Counter<f64, AtomicU64>;
+pub(super) type Ratio = Gauge<f64, AtomicU64>;
+
+pub(super) type Histograms<L> = Family<L, Histogram, Buckets>;
+
+/// Makes the histograms of a family.
+#[derive(Clone, Copy)]
+pub(super) enum Buckets {
+    /// 1 ms to 65 s, each twice the one before.
+    Latency,
+    /// 0.1 ms to 13 s.
+    Device,
+    /// 1 to 2^20.
+    Count,
+    /// Tenths.
+    Ratio,
+}
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        let powers = |start: f64, count: i32| (0..count).map(move |power| start * 2_f64.powi(power));
+        match self {
+            Self::Latency => Histogram::new(powers(0.001, 17)),
+            Self::Device => Histogram::new(powers(0.000_1, 18)),
+            Self::Count => Histogram::new(powers(1.0, 21)),
+            Self::Ratio => Histogram::new((1..=10).map(|tenth| f64::from(tenth) / 10.0)),
+        }
+    }
+}
+
+impl Buckets {
+    fn family<L: Clone + std::hash::Hash + Eq>(self) -> Histograms<L> {
+        Family::new_with_constructor(self)
+    }
+}
