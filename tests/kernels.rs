@@ -553,6 +553,31 @@ fn a_batch_that_cannot_be_queued_leaves_the_one_before_it() {
     }
 }
 
+/// What a lane does after a fault: whatever had the GPU is dropped, and it is opened again.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "breaks what the whole process has on the GPU: benches/gpu/run runs it alone"]
+fn a_gpu_that_has_failed_is_opened_again() {
+    let Some(device) = gpu() else { return };
+    {
+        let bench = &Bench::new(device, Half::F16, &[3]);
+        let (states, firsts) =
+            (bench.halves(&[], bench.bucket.tokens as usize * 32), bench.halves(&[], 4 * 32));
+        // Three tokens in one sequence and one tile, and the sequence begins far outside of all memory.
+        let wild: Vec<u8> =
+            [3, 1, 1, 0, u32::MAX / 2].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+        bench.batch.write(&bench.device, &wild).unwrap();
+        let launched = bench.launcher().first_rows(&states, 32, &firsts);
+        let error = launched.and_then(|()| firsts.read(&bench.device, &mut [0; 64])).unwrap_err();
+        println!("it fails as it should: {error}");
+    }
+    let encoder = bert(2, 64, 2, 96);
+    let (weights, batch) = (random_weights(&encoder, 3), random_batch(&[3, 40], 3));
+    let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
+    let mut engine = engine(gpu().expect("it was here"), &encoder, &weights, Half::F16, 128);
+    assert!(largest_error(&score(&mut engine, &batch), &exact) < 0.01);
+}
+
 #[test]
 fn maps_in_eight_bits_score_nearly_as_in_halves() {
     let encoder = bert(3, 64, 2, 128);
