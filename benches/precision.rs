@@ -6,7 +6,8 @@
 //!
 //! Sets are those of `$PODIUM_DATA` or `../shared/data`: BM25's first hundred of each judged query are
 //! scored in every precision. Printed are nDCG@10, on how many queries the first ten stand in f32's order, how
-//! far logits are from f32's, and for a GPU on how many queries the first ten stand alike when pairs have other neighbours.
+//! far logits are from f32's, and for a GPU on how many queries the first ten stand alike when pairs have other
+//! neighbours.
 
 #[path = "../tests/common/mod.rs"]
 mod common;

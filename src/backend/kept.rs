@@ -65,8 +65,8 @@ pub enum KeeperError {
 }
 
 impl Keeper {
-    /// Opens a tier's model on the best device that is here for it; scores lie in `folder`, under a name by which whatever scores with the same model in the same
-    /// precision finds them.
+    /// Opens a tier's model on the best device that is here for it; scores lie in `folder`, under a name by which
+    /// whatever scores with the same model in the same precision finds them.
     ///
     /// # Errors
     /// [`KeeperError`].

@@ -24,7 +24,8 @@ use thiserror::Error;
 /// A model on a device, owned by one lane's thread.
 ///
 /// Most have one batch at a time, by [`Scorer::score`]. A device with a queue has two, so that it need not wait for the
-/// host between them: [`Scorer::begin`] queues one behind the one that is at work, and [`Scorer::end`] waits for the first.
+/// host between them: [`Scorer::begin`] queues one behind the one that is at work, and [`Scorer::end`] waits for the
+/// first.
 pub trait Scorer: Send {
     /// Scores each sequence of `batch` into `logits` (`[sequences]`, raw logits in f32), while none is under way. A
     /// non-finite logit is the caller's to find: it trips the lane.

@@ -66,7 +66,8 @@ pub(super) struct Args {
     /// How long a server may take for a request.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: u64,
-    /// Requests a second of the simulated load, and of servers, which else get one after the other [default: half of what the primary can answer in full].
+    /// Requests a second of the simulated load, and of servers, which else get one after the other [default: half of
+    /// what the primary can answer in full].
     #[arg(long, value_name = "RATE")]
     rate: Option<f64>,
     /// The price of the device.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 /// Tokens of a batch, where the configuration names none: a CPU gains nothing from more.
 const CPU_BATCH_TOKENS: u64 = 4_096;
-/// Batches that a lane holds, where the configuration does not say: on a GPU the next one is queued while one is at work.
+/// Batches that a lane holds, where the configuration does not say: on a GPU the next one is queued while one is at
+/// work.
 const CPU_DEPTH: usize = 1;
 #[cfg(feature = "cuda")]
 const GPU_DEPTH: usize = 2;
@@ -87,8 +88,8 @@ mod gpu {
     use crate::ops::cuda::Nvidia;
     use std::sync::{Arc, Mutex};
 
-    /// A lane on each GPU that can be used, or as many as are configured, each on the next one; why not, where none can be
-    /// used, or one that is asked for, or none knows the model's shape.
+    /// A lane on each GPU that can be used, or as many as are configured, each on the next one; why not, where none can
+    /// be used, or one that is asked for, or none knows the model's shape.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
         let precision = configured.precision;
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
@@ -130,7 +131,8 @@ mod gpu {
         Ok(Placed { makes, dtype, device, batch_tokens_max: tokens_max, depth })
     }
 
-    /// What could be loaded of many, with its GPU; what could not is said in the log, or is the error where nothing could.
+    /// What could be loaded of many, with its GPU; what could not is said in the log, or is the error where nothing
+    /// could.
     fn usable<T>(all: impl Iterator<Item = (usize, Result<T, String>)>) -> Result<Vec<(usize, T)>, String> {
         let (mut loaded, mut left_out) = (Vec::new(), Vec::new());
         for (gpu, result) in all {

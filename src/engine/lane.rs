@@ -153,8 +153,8 @@ impl Spawn {
                 next.begun = self.clock.now();
             }
             if matches!(done.result, Err(fault) if fault != Fault::OutOfMemory) {
-                // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory. That is
-                // free when what is queued has ended, too; the driver has that done again.
+                // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory.
+                // That is free when what is queued has ended, too; the driver has that done again.
                 drop(scorer);
                 return self.report(News::Ended { done, logits });
             }

@@ -72,7 +72,8 @@ impl Verdict {
 /// those that are answered first are the fast ones.
 ///
 /// It looks for `Met` when as many are answered as it takes with none over; if some are, again when as many
-/// are as it takes with those; so the looks are few, and [`CONFIDENCE_OVERALL`] is left. It looks for `Missed` at each answer from the 50th on: an error there makes the result too low, not too high.
+/// are as it takes with those; so the looks are few, and [`CONFIDENCE_OVERALL`] is left. It looks for `Missed` at each
+/// answer from the 50th on: an error there makes the result too low, not too high.
 #[derive(Debug)]
 pub struct Judge {
     share: f64,

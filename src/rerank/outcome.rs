@@ -135,8 +135,8 @@ pub enum Refusal {
         /// What the fastest of them is predicted to take.
         needed: Ns,
     },
-    /// The budget was already spent, but for the answer's way back (`limits.answer_ns_margin`), when the request could first
-    /// be scheduled.
+    /// The budget was already spent, but for the answer's way back (`limits.answer_ns_margin`), when the request could
+    /// first be scheduled.
     #[error(
         "the latency budget was spent before any model could begin; about {} ms are needed",
         .needed.0.div_ceil(1_000_000)

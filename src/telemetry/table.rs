@@ -9,8 +9,8 @@ use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// Makes [`Table`] and [`METRICS`] of rows: a field, its type and its first value; its name as it is scraped, and what it
-/// counts, with its labels. Counters get their `_total` when they are written.
+/// Makes [`Table`] and [`METRICS`] of rows: a field, its type and its first value; its name as it is scraped, and what
+/// it counts, with its labels. Counters get their `_total` when they are written.
 macro_rules! table {
     ($($field:ident: $type:ty = $new:expr, $name:literal, $help:literal;)*) => {
         /// Every metric's name as it is scraped, and what it counts.

@@ -87,8 +87,8 @@ pub(super) fn listen<'a, D: Device>(
     }
 }
 
-/// Of the pairs among the first ten by `exact`, how many stand in the same order by `found`, and how many there are. What
-/// is no number agrees with nothing.
+/// Of the pairs among the first ten by `exact`, how many stand in the same order by `found`, and how many there are.
+/// What is no number agrees with nothing.
 fn agreement(exact: &[f32], found: &[f32]) -> (u32, u32) {
     let Ok(mut first) = order(exact) else { return (0, 1) };
     first.truncate(DEPTH);

@@ -2,7 +2,8 @@
 //! of batch.
 //!
 //! A batch goes to the device in one copy, through launches that are the same for all batches of its bucket, and its
-//! logits come back in one. While one is at work the next is queued behind it. All memory is taken when the engine starts.
+//! logits come back in one. While one is at work the next is queued behind it. All memory is taken when the engine
+//! starts.
 
 mod eight;
 mod stack;
@@ -41,8 +42,8 @@ pub const GPU_BATCH_TOKENS: u64 = 16_384;
 
 /// A model on a device, with a stream of its own.
 pub struct Cuda<D: Device> {
-    /// Runs that are on the device, the first one first, with how many sequences each has. Dropped before all that they work
-    /// with, as that waits for them.
+    /// Runs that are on the device, the first one first, with how many sequences each has. Dropped before all that they
+    /// work with, as that waits for them.
     under_way: VecDeque<(D::Trip, usize)>,
     device: D,
     half: Half,
@@ -84,8 +85,8 @@ pub enum LoadError {
 
 #[cfg(feature = "cuda")]
 impl Cuda<Nvidia> {
-    /// Puts a model on a GPU and runs every bucket once; batches have `tokens_max` tokens. In fp8 it is in f16 still where
-    /// that orders a sample otherwise; either is said in the log.
+    /// Puts a model on a GPU and runs every bucket once; batches have `tokens_max` tokens. In fp8 it is in f16 still
+    /// where that orders a sample otherwise; either is said in the log.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -224,7 +225,8 @@ impl<D: Device> Cuda<D> {
         self.end_first(logits)
     }
 
-    /// Queues a batch, or nothing of it; raises each layer's largest inputs to those of the batch, where they are asked for.
+    /// Queues a batch, or nothing of it; raises each layer's largest inputs to those of the batch, where they are asked
+    /// for.
     fn begin_all(&mut self, batch: &Packed, mut largest: Option<&mut [Largest]>) -> Result<(), DeviceError> {
         self.flights.push_back(Flight { logits: vec![0.0; batch.len()], landed: 0, spent: Ok(None) });
         let runs = runs(batch, *self.buckets.last().expect("there is a bucket"));

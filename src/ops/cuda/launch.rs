@@ -96,8 +96,8 @@ pub struct Launcher<'a, D: Device> {
 }
 
 impl<D: Device> Launcher<'_, D> {
-    /// Queues a trip whose words are a batch of the bucket: that to the device, what `launches` queues, and so many bytes
-    /// of `result` back.
+    /// Queues a trip whose words are a batch of the bucket: that to the device, what `launches` queues, and so many
+    /// bytes of `result` back.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -113,8 +113,8 @@ impl<D: Device> Launcher<'_, D> {
         unsafe { self.device.travel(trip, (batch, words), (result, bytes), launches) }
     }
 
-    /// states = norm(words + positions + types), `[tokens, stride]`, also quantised where that is asked for. That the batch's ids and places are in the
-    /// tables is `words::fill`'s to check, by the vocabulary that it is given.
+    /// states = norm(words + positions + types), `[tokens, stride]`, also quantised where that is asked for. That the
+    /// batch's ids and places are in the tables is `words::fill`'s to check, by the vocabulary that it is given.
     ///
     /// # Errors
     /// [`DeviceError`], as for all that follow.
@@ -204,7 +204,8 @@ impl<D: Device> Launcher<'_, D> {
         self.launch(Kernel::Gelu, [threads.div_ceil(THREADS), 1], THREADS, 0, &arguments)
     }
 
-    /// `context: [tokens, heads]`, or only quantised, from `qkv: [tokens, 3 heads]`, queries scaled by log2(e) / sqrt(d).
+    /// `context: [tokens, heads]`, or only quantised, from `qkv: [tokens, 3 heads]`, queries scaled by log2(e) /
+    /// sqrt(d).
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -259,7 +260,8 @@ impl<D: Device> Launcher<'_, D> {
         self.launch(Kernel::FirstToken, blocks, FIRST_TOKEN_THREADS, shared_bytes, &arguments)
     }
 
-    /// `logits: [sequences]` f32 from `firsts: [sequences, stride]`; `parts` has room for `[sequences, stride / 32]` f32.
+    /// `logits: [sequences]` f32 from `firsts: [sequences, stride]`; `parts` has room for `[sequences, stride / 32]`
+    /// f32.
     ///
     /// # Errors
     /// [`DeviceError`].

@@ -125,8 +125,8 @@ impl Argument {
     }
 }
 
-/// `count` matrix products y = x W^T + bias, row by row, in halves or from E4M3 to halves, and summed in f32; strides and steps from one
-/// product to the next are in values.
+/// `count` matrix products y = x W^T + bias, row by row, in halves or from E4M3 to halves, and summed in f32; strides
+/// and steps from one product to the next are in values.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Product {
@@ -253,7 +253,8 @@ pub trait Device: Send {
     fn words(trip: &mut Self::Trip) -> Result<&mut [u32], DeviceError>;
 
     /// Queues a trip: its first `words` to the device, what `launches` queues, and so many bytes back. It is under way
-    /// until [`Device::take`]; where it could not be queued as a whole, it is not, and nothing of it is left in the queue.
+    /// until [`Device::take`]; where it could not be queued as a whole, it is not, and nothing of it is left in the
+    /// queue.
     ///
     /// # Safety
     /// So many words and bytes of the device's memory lie at the addresses.

@@ -41,8 +41,8 @@ pub struct Nvidia {
     context: Arc<CudaContext>,
 }
 
-// SAFETY: no part is bound to a thread (every call that needs it makes the context current), and without `Sync` it is used by one
-// at a time, as graphs and cublasLt's plans must be.
+// SAFETY: no part is bound to a thread (every call that needs it makes the context current), and without `Sync` it is
+// used by one at a time, as graphs and cublasLt's plans must be.
 unsafe impl Send for Nvidia {}
 
 struct Function {
