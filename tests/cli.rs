@@ -161,9 +161,10 @@ fn a_check_finds_what_serving_would_stumble_over() {
     for (arguments, expected) in [
         (&["--ledger", "/nowhere/ledger.sqlite"][..], "ledger: /nowhere/ledger.sqlite"),
         (&["--journal", journal.to_str().unwrap()], "is there already"),
+        (&["--ledger", "/tmp"], "/tmp"),
+        (&["--ledger", journal.to_str().unwrap()], "not a database, or damaged"),
+        (&["--fallback", model.path().to_str().unwrap()], "fallback.name: the primary is called"),
         (&["--latency-budget-ms", "-5"], "latency_budget_ms: -5"),
-        (&["--precision", "f16"], "f16 is for GPUs"),
-        (&["--precision", "fp8"], "fp8 is for GPUs"),
         (&["--precision", "int4"], "one of auto, f32, f16, bf16, fp8, int8"),
     ] {
         let (code, _, errors) = check(arguments);
@@ -196,6 +197,16 @@ fn a_model_for_a_gpu_runs_on_the_cpu_where_there_is_none() {
     }
     assert!(printed.lines().next().unwrap().contains(" on cpu; "), "{printed}");
     assert_eq!(log.contains("no GPU can be used: the tier runs on the CPU"), cfg!(feature = "cuda"), "{log}");
+    for precision in ["f16", "fp8"] {
+        let (code, printed, log) =
+            run(&["serve", "--check", "--primary", directory, "--precision", precision]);
+        if cfg!(feature = "cuda") {
+            assert!(code == 0 && printed.contains(" on cpu; "), "{precision}: {code} {log}");
+            assert!(log.contains("no GPU can be used: the tier runs on the CPU"), "{log}");
+        } else {
+            assert!(code == 64 && log.contains("is for GPUs"), "{precision}: {code} {log}");
+        }
+    }
     let (code, _, log) = check("[[prices.devices]]\nname = 'gpu'\ndollars_per_hour = 2.0");
     assert!(code == 64 && log.contains("primary.device: prices.devices has no price for `cpu`"), "{log}");
     fs::write(&file, "[primary]\nengine = 'cuda'").unwrap();

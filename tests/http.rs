@@ -585,6 +585,14 @@ fn a_trace_is_continued_and_metrics_and_ledger_agree_with_the_answers() {
     assert_eq!(file[0].nanodollars.0, sums[0].1 + sums[1].1);
     assert!(file[0].loaded_nanodollars > file[0].nanodollars);
 
+    // Idle time goes on while nothing happens.
+    let idle = || -> f64 {
+        let metrics = server.get("/metrics", "").text();
+        let line = metrics.lines().find(|line| line.contains(r#"tier="primary",use="idle""#)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let before = idle();
+    assert!(before > 0.0 && idle() > before);
     let metrics = server.get("/metrics", "").text();
     for line in [
         r#"podium_requests_total{dialect="podium",tenant="acme",outcome="full"} 10"#,
@@ -594,6 +602,22 @@ fn a_trace_is_continued_and_metrics_and_ledger_agree_with_the_answers() {
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+}
+
+#[test]
+fn what_a_client_adds_to_a_request_breaks_no_answer() {
+    let server = TestServer::start(setup(Scripted::default(), None), Options::default());
+    let mut body = plain();
+    for number in 0..30_000 {
+        body[format!("field {number}")] = json!(0);
+    }
+    let reply = server.post("/v1/rank", body.to_string());
+    assert_eq!((reply.status, reply.header("x-podium-tier")), (200, Some("full")));
+    let reply = server.post_with("/v1/rank", "content-encoding: gzip\r\n", plain().to_string());
+    assert_eq!((reply.status, reply.header("x-podium-error")), (415, Some("unsupported_media")));
+    assert!(reply.text().contains("content-encoding: a body is sent as it is, and not in gzip"));
+    let reply = server.post_with("/v1/rank", "content-encoding: identity\r\n", plain().to_string());
+    assert_eq!(reply.status, 200);
 }
 
 #[test]

@@ -206,6 +206,9 @@ impl Config {
         }
         for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
             let Some(tier) = tier else { continue };
+            if tier.name.as_ref().is_some_and(String::is_empty) {
+                return wrong(format!("{key}.name: a name has a character"));
+            }
             if let Some(lanes) = tier.lanes.filter(|lanes| !(1..=256).contains(lanes)) {
                 return wrong(format!("{key}.lanes: {lanes} is not between 1 and 256"));
             }
@@ -252,6 +255,15 @@ impl Config {
             ("prepare.threads", self.prepare.threads as u64, 1),
             ("prepare.queued_max", self.prepare.queued_max as u64, 1),
         ];
+        if self.prepare.threads > 256 {
+            return wrong(format!("prepare.threads: {} is more than 256", self.prepare.threads));
+        }
+        if self.limits.hedges_permille > 1000 {
+            return wrong(format!(
+                "limits.hedges_permille: {} is more than 1000",
+                self.limits.hedges_permille
+            ));
+        }
         if let Some((key, value, min)) = bounds.iter().find(|(_, value, min)| value < min) {
             return wrong(format!("{key}: {value} is less than {min}"));
         }
@@ -378,6 +390,9 @@ mod tests {
             ("[limits]\njobs_max = 0\n", "limits.jobs_max: 0 is less than 1"),
             ("[limits]\npairs_max = 9999\n", "limits.pairs_max: 9999 is less than 10000"),
             ("[prepare]\nthreads = 0\n", "prepare.threads: 0 is less than 1"),
+            ("[prepare]\nthreads = 257\n", "prepare.threads: 257 is more than 256"),
+            ("[limits]\nhedges_permille = 1001\n", "limits.hedges_permille: 1001 is more than 1000"),
+            ("[primary]\nmodel = 'x'\nname = ''", "primary.name: a name has a character"),
             ("[wire.pins]\nrerank = 'nim'\n", "wire.pins.rerank: `nim` has no such path"),
             ("[otlp]\nendpoint = 'collector:4317'\n", "otlp.endpoint: `collector:4317`"),
             ("[otlp]\nendpoint = 'http://c:4318'\nsample = 2.0\n", "otlp.sample: 2"),

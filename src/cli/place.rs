@@ -44,6 +44,9 @@ pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> 
                 configured.precision.half().filter(|_| tier == Tier::Primary && cfg!(feature = "cuda"));
             match half.map(|_| gpu::place(configured, model)) {
                 Some(Ok(placed)) => Ok(placed),
+                Some(Err(why)) if configured.precision.is_for_gpus() => {
+                    instead(tier, configured, model, &why)
+                }
                 Some(Err(why)) => {
                     tracing::info!(tier = tier.name(), why, "no GPU is used");
                     on_cpu(configured, model)
@@ -51,16 +54,19 @@ pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> 
                 None => on_cpu(configured, model),
             }
         }
-        EngineKind::Cuda => gpu::place(configured, model).or_else(|why| {
-            tracing::warn!(
-                tier = tier.name(),
-                why,
-                "no GPU can be used: the tier runs on the CPU, priced as `cpu`"
-            );
-            let precision = Precision::Auto;
-            on_cpu(&TierConfig { precision, device: None, ..configured.clone() }, model)
-        }),
+        EngineKind::Cuda => {
+            gpu::place(configured, model).or_else(|why| instead(tier, configured, model, &why))
+        }
     }
+}
+
+/// On the CPU what was to be on a GPU, in a precision that the CPU has.
+fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Result<Placed, String> {
+    let precision = Precision::Auto;
+    let placed = on_cpu(&TierConfig { precision, device: None, ..configured.clone() }, model)?;
+    let (tier, dtype) = (tier.name(), placed.dtype);
+    tracing::warn!(tier, why, dtype, "no GPU can be used: the tier runs on the CPU, priced as `cpu`");
+    Ok(placed)
 }
 
 fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {

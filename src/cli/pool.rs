@@ -26,6 +26,13 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
         let (batch_tokens_max, depth) = (placed.batch_tokens_max, placed.depth);
         lanes.extend(placed.makes.into_iter().map(|make| LaneSetup { tier, batch_tokens_max, depth, make }));
     }
+    if let PerTier { primary: Some(primary), fallback: Some(fallback) } = &tiers
+        && primary.name == fallback.name
+    {
+        let name = &primary.name;
+        let message = format!("fallback.name: the primary is called `{name}`, too, and requests name models");
+        return Err(Failure::usage(message));
+    }
     Ok(Setup {
         clock,
         tiers,

@@ -115,10 +115,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 fn check_files(config: &Config) -> Result<(), Failure> {
     for (key, path) in [("ledger", &config.ledger), ("journal", &config.journal)] {
         let Some(path) = path else { continue };
+        if path.as_os_str().is_empty() {
+            return Err(Failure::usage(format!("{key}: a path has a character")));
+        }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if folder.is_some_and(|folder| !folder.is_dir()) {
             return Err(Failure::usage(format!("{key}: {} is in no folder that there is", path.display())));
         }
+    }
+    if let Some(path) = &config.ledger {
+        Store::check(path).map_err(|error| Failure::usage(error.to_string()))?;
     }
     match config.journal.as_ref().filter(|path| path.exists()) {
         Some(path) => Err(Failure::usage(format!("journal: {} is there already", path.display()))),

@@ -93,6 +93,21 @@ impl Store {
         Writer::open(path).map(Self::start)
     }
 
+    /// Whether [`Store::open`] would take the file that is there, without writing to it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn check(path: &Path) -> Result<(), StoreError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let failed = |error| name(path, &error);
+        let connection =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+        connection.busy_timeout(LOCKED).map_err(failed)?;
+        if is_new(&connection).map_err(failed)? { Ok(()) } else { check(&connection, path) }
+    }
+
     fn start(writer: Writer) -> Self {
         let pending = Arc::new(Mutex::new(Increments::default()));
         let failures = Arc::new(AtomicU64::new(0));
@@ -225,10 +240,7 @@ impl Writer {
         let failed = |error| name(path, &error);
         let mut connection = Connection::open(path).map_err(failed)?;
         connection.busy_timeout(LOCKED).map_err(failed)?;
-        let is_new = connection
-            .query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
-            .map_err(failed)?;
-        if is_new {
+        if is_new(&connection).map_err(failed)? {
             create(&mut connection).map_err(failed)?;
         }
         check(&connection, path)?;
@@ -259,12 +271,15 @@ impl Writer {
     }
 }
 
+/// Whether nothing has been written to a file yet.
+fn is_new(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+}
+
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     // Another process may have been faster.
-    let is_new: bool =
-        transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
-    if is_new {
+    if is_new(&transaction)? {
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;

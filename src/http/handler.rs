@@ -15,7 +15,7 @@ use crate::wire::{
     ApiError, Code, Decoded, Dialect, Encoded, Settings, Stamp, decode, dialect_of, encode_error,
 };
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -61,7 +61,7 @@ impl App {
             Route::Rank => self.rank(request, arrived).await,
             Route::Live => pages::text(StatusCode::OK, "live"),
             Route::Ready => pages::ready(self.handle.state()),
-            Route::Metrics => pages::metrics(self.metrics()),
+            Route::Metrics => pages::metrics(self.metrics().await),
             Route::Models => pages::json(&pages::models(self.handle.models())),
             Route::OpenApi => pages::bytes(crate::wire::openapi()),
             Route::Info => pages::json(&pages::info(&self.handle, &self.settings)),
@@ -180,6 +180,11 @@ impl App {
 
     /// Reads a body within its bounds of bytes and time.
     async fn body(&self, headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
+        if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+            let encoding = encoding.to_str().unwrap_or("?");
+            let message = format!("content-encoding: a body is sent as it is, and not in {encoding}");
+            return Err(ApiError::new(Code::UnsupportedMedia, message));
+        }
         let limit = self.limits.body_bytes_max;
         let too_large = || ApiError::new(Code::TooLarge, format!("the body is longer than {limit} bytes"));
         let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
@@ -239,7 +244,9 @@ impl App {
         }
     }
 
-    fn metrics(&self) -> String {
+    /// Every metric, with all that happened until now.
+    async fn metrics(&self) -> String {
+        self.handle.hand_over().await;
         let connections = &self.connections;
         self.handle.metrics().scrape(&ServerFacts {
             token_lookups: self.handle.token_lookups(),

@@ -29,7 +29,7 @@ pub struct Receipt {
     pub budget: Option<Ns>,
     /// From arrival to the answer.
     pub elapsed: Ns,
-    /// The part of it spent waiting for a lane.
+    /// The part of it in which no lane worked on this request: the body's way in, reading it, and waiting for a lane.
     pub queue: Ns,
     /// The part of it in which a lane worked on this request.
     pub compute: Ns,

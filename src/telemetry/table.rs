@@ -44,7 +44,7 @@ table! {
     latency: Histograms<ServedLabels> = Buckets::Latency.family(),
         "podium_request_seconds", "Seconds from arrival to answer";
     queue: Histograms<ServedLabels> = Buckets::Latency.family(),
-        "podium_request_queue_seconds", "Seconds of it that a request waited for a lane";
+        "podium_request_queue_seconds", "Seconds of it in which no lane worked on the request: its way in, reading it, and waiting";
     compute: Histograms<ServedLabels> = Buckets::Latency.family(),
         "podium_request_compute_seconds", "Seconds of it in which a lane worked on the request";
     documents: Counter = Counter::default(),

@@ -22,6 +22,8 @@ pub enum Code {
     MethodNotAllowed,
     /// The body is past its bound.
     TooLarge,
+    /// The body is encoded.
+    UnsupportedMedia,
     /// The body did not come in time.
     Timeout,
     /// The named model is not served.
@@ -50,6 +52,7 @@ impl Code {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge => "too_large",
+            Self::UnsupportedMedia => "unsupported_media",
             Self::Timeout => "timeout",
             Self::UnknownModel => "unknown_model",
             Self::Overloaded => "overloaded",
@@ -74,6 +77,7 @@ impl Code {
             Self::NotFound | Self::UnknownModel => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded | Self::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
             Self::BudgetTooShort | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -90,9 +94,11 @@ impl Code {
             Self::Forbidden => "PermissionDeniedError",
             Self::NotFound | Self::UnknownModel => "NotFoundError",
             Self::Overloaded | Self::QuotaExceeded => "RateLimitError",
-            Self::InvalidRequest | Self::MethodNotAllowed | Self::TooLarge | Self::Timeout => {
-                "BadRequestError"
-            }
+            Self::InvalidRequest
+            | Self::MethodNotAllowed
+            | Self::TooLarge
+            | Self::UnsupportedMedia
+            | Self::Timeout => "BadRequestError",
             Self::BudgetTooShort | Self::BudgetSpent | Self::Unavailable => "ServiceUnavailableError",
             Self::ModelFailed => "InternalServerError",
         }
@@ -110,6 +116,7 @@ impl Code {
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::TooLarge
+            | Self::UnsupportedMedia
             | Self::Timeout
             | Self::UnknownModel => "Validation",
         }

@@ -204,8 +204,19 @@ pub fn decode(
         let message = format!("{found} are given, and the limit is {limit}");
         return Err(in_dialect(ApiError::invalid(documents_field(dialect), message)));
     }
-    let warnings = warnings.iter().map(|field| format!("unknown field `{field}` was ignored")).collect();
+    let warnings = told(&warnings);
     Ok(Decoded { request: Arc::new(request), reply: Reply { dialect, ids, oip: wanted }, warnings })
+}
+
+/// Fields whose names go into headers: clients bear a hundred of those, and proxies 8 KiB.
+const WARNINGS_MAX: usize = 8;
+
+/// Warnings of fields that were ignored, as many as clients' bounds on headers bear.
+fn told(unknown: &[String]) -> Vec<String> {
+    let one = |field: &String| format!("unknown field `{field}` was ignored");
+    let more = unknown.len().saturating_sub(WARNINGS_MAX);
+    let rest = (more > 0).then(|| format!("{more} more unknown fields were ignored"));
+    unknown.iter().take(WARNINGS_MAX).map(one).chain(rest).collect()
 }
 
 impl Reply {

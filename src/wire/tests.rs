@@ -73,6 +73,19 @@ fn podium_says_everything() {
 }
 
 #[test]
+fn many_unknown_fields_are_few_headers() {
+    let mut body = json!({"query": "q", "documents": ["a"]});
+    for number in 0..30_000 {
+        body[format!("f{number}")] = json!(0);
+    }
+    let encoded = encode(&decoded("/v1/rank", &body), &[0.5]);
+    let warnings = encoded.headers.iter().filter(|(name, _)| name == "x-podium-warning");
+    let warnings: Vec<&str> = warnings.map(|(_, value)| value.to_str().unwrap()).collect();
+    assert_eq!(warnings.len(), 9);
+    assert_eq!(warnings[8], "29992 more unknown fields were ignored");
+}
+
+#[test]
 fn every_answer_declares_itself_in_headers() {
     let decoded = decoded("/rerank", &json!({"query": "q", "texts": ["a", "b"], "typo\n": 1}));
     let encoded = encode(&decoded, &[0.5, 1.0]);

@@ -5,6 +5,7 @@
 //! logits come back in one. While one is at work the next is queued behind it. All memory is taken when the engine
 //! starts.
 
+mod buckets;
 mod eight;
 mod stack;
 
@@ -19,19 +20,12 @@ use crate::model::{Encoder, Weights};
 use crate::ops::cuda::Nvidia;
 use crate::ops::cuda::{Array, Bucket, Device, DeviceError, Half, Launcher, STRIDE_MAX, Vocabulary, fill};
 use crate::token::Packed;
+use buckets::{buckets, fits, runs};
 pub use eight::sample;
 use stack::{Arena, Largest, Stack};
 use std::collections::VecDeque;
 use std::ops::Range;
 use thiserror::Error;
-
-/// Tokens of the smallest bucket.
-const TOKENS_MIN: u32 = 128;
-/// Tokens for each sequence of a bucket: rerankers' pairs are seldom shorter, and the last layer, which has a row a
-/// sequence, is a sixteenth of another.
-const SEQUENCE_TOKENS: u32 = 16;
-/// Buckets from one power of two to the next: at most a fifth of a bucket is empty.
-const STEPS: u32 = 4;
 
 /// Runs that are on the device at once. One is at work and one behind it; batches of the shortest pairs have up to four
 /// each.
@@ -358,68 +352,5 @@ impl<D: Device> Scorer for Cuda<D> {
 
     fn device_state(&self) -> Option<DeviceState> {
         Some(DeviceState { memory_bytes: self.device.memory_bytes()?, watts: self.device.watts() })
-    }
-}
-
-/// Sizes from the smallest up to one that has room for `tokens_max`.
-fn buckets(tokens_max: u32) -> Vec<Bucket> {
-    let mut buckets = Vec::new();
-    let mut tokens = TOKENS_MIN;
-    loop {
-        buckets.push(Bucket { tokens, sequences: tokens / SEQUENCE_TOKENS });
-        if tokens >= tokens_max {
-            return buckets;
-        }
-        tokens += (1 << tokens.ilog2()) / STEPS;
-    }
-}
-
-fn fits(bucket: Bucket, tokens: usize, sequences: usize) -> bool {
-    tokens <= bucket.tokens as usize && sequences <= bucket.sequences as usize
-}
-
-/// Whole sequences, as many as the largest bucket holds.
-fn runs(batch: &Packed, largest: Bucket) -> Vec<Range<usize>> {
-    let starts = batch.starts();
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for sequence in 0..batch.len() {
-        match runs.last_mut() {
-            Some(run)
-                if fits(
-                    largest,
-                    (starts[sequence + 1] - starts[run.start]) as usize,
-                    sequence + 1 - run.start,
-                ) =>
-            {
-                run.end += 1;
-            }
-            _ => runs.push(sequence..sequence + 1),
-        }
-    }
-    runs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buckets_waste_at_most_a_fifth() {
-        let buckets = buckets(5000);
-        let sizes: Vec<u32> = buckets.iter().map(|bucket| bucket.tokens).collect();
-        assert_eq!(sizes[..9], [128, 160, 192, 224, 256, 320, 384, 448, 512]);
-        assert_eq!(*sizes.last().unwrap(), 5120);
-        assert!(sizes.windows(2).all(|pair| pair[1] * 4 <= pair[0] * 5));
-    }
-
-    #[test]
-    fn runs_are_whole_sequences_within_the_largest_bucket() {
-        let largest = Bucket { tokens: 100, sequences: 3 };
-        let mut batch = Packed::default();
-        for length in [60, 40, 1, 90, 1, 1, 1, 100] {
-            batch.push((0..length).map(|_| (1, 0)));
-        }
-        assert_eq!(runs(&batch, largest), [0..2, 2..5, 5..7, 7..8]);
-        assert!(runs(&Packed::default(), largest).is_empty());
     }
 }
