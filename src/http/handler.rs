@@ -244,11 +244,9 @@ impl App {
         }
     }
 
-    /// Every metric, with all that happened until now.
     async fn metrics(&self) -> String {
-        self.handle.hand_over().await;
         let connections = &self.connections;
-        self.handle.metrics().scrape(&ServerFacts {
+        self.handle.metrics_of_now().await.scrape(&ServerFacts {
             token_lookups: self.handle.token_lookups(),
             inside: self.handle.inside(),
             connections: connections.open.load(Ordering::Relaxed),
