@@ -12,7 +12,8 @@ use podium::model::{Encoder, Forward, Weights};
 #[cfg(feature = "cuda")]
 use podium::ops::cuda::Nvidia;
 use podium::ops::cuda::{
-    Array, Bucket, Device, Embeddings, Half, Head, Kernel, Launcher, Norm, Quantised, Rows, Vocabulary, fill,
+    Array, Bucket, Device, Embeddings, Half, Head, Kernel, Launcher, Norm, Quantised, Rows, Vocabulary,
+    fill_words,
 };
 use podium::ops::{Gelu, Heads, attention_reference, gelu_reference, layer_norm_reference};
 use podium::token::Packed;
@@ -123,7 +124,7 @@ impl<D: Device> Bench<D> {
             Bucket { tokens: (tokens as u32 + 7).next_multiple_of(8), sequences: lengths.len() as u32 + 3 };
         let vocabulary = Vocabulary { ids: 50, places: 512 };
         let mut words = vec![u32::MAX; bucket.words()];
-        fill(bucket, vocabulary, &starts, (&ids, &types), &mut words);
+        fill_words(bucket, vocabulary, &starts, (&ids, &types), &mut words);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let batch = Array::of_bytes(&device, &bytes).unwrap();
         Self { device, half, bucket, batch, tokens, lengths: lengths.to_vec() }

@@ -174,6 +174,13 @@ impl Books {
         self.handed_over + if self.fresh { HAND_OVER } else { HAND_OVER_IDLE }
     }
 
+    /// Hands over what was not handed over within the time before now.
+    pub fn hand_over_after(&mut self, ago: Ns, now: Ns, sched: &Scheduler) {
+        if self.handed_over.saturating_add(ago) <= now {
+            self.hand_over(now, sched);
+        }
+    }
+
     /// Hands the ledger's news to the store, and the present state to the metrics.
     pub fn hand_over(&mut self, now: Ns, sched: &Scheduler) {
         (self.handed_over, self.fresh) = (now, false);

@@ -29,8 +29,11 @@ pub(super) enum Message {
     Cancel(JobId),
     Report(Report),
     Drain,
-    /// Hands the books' news on, and says when that is done.
-    HandOver(oneshot::Sender<()>),
+    /// Hands the books' news on, unless that was done no longer ago than this, and says so.
+    HandOver {
+        ago: Ns,
+        done: oneshot::Sender<()>,
+    },
     /// Ends the loop; jobs still inside are refused as draining.
     Stop,
 }
@@ -157,7 +160,7 @@ fn warm_up(
             Ok(Message::Submit(submission)) => {
                 let _ = submission.reply.send(Err(Refusal::Unavailable));
             }
-            Ok(Message::Cancel(_) | Message::Drain | Message::HandOver(_)) => {}
+            Ok(Message::Cancel(_) | Message::Drain | Message::HandOver { .. }) => {}
             Ok(Message::Stop) | Err(_) => {
                 return Err(StartError::Stopped);
             }
@@ -211,8 +214,8 @@ impl Running {
             }
             Message::Report(report) => self.hear_lane(report),
             Message::Drain => self.step(Event::Drain),
-            Message::HandOver(done) => {
-                self.books.hand_over(self.clock.now(), &self.sched);
+            Message::HandOver { ago, done } => {
+                self.books.hand_over_after(ago, self.clock.now(), &self.sched);
                 // Whoever asked may have gone.
                 let _ = done.send(());
             }

@@ -39,9 +39,6 @@ pub enum State {
     Draining,
 }
 
-/// Scrapes closer together than this show the same state.
-const SCRAPE_NS_MIN: Ns = Ns::from_millis(100);
-
 /// A model that is served.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
@@ -74,8 +71,6 @@ pub(super) struct Shared {
     /// Requests between the door and their answer, and how many there may be.
     inside: AtomicUsize,
     inside_max: usize,
-    /// When the present state was asked for last, for a scrape.
-    asked_at: AtomicU64,
 }
 
 impl Shared {
@@ -103,7 +98,6 @@ impl Shared {
             state: AtomicU8::new(State::Loading as u8),
             jobs: AtomicU64::new(0),
             inside: AtomicUsize::new(0),
-            asked_at: AtomicU64::new(0),
             // Those being tokenised come on top of the scheduler's own bound.
             inside_max: setup.limits.jobs_max + setup.prepare.queued_max,
         }
@@ -177,24 +171,11 @@ impl Handle {
         &self.shared.metrics
     }
 
-    /// Where the engine counts, with the state of a tenth of a second ago at most: scrapes, however many, take no more of
-    /// the driver's time than that.
-    pub async fn metrics_of_now(&self) -> &Metrics {
-        let Shared { clock, asked_at, metrics, .. } = &*self.shared;
-        let (now, before) = (clock.now().0, asked_at.load(Ordering::Relaxed));
-        if now >= before.saturating_add(SCRAPE_NS_MIN.0)
-            && asked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
-            self.hand_over().await;
-        }
-        metrics
-    }
-
-    /// Waits until the ledger's store has everything that is booked by now.
-    pub async fn hand_over(&self) {
+    /// Waits until the ledger's store and the metrics have everything that was booked so long ago or before.
+    pub async fn hand_over(&self, ago: Ns) {
         let (done, waiting) = oneshot::channel();
         // A driver that has ended has handed everything over.
-        if self.shared.driver.send(Message::HandOver(done)).is_ok() {
+        if self.shared.driver.send(Message::HandOver { ago, done }).is_ok() {
             let _ = waiting.await;
         }
     }

@@ -170,13 +170,9 @@ impl Spawn {
     fn begin(&self, scorer: &mut dyn Scorer, batch: BatchId, packed: &Packed) -> Flight {
         let mut logits = vec![0.0; packed.len()];
         let begun = self.clock.now();
-        let run = || match scorer.begin(packed)? {
-            true => Ok(false),
-            false => scorer.score(packed, &mut logits).map(|()| true),
-        };
-        let ended = match self.caught(run) {
-            Ok(false) => None,
-            Ok(true) => Some(self.finite(&logits)),
+        let ended = match self.caught(|| scorer.begin(packed)) {
+            Ok(true) => None,
+            Ok(false) => Some(self.score(scorer, packed, &mut logits)),
             Err(fault) => Some(Err(fault)),
         };
         Flight { batch, begun, logits, ended }

@@ -30,6 +30,8 @@ use tracing::Instrument;
 
 /// A body larger than this is decoded off the I/O threads; it takes about half a millisecond.
 const DECODE_INLINE_MAX: usize = 256 << 10;
+/// A scrape shows what happened up to this long ago: however many there are, they take no more of the driver's time.
+const SCRAPE_NS_MIN: Ns = Ns::from_millis(100);
 
 /// What the server answers with.
 pub struct App {
@@ -232,7 +234,7 @@ impl App {
             Ok(query) => query,
             Err(message) => return self.fail(Dialect::Podium, Code::InvalidRequest, message),
         };
-        self.handle.hand_over().await;
+        self.handle.hand_over(Ns::ZERO).await;
         let read = move || {
             // What cannot be written now is left out, and counted by a metric.
             store.flush();
@@ -245,8 +247,9 @@ impl App {
     }
 
     async fn metrics(&self) -> String {
+        self.handle.hand_over(SCRAPE_NS_MIN).await;
         let connections = &self.connections;
-        self.handle.metrics_of_now().await.scrape(&ServerFacts {
+        self.handle.metrics().scrape(&ServerFacts {
             token_lookups: self.handle.token_lookups(),
             inside: self.handle.inside(),
             connections: connections.open.load(Ordering::Relaxed),

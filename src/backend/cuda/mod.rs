@@ -18,7 +18,9 @@ use crate::model::Model;
 use crate::model::{Encoder, Weights};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::Nvidia;
-use crate::ops::cuda::{Array, Bucket, Device, DeviceError, Half, Launcher, STRIDE_MAX, Vocabulary, fill};
+use crate::ops::cuda::{
+    Array, Bucket, Device, DeviceError, Half, Launcher, STRIDE_MAX, Vocabulary, fill_words,
+};
 use crate::token::Packed;
 use buckets::{buckets, fits, runs};
 pub use eight::sample;
@@ -57,8 +59,9 @@ pub struct Cuda<D: Device> {
 /// A batch between its begin and its end.
 struct Flight {
     logits: Vec<f32>,
-    /// Logits that have come back.
+    /// Logits that have come back, and runs that have not.
     landed: usize,
+    runs: usize,
     /// What the device spent on those, or why there are none.
     spent: Result<Option<DeviceNs>, DeviceError>,
 }
@@ -222,8 +225,9 @@ impl<D: Device> Cuda<D> {
     /// Queues a batch, or nothing of it; raises each layer's largest inputs to those of the batch, where they are asked
     /// for.
     fn begin_all(&mut self, batch: &Packed, mut largest: Option<&mut [Largest]>) -> Result<(), DeviceError> {
-        self.flights.push_back(Flight { logits: vec![0.0; batch.len()], landed: 0, spent: Ok(None) });
         let runs = runs(batch, *self.buckets.last().expect("there is a bucket"));
+        let logits = vec![0.0; batch.len()];
+        self.flights.push_back(Flight { logits, landed: 0, runs: runs.len(), spent: Ok(None) });
         let queued = runs.into_iter().try_for_each(|run| self.queue(batch, run, largest.as_deref_mut()));
         if queued.is_err() {
             while !self.under_way.is_empty() {
@@ -236,7 +240,7 @@ impl<D: Device> Cuda<D> {
 
     /// Waits for the batch that was begun first.
     fn end_first(&mut self, logits: &mut [f32]) -> Result<(), DeviceError> {
-        while !self.flights[0].has_landed() {
+        while self.flights[0].runs > 0 {
             self.land();
         }
         let flight = self.flights.pop_front().expect("a batch is under way");
@@ -263,7 +267,7 @@ impl<D: Device> Cuda<D> {
             Vocabulary { ids: self.encoder.vocabulary as u32, places: self.encoder.pair_tokens_max() };
         let text = (&batch.ids()[tokens.clone()], &batch.types()[tokens.clone()]);
         let trip = self.trips.last_mut().expect("one has landed");
-        fill(bucket, vocabulary, starts, text, D::words(trip)?);
+        fill_words(bucket, vocabulary, starts, text, D::words(trip)?);
         let mut trip = self.trips.pop().expect("it was there");
         let Self { device, half, stack, arena, batch, .. } = self;
         let launcher = Launcher { device: &*device, half: *half, bucket, batch: &*batch };
@@ -292,22 +296,16 @@ impl<D: Device> Cuda<D> {
         let taken = self.device.take(&mut trip, &mut bytes);
         self.trips.push(trip);
         let mut flights = self.flights.iter_mut();
-        let flight = flights.find(|flight| !flight.has_landed()).expect("a run is a batch's");
+        let flight = flights.find(|flight| flight.runs > 0).expect("a run is a batch's");
         for (logit, &bytes) in flight.logits[flight.landed..].iter_mut().zip(bytes.as_chunks().0) {
             *logit = f32::from_le_bytes(bytes);
         }
-        flight.landed += sequences;
+        (flight.landed, flight.runs) = (flight.landed + sequences, flight.runs - 1);
         match (taken, &mut flight.spent) {
             (Ok(Some(spent)), Ok(sum)) => *sum = Some(sum.unwrap_or(DeviceNs::ZERO) + spent),
             (Err(error), sum @ Ok(_)) => *sum = Err(error),
             (Ok(None), _) | (_, Err(_)) => {}
         }
-    }
-}
-
-impl Flight {
-    fn has_landed(&self) -> bool {
-        self.landed == self.logits.len()
     }
 }
 
@@ -332,14 +330,8 @@ impl<D: Device> Scorer for Cuda<D> {
 
     fn is_ended(&self) -> bool {
         let Some(first) = self.flights.front() else { return true };
-        // Its last run is the one before which all of its logits are there.
-        let mut landed = first.landed;
-        let mut runs = self.under_way.iter();
-        let last = runs.find(|(_, sequences)| {
-            landed += sequences;
-            landed == first.logits.len()
-        });
-        first.has_landed() || last.is_some_and(|(trip, _)| self.device.is_back(trip))
+        let last = first.runs.checked_sub(1).map(|last| &self.under_way[last].0);
+        last.is_none_or(|trip| self.device.is_back(trip))
     }
 
     fn end(&mut self, logits: &mut [f32]) -> Result<(), ScoreError> {

@@ -91,7 +91,7 @@ pub struct Launcher<'a, D: Device> {
     pub half: Half,
     /// The largest batch.
     pub bucket: Bucket,
-    /// A batch, by [`super::fill`] for the same bucket.
+    /// A batch, by [`super::fill_words`] for the same bucket.
     pub batch: &'a Array<D>,
 }
 
@@ -114,7 +114,7 @@ impl<D: Device> Launcher<'_, D> {
     }
 
     /// states = norm(words + positions + types), `[tokens, stride]`, also quantised where that is asked for. That the
-    /// batch's ids and places are in the tables is `words::fill`'s to check, by the vocabulary that it is given.
+    /// batch's ids and places are in the tables is `fill_words`'s to check, by the vocabulary that it is given.
     ///
     /// # Errors
     /// [`DeviceError`], as for all that follow.
@@ -301,7 +301,7 @@ impl<D: Device> Launcher<'_, D> {
     ) -> Result<(), DeviceError> {
         let shape = Shape { blocks, threads, shared_bytes };
         // SAFETY: each caller gives its kernel's arguments in order, and has asserted that arrays hold what the
-        // kernel touches, which is bounded by the bucket; `words::fill` has put no more than that into the batch.
+        // kernel touches, which is bounded by the bucket; `fill_words` has put no more than that into the batch.
         unsafe { self.device.launch(kernel, self.half, shape, arguments) }
     }
 
@@ -384,9 +384,10 @@ mod tests {
             (head, "POOL_THREADS", POOL_THREADS.to_string()),
             (head, "POOLED", "POOL_THREADS / WARP".to_owned()),
         ] {
-            let declared = format!(" {name} = {value}");
-            let is_declared = |line: &str| line.starts_with("constexpr u32") && line.contains(&declared);
-            assert!(kernel.lines().any(is_declared), "no kernel declares{declared}");
+            let declared = [';', ','].map(|end| format!(" {name} = {value}{end}"));
+            let is_declared = |line: &str| declared.iter().any(|declared| line.contains(declared));
+            let mut constants = kernel.lines().filter(|line| line.starts_with("constexpr u32"));
+            assert!(constants.any(is_declared), "no kernel declares {name} = {value}");
         }
     }
 }

@@ -32,7 +32,7 @@ pub use launch::{Embeddings, Head, Launcher, Norm, Quantised, Rows, STRIDE_MAX};
 #[cfg(feature = "cuda")]
 pub use nvidia::Nvidia;
 pub use product::Linear;
-pub use words::{Bucket, Vocabulary, fill};
+pub use words::{Bucket, Vocabulary, fill_words};
 
 use crate::base::DeviceNs;
 use std::ffi::c_void;

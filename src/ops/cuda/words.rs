@@ -41,7 +41,7 @@ pub struct Vocabulary {
 ///
 /// # Panics
 /// Where it is larger than its bucket, or a token is not of the vocabulary.
-pub fn fill(
+pub fn fill_words(
     bucket: Bucket,
     vocabulary: Vocabulary,
     starts: &[u32],
@@ -90,7 +90,7 @@ mod tests {
     fn tokens_know_their_places_and_tiles_their_sequences() {
         let mut words = vec![0; BUCKET.words()];
         let (ids, types) = (vec![7; 133], [vec![0; 131], vec![1; 2]].concat());
-        fill(BUCKET, VOCABULARY, &[5, 8, 138], (&ids, &types), &mut words);
+        fill_words(BUCKET, VOCABULARY, &[5, 8, 138], (&ids, &types), &mut words);
         let at = |from: usize, count: usize| words[from..from + count].to_vec();
         assert_eq!(at(0, 4), [133, 2, 4, 0]);
         assert_eq!(at(4, 4), [0, 3, 133, 133], "starts, to the end of the bucket");
@@ -104,12 +104,12 @@ mod tests {
     fn the_smallest_sequences_fill_a_bucket_s_tiles() {
         let bucket = Bucket { tokens: 195, sequences: 3 };
         let starts = [0, 65, 130, 195];
-        fill(bucket, VOCABULARY, &starts, (&[1; 195], &[0; 195]), &mut vec![0; bucket.words()]);
+        fill_words(bucket, VOCABULARY, &starts, (&[1; 195], &[0; 195]), &mut vec![0; bucket.words()]);
     }
 
     #[test]
     #[should_panic(expected = "ids are the model's")]
     fn an_id_of_another_model_is_refused() {
-        fill(BUCKET, VOCABULARY, &[0, 1], (&[10], &[0]), &mut vec![0; BUCKET.words()]);
+        fill_words(BUCKET, VOCABULARY, &[0, 1], (&[10], &[0]), &mut vec![0; BUCKET.words()]);
     }
 }
