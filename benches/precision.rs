@@ -12,10 +12,10 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use podium::backend::{Cpu, CpuModel, PairReader, Precision, Scorer};
+use podium::backend::{Cpu, CpuModel, Precision, Scorer};
 use podium::eval::{Candidate, Judged, Measure};
 use podium::model::Model;
-use podium::token::{Packed, Tokenizer};
+use podium::token::{Packed, PairReader, Tokenizer};
 #[cfg(feature = "cuda")]
 use podium::{
     backend::Cuda,

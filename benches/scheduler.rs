@@ -8,7 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 use podium::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
-use podium::cost::predict::{Load, Measured};
+use podium::forecast::predict::{Load, Measured};
 use podium::rerank::{Policy, Priority};
 use podium::sched::{
     Action, Arrival, Config, Done, Event, JobId, LaneConfig, LaneId, Limits, Scheduler, TenantConfig,

@@ -11,29 +11,31 @@
 //! | 6 | [`load`]: load on a server: how late its answers are, and up to which rate |
 //! | 6 | [`http`]: accept, route, the life of a request |
 //! | 5 | [`engine`]: the running server, a driver of the scheduler |
+//! | 5 | [`eval`]: judged sets, and how good an order is |
 //! | 5 | [`sim`]: the simulated server, another driver of it |
 //! | 4 | [`backend`]: devices behind one trait |
 //! | 3 | [`sched`]: pure; events in, actions out |
-//! | 2 | [`cost`]: device time, predicted, priced and charged |
-//! | 2 | [`eval`]: judged sets, and how good an order is |
+//! | 2 | [`forecast`]: how long a device will need |
+//! | 2 | [`ledger`]: device time, priced and charged |
 //! | 2 | [`model`]: a model's files, checked; the reference forward |
 //! | 2 | [`telemetry`]: metrics and traces |
 //! | 2 | [`wire`]: the dialects |
-//! | 1 | [`ops`]: an encoder's operations on the CPU, each beside its reference
+//! | 1 | [`ops`]: an encoder's operations on the CPU, each beside its reference |
 //! | 1 | [`rerank`]: requests, outcomes, ranking |
 //! | 1 | [`token`]: from text to packed pairs |
-//! | 0 | [`base`]: units |
+//! | 0 | [`base`]: units, hours of the calendar |
 //! | 0 | [`page`]: a report as one page, and its plots |
 
 pub mod backend;
 pub mod base;
 pub mod cli;
 pub mod compare;
-pub mod cost;
 pub mod distill;
 pub mod engine;
 pub mod eval;
+pub mod forecast;
 pub mod http;
+pub mod ledger;
 pub mod load;
 pub mod model;
 pub mod ops;

@@ -3,10 +3,10 @@
 mod common;
 
 use common::{data, small_model};
-use podium::backend::{Cpu, CpuModel, PairReader, Precision, Scorer};
+use podium::backend::{Cpu, CpuModel, Precision, Scorer};
 use podium::eval::{Judged, Measure};
 use podium::model::{Forward, Model};
-use podium::token::{Packed, Tokenizer};
+use podium::token::{Packed, PairReader, Tokenizer};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};

@@ -5,8 +5,8 @@ mod common;
 
 use common::{Options, Reply, TestServer, post, setup};
 use podium::backend::{Play, Script, Scripted};
-use podium::cost::report::Query;
-use podium::cost::store::Store;
+use podium::ledger::report::Query;
+use podium::ledger::store::Store;
 use serde_json::json;
 use std::io::{BufReader, Write};
 use std::sync::Arc;
@@ -112,7 +112,7 @@ fn drill(plays: Vec<Play>, apart: u64, stall: Option<Duration>) {
     drop(server);
     store.flush();
     let rows = Store::query(store.path(), &Query::default()).unwrap();
-    let sum = |of: fn(&podium::cost::report::CostRow) -> u64| rows.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&podium::ledger::report::CostRow) -> u64| rows.iter().map(of).sum::<u64>();
     assert_eq!(sum(|row| row.requests), clients);
     assert_eq!(sum(|row| row.device_ns.0), seen.device_ns.into_inner(), "the ledger is the responses' sum");
 }

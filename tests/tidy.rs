@@ -12,14 +12,15 @@ const FLOORS: &[(&str, u8)] = &[
     ("ops", 1),
     ("rerank", 1),
     ("token", 1),
-    ("cost", 2),
-    ("eval", 2),
+    ("forecast", 2),
+    ("ledger", 2),
     ("model", 2),
     ("telemetry", 2),
     ("wire", 2),
     ("sched", 3),
     ("backend", 4),
     ("engine", 5),
+    ("eval", 5),
     ("sim", 5),
     ("distill", 6),
     ("http", 6),
@@ -29,7 +30,7 @@ const FLOORS: &[(&str, u8)] = &[
 ];
 
 /// The pure scheduler sees less than its floor allows.
-const SCHED_IMPORTS: &[&str] = &["base", "cost", "rerank", "sched"];
+const SCHED_IMPORTS: &[&str] = &["base", "forecast", "rerank", "sched"];
 
 /// Packages that only some places use: a path that begins with one of these.
 const PACKAGES: &[(&str, &[&str])] = &[
@@ -44,9 +45,9 @@ const PACKAGES: &[(&str, &[&str])] = &[
     // for the next send on one.
     (
         "crossbeam_channel",
-        &["src/engine/", "src/backend/scripted.rs", "src/cost/store.rs", "src/load/run.rs"],
+        &["src/engine/", "src/backend/scripted.rs", "src/ledger/store.rs", "src/load/run.rs"],
     ),
-    ("rusqlite", &["src/cost/store.rs"]),
+    ("rusqlite", &["src/ledger/store.rs"]),
     ("prometheus_client", &["src/telemetry/"]),
     ("opentelemetry_sdk", &["src/telemetry/spans.rs"]),
     ("cudarc", &["src/ops/cuda/"]),
@@ -229,8 +230,8 @@ fn the_example_configuration_has_every_key() {
         ("src/http/server.rs", "ServerLimits"),
         ("src/http/tls.rs", "TlsFiles"),
         ("src/telemetry/spans.rs", "OtlpConfig"),
-        ("src/cost/price.rs", "PriceConfig"),
-        ("src/cost/price.rs", "DevicePrice"),
+        ("src/ledger/price.rs", "PriceConfig"),
+        ("src/ledger/price.rs", "DevicePrice"),
         ("src/sched/config.rs", "Limits"),
         ("src/engine/prepare.rs", "PrepareLimits"),
     ] {

@@ -2,7 +2,6 @@
 
 mod cpu;
 mod cuda;
-mod kept;
 mod layout;
 mod open;
 mod precision;
@@ -11,7 +10,6 @@ mod scripted;
 
 pub use cpu::{Cpu, CpuModel, NotHere, Processor};
 pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError, sample};
-pub use kept::{CacheError, Keeper, KeeperError, List, PairReader};
 pub use open::open;
 pub use precision::Precision;
 pub use reference::Reference;

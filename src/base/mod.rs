@@ -1,9 +1,13 @@
 //! Floor 0: words that every other module uses. Nothing here knows about Podium's business.
 
+mod calendar;
 mod hex;
 mod lines;
+mod split;
 mod units;
 
+pub use calendar::Hour;
 pub use hex::hex;
 pub use lines::{FileError, each_line, line_text};
+pub use split::{shares, split};
 pub use units::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier, Tokens};

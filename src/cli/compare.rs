@@ -3,11 +3,11 @@
 use super::pool::open_given;
 use super::server_fields::{ServerFields, client_limits};
 use super::{Failure, Shown, folder_name};
-use crate::backend::{CacheError, KeeperError, Precision};
+use crate::backend::Precision;
 use crate::compare::{
     CompareError, Inputs, Plan, Row, Server, TrecRun, compare, file_name, html, svg, table,
 };
-use crate::eval::Judged;
+use crate::eval::{CacheError, Judged, KeeperError};
 use crate::load::{Kind, Target};
 use crate::model::BUNDLED;
 use crate::wire::Dialect;

@@ -2,9 +2,9 @@
 
 use super::Failure;
 use crate::backend::Precision;
-use crate::cost::price::PriceConfig;
 use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
+use crate::ledger::price::PriceConfig;
 use crate::model::BUNDLED;
 use crate::sched::Limits;
 use crate::telemetry::spans::OtlpConfig;

@@ -1,9 +1,9 @@
 //! `podium costs`: who used what and owes what, from a ledger file.
 
 use super::Failure;
-use crate::cost::ledger::Hour;
-use crate::cost::report::{CostRow, GroupBy, Query};
-use crate::cost::store::Store;
+use crate::base::Hour;
+use crate::ledger::report::{CostRow, GroupBy, Query};
+use crate::ledger::store::Store;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -141,7 +141,7 @@ fn table(out: &mut impl Write, rows: &[CostRow], by: &[GroupBy]) -> io::Result<(
 mod tests {
     use super::*;
     use crate::base::{DeviceNs, Nanodollars};
-    use crate::cost::report::Group;
+    use crate::ledger::report::Group;
 
     fn rows() -> Vec<CostRow> {
         let row = |tenant: &str, requests, cost| CostRow {

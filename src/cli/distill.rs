@@ -2,11 +2,12 @@
 
 use super::pool::open_given;
 use super::{Failure, Shown, folder_name};
-use crate::backend::{CacheError, KeeperError, Precision};
+use crate::backend::Precision;
 use crate::distill::{
     Card, DistillError, Figures, Inputs, LossWeights, MinePlan, Plan, Shape, TrainError, TrainPlan,
     run as distill,
 };
+use crate::eval::{CacheError, KeeperError};
 use crate::model::Model;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};

@@ -2,9 +2,8 @@
 
 use super::run::{CompareError, Plan, Progress};
 use super::way::{Known, Way};
-use crate::backend::{CacheError, Keeper, List};
 use crate::base::Tier;
-use crate::eval::{Judged, Measure, rank};
+use crate::eval::{CacheError, Judged, Keeper, List, Measure, rank};
 use crate::model::{Calibration, Model};
 use std::collections::HashMap;
 use std::path::Path;

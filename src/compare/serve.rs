@@ -4,8 +4,8 @@
 use super::way::Way;
 use crate::backend::{ScoreError, Scorer};
 use crate::base::{Ns, Tier};
-use crate::cost::predict::Load;
 use crate::engine::Clock;
+use crate::forecast::predict::Load;
 use crate::rerank::Policy;
 use crate::sched::Scheduler;
 use crate::sim::{self, Arrivals, Device, Scenario};

@@ -1,10 +1,10 @@
 //! How well logits order a judged set, and how the student's become the teacher's.
 
-use crate::backend::{CacheError, List, PairReader, Scorer};
-use crate::eval::{Candidate, Judged, Measure};
+use crate::backend::Scorer;
+use crate::eval::{CacheError, Candidate, Judged, List, Measure};
 use crate::model::Calibration;
 use crate::rerank::{order, top_k_scores};
-use crate::token::Packed;
+use crate::token::{Packed, PairReader};
 
 /// Depth of nDCG.
 const DEPTH: usize = 10;

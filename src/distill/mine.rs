@@ -10,7 +10,7 @@
 
 use super::bm25::Bm25;
 use super::text::{Text, sentences};
-use crate::backend::List;
+use crate::eval::List;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;

@@ -9,7 +9,7 @@ use super::mailbox::{Mailbox, Post};
 use super::prepare::Prepared;
 use super::{StartError, TierSetup};
 use crate::base::{Ns, PerTier, Tier};
-use crate::cost::predict::Measured;
+use crate::forecast::predict::Measured;
 use crate::rerank::{Outcome, Refusal};
 use crate::sched::{Action, Arrival, BatchId, Config, Dispatch, Event, JobId, LaneId, Scheduler, Slice};
 use crossbeam_channel::RecvTimeoutError;

@@ -6,7 +6,7 @@ use super::driver::Message;
 use super::mailbox::{Mailbox, Post, mailbox};
 use crate::backend::{DeviceState, ScoreError, Scorer};
 use crate::base::{DeviceNs, Ns};
-use crate::cost::predict::{Load, Measured};
+use crate::forecast::predict::{Load, Measured};
 use crate::sched::{BatchId, Done, Fault, LaneId, Slice};
 use crate::token::{Packed, Pair, Template};
 use crossbeam_channel::RecvTimeoutError;

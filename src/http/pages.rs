@@ -1,8 +1,8 @@
 //! What is served, in the shapes that clients ask for it.
 
-use crate::cost::ledger::Hour;
-use crate::cost::report::{CostRow, GroupBy, Query};
+use crate::base::Hour;
 use crate::engine::{Handle, ModelInfo, State};
+use crate::ledger::report::{CostRow, GroupBy, Query};
 use crate::wire::Settings;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;

@@ -5,7 +5,7 @@ use super::job::{Job, Part, Ranges, Stage};
 use super::lane::Health;
 use super::{Scheduler, Timer};
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
-use crate::cost::predict::Load;
+use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 use std::sync::Arc;
 

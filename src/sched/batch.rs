@@ -8,7 +8,7 @@ use super::event::{Action, BatchId, Dispatch, JobId, LaneId, Slice};
 use super::lane::{Batch, Health, Lane, Member};
 use super::{Scheduler, Timer};
 use crate::base::{Ns, TenantId, Tier};
-use crate::cost::predict::Load;
+use crate::forecast::predict::Load;
 
 /// A lane about to run dry gets its next batch this early: the host's share of a dispatch.
 const REFILL_LEAD: Ns = Ns(500_000);

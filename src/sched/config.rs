@@ -1,7 +1,7 @@
 //! What the scheduler is given once: lanes, tenants and bounds.
 
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
-use crate::cost::predict::Measured;
+use crate::forecast::predict::Measured;
 use serde::{Deserialize, Serialize};
 
 /// Everything that a scheduler is built from; with the same events it decides the same.

@@ -9,7 +9,7 @@ use super::event::{Action, JobId};
 use super::job::Stage;
 use super::{Scheduler, Timer};
 use crate::base::{Ns, Tier};
-use crate::cost::predict::Load;
+use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use super::config::{LaneConfig, Limits};
 use super::event::{BatchId, Slice};
 use crate::base::{DeviceNs, Ns, TenantId, Tier};
-use crate::cost::predict::Load;
+use crate::forecast::predict::Load;
 use std::collections::VecDeque;
 
 /// One lane.

@@ -33,7 +33,7 @@ pub use event::{
 };
 
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
-use crate::cost::predict::Predictor;
+use crate::forecast::predict::Predictor;
 use crate::rerank::{Degradation, Refusal, Served};
 use admit::Quota;
 use hedge::HedgeTokens;

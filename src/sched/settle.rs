@@ -4,8 +4,7 @@ use super::event::{Action, BatchId, Done, Fault, JobId, LaneId};
 use super::job::Stage;
 use super::lane::{Batch, Member};
 use super::{Scheduler, Timer};
-use crate::base::{DeviceNs, Tier};
-use crate::cost::split::split;
+use crate::base::{DeviceNs, Tier, split};
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 
 impl Scheduler {

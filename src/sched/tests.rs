@@ -2,7 +2,7 @@
 //! as fast. The simulation covers what nobody thought of.
 
 use super::*;
-use crate::cost::predict::{Load, Measured};
+use crate::forecast::predict::{Load, Measured};
 use crate::rerank::{Policy, Priority};
 use std::sync::Arc;
 

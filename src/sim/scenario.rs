@@ -1,7 +1,7 @@
 //! What is simulated: traffic, devices and hardships. Plain data; the seed does the rest.
 
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
-use crate::cost::predict::{Load, Measured};
+use crate::forecast::predict::{Load, Measured};
 use crate::rerank::{Policy, Priority};
 use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
 use serde::{Deserialize, Serialize};

@@ -4,10 +4,10 @@
 use super::scenario::{Device, Scenario};
 use super::traffic::Traffic;
 use super::{Machine, Report};
-use crate::base::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier};
-use crate::cost::ledger::{Accounts, Charge, Hour, Ledger, TierAccount};
-use crate::cost::predict::Load;
-use crate::cost::price::{DevicePrice, PriceBook, PriceConfig};
+use crate::base::{DeviceNs, Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
+use crate::forecast::predict::Load;
+use crate::ledger::books::{Accounts, Charge, Ledger, TierAccount};
+use crate::ledger::price::{DevicePrice, PriceBook, PriceConfig};
 use crate::rerank::{Degradation, Refusal, Served};
 use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId};
 use rand::{RngExt, SeedableRng};

@@ -3,10 +3,12 @@
 mod cache;
 mod packed;
 mod pair;
+mod reader;
 mod tokenizer;
 mod wordpiece;
 
 pub use cache::TokenCache;
 pub use packed::Packed;
 pub use pair::{Cut, Fit, FitError, Pair};
+pub use reader::{PairReader, ReadError};
 pub use tokenizer::{Template, Tokenizer, TokenizerError};

@@ -3,11 +3,10 @@
 
 use super::stack::Largest;
 use super::{Cuda, LoadError};
-use crate::backend::{CacheError, PairReader};
 use crate::model::{Encoder, Model, Weights};
 use crate::ops::cuda::{Array, Device, DeviceError, Half};
 use crate::rerank::order;
-use crate::token::{Packed, Tokenizer};
+use crate::token::{Packed, PairReader, ReadError, Tokenizer};
 use std::sync::Arc;
 
 /// Of the pairs among f16's first ten, the share that must stay in order.
@@ -35,7 +34,7 @@ pub fn sample(model: &Model) -> Result<Vec<Packed>, LoadError> {
     };
     lines()
         .map(|(query, _)| list(query))
-        .collect::<Result<_, CacheError>>()
+        .collect::<Result<_, ReadError>>()
         .map_err(|error| unfit(error.to_string()))
 }
 

@@ -5,9 +5,9 @@
 //! written, increments stay in memory, merged by key, and serving goes on. A process that is killed
 //! loses at most [`FLUSH`] beside what it had not handed over.
 
-use super::ledger::{Hour, Increments, LaneKey, LaneSums, RowKey, Sums};
+use super::books::{Increments, LaneKey, LaneSums, RowKey, Sums};
 use super::report::{CostRow, Query, report};
-use crate::base::{DeviceNs, Nanodollars, Tier};
+use crate::base::{DeviceNs, Hour, Nanodollars, Tier};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
@@ -394,7 +394,7 @@ fn lock(pending: &Mutex<Increments>) -> MutexGuard<'_, Increments> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cost::report::GroupBy;
+    use crate::ledger::report::GroupBy;
     use tempfile::TempDir;
 
     fn some(tenant: &str, device: u64) -> Increments {

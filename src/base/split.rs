@@ -1,6 +1,6 @@
 //! Divides a batch's device time among the pairs' owners, to the nanosecond.
 
-use crate::base::DeviceNs;
+use super::DeviceNs;
 
 /// Divides `total` in proportion to `weights`; the parts add up to `total` exactly.
 ///
@@ -12,7 +12,7 @@ pub fn split(total: DeviceNs, weights: &[u64]) -> Vec<DeviceNs> {
 }
 
 /// [`split`] for any unit.
-pub(super) fn shares(total: u64, weights: &[u64]) -> Vec<u64> {
+pub fn shares(total: u64, weights: &[u64]) -> Vec<u64> {
     let sum: u128 = weights.iter().map(|&weight| u128::from(weight)).sum();
     let is_level = sum == 0;
     let sum = if is_level { weights.len() as u128 } else { sum };

@@ -1,8 +1,7 @@
 //! Who owes what: rows of the ledger, filtered, grouped, and loaded with what nobody used.
 
-use super::ledger::{HOUSE, Hour, Increments, RowKey, Sums};
-use super::split::shares;
-use crate::base::{DeviceNs, Nanodollars, Tier};
+use super::books::{HOUSE, Increments, RowKey, Sums};
+use crate::base::{DeviceNs, Hour, Nanodollars, Tier, shares};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -183,7 +182,7 @@ fn group(key: &RowKey, by: &[GroupBy]) -> Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cost::ledger::{LaneKey, LaneSums};
+    use crate::ledger::books::{LaneKey, LaneSums};
     use proptest::prelude::*;
 
     fn row(hour: u64, tenant: &str, tier: Tier, device: u64) -> (RowKey, Sums) {

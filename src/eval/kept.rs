@@ -1,10 +1,10 @@
 //! Scores of a model kept on disk: a pair is never scored twice.
 
-use super::{NotHere, Precision, ScoreError, Scorer, open};
+use super::{Candidate, Judged};
+use crate::backend::{NotHere, Precision, ScoreError, Scorer, open};
 use crate::base::Tier;
-use crate::eval::{Candidate, Judged};
 use crate::model::Model;
-use crate::token::{Cut, Fit, FitError, Packed, Pair, Tokenizer, TokenizerError};
+use crate::token::{Packed, PairReader, ReadError, Tokenizer, TokenizerError};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -162,12 +162,9 @@ pub enum CacheError {
         /// The query of the pair.
         query: Arc<str>,
     },
-    /// A text cannot be tokenised.
-    #[error("a text cannot be tokenised: {0}")]
-    Token(#[from] TokenizerError),
-    /// A pair does not fit.
+    /// A pair cannot be read.
     #[error(transparent)]
-    Fit(#[from] FitError),
+    Read(#[from] ReadError),
 }
 
 impl ScoreCache {
@@ -269,28 +266,6 @@ impl ScoreCache {
 fn key(query: &str, document: &str) -> [u8; 16] {
     let hash = Sha256::new().chain_update(query).chain_update([0]).chain_update(document).finalize();
     hash[..16].try_into().expect("a sha256 has 32 bytes")
-}
-
-/// Reads pairs as cross-encoders are trained to: the longer text is cut first.
-pub struct PairReader {
-    /// The model's.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Most tokens of a pair.
-    pub tokens_max: u32,
-}
-
-impl PairReader {
-    /// Appends a pair to a batch.
-    ///
-    /// # Errors
-    /// [`CacheError::Token`] and [`CacheError::Fit`].
-    pub fn push(&self, query: &str, document: &str, batch: &mut Packed) -> Result<(), CacheError> {
-        let fit = Fit { limit: self.tokens_max, document_max: None, cut: Cut::LongestFirst };
-        let (query, document) = (self.tokenizer.encode(query)?, self.tokenizer.encode(document)?);
-        Pair::fit(query, document, self.tokenizer.template(), &fit)?
-            .push_into(batch, self.tokenizer.template());
-        Ok(())
-    }
 }
 
 #[cfg(test)]
