@@ -1,13 +1,13 @@
 //! Admission: full, top-k, fallback or refuse, by predicted finish times.
 
-use super::event::{Action, Answer, Arrival, JobId};
-use super::job::{Job, Part, Ranges, Stage};
+use super::event::{Action, Answer, Arrival};
+use super::job::Job;
 use super::lane::Health;
+use super::stage::Stage;
 use super::{Scheduler, Timer};
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
 use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
-use std::sync::Arc;
 
 /// What a tier could do for a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,70 +177,6 @@ impl Scheduler {
             busy.saturating_add(Ns(self.queues[tier].work().0 / lanes as u64))
         };
         Tier::ALL.map(drained).into_iter().max().unwrap_or(Ns::ZERO).max(Ns::from_millis(1))
-    }
-
-    /// Puts a job into a stage and its pairs into that stage's queue.
-    pub(super) fn start(&mut self, id: JobId, stage: Stage) {
-        let job = self.job(id);
-        job.stage = stage;
-        match stage {
-            Stage::Full => {
-                let pairs = job.pairs();
-                self.enqueue_all(id, Tier::Primary, None, pairs);
-                self.arm_hedge(id);
-            }
-            Stage::Hedged | Stage::Fallback { .. } => {
-                let pairs = job.pairs();
-                self.enqueue_all(id, Tier::Fallback, None, pairs);
-            }
-            Stage::TopK { .. } | Stage::Ranking => {}
-        }
-    }
-
-    /// Replaces a tier's part of a job by the first `pairs` places of an order, and queues what of that
-    /// has not come back before.
-    pub(super) fn enqueue_all(&mut self, id: JobId, tier: Tier, order: Option<Arc<[u32]>>, pairs: u32) {
-        let part = &mut self.job(id).parts[tier];
-        debug_assert!(part.queued.is_none() && part.running == 0, "a part is replaced when idle");
-        let is_same_order = part.order.is_none() && order.is_none();
-        let done = if is_same_order { std::mem::take(&mut part.done) } else { Ranges::new() };
-        *part = Part { order, pairs, done, ..Part::default() };
-        part.todo = part.not_done();
-        self.requeue(id, tier);
-    }
-
-    /// Measures what a part has to do and puts it in line with that.
-    pub(super) fn requeue(&mut self, id: JobId, tier: Tier) {
-        self.leave_queue(id, tier);
-        let job = self.jobs.get_mut(&id).expect("a job that is queued is inside");
-        let (mut tokens, mut work) = (0, Ns::ZERO);
-        for place in job.parts[tier].todo.iter().cloned().flatten() {
-            let length = job.length(tier, place);
-            tokens += u64::from(length);
-            work += self.predictors[tier].marginal(length);
-        }
-        if tokens == 0 {
-            return;
-        }
-        let ticket = self.queues[tier].push(self.now, (job.tenant, id), job.due, (tokens, work));
-        let part = &mut job.parts[tier];
-        (part.tokens, part.work, part.queued) = (tokens, work, Some(ticket));
-    }
-
-    /// Takes a part out of the line but leaves what it has to do.
-    fn leave_queue(&mut self, id: JobId, tier: Tier) {
-        let job = self.jobs.get_mut(&id).expect("a job that leaves a queue is inside");
-        let part = &mut job.parts[tier];
-        if let Some(ticket) = part.queued.take() {
-            self.queues[tier].remove(job.tenant, ticket, (part.tokens, part.work));
-            (part.tokens, part.work) = (0, Ns::ZERO);
-        }
-    }
-
-    /// Drops what a part has not yet dispatched.
-    pub(super) fn withdraw(&mut self, id: JobId, tier: Tier) {
-        self.leave_queue(id, tier);
-        self.job(id).parts[tier].todo.clear();
     }
 }
 

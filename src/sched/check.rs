@@ -1,6 +1,6 @@
 //! The invariants of the scheduler's own books. The simulation asserts them after every step.
 
-use super::job::Stage;
+use super::stage::Stage;
 use super::{LaneId, Scheduler};
 use crate::base::{DeviceNs, Ns, Tier};
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! A job's state while it is inside: which tier works on what, and what has come back.
 
 use super::event::{Arrival, JobId};
+use super::stage::Stage;
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Degradation, Policy, Priority};
 use smallvec::SmallVec;
@@ -36,21 +37,6 @@ pub(super) struct Job {
     pub batches: u32,
     pub busy_since: Ns,
     pub compute: Ns,
-}
-
-/// What the job waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// The primary on every candidate.
-    Full,
-    /// As [`Stage::Full`], and the fallback has been started against lateness.
-    Hedged,
-    /// The fallback on every candidate; afterwards the primary on the best, or an answer.
-    Fallback { then_top_k: bool },
-    /// The driver's order of the fallback's scores.
-    Ranking,
-    /// The primary on the best `k`; the fallback's scores are at hand.
-    TopK { k: u32 },
 }
 
 /// Mostly there is one, and it needs no memory of its own.

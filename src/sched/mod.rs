@@ -9,8 +9,10 @@
 //! |---|---|
 //! | `admit` | a job arrives: full, top-k, fallback or refuse, by predicted finish times |
 //! | `batch` | a lane has room: who goes next, and how much of it |
-//! | `hedge` | time passes: who will be late, and what answers instead |
-//! | `settle` | a batch ends: charge, learn, answer, or recover from a fault |
+//! | `hedge` | a budget nears its end: which jobs will be late |
+//! | `settle` | a batch ends: charge, learn, or recover from a fault |
+//! | `stage` | what a job waits for, and what each event makes of that: all transitions, in one table |
+//! | `line` | a job's place in the queue of a tier |
 //! | `check` | the invariants, for the simulation |
 
 mod admit;
@@ -22,8 +24,10 @@ mod hedge;
 mod horizon;
 mod job;
 mod lane;
+mod line;
 mod queue;
 mod settle;
+mod stage;
 #[cfg(test)]
 mod tests;
 
@@ -37,9 +41,10 @@ use crate::forecast::predict::Predictor;
 use crate::rerank::{Degradation, Refusal, Served};
 use admit::Quota;
 use hedge::HedgeTokens;
-use job::{Job, Stage};
+use job::Job;
 use lane::Lane;
 use queue::TierQueue;
+use stage::Stage;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};

@@ -1,11 +1,9 @@
 //! The end of a batch: charge, learn, answer; or recover from a fault.
 
-use super::event::{Action, BatchId, Done, Fault, JobId, LaneId};
-use super::job::Stage;
+use super::event::{Action, BatchId, Done, Fault, LaneId};
 use super::lane::{Batch, Member};
 use super::{Scheduler, Timer};
 use crate::base::{DeviceNs, Tier, split};
-use crate::rerank::{Degradation, Policy, Refusal, Served};
 
 impl Scheduler {
     pub(super) fn settle(&mut self, done: &Done, out: &mut Vec<Action>) {
@@ -45,33 +43,10 @@ impl Scheduler {
     }
 
     fn came_back(&mut self, tier: Tier, member: &Member, out: &mut Vec<Action>) {
-        let id = member.slice.job;
-        if !self.leave_batch(tier, member) {
-            return;
-        }
-        let job = self.job(id);
-        job.parts[tier].done.push(member.slice.range.clone());
-        if !job.parts[tier].complete() {
-            // Withdrawn at the last moment, and the last of what ran has come back.
-            let part = &job.parts[tier];
-            let cut_short = part.running == 0 && part.todo.is_empty();
-            if matches!(job.stage, Stage::TopK { .. }) && tier == Tier::Primary && cut_short {
-                self.answer_top_k(id, Degradation::PrimaryLate, out);
-            }
-            return;
-        }
-        match (tier, job.stage) {
-            (Tier::Primary, Stage::Full | Stage::Hedged) => {
-                job.degraded = None;
-                self.answer(id, Served::Full, out);
-            }
-            (Tier::Primary, Stage::TopK { .. }) => self.answer_top_k(id, Degradation::PrimaryLate, out),
-            (Tier::Fallback, _) => self.fallback_came_back(id, out),
-            // The primary came back after all, though its job was given to the fallback.
-            (Tier::Primary, Stage::Fallback { .. } | Stage::Ranking) => {
-                job.degraded = None;
-                self.answer(id, Served::Full, out);
-            }
+        if self.leave_batch(tier, member) {
+            let id = member.slice.job;
+            self.job(id).parts[tier].done.push(member.slice.range.clone());
+            self.scored(id, tier, out);
         }
     }
 
@@ -138,83 +113,10 @@ impl Scheduler {
 
     /// Lines a member's pairs up again, in front of what else the job has to do.
     fn put_back(&mut self, tier: Tier, member: &Member) {
-        let id = member.slice.job;
-        let wanted = match (tier, self.job(id).stage) {
-            (Tier::Primary, Stage::Full | Stage::Hedged | Stage::TopK { .. }) => true,
-            (Tier::Fallback, Stage::Hedged | Stage::Fallback { .. }) => true,
-            (Tier::Primary, Stage::Fallback { .. } | Stage::Ranking) => false,
-            (Tier::Fallback, Stage::Full | Stage::Ranking | Stage::TopK { .. }) => false,
-        };
-        if wanted {
-            self.job(id).parts[tier].todo.insert(0, member.slice.range.clone());
-            self.requeue(id, tier);
-        }
-    }
-
-    /// A tier failed on a job's own pairs. They are in line for one more try, unless the other
-    /// tier can take over.
-    fn tier_failed(&mut self, id: JobId, tier: Tier, out: &mut Vec<Action>) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        let again = std::mem::replace(&mut job.failed[tier], true);
-        let stage = job.stage;
-        match (tier, stage) {
-            (Tier::Primary, Stage::TopK { .. }) => {
-                self.answer_top_k(id, Degradation::PrimaryFailed, out);
-            }
-            (Tier::Primary, Stage::Full | Stage::Hedged)
-                if stage == Stage::Hedged || self.may_fall_back(id) =>
-            {
-                self.fall_back(id, Degradation::PrimaryFailed, out);
-            }
-            (Tier::Fallback, Stage::Hedged) => {
-                self.withdraw(id, Tier::Fallback);
-                self.job(id).stage = Stage::Full;
-            }
-            (Tier::Fallback, Stage::Fallback { .. }) if self.may_go_full(id) => {
-                self.withdraw(id, Tier::Fallback);
-                self.start(id, Stage::Full);
-            }
-            (Tier::Primary, Stage::Full | Stage::Hedged) | (Tier::Fallback, Stage::Fallback { .. })
-                if again =>
-            {
-                self.refuse(id, Refusal::ModelFailed, out);
-            }
-            // One more try, or nothing to do: the tier's work was not waited for.
-            (Tier::Primary | Tier::Fallback, _) => {}
-        }
-    }
-
-    /// Whether the primary may take over what the fallback failed on.
-    fn may_go_full(&self, id: JobId) -> bool {
-        let job = &self.jobs[&id];
-        let part = &job.parts.primary;
-        job.policy == Policy::Auto
-            && !job.lengths.primary.is_empty()
-            && !job.failed.primary
-            && part.running == 0
-            && self.is_available(Tier::Primary)
-    }
-
-    /// No lane of a tier is left: whoever may use the other one moves there now.
-    fn tier_went_down(&mut self, tier: Tier, out: &mut Vec<Action>) {
-        for id in self.queues[tier].all() {
-            let Some(job) = self.jobs.get(&id) else { continue };
-            match (tier, job.stage) {
-                (Tier::Primary, Stage::Full | Stage::Hedged)
-                    if job.stage == Stage::Hedged || self.may_fall_back(id) =>
-                {
-                    self.fall_back(id, Degradation::PrimaryUnavailable, out);
-                }
-                (Tier::Primary, Stage::TopK { .. }) => {
-                    self.answer_top_k(id, Degradation::PrimaryUnavailable, out);
-                }
-                (Tier::Fallback, Stage::Fallback { .. }) if self.may_go_full(id) => {
-                    self.withdraw(id, Tier::Fallback);
-                    self.start(id, Stage::Full);
-                }
-                // They wait for a lane to come back, until their deadline.
-                (Tier::Primary | Tier::Fallback, _) => {}
-            }
+        let job = self.job(member.slice.job);
+        if job.stage.works(tier) {
+            job.parts[tier].todo.insert(0, member.slice.range.clone());
+            self.requeue(member.slice.job, tier);
         }
     }
 }

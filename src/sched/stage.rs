@@ -1,0 +1,302 @@
+//! What a job waits for, and what each event makes of that: every transition of a job is in this file.
+//!
+//! | stage | its scores are complete | its tier failed or went down | the deadline passes |
+//! |---|---|---|---|
+//! | `Full` | answer: full | `Fallback`, else one more try, then refuse | goes on, declared late; refuse if nothing ran |
+//! | `Hedged` | primary: answer full. Fallback: wait for the primary until the deadline | primary: `Fallback`. Fallback: `Full` | answer: fallback, if it has its scores |
+//! | `Fallback` | `Ranking` if the primary is to score the best, else answer: fallback | `Full`, else one more try, then refuse | goes on, declared late; refuse if nothing ran |
+//! | `Ranking` | the order comes: `TopK`, or answer: fallback where too few fit | | |
+//! | `TopK` | answer: top-k | answer: top-k of what came back, else fallback | the same |
+//!
+//! A primary that completes all candidates answers in full from any stage. A job that is predicted late moves too:
+//! from `Full` to `Hedged` or `Fallback` when the last moment of the fallback comes (`hedge`), and before a batch takes
+//! it as [`Scheduler::predicted_late`] says.
+
+use super::Scheduler;
+use super::event::{Action, JobId};
+use crate::base::{Ns, Tier};
+use crate::forecast::predict::Load;
+use crate::rerank::{Degradation, Policy, Refusal, Served};
+use std::sync::Arc;
+
+/// What the job waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The primary on every candidate.
+    Full,
+    /// As [`Stage::Full`], and the fallback has been started against lateness.
+    Hedged,
+    /// The fallback on every candidate; afterwards the primary on the best, or an answer.
+    Fallback { then_top_k: bool },
+    /// The driver's order of the fallback's scores.
+    Ranking,
+    /// The primary on the best `k`; the fallback's scores are at hand.
+    TopK { k: u32 },
+}
+
+impl Stage {
+    /// Whether a tier's scores are waited for.
+    pub fn works(self, tier: Tier) -> bool {
+        match (tier, self) {
+            (Tier::Primary, Self::Full | Self::Hedged | Self::TopK { .. }) => true,
+            (Tier::Fallback, Self::Hedged | Self::Fallback { .. }) => true,
+            (Tier::Primary, Self::Fallback { .. } | Self::Ranking) => false,
+            (Tier::Fallback, Self::Full | Self::Ranking | Self::TopK { .. }) => false,
+        }
+    }
+}
+
+impl Scheduler {
+    /// Puts a job into a stage and its pairs into that stage's queue.
+    pub(super) fn start(&mut self, id: JobId, stage: Stage) {
+        let job = self.job(id);
+        job.stage = stage;
+        match stage {
+            Stage::Full => {
+                let pairs = job.pairs();
+                self.enqueue_all(id, Tier::Primary, None, pairs);
+                self.arm_hedge(id);
+            }
+            Stage::Hedged | Stage::Fallback { .. } => {
+                let pairs = job.pairs();
+                self.enqueue_all(id, Tier::Fallback, None, pairs);
+            }
+            Stage::TopK { .. } | Stage::Ranking => {}
+        }
+    }
+
+    /// A tier came back with some of a job's scores.
+    pub(super) fn scored(&mut self, id: JobId, tier: Tier, out: &mut Vec<Action>) {
+        let job = self.job(id);
+        if !job.parts[tier].complete() {
+            // Withdrawn at the last moment, and the last of what ran has come back.
+            let part = &job.parts[tier];
+            let cut_short = part.running == 0 && part.todo.is_empty();
+            if matches!(job.stage, Stage::TopK { .. }) && tier == Tier::Primary && cut_short {
+                self.answer_top_k(id, Degradation::PrimaryLate, out);
+            }
+            return;
+        }
+        match (tier, job.stage) {
+            (Tier::Primary, Stage::TopK { .. }) => self.answer_top_k(id, Degradation::PrimaryLate, out),
+            (Tier::Fallback, _) => self.fallback_came_back(id, out),
+            // Even where its job was given to the fallback meanwhile.
+            (Tier::Primary, Stage::Full | Stage::Hedged | Stage::Fallback { .. } | Stage::Ranking) => {
+                job.degraded = None;
+                self.answer(id, Served::Full, out);
+            }
+        }
+    }
+
+    /// Whether the fallback may answer a job that the primary has, and is up.
+    pub(super) fn may_fall_back(&self, id: JobId) -> bool {
+        let job = &self.jobs[&id];
+        job.policy == Policy::Auto
+            && !job.lengths.fallback.is_empty()
+            && !job.failed.fallback
+            && self.is_available(Tier::Fallback)
+    }
+
+    /// A tier that would begin with a job's rest at `starts` is predicted to miss the deadline: with its margin, or (certain)
+    /// without. True when the job left that tier's line.
+    pub(super) fn predicted_late(
+        &mut self,
+        id: JobId,
+        tier: Tier,
+        is_certain: bool,
+        starts: Ns,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let part = &self.jobs[&id].parts[tier];
+        match self.jobs[&id].stage {
+            // Work that has not begun costs nothing to move, so that a doubt is enough.
+            Stage::Full if self.may_fall_back(id) && (is_certain || !part.has_begun()) => {
+                self.fall_back(id, Degradation::PrimaryLate, out);
+                true
+            }
+            _ if !is_certain => false,
+            Stage::TopK { .. } if part.running == 0 => {
+                self.answer_top_k(id, Degradation::PrimaryLate, out);
+                true
+            }
+            Stage::TopK { .. } => {
+                self.withdraw(id, Tier::Primary);
+                true
+            }
+            // The race is lost; the fallback has been started.
+            Stage::Hedged if tier == Tier::Primary => {
+                self.withdraw(id, Tier::Primary);
+                self.job(id).degraded = Some(Degradation::PrimaryLate);
+                self.job(id).stage = Stage::Fallback { then_top_k: false };
+                self.fallback_came_back(id, out);
+                true
+            }
+            Stage::Full | Stage::Fallback { .. } if !part.has_begun() => {
+                let retry_after = starts.saturating_sub(self.now).max(Ns::from_millis(1));
+                self.refuse(id, Refusal::BudgetTooShort { retry_after }, out);
+                true
+            }
+            // Begun, and nothing faster: it ends late and says so.
+            Stage::Full | Stage::Fallback { .. } | Stage::Hedged | Stage::Ranking => false,
+        }
+    }
+
+    /// The budget is spent but for the answer's way back.
+    pub(super) fn deadline(&mut self, id: JobId, out: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        match job.stage {
+            Stage::Hedged if job.has_fallback_scores() => {
+                self.job(id).degraded = Some(Degradation::PrimaryLate);
+                self.answer(id, Served::Fallback, out);
+            }
+            Stage::TopK { .. } => self.answer_top_k(id, Degradation::PrimaryLate, out),
+            Stage::Full | Stage::Fallback { .. } if job.batches == 0 && job.compute == Ns::ZERO => {
+                self.refuse(id, Refusal::BudgetTooShort { retry_after: Ns::from_millis(1) }, out);
+            }
+            // Something runs: its scores are worth a late answer that says so.
+            Stage::Full | Stage::Hedged | Stage::Fallback { .. } | Stage::Ranking => {}
+        }
+    }
+
+    /// Gives a job's work from the primary to the fallback.
+    pub(super) fn fall_back(&mut self, id: JobId, why: Degradation, out: &mut Vec<Action>) {
+        self.withdraw(id, Tier::Primary);
+        self.job(id).degraded = Some(why);
+        if self.job(id).has_fallback_scores() {
+            self.answer(id, Served::Fallback, out);
+        } else if self.job(id).stage == Stage::Hedged {
+            self.job(id).stage = Stage::Fallback { then_top_k: false };
+        } else {
+            self.start(id, Stage::Fallback { then_top_k: false });
+        }
+    }
+
+    /// The fallback has scored every candidate of a job.
+    pub(super) fn fallback_came_back(&mut self, id: JobId, out: &mut Vec<Action>) {
+        let job = &self.jobs[&id];
+        if !job.has_fallback_scores() {
+            return;
+        }
+        match job.stage {
+            Stage::Fallback { then_top_k: true } if self.is_available(Tier::Primary) => {
+                self.job(id).stage = Stage::Ranking;
+                out.push(Action::Rank { job: id });
+            }
+            Stage::Fallback { .. } => self.answer(id, Served::Fallback, out),
+            // The primary may still make it: the better answer is worth waiting for until the
+            // last moment.
+            Stage::Hedged if job.deadline.is_some_and(|deadline| self.now >= deadline) => {
+                self.job(id).degraded = Some(Degradation::PrimaryLate);
+                self.answer(id, Served::Fallback, out);
+            }
+            Stage::Hedged => {}
+            Stage::Full | Stage::Ranking | Stage::TopK { .. } => {
+                unreachable!("the fallback works on a job only while a stage waits for it")
+            }
+        }
+    }
+
+    /// The fallback's order is known: gives the primary as many of the best as fit the budget.
+    pub(super) fn choose_k(&mut self, id: JobId, order: Arc<[u32]>, out: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.stage == Stage::Ranking) else { return };
+        let default = (job.policy == Policy::TopK).then_some(self.limits.top_k_default);
+        let wanted = job.top_k.or(default).map_or(order.len(), |k| (k as usize).min(order.len()));
+        let latest = job.deadline.unwrap_or(self.now.saturating_add(self.limits.wait_ns_max));
+        let mut load = Load::default();
+        let wait = self.finish(Tier::Primary, job.tenant, job.due, &load);
+        let predictor = &self.predictors.primary;
+        let mut k = 0;
+        for &candidate in &order[..wanted] {
+            load.add(job.lengths.primary[candidate as usize]);
+            if wait.saturating_add(predictor.surely(&load)) > latest {
+                break;
+            }
+            k += 1;
+        }
+        if k < self.limits.top_k_min.min(wanted as u32).max(1) {
+            let job = self.job(id);
+            job.degraded = job.degraded.or(Some(Degradation::PredictedLate));
+            return self.answer(id, Served::Fallback, out);
+        }
+        self.job(id).stage = Stage::TopK { k };
+        self.enqueue_all(id, Tier::Primary, Some(order), k);
+    }
+
+    /// Answers a top-k with as many of the best as the primary has come back with.
+    pub(super) fn answer_top_k(&mut self, id: JobId, why: Degradation, out: &mut Vec<Action>) {
+        let job = self.job(id);
+        let k = job.parts.primary.done_prefix();
+        if k < job.parts.primary.pairs {
+            job.degraded = job.degraded.or(Some(why));
+        }
+        let served = if k > 0 { Served::TopK { k } } else { Served::Fallback };
+        self.answer(id, served, out);
+    }
+
+    /// A tier failed on a job's own pairs. They are in line for one more try, unless the other
+    /// tier can take over.
+    pub(super) fn tier_failed(&mut self, id: JobId, tier: Tier, out: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let again = std::mem::replace(&mut job.failed[tier], true);
+        let stage = job.stage;
+        match (tier, stage) {
+            (Tier::Primary, Stage::TopK { .. }) => {
+                self.answer_top_k(id, Degradation::PrimaryFailed, out);
+            }
+            (Tier::Primary, Stage::Full | Stage::Hedged)
+                if stage == Stage::Hedged || self.may_fall_back(id) =>
+            {
+                self.fall_back(id, Degradation::PrimaryFailed, out);
+            }
+            (Tier::Fallback, Stage::Hedged) => {
+                self.withdraw(id, Tier::Fallback);
+                self.job(id).stage = Stage::Full;
+            }
+            (Tier::Fallback, Stage::Fallback { .. }) if self.may_go_full(id) => {
+                self.withdraw(id, Tier::Fallback);
+                self.start(id, Stage::Full);
+            }
+            (Tier::Primary, Stage::Full | Stage::Hedged) | (Tier::Fallback, Stage::Fallback { .. })
+                if again =>
+            {
+                self.refuse(id, Refusal::ModelFailed, out);
+            }
+            // One more try, or nothing to do: the tier's work was not waited for.
+            (Tier::Primary | Tier::Fallback, _) => {}
+        }
+    }
+
+    /// Whether the primary may take over what the fallback failed on.
+    fn may_go_full(&self, id: JobId) -> bool {
+        let job = &self.jobs[&id];
+        let part = &job.parts.primary;
+        job.policy == Policy::Auto
+            && !job.lengths.primary.is_empty()
+            && !job.failed.primary
+            && part.running == 0
+            && self.is_available(Tier::Primary)
+    }
+
+    /// No lane of a tier is left: whoever may use the other one moves there now.
+    pub(super) fn tier_went_down(&mut self, tier: Tier, out: &mut Vec<Action>) {
+        for id in self.queues[tier].all() {
+            let Some(job) = self.jobs.get(&id) else { continue };
+            match (tier, job.stage) {
+                (Tier::Primary, Stage::Full | Stage::Hedged)
+                    if job.stage == Stage::Hedged || self.may_fall_back(id) =>
+                {
+                    self.fall_back(id, Degradation::PrimaryUnavailable, out);
+                }
+                (Tier::Primary, Stage::TopK { .. }) => {
+                    self.answer_top_k(id, Degradation::PrimaryUnavailable, out);
+                }
+                (Tier::Fallback, Stage::Fallback { .. }) if self.may_go_full(id) => {
+                    self.withdraw(id, Tier::Fallback);
+                    self.start(id, Stage::Full);
+                }
+                // They wait for a lane to come back, until their deadline.
+                (Tier::Primary | Tier::Fallback, _) => {}
+            }
+        }
+    }
+}
