@@ -133,7 +133,7 @@ fn documents(passages: &[&str], tokenizer: &Tokenizer, round: usize) -> Vec<Stri
 fn pack(tokenizer: &Tokenizer, documents: &[String]) -> Packed {
     let ids = |text: &str| tokenizer.encode(text).expect("text is text");
     let (query, mut batch) = (ids(QUERY), Packed::default());
-    let fit = Fit { limit: 512, document_max: None, cut: Cut::DocumentOnly };
+    let fit = Fit::new(512, Cut::DocumentOnly);
     for document in documents {
         let pair =
             Pair::fit(query.clone(), ids(document), tokenizer.template(), &fit).expect("it is cut to fit");

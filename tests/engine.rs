@@ -4,12 +4,16 @@ mod common;
 
 use common::{logit, setup};
 use podium::backend::{DeviceState, Play, ScoreError, Scorer, Script, Scripted};
-use podium::base::{DeviceNs, Ns, TenantId};
+use podium::base::{DeviceNs, Ns, Side, TenantId, Tokens};
 use podium::engine::{Caller, Engine, Handle, Setup, StartError, State};
-use podium::rerank::{Degradation, Options, Outcome, Policy, Query, Refusal, Request, Served, Truncation};
+use podium::rerank::{
+    Degradation, Options, Outcome, Overflow, PairTokens, Policy, Query, Refusal, Request, Served, Truncated,
+    Truncation, TruncationDefaults,
+};
 use podium::token::Packed;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,6 +33,14 @@ async fn up(setup: Setup) -> Engine {
 async fn rank(handle: &Handle, request: Request) -> Result<Outcome, Refusal> {
     let caller = Caller { tenant: TenantId(0), arrived: handle.now() };
     handle.rank(Arc::new(request), caller).await
+}
+
+/// Some of an endless row of letters, each a word and a token.
+fn words(range: Range<u32>) -> String {
+    range
+        .filter_map(|place| char::from_digit(10 + place % 26, 36))
+        .map(|letter| format!("{letter} "))
+        .collect()
 }
 
 fn plain() -> Request {
@@ -225,19 +237,131 @@ fn ten_thousand_documents_are_one_request_and_a_small_one_passes_it() {
 }
 
 #[test]
-fn a_query_that_leaves_no_room_is_refused_by_name_and_number() {
+fn a_query_that_leaves_no_room_is_cut_and_said_unless_a_refusal_is_asked_for() {
     block_on(async {
         let engine = up(setup(Scripted::default(), None)).await;
-        let query = "a".repeat(90) + " " + &"b".repeat(90);
-        let refusal = rank(&engine.handle(), Request::new(query.clone(), ["x"])).await.unwrap_err();
-        let message = refusal.to_string();
-        assert!(
-            message.starts_with("query: the query has 180 tokens and must have fewer than 125"),
-            "{message}"
-        );
-        // Where the dialect says so, the longer of the two is cut instead.
-        let request = Request { truncation: Truncation::LongestFirst, ..Request::new(query, ["x"]) };
-        assert_eq!(rank(&engine.handle(), request).await.unwrap().truncated, [true]);
+        let (query, long) = (words(0..180), words(200..290));
+        let ask = async |truncation: Truncation| {
+            let request = Request { truncation, ..Request::new(query.clone(), ["x", &long]) };
+            rank(&engine.handle(), request).await
+        };
+        // The model reads 128 tokens, 3 of them special. 3/4 are 96, and 29 are left to a document.
+        let outcome = ask(Truncation::default()).await.unwrap();
+        let cut = words(0..96);
+        assert_eq!(outcome.scores, [logit(&cut, "x"), logit(&cut, &words(200..229))]);
+        assert_eq!(outcome.truncated, [false, true]);
+        assert_eq!(outcome.receipt.truncated, Truncated { documents: 1, query_tokens: 84 });
+        assert_eq!(outcome.tokens, Tokens(96 + 1 + 3 + 128));
+        // The longer of the two gives way, and each document sees another query.
+        let outcome = ask(Truncation::by(Overflow::LongestFirst)).await.unwrap();
+        let expected = [logit(&words(0..124), "x"), logit(&words(0..63), &words(200..262))];
+        assert_eq!(outcome.scores, expected);
+        assert_eq!(outcome.receipt.truncated, Truncated { documents: 1, query_tokens: 117 });
+        // What is left out is left out at the same end of both.
+        let outcome = ask(Truncation { side: Some(Side::Left), ..Truncation::default() }).await.unwrap();
+        let cut = words(84..180);
+        assert_eq!(outcome.scores, [logit(&cut, "x"), logit(&cut, &words(261..290))]);
+        for policy in [Overflow::DocumentOnly, Overflow::Refuse] {
+            assert_eq!(
+                ask(Truncation::by(policy)).await.unwrap_err().to_string(),
+                "query: the query has 180 tokens and must have fewer than 125 to leave room for a document",
+                "{policy:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_request_that_says_nothing_is_cut_as_the_server_is_configured() {
+    block_on(async {
+        let truncation =
+            TruncationDefaults { policy: Overflow::Truncate, side: Side::Left, query_permille: 250 };
+        let engine = up(Setup { truncation, ..setup(Scripted::default(), None) }).await;
+        let (query, document) = (words(0..120), words(200..320));
+        let outcome = rank(&engine.handle(), Request::new(query.clone(), [&document])).await.unwrap();
+        assert_eq!(outcome.scores, [logit(&words(88..120), &words(227..320))]);
+        let truncation = TruncationDefaults { policy: Overflow::Refuse, ..TruncationDefaults::default() };
+        let engine = up(Setup { truncation, ..setup(Scripted::default(), None) }).await;
+        let refusal = rank(&engine.handle(), Request::new(query, [document])).await.unwrap_err();
+        assert_eq!(refusal.to_string(), "documents[0]: the pair has 243 tokens, and the limit is 128");
+    });
+}
+
+#[test]
+fn limits_of_texts_and_pairs_are_kept_and_said() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), None)).await;
+        let ask = async |truncation: Truncation| {
+            let request = Request { truncation, ..Request::new("abcdef", ["ghijklmnop", "x"]) };
+            rank(&engine.handle(), request).await
+        };
+        let texts =
+            Truncation { query_tokens_max: Some(2), document_tokens_max: Some(3), ..Truncation::default() };
+        let outcome = ask(texts).await.unwrap();
+        assert_eq!(outcome.scores, [logit("ab", "ghi"), logit("ab", "x")]);
+        assert_eq!((outcome.truncated, outcome.receipt.truncated.query_tokens), (vec![true, false], 4));
+        for (pair_tokens, expected) in [
+            // 3/4 of 10 are 7, but 6 leave one to the document.
+            (PairTokens::AtMost(10), ("abcdef", "g")),
+            (PairTokens::Within(12), ("abcdef", "ghi")),
+            (PairTokens::Within(128), ("abcdef", "ghijklmnop")),
+            (PairTokens::AtMost(129), ("abcdef", "ghijklmnop")),
+            (PairTokens::Model, ("abcdef", "ghijklmnop")),
+        ] {
+            let outcome = ask(Truncation { pair_tokens, ..Truncation::default() }).await.unwrap();
+            assert_eq!(outcome.scores[0], logit(expected.0, expected.1), "{pair_tokens:?}");
+        }
+        for (pair_tokens, expected) in [
+            (PairTokens::Within(129), "129 is more than the 128 tokens that the model reads"),
+            (
+                PairTokens::AtMost(4),
+                "4 tokens have no room for a query and a document beside 3 special tokens; the least is 5",
+            ),
+        ] {
+            let refusal = ask(Truncation { pair_tokens, ..Truncation::default() }).await.unwrap_err();
+            assert_eq!(refusal.to_string(), format!("pair_tokens_max: {expected}"));
+        }
+    });
+}
+
+#[test]
+fn an_over_long_pair_has_the_same_score_in_any_company() {
+    block_on(async {
+        let engine = up(setup(Scripted::default(), None)).await;
+        let query = words(0..160);
+        let documents: Vec<String> = (0..40).map(|number| words(0..4 * number)).collect();
+        for policy in [Overflow::Truncate, Overflow::LongestFirst] {
+            let request = |documents: &[String]| Request {
+                truncation: Truncation::by(policy),
+                ..Request::new(query.clone(), documents)
+            };
+            let together = rank(&engine.handle(), request(&documents)).await.unwrap();
+            for (place, document) in documents.iter().enumerate() {
+                let alone = rank(&engine.handle(), request(std::slice::from_ref(document))).await.unwrap();
+                assert_eq!(alone.scores, together.scores[place..=place]);
+                assert_eq!(alone.truncated, together.truncated[place..=place]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_top_k_declares_what_either_tier_did_not_read() {
+    block_on(async {
+        let mut setup = setup(Scripted::default(), Some(Scripted::default()));
+        setup.tiers.fallback.as_mut().unwrap().pair_tokens_max = 16;
+        let engine = up(setup).await;
+        let ask = async |policy: Policy| {
+            let options = Options { policy, top_k: Some(1), ..Options::default() };
+            let documents = ["x", &words(0..20), &words(0..130)];
+            rank(&engine.handle(), Request { options, ..Request::new("ab", documents) }).await.unwrap()
+        };
+        assert_eq!(ask(Policy::Full).await.truncated, [false, false, true]);
+        for policy in [Policy::Fallback, Policy::TopK] {
+            let outcome = ask(policy).await;
+            assert_eq!(outcome.truncated, [false, true, true]);
+            assert_eq!(outcome.receipt.truncated, Truncated { documents: 2, query_tokens: 0 });
+        }
     });
 }
 
@@ -246,7 +370,8 @@ fn a_document_that_may_not_be_cut_is_named() {
     block_on(async {
         let engine = up(setup(Scripted::default(), None)).await;
         let long = "a ".repeat(200);
-        let request = Request { truncation: Truncation::Refuse, ..Request::new("ab", ["x", &long]) };
+        let request =
+            Request { truncation: Truncation::by(Overflow::Refuse), ..Request::new("ab", ["x", &long]) };
         let refusal = rank(&engine.handle(), request).await.unwrap_err().to_string();
         assert_eq!(refusal, "documents[1]: the pair has 205 tokens, and the limit is 128");
     });

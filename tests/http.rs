@@ -139,6 +139,29 @@ fn a_body_of_ten_megabytes_is_read_and_cut_to_what_the_model_reads() {
 }
 
 #[test]
+fn a_query_longer_than_the_model_reads_is_cut_and_said_in_headers_and_body() {
+    let server = server();
+    let body = json!({"query": "a ".repeat(200), "documents": ["b"]}).to_string();
+    let reply = server.post("/v1/rank", &body);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.header("x-podium-truncated"), None);
+    assert_eq!(reply.header("x-podium-truncated-query-tokens"), Some("104"));
+    assert_eq!(reply.json()["truncated"], json!({"documents": 0, "query_tokens": 104}));
+    let reply = server.post_with("/v1/rank", "x-podium-truncation: refuse\r\n", &body);
+    assert_eq!(reply.status, 400);
+    let message = "query: the query has 200 tokens and must have fewer than 125 to leave room for a document";
+    assert_eq!(reply.json()["error"]["message"], message);
+    let reply = server.post_with("/v1/rank", "x-podium-pair-tokens-max: 2\r\n", &body);
+    assert_eq!((reply.status, &reply.json()["error"]["field"]), (400, &json!("pair_tokens_max")));
+    // Nothing is said where nothing was lost.
+    let reply = server.post("/v1/rank", json!({"query": "a", "documents": ["b"]}).to_string());
+    assert_eq!(
+        (reply.header("x-podium-truncated-query-tokens"), &reply.json()["truncated"]),
+        (None, &Value::Null)
+    );
+}
+
+#[test]
 fn a_body_past_the_bound_is_refused_by_its_length_or_when_it_is_reached() {
     let server = with_limits(ServerLimits { body_bytes_max: 1 << 20, ..ServerLimits::default() });
     let announced = "POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: 10485760\r\n\r\n";

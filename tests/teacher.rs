@@ -22,7 +22,7 @@ fn the_teacher_gives_the_logits_of_its_papers() {
     assert_eq!(model.manifest.licence, "Apache-2.0");
     let tokenizer = Tokenizer::parse(&model.tokenizer).unwrap();
     let forward = Forward::new(&model.encoder, &model.weights).unwrap();
-    let limits = Fit { limit: model.encoder.pair_tokens_max(), document_max: None, cut: Cut::DocumentOnly };
+    let limits = Fit::new(model.encoder.pair_tokens_max(), Cut::DocumentOnly);
     let mut batch = Packed::default();
     for (passage, _) in PASSAGES {
         let (query, document) = (tokenizer.encode(QUERY).unwrap(), tokenizer.encode(passage).unwrap());

@@ -234,11 +234,12 @@ fn the_example_configuration_has_every_key() {
         ("src/ledger/price.rs", "DevicePrice"),
         ("src/sched/config.rs", "Limits"),
         ("src/engine/prepare.rs", "PrepareLimits"),
+        ("src/rerank/truncation.rs", "TruncationDefaults"),
     ] {
         let fields = fields(path, name);
         assert!(!fields.is_empty(), "{path}: {name} has no fields");
         for field in fields {
-            let table = tables.contains(&&*field) || ["limits", "prepare"].contains(&&*field);
+            let table = tables.contains(&&*field) || ["limits", "prepare", "truncation"].contains(&&*field);
             assert!(table || keys.contains(&*field), "deploy/podium.toml does not show {name}.{field}");
         }
     }

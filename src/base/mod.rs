@@ -3,11 +3,13 @@
 mod calendar;
 mod hex;
 mod lines;
+mod side;
 mod split;
 mod units;
 
 pub use calendar::Hour;
 pub use hex::hex;
 pub use lines::{FileError, each_line, line_text};
+pub use side::Side;
 pub use split::{shares, split};
 pub use units::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier, Tokens};

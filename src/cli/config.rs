@@ -6,6 +6,7 @@ use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
 use crate::ledger::price::PriceConfig;
 use crate::model::BUNDLED;
+use crate::rerank::TruncationDefaults;
 use crate::sched::Limits;
 use crate::telemetry::spans::OtlpConfig;
 use crate::wire::Settings;
@@ -53,6 +54,8 @@ pub(super) struct Config {
     pub journal: Option<PathBuf>,
     /// The scheduler's bounds.
     pub limits: Limits,
+    /// What is cut from pairs that are too long, where a request does not say.
+    pub truncation: TruncationDefaults,
     /// Tokenisation's bounds.
     pub prepare: PrepareLimits,
 }
@@ -152,6 +155,7 @@ impl Default for Config {
             ledger: None,
             journal: None,
             limits: Limits::default(),
+            truncation: TruncationDefaults::default(),
             prepare: PrepareLimits::default(),
         }
     }
@@ -268,6 +272,7 @@ impl Config {
             return wrong(format!("{key}: {value} is less than {min}"));
         }
         self.http.check().map_err(|message| Failure::usage(format!("http.{message}")))?;
+        self.truncation.check().map_err(|message| Failure::usage(format!("truncation.{message}")))?;
         self.wire.pins.check().map_err(|message| Failure::usage(format!("wire.pins.{message}")))?;
         if let Some(otlp) = &self.otlp {
             otlp.check().map_err(|message| Failure::usage(format!("otlp.{message}")))?;
@@ -394,6 +399,8 @@ mod tests {
             ("[limits]\nhedges_permille = 1001\n", "limits.hedges_permille: 1001 is more than 1000"),
             ("[primary]\nmodel = 'x'\nname = ''", "primary.name: a name has a character"),
             ("[wire.pins]\nrerank = 'nim'\n", "wire.pins.rerank: `nim` has no such path"),
+            ("[truncation]\nquery_permille = 0\n", "truncation.query_permille: 0 is not between 1 and 999"),
+            ("[truncation]\nquery_permille = 1000\n", "truncation.query_permille: 1000 is not between 1"),
             ("[otlp]\nendpoint = 'collector:4317'\n", "otlp.endpoint: `collector:4317`"),
             ("[otlp]\nendpoint = 'http://c:4318'\nsample = 2.0\n", "otlp.sample: 2"),
             ("[[tenants]]\nname = 'podium'\nkeys = []\n", "tenants[0].name"),

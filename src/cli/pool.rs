@@ -39,6 +39,7 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
         lanes,
         tenants: tenants(&config.tenants),
         limits: config.limits.clone(),
+        truncation: config.truncation.clone(),
         prepare: config.prepare.clone(),
         default_budget: config.latency_budget_ms.map(|budget| Ns((budget * 1e6) as u64)),
         any_model: config.any_model,

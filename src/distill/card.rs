@@ -144,7 +144,7 @@ fn golden(model: &Model, directory: &Path) -> Result<Vec<Golden>, CardError> {
     let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| read(&error))?;
     let forward = Forward::new(&model.encoder, &model.weights)?;
     let limit = model.encoder.pair_tokens_max();
-    let fit = Fit { limit, document_max: None, cut: Cut::LongestFirst };
+    let fit = Fit::new(limit, Cut::LongestFirst);
     let mut batch = Packed::default();
     for (query, document) in GOLDEN {
         let ids = |text: &str| tokenizer.encode(text).map_err(|error| read(&error));

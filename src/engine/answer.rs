@@ -5,7 +5,7 @@ use super::books::Price;
 use super::driver::Submission;
 use super::prepare::Prepared;
 use crate::base::{Ns, PerTier, TenantId, Tier};
-use crate::rerank::{Outcome, Receipt, Refusal, Served, merge_top_k, order};
+use crate::rerank::{Outcome, Receipt, Refusal, Served, Truncated, merge_top_k, order};
 use crate::sched::{Answer, Arrival, Slice};
 use crate::token::Pair;
 use std::sync::Arc;
@@ -86,6 +86,7 @@ impl Entry {
         };
         let setup = tiers[tier].as_ref().expect("a tier that answers is configured");
         let elapsed = now.saturating_sub(self.arrived);
+        let (truncated, all) = self.truncated(answer.served);
         let receipt = Receipt {
             served: answer.served,
             degraded: answer.degraded,
@@ -98,12 +99,30 @@ impl Entry {
             device: answer.charged.primary + answer.charged.fallback,
             cost: price.cost,
             joules: price.joules,
+            truncated: all,
         };
-        let read = &self.prepared[tier].pairs;
-        let truncated = read.iter().map(Pair::truncated).collect();
         let tokens = self.prepared[tier].tokens();
         let scores = self.merge(answer.served, tiers);
         let _ = self.reply.send(Ok(Outcome { scores, truncated, tokens, receipt }));
+    }
+
+    /// Whether each document lost tokens in a tier that scored it for the answer, and what was lost in all.
+    fn truncated(&self, served: Served) -> (Vec<bool>, Truncated) {
+        let tiers: &[Tier] = match served {
+            Served::Full => &[Tier::Primary],
+            Served::TopK { .. } => &Tier::ALL,
+            Served::Fallback => &[Tier::Fallback],
+        };
+        let mut documents = vec![false; self.candidates()];
+        let mut all = Truncated::default();
+        for &tier in tiers {
+            for (document, pair) in documents.iter_mut().zip(&*self.prepared[tier].pairs) {
+                *document |= pair.document_lost() > 0;
+                all.query_tokens = all.query_tokens.max(pair.query_lost());
+            }
+        }
+        all.documents = documents.iter().map(|&truncated| u32::from(truncated)).sum();
+        (documents, all)
     }
 
     /// The scores that the answer is made of, on the primary's scale.

@@ -35,6 +35,7 @@ pub use prepare::PrepareLimits;
 
 use crate::base::{Ns, PerTier, Tier};
 use crate::model::Calibration;
+use crate::rerank::TruncationDefaults;
 use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
 use crate::token::Tokenizer;
 use books::Books;
@@ -75,7 +76,7 @@ impl Engine {
             setup.tiers[tier].as_ref().map(|tier| (tier.tokenizer.clone(), tier.pair_tokens_max))
         });
         let books = Books::new(&mut setup);
-        let prepare = Prepare::start(&readers, setup.prepare.clone());
+        let prepare = Prepare::start(&readers, setup.truncation.clone(), setup.prepare.clone());
         let shared = Arc::new(Shared::new(&setup, driver_sender, prepare, books.metrics()));
         let (started, receiver) = oneshot::channel();
         let driver = Driver {
@@ -143,6 +144,8 @@ pub struct Setup {
     pub tenants: Vec<(Arc<str>, TenantConfig)>,
     /// The scheduler's bounds.
     pub limits: Limits,
+    /// What is cut from pairs of requests that do not say.
+    pub truncation: TruncationDefaults,
     /// Tokenisation's bounds.
     pub prepare: PrepareLimits,
     /// The budget of requests that bring none.

@@ -59,7 +59,7 @@ fn buckets(template: &Arc<Template>, pair_tokens_max: u32, batch_tokens_max: u64
             let limit = ((tokens / pairs) as u32).clamp(template.specials() + 2, pair_tokens_max);
             // Any ids do: an encoder's time depends on how many there are.
             let text: Arc<[u32]> = (0..limit).map(|_| 3).collect();
-            let fit = Fit { limit, document_max: None, cut: Cut::LongestFirst };
+            let fit = Fit::new(limit, Cut::LongestFirst);
             let pair = Pair::fit(text.clone(), text, template, &fit).expect("the limit has room for texts");
             let mut batch = Packed::default();
             for _ in 0..pairs {

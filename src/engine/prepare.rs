@@ -4,7 +4,7 @@
 //! so that ten thousand documents do not hold up the three behind them.
 
 use crate::base::{Ns, PerTier, Tokens};
-use crate::rerank::{Query, Refusal, Request, Truncation};
+use crate::rerank::{Overflow, PairTokens, Query, Refusal, Request, TruncationDefaults};
 use crate::token::{Cut, Fit, FitError, Pair, TokenCache, Tokenizer};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,7 @@ pub(super) struct Prepare {
     encoders: Arc<[Encoder]>,
     /// Which encoder a tier reads by, and its longest pair.
     tiers: PerTier<Option<(usize, u32)>>,
+    truncation: TruncationDefaults,
     /// A request in line; none ends a thread.
     line: Sender<Option<Weak<Reading>>>,
     waiting: AtomicUsize,
@@ -94,7 +95,11 @@ struct Reading {
 
 impl Prepare {
     /// Starts the threads. A tier's tokenizer comes with the longest pair that its model reads.
-    pub fn start(tiers: &PerTier<Option<(Arc<Tokenizer>, u32)>>, limits: PrepareLimits) -> Self {
+    pub fn start(
+        tiers: &PerTier<Option<(Arc<Tokenizer>, u32)>>,
+        truncation: TruncationDefaults,
+        limits: PrepareLimits,
+    ) -> Self {
         let mut encoders: Vec<Encoder> = Vec::new();
         let tiers = PerTier::from_fn(|tier| {
             let (tokenizer, pair_tokens_max) = tiers[tier].as_ref()?;
@@ -114,7 +119,7 @@ impl Prepare {
                 .spawn(move || read_in_turn(&receiver, &line))
                 .expect("the system has room for one more thread");
         }
-        Self { encoders: encoders.into(), tiers, line, waiting: AtomicUsize::new(0), limits }
+        Self { encoders: encoders.into(), tiers, truncation, line, waiting: AtomicUsize::new(0), limits }
     }
 
     /// Lookups in the caches since the start: found, and not found.
@@ -128,6 +133,7 @@ impl Prepare {
     /// # Errors
     /// A text that does not fit, named by its field; or a line that is full.
     pub async fn prepare(&self, request: &Arc<Request>) -> Result<Prepared, Refusal> {
+        self.check(request)?;
         let reading = Arc::new(Reading::new(request.clone(), self.encoders.clone()));
         if reading.look_up() <= self.limits.inline_bytes_max {
             reading.read(0..reading.texts());
@@ -143,17 +149,29 @@ impl Prepare {
         self.fit(&reading)
     }
 
+    /// Checks a limit that the caller holds the model to: the primary, or else the fallback.
+    fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let reads = self.tiers.primary.or(self.tiers.fallback).map_or(u32::MAX, |(_, tokens)| tokens);
+        match request.truncation.pair_tokens {
+            PairTokens::Within(tokens) if tokens > reads => Err(Refusal::Invalid {
+                field: "pair_tokens_max".to_owned(),
+                message: format!("{tokens} is more than the {reads} tokens that the model reads"),
+            }),
+            PairTokens::Within(_) | PairTokens::AtMost(_) | PairTokens::Model => Ok(()),
+        }
+    }
+
     fn fit(&self, reading: &Reading) -> Result<Prepared, Refusal> {
         if let Some((text, message)) = reading.failed.get() {
             return Err(Refusal::Invalid { field: reading.field(*text), message: message.clone() });
         }
         let none = || Pairs::new(Vec::new());
-        let primary = self.tiers.primary.map(|tier| reading.pairs(tier)).transpose()?;
+        let primary = self.tiers.primary.map(|tier| reading.pairs(tier, &self.truncation)).transpose()?;
         if self.tiers.primary == self.tiers.fallback {
             let both = primary.unwrap_or_else(none);
             return Ok(PerTier { primary: both.clone(), fallback: both });
         }
-        let fallback = self.tiers.fallback.map(|tier| reading.pairs(tier)).transpose()?;
+        let fallback = self.tiers.fallback.map(|tier| reading.pairs(tier, &self.truncation)).transpose()?;
         Ok(PerTier { primary: primary.unwrap_or_else(none), fallback: fallback.unwrap_or_else(none) })
     }
 }
@@ -284,18 +302,25 @@ impl Reading {
         }
     }
 
-    fn pairs(&self, (encoder, pair_tokens_max): (usize, u32)) -> Result<Pairs, Refusal> {
+    fn pairs(
+        &self,
+        (encoder, pair_tokens_max): (usize, u32),
+        defaults: &TruncationDefaults,
+    ) -> Result<Pairs, Refusal> {
         let request = &*self.request;
         let template = self.encoders[encoder].tokenizer.template();
+        let truncation = &request.truncation;
         let fit = Fit {
-            limit: request.pair_tokens_max.unwrap_or(u32::MAX).min(pair_tokens_max),
-            document_max: request.document_tokens_max,
-            cut: match request.truncation {
-                Truncation::DocumentOnly => Cut::DocumentOnly,
-                Truncation::LongestFirst => Cut::LongestFirst,
-                Truncation::LongestFirstLeft => Cut::LongestFirstLeft,
-                Truncation::Refuse => Cut::Nothing,
+            limit: truncation.pair_tokens.limit(pair_tokens_max),
+            query_max: truncation.query_tokens_max,
+            document_max: truncation.document_tokens_max,
+            cut: match truncation.policy.unwrap_or(defaults.policy) {
+                Overflow::Truncate => Cut::Share { query_permille: defaults.query_permille },
+                Overflow::LongestFirst => Cut::LongestFirst,
+                Overflow::DocumentOnly => Cut::DocumentOnly,
+                Overflow::Refuse => Cut::Nothing,
             },
+            side: truncation.side.unwrap_or(defaults.side),
         };
         let ids = |place: usize| self.ids[encoder][place].get().expect("every text was read").clone();
         let pair = |document: usize| {

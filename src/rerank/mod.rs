@@ -3,7 +3,9 @@
 mod outcome;
 mod ranking;
 mod request;
+mod truncation;
 
-pub use outcome::{Degradation, Outcome, Receipt, Refusal, Served};
+pub use outcome::{Degradation, Outcome, Receipt, Refusal, Served, Truncated};
 pub use ranking::{RankError, Ranked, merge_top_k, order, rank, sigmoid, top_k_scores};
-pub use request::{Options, Policy, Priority, Query, Request, ScoreForm, Truncation};
+pub use request::{Options, Policy, Priority, Query, Request, ScoreForm};
+pub use truncation::{Overflow, PairTokens, Truncation, TruncationDefaults};

@@ -10,7 +10,7 @@ use thiserror::Error;
 pub struct Outcome {
     /// A logit for each document, in the caller's order, on the primary's scale. Finite, always.
     pub scores: Vec<f32>,
-    /// Documents that lost tokens to truncation, one flag for each, in the caller's order.
+    /// Whether a document lost tokens to truncation, one flag for each, in the caller's order.
     pub truncated: Vec<bool>,
     /// Tokens of all pairs, special tokens included.
     pub tokens: Tokens,
@@ -43,6 +43,17 @@ pub struct Receipt {
     pub cost: Nanodollars,
     /// The energy of that device time, by what the devices drew; none where none tells.
     pub joules: Option<f64>,
+    /// What the model did not read.
+    pub truncated: Truncated,
+}
+
+/// What truncation took away, over all pairs of a request; nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Truncated {
+    /// Documents that lost tokens.
+    pub documents: u32,
+    /// The most tokens that a query lost in any pair.
+    pub query_tokens: u32,
 }
 
 impl Receipt {

@@ -1,5 +1,6 @@
 //! A rerank request after decoding: every field is valid, and nobody checks it again.
 
+use super::Truncation;
 use crate::base::Ns;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -19,12 +20,8 @@ pub struct Request {
     pub return_documents: bool,
     /// The scale of the returned scores.
     pub score: ScoreForm,
-    /// What happens to a pair that is longer than the model reads.
+    /// How many tokens are read, and what is cut from a pair that has more.
     pub truncation: Truncation,
-    /// Keeps at most this many tokens of each document.
-    pub document_tokens_max: Option<u32>,
-    /// Keeps at most this many tokens of each pair, special tokens included.
-    pub pair_tokens_max: Option<u32>,
     /// The wishes that are ours and not the dialect's.
     pub options: Options,
 }
@@ -39,9 +36,7 @@ impl Request {
             top_n: None,
             return_documents: false,
             score: ScoreForm::Probability,
-            truncation: Truncation::DocumentOnly,
-            document_tokens_max: None,
-            pair_tokens_max: None,
+            truncation: Truncation::default(),
             options: Options::default(),
         }
     }
@@ -63,20 +58,6 @@ pub enum ScoreForm {
     Probability,
     /// The model's logit as it is.
     Logit,
-}
-
-/// What happens to a pair that is longer than the model reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Truncation {
-    /// The document loses its end; a query that leaves no room for a document is an error.
-    DocumentOnly,
-    /// The longer of the two loses tokens at its end until the pair fits.
-    LongestFirst,
-    /// As [`Truncation::LongestFirst`], from the beginning.
-    LongestFirstLeft,
-    /// The request is refused.
-    Refuse,
 }
 
 /// The wishes that are ours and not the dialect's.

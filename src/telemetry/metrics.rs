@@ -125,7 +125,8 @@ impl Metrics {
         self.table.queue.get_or_create(&labels).observe(receipt.queue.as_secs_f64());
         self.table.compute.get_or_create(&labels).observe(receipt.compute.as_secs_f64());
         self.table.documents.inc_by(outcome.scores.len() as u64);
-        self.table.truncated.inc_by(outcome.truncated.iter().filter(|&&truncated| truncated).count() as u64);
+        self.table.truncated.inc_by(outcome.receipt.truncated.documents.into());
+        self.table.queries_truncated.inc_by(u64::from(outcome.receipt.truncated.query_tokens > 0));
         if receipt.budget.is_some() {
             let result = if receipt.within_budget() { "met" } else { "missed" };
             self.table.budgets.get_or_create(&ResultLabel { result }).inc();
@@ -225,7 +226,7 @@ fn put(counter: &Counter, count: u64) {
 mod tests {
     use super::*;
     use crate::base::Tokens;
-    use crate::rerank::{Degradation, Receipt, Served};
+    use crate::rerank::{Degradation, Receipt, Served, Truncated};
 
     fn metrics() -> Metrics {
         let labels =
@@ -256,6 +257,7 @@ mod tests {
             device: DeviceNs(7),
             cost: Nanodollars(7),
             joules: None,
+            truncated: Truncated { documents: 1, query_tokens: elapsed as u32 / 50 },
         };
         Outcome { scores: vec![1.0, 2.0], truncated: vec![true, false], tokens: Tokens(9), receipt }
     }
@@ -275,6 +277,7 @@ mod tests {
             r#"podium_budgets_total{result="missed"} 1"#,
             r#"podium_request_seconds_count{model="m",version="v",served="full"} 2"#,
             "podium_documents_truncated_total 2",
+            "podium_queries_truncated_total 1",
             r#"podium_cost_dollars_total{model="m",version="v",tier="primary",tenant="acme"} 1.5"#,
             r#"podium_energy_joules_total{model="m",version="v",tier="primary",tenant="acme"} 2.5"#,
             r#"podium_lanes{model="m",version="v",tier="primary"} 2"#,

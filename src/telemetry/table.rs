@@ -51,6 +51,8 @@ table! {
         "podium_documents_total", "Documents of answered requests";
     truncated: Counter = Counter::default(),
         "podium_documents_truncated_total", "Documents that lost tokens to truncation";
+    queries_truncated: Counter = Counter::default(),
+        "podium_queries_truncated_total", "Requests whose query lost tokens to truncation";
     batches: Family<BatchLabels, Counter> = Family::default(),
         "podium_batches_total", "Batches by result (ok, out_of_memory, non_finite, failed, stalled)";
     batch_tokens: Histograms<ModelLabels> = Buckets::Count.family(),

@@ -1,6 +1,7 @@
 //! A query and a document as one sequence, cut to what the model reads.
 
 use super::{Packed, Template};
+use crate::base::Side;
 use std::ops::Range;
 use std::sync::Arc;
 use thiserror::Error;
@@ -20,23 +21,64 @@ pub struct Pair {
 pub struct Fit {
     /// Most tokens of the sequence, special tokens included.
     pub limit: u32,
-    /// Most tokens of the document; what is more is cut from its end first.
+    /// Most tokens of the query; those beyond are cut first, whatever `cut` says.
+    pub query_max: Option<u32>,
+    /// Most tokens of the document; those beyond are cut first, whatever `cut` says.
     pub document_max: Option<u32>,
     /// What is cut from a pair that is still longer than the limit.
     pub cut: Cut,
+    /// The end at which both texts lose tokens.
+    pub side: Side,
 }
 
 /// What is cut from a pair that is longer than its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// The document's end; the query must leave room for at least one token of it.
+    /// The query to its share of the limit, and the document to what the query leaves.
+    Share {
+        /// The query's share, in thousandths of the limit; it leaves room for at least one token of the document.
+        query_permille: u32,
+    },
+    /// The document; the query must leave room for at least one token of it.
     DocumentOnly,
-    /// The ends of the longer of the two, until the pair fits.
+    /// The longer of the two, until the pair fits.
     LongestFirst,
-    /// As [`Cut::LongestFirst`], from the beginnings.
-    LongestFirstLeft,
     /// Nothing: such a pair is an error.
     Nothing,
+}
+
+impl Fit {
+    /// Fits pairs into a limit by cutting the ends of texts, which have no limits of their own.
+    pub const fn new(limit: u32, cut: Cut) -> Self {
+        Self { limit, query_max: None, document_max: None, cut, side: Side::Right }
+    }
+
+    /// How many tokens of a query and of a document are kept beside `specials` special tokens.
+    fn kept(&self, query: u32, document: u32, specials: u32) -> Result<(u32, u32), FitError> {
+        let limit = self.limit;
+        if limit < specials.saturating_add(2) {
+            return Err(FitError::LimitTooShort { limit, specials });
+        }
+        let room = limit - specials;
+        let query = query.min(self.query_max.unwrap_or(u32::MAX));
+        let document = document.min(self.document_max.unwrap_or(u32::MAX));
+        if u64::from(query) + u64::from(document) <= u64::from(room) {
+            return Ok((query, document));
+        }
+        match self.cut {
+            Cut::Share { query_permille } => {
+                let share = (u64::from(limit) * u64::from(query_permille) / 1_000) as u32;
+                let query = query.min(share.clamp(1, room - 1));
+                Ok((query, document.min(room - query)))
+            }
+            Cut::LongestFirst => Ok(longest_first(query, document, room)),
+            Cut::DocumentOnly | Cut::Nothing if query >= room => {
+                Err(FitError::QueryTooLong { tokens: query, limit: room })
+            }
+            Cut::DocumentOnly => Ok((query, room - query)),
+            Cut::Nothing => Err(FitError::PairTooLong { tokens: query + document + specials, limit }),
+        }
+    }
 }
 
 /// A pair that does not fit.
@@ -58,8 +100,11 @@ pub enum FitError {
         /// The limit.
         limit: u32,
     },
-    /// The limit has no room but for special tokens.
-    #[error("a limit of {limit} tokens leaves no room beside {specials} special tokens")]
+    /// The limit has no room for a token of each text.
+    #[error(
+        "{limit} tokens have no room for a query and a document beside {specials} special tokens; \
+         the least is {}", specials + 2
+    )]
     LimitTooShort {
         /// The limit.
         limit: u32,
@@ -77,29 +122,14 @@ impl Pair {
         query: Arc<[u32]>,
         document: Arc<[u32]>,
         template: &Template,
-        &Fit { limit, document_max, cut }: &Fit,
+        fit: &Fit,
     ) -> Result<Self, FitError> {
         let specials = template.specials();
-        if limit <= specials {
-            return Err(FitError::LimitTooShort { limit, specials });
-        }
-        let room = limit - specials;
-        let q = query.len() as u32;
-        let d = (document.len() as u32).min(document_max.unwrap_or(u32::MAX));
-        let (q_kept, d_kept) = match cut {
-            Cut::DocumentOnly if q >= room => {
-                return Err(FitError::QueryTooLong { tokens: q, limit: room });
-            }
-            Cut::DocumentOnly => (q, d.min(room - q)),
-            Cut::Nothing if q + d > room => {
-                return Err(FitError::PairTooLong { tokens: q + d + specials, limit });
-            }
-            Cut::Nothing => (q, d),
-            Cut::LongestFirst | Cut::LongestFirstLeft => longest_first(q, d, room),
-        };
-        let (query_kept, document_kept) = match cut {
-            Cut::LongestFirstLeft => (q - q_kept..q, d - d_kept..d),
-            Cut::DocumentOnly | Cut::LongestFirst | Cut::Nothing => (0..q_kept, 0..d_kept),
+        let (q, d) = (query.len() as u32, document.len() as u32);
+        let (q_kept, d_kept) = fit.kept(q, d, specials)?;
+        let (query_kept, document_kept) = match fit.side {
+            Side::Left => (q - q_kept..q, d - d_kept..d),
+            Side::Right => (0..q_kept, 0..d_kept),
         };
         Ok(Self { query, document, query_kept, document_kept, specials })
     }
@@ -115,9 +145,14 @@ impl Pair {
         self.len() == 0
     }
 
-    /// Whether either text lost tokens.
-    pub fn truncated(&self) -> bool {
-        self.query_kept.len() < self.query.len() || self.document_kept.len() < self.document.len()
+    /// How many tokens the query lost.
+    pub fn query_lost(&self) -> u32 {
+        (self.query.len() - self.query_kept.len()) as u32
+    }
+
+    /// How many tokens the document lost.
+    pub fn document_lost(&self) -> u32 {
+        (self.document.len() - self.document_kept.len()) as u32
     }
 
     /// Appends the sequence to a batch.
@@ -137,11 +172,9 @@ impl Pair {
     }
 }
 
-/// How much of each text stays; the rule of Hugging Face's `tokenizers` (`LongestFirst`).
+/// How much of each text stays of a pair that is longer than `room`; the rule of Hugging Face's `tokenizers`
+/// (`LongestFirst`).
 fn longest_first(query: u32, document: u32, room: u32) -> (u32, u32) {
-    if query + document <= room {
-        return (query, document);
-    }
     let shorter = query.min(document);
     let (mut short, mut long) = (shorter, shorter.max(room.saturating_sub(shorter)));
     if short + long > room {
@@ -168,8 +201,20 @@ mod tests {
         }
     }
 
-    fn fit(query: Arc<[u32]>, document: Arc<[u32]>, cut: Cut, limit: u32) -> Result<Pair, FitError> {
-        Pair::fit(query, document, &template(), &Fit { limit, document_max: None, cut })
+    fn fit(query: u32, document: u32, fit: Fit) -> Result<Pair, FitError> {
+        Pair::fit(ids(100..100 + query), ids(200..200 + document), &template(), &fit)
+    }
+
+    /// How many tokens of each text are kept, with no limit of their own.
+    fn kept(query: u32, document: u32, cut: Cut, limit: u32) -> Result<(u32, u32), FitError> {
+        let pair = fit(query, document, Fit::new(limit, cut))?;
+        assert_eq!(pair.query_kept.start, 0);
+        assert_eq!(pair.document_kept.start, 0);
+        assert_eq!(
+            (pair.query_lost(), pair.document_lost()),
+            (query - pair.query_kept.end, document - pair.document_kept.end)
+        );
+        Ok((pair.query_kept.end, pair.document_kept.end))
     }
 
     fn packed(pair: &Pair) -> Vec<u32> {
@@ -179,44 +224,101 @@ mod tests {
         batch.ids().to_vec()
     }
 
+    const SHARE: Cut = Cut::Share { query_permille: 750 };
+
     #[test]
-    fn the_document_alone_is_cut() {
-        let pair = fit(ids(10..13), ids(20..30), Cut::DocumentOnly, 8).unwrap();
-        assert_eq!(packed(&pair), [1, 10, 11, 12, 2, 20, 21, 2]);
-        assert!(pair.truncated());
+    fn each_policy_keeps_its_own_share_of_each_text() {
+        let long_query = |tokens, limit| Err(FitError::QueryTooLong { tokens, limit });
+        let long_pair = |tokens, limit| Err(FitError::PairTooLong { tokens, limit });
+        let rows = [
+            // Whatever fits stays whole, a query beyond its share too.
+            (SHARE, 9, 4, 16, Ok((9, 4))),
+            (SHARE, 12, 1, 16, Ok((12, 1))),
+            // 3/4 of 16 are 12, and of 13 tokens that leaves one.
+            (SHARE, 12, 2, 16, Ok((12, 1))),
+            (SHARE, 13, 9, 16, Ok((12, 1))),
+            (SHARE, 3, 90, 16, Ok((3, 10))),
+            // FlagEmbedding: 3/4 of 512 are 384, and the passage has the other 125.
+            (SHARE, 600, 400, 512, Ok((384, 125))),
+            (SHARE, 600, 20, 512, Ok((384, 20))),
+            (SHARE, 385, 124, 512, Ok((385, 124))),
+            (SHARE, 385, 125, 512, Ok((384, 125))),
+            // Of 5 tokens a query and a document have one each, whatever the share is.
+            (SHARE, 4, 4, 5, Ok((1, 1))),
+            (Cut::Share { query_permille: 999 }, 40, 40, 16, Ok((12, 1))),
+            (Cut::Share { query_permille: 1 }, 40, 40, 16, Ok((1, 12))),
+            (Cut::DocumentOnly, 3, 10, 8, Ok((3, 2))),
+            (Cut::DocumentOnly, 4, 10, 8, Ok((4, 1))),
+            (Cut::DocumentOnly, 5, 0, 8, Ok((5, 0))),
+            (Cut::DocumentOnly, 5, 10, 8, long_query(5, 5)),
+            (Cut::LongestFirst, 3, 10, 8, Ok((2, 3))),
+            (Cut::LongestFirst, 10, 3, 8, Ok((3, 2))),
+            (Cut::LongestFirst, 10, 1, 8, Ok((4, 1))),
+            (Cut::LongestFirst, 1, 4, 8, Ok((1, 4))),
+            (Cut::Nothing, 2, 3, 8, Ok((2, 3))),
+            (Cut::Nothing, 5, 0, 8, Ok((5, 0))),
+            (Cut::Nothing, 2, 4, 8, long_pair(9, 8)),
+            (Cut::Nothing, 4, 4, 8, long_pair(11, 8)),
+            (Cut::Nothing, 5, 1, 8, long_query(5, 5)),
+            (Cut::Nothing, 6, 0, 8, long_query(6, 5)),
+        ];
+        for (cut, query, document, limit, expected) in rows {
+            assert_eq!(kept(query, document, cut, limit), expected, "{cut:?} {query} {document} {limit}");
+        }
     }
 
     #[test]
-    fn a_query_that_leaves_no_room_is_an_error_with_both_numbers() {
-        let error = fit(ids(10..15), ids(20..30), Cut::DocumentOnly, 8).unwrap_err();
-        assert_eq!(error, FitError::QueryTooLong { tokens: 5, limit: 5 });
-        assert!(fit(ids(10..14), ids(20..30), Cut::DocumentOnly, 8).is_ok());
+    fn a_text_is_cut_to_its_own_limit_first_whatever_the_policy_is() {
+        for (cut, query, document) in [
+            (SHARE, (4, 2), (9, 3)),
+            (Cut::DocumentOnly, (4, 2), (9, 3)),
+            (Cut::LongestFirst, (4, 2), (9, 3)),
+            (Cut::Nothing, (4, 2), (9, 3)),
+        ] {
+            let limits =
+                Fit { query_max: Some(query.1), document_max: Some(document.1), ..Fit::new(20, cut) };
+            let pair = fit(query.0, document.0, limits).unwrap();
+            assert_eq!(packed(&pair), [1, 100, 101, 2, 200, 201, 202, 2], "{cut:?}");
+            assert_eq!((pair.query_lost(), pair.document_lost()), (2, 6), "{cut:?}");
+            let whole = fit(query.1, document.1, limits).unwrap();
+            assert_eq!((whole.query_lost(), whole.document_lost()), (0, 0), "{cut:?}");
+        }
+        // A limit of a text's own is no more than that: the pair's holds too.
+        let limits = Fit { query_max: Some(14), document_max: Some(9), ..Fit::new(16, SHARE) };
+        let pair = fit(20, 20, limits).unwrap();
+        assert_eq!((pair.query_lost(), pair.document_lost(), pair.len()), (8, 19, 16));
     }
 
     #[test]
-    fn nothing_is_cut_where_nothing_may_be() {
-        let fit = |document| fit(ids(10..12), document, Cut::Nothing, 8);
-        assert_eq!(fit(ids(20..24)).unwrap_err(), FitError::PairTooLong { tokens: 9, limit: 8 });
-        assert!(!fit(ids(20..23)).unwrap().truncated());
+    fn from_the_left_both_texts_keep_their_ends() {
+        let left = |limit, cut| Fit { side: Side::Left, ..Fit::new(limit, cut) };
+        let own = Fit { query_max: Some(1), document_max: Some(2), ..left(20, Cut::Nothing) };
+        for (fitted, expected) in [
+            (fit(9, 9, left(8, SHARE)), [1, 105, 106, 107, 108, 2, 208, 2].as_slice()),
+            (fit(2, 9, left(8, Cut::DocumentOnly)), &[1, 100, 101, 2, 206, 207, 208, 2]),
+            (fit(9, 9, left(8, Cut::LongestFirst)), &[1, 107, 108, 2, 206, 207, 208, 2]),
+            (fit(9, 9, own), &[1, 108, 2, 207, 208, 2]),
+        ] {
+            assert_eq!(packed(&fitted.unwrap()), expected);
+        }
     }
 
     #[test]
     fn empty_texts_make_a_pair_of_special_tokens() {
-        let pair = fit(ids(0..0), ids(0..0), Cut::DocumentOnly, 8).unwrap();
+        let pair = fit(0, 0, Fit::new(8, SHARE)).unwrap();
         assert_eq!(packed(&pair), [1, 2, 2]);
+        assert!(!pair.is_empty());
     }
 
     #[test]
-    fn a_limit_without_room_is_an_error() {
-        let error = fit(ids(1..2), ids(1..2), Cut::LongestFirst, 3).unwrap_err();
-        assert_eq!(error, FitError::LimitTooShort { limit: 3, specials: 3 });
-    }
-
-    #[test]
-    fn a_document_is_cut_to_its_own_limit_first() {
-        let limits = Fit { limit: 20, document_max: Some(2), cut: Cut::Nothing };
-        let pair = Pair::fit(ids(10..12), ids(20..25), &template(), &limits).unwrap();
-        assert_eq!(packed(&pair), [1, 10, 11, 2, 20, 21, 2]);
-        assert!(pair.truncated());
+    fn a_limit_without_room_is_an_error_that_says_the_least() {
+        for cut in [SHARE, Cut::DocumentOnly, Cut::LongestFirst, Cut::Nothing] {
+            for limit in [0, 3, 4] {
+                let error = fit(1, 1, Fit::new(limit, cut)).unwrap_err();
+                assert_eq!(error, FitError::LimitTooShort { limit, specials: 3 });
+                assert!(error.to_string().ends_with("special tokens; the least is 5"), "{error}");
+            }
+            assert_eq!(kept(1, 1, cut, 5), Ok((1, 1)));
+        }
     }
 }

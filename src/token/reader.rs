@@ -18,7 +18,7 @@ impl PairReader {
     /// # Errors
     /// [`ReadError`].
     pub fn push(&self, query: &str, document: &str, batch: &mut Packed) -> Result<(), ReadError> {
-        let fit = Fit { limit: self.tokens_max, document_max: None, cut: Cut::LongestFirst };
+        let fit = Fit::new(self.tokens_max, Cut::LongestFirst);
         let (query, document) = (self.tokenizer.encode(query)?, self.tokenizer.encode(document)?);
         Pair::fit(query, document, self.tokenizer.template(), &fit)?
             .push_into(batch, self.tokenizer.template());

@@ -148,6 +148,7 @@ fn probe(inner: &tokenizers::Tokenizer) -> Result<Template, TokenizerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Side;
     use crate::token::{Cut, Fit, FitError, Packed, Pair};
     use proptest::prelude::*;
     use std::path::PathBuf;
@@ -155,7 +156,9 @@ mod tests {
     use tokenizers::normalizers::BertNormalizer;
     use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
     use tokenizers::processors::bert::BertProcessing;
-    use tokenizers::{TruncationDirection, TruncationParams, truncate_encodings};
+    use tokenizers::{
+        Encoding, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+    };
 
     /// A BERT tokenizer over single letters; `[CLS]` is 1 and `[SEP]` is 2.
     fn letters() -> tokenizers::Tokenizer {
@@ -198,8 +201,7 @@ mod tests {
         limit: u32,
     ) -> Result<Pair, FitError> {
         let ids = |text: &str| tokenizer.encode(text).unwrap();
-        let limits = Fit { limit, document_max: None, cut };
-        Pair::fit(ids(query), ids(document), tokenizer.template(), &limits)
+        Pair::fit(ids(query), ids(document), tokenizer.template(), &Fit::new(limit, cut))
     }
 
     fn packed(pair: &Pair, tokenizer: &Tokenizer) -> Packed {
@@ -290,21 +292,41 @@ mod tests {
         }
 
         #[test]
-        fn the_longer_text_is_cut_as_the_library_cuts_it(
-            query in "[a-z]{0,40}", document in "[a-z]{0,40}", limit in 4u32..60, left: bool,
+        fn each_policy_cuts_a_pair_as_the_library_does(
+            query in "[a-z]{1,60}", document in "[a-z]{0,60}", limit in 5u32..60, left: bool,
         ) {
             let tokenizer = Tokenizer::new(letters()).unwrap();
-            let cut = if left { Cut::LongestFirstLeft } else { Cut::LongestFirst };
-            let pair = fit(&tokenizer, &query, &document, cut, limit).unwrap();
+            let side = if left { Side::Left } else { Side::Right };
+            let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
+            let ids = |text: &str| tokenizer.encode(text).unwrap();
+            let ours = |cut: Cut| {
+                let fit = Fit { side, ..Fit::new(limit, cut) };
+                let pair = Pair::fit(ids(&query), ids(&document), tokenizer.template(), &fit)?;
+                Ok::<_, FitError>(packed(&pair, &tokenizer).ids().to_vec())
+            };
             // The library's own `encode` cuts each text to the limit first, which moves odd tokens.
             let alone = |text: &str| letters().encode(text, false).unwrap();
-            let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
-            let max_length = limit as usize - 3;
-            let params = TruncationParams { max_length, direction, ..Default::default() };
-            let (a, b) = truncate_encodings(alone(&query), Some(alone(&document)), &params).unwrap();
-            let expected = [&[1], a.get_ids(), &[2], b.unwrap().get_ids(), &[2]].concat();
-            let packed = packed(&pair, &tokenizer);
-            prop_assert_eq!(packed.ids(), &expected[..]);
+            let room = limit as usize - 3;
+            let theirs = |query: Encoding, strategy: TruncationStrategy| {
+                let params = TruncationParams { max_length: room, direction, strategy, ..Default::default() };
+                let (a, b) = truncate_encodings(query, Some(alone(&document)), &params).ok()?;
+                Some([&[1], a.get_ids(), &[2], b.unwrap().get_ids(), &[2]].concat())
+            };
+            let fits = query.len() + document.len() <= room;
+            let longest_first = theirs(alone(&query), TruncationStrategy::LongestFirst);
+            prop_assert_eq!(ours(Cut::LongestFirst).ok(), longest_first);
+            // The library refuses to cut the document to nothing, and so do we.
+            let only_second = theirs(alone(&query), TruncationStrategy::OnlySecond);
+            prop_assert_eq!(ours(Cut::DocumentOnly).ok(), only_second.clone());
+            prop_assert_eq!(ours(Cut::Nothing).ok(), only_second.filter(|_| fits));
+            // FlagEmbedding: the query is cut by itself to 3/4 of the maximum, then the pair by `only_second`. We do
+            // not cut a pair that fits, and leave at least one token to the document.
+            let mut first = alone(&query);
+            let share = (limit as usize * 3 / 4).min(room - 1);
+            if !fits {
+                first.truncate(share, 0, direction);
+            }
+            prop_assert_eq!(ours(Cut::Share { query_permille: 750 }).ok(), theirs(first, TruncationStrategy::OnlySecond));
         }
     }
 }

@@ -77,9 +77,10 @@ fn common(fields: &mut Fields, documents: Vec<Arc<str>>) -> Result<Request, ApiE
         top_n: fields.count("top_n", 1)?.map(|top_n| top_n as usize),
         return_documents: false,
         score: ScoreForm::Probability,
-        truncation: Truncation::DocumentOnly,
-        document_tokens_max: Some(fields.count("max_tokens_per_doc", 1)?.unwrap_or(DOCUMENT_TOKENS_MAX)),
-        pair_tokens_max: None,
+        truncation: Truncation {
+            document_tokens_max: Some(fields.count("max_tokens_per_doc", 1)?.unwrap_or(DOCUMENT_TOKENS_MAX)),
+            ..Truncation::default()
+        },
         options: Options::default(),
     })
 }

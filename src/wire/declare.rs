@@ -1,7 +1,7 @@
 //! The receipt at the wire: headers in every dialect, an object in bodies that have room.
 
 use super::{Answered, Stamp};
-use crate::rerank::{Receipt, Served};
+use crate::rerank::{Receipt, Served, Truncated};
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 
@@ -22,6 +22,18 @@ pub(super) struct Declared<'a> {
     pub model: &'a str,
     pub version: &'a str,
     pub cost: Cost,
+    /// There where the model did not read all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<Lost>,
+}
+
+/// What truncation took away.
+#[derive(Serialize)]
+pub(super) struct Lost {
+    /// Documents that lost tokens.
+    pub documents: u32,
+    /// The most tokens that a query lost.
+    pub query_tokens: u32,
 }
 
 /// What an answer cost.
@@ -53,6 +65,10 @@ impl<'a> Declared<'a> {
                 usd: receipt.cost.0 as f64 / 1e9,
                 joules: receipt.joules,
             },
+            truncated: (receipt.truncated != Truncated::default()).then_some(Lost {
+                documents: receipt.truncated.documents,
+                query_tokens: receipt.truncated.query_tokens,
+            }),
         }
     }
 }
@@ -77,6 +93,7 @@ const VERSION: HeaderName = HeaderName::from_static("x-podium-version");
 const DEVICE_NS: HeaderName = HeaderName::from_static("x-podium-device-ns");
 const COST: HeaderName = HeaderName::from_static("x-podium-cost-nanodollars");
 const TRUNCATED: HeaderName = HeaderName::from_static("x-podium-truncated");
+const TRUNCATED_QUERY_TOKENS: HeaderName = HeaderName::from_static("x-podium-truncated-query-tokens");
 const WARNING: HeaderName = HeaderName::from_static("x-podium-warning");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-podium-request-id");
 
@@ -115,9 +132,12 @@ pub(super) fn headers(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
     }
     headers.push((DEVICE_NS, receipt.device.0.into()));
     headers.push((COST, receipt.cost.0.into()));
-    let truncated = answer.outcome.truncated.iter().filter(|&&truncated| truncated).count();
-    if truncated > 0 {
-        headers.push((TRUNCATED, truncated.into()));
+    for (name, count) in
+        [(TRUNCATED, receipt.truncated.documents), (TRUNCATED_QUERY_TOKENS, receipt.truncated.query_tokens)]
+    {
+        if count > 0 {
+            headers.push((name, count.into()));
+        }
     }
     headers
 }

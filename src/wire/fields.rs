@@ -3,7 +3,7 @@
 
 use super::{ApiError, Code, Dialect};
 use crate::base::Ns;
-use crate::rerank::{Options, Policy, Priority, Query, Truncation};
+use crate::rerank::{Options, Policy, Priority, Query};
 use http::HeaderMap;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -28,6 +28,7 @@ const NAMES: &[&str] = &[
     "priority",
     "queries",
     "query",
+    "query_tokens_max",
     "rank_fields",
     "raw_scores",
     "return_documents",
@@ -42,6 +43,7 @@ const NAMES: &[&str] = &[
     "truncate_prompt_tokens",
     "truncation",
     "truncation_direction",
+    "truncation_side",
     "user",
 ];
 
@@ -228,13 +230,6 @@ pub(super) const PRIORITIES: &[(&str, Priority)] =
 pub(super) const POLICIES: &[(&str, Policy)] =
     &[("auto", Policy::Auto), ("full", Policy::Full), ("topk", Policy::TopK), ("fallback", Policy::Fallback)];
 
-pub(super) const TRUNCATIONS: &[(&str, Truncation)] = &[
-    ("document_only", Truncation::DocumentOnly),
-    ("longest_first", Truncation::LongestFirst),
-    ("longest_first_left", Truncation::LongestFirstLeft),
-    ("refuse", Truncation::Refuse),
-];
-
 /// Reads the `x-podium-*` headers of a request; they win over the body, as whoever routes a
 /// request knows more than whoever wrote it.
 pub(super) fn options(headers: &HeaderMap, _: Dialect, options: &mut Options) -> Result<(), ApiError> {
@@ -256,7 +251,7 @@ pub(super) fn options(headers: &HeaderMap, _: Dialect, options: &mut Options) ->
     Ok(())
 }
 
-fn header<'a>(
+pub(super) fn header<'a>(
     headers: &'a HeaderMap,
     name: &'static str,
 ) -> Result<Option<(&'static str, &'a str)>, ApiError> {
@@ -294,7 +289,7 @@ pub(super) fn not_empty<T>(name: &str, list: &[T]) -> Result<(), ApiError> {
     }
 }
 
-fn must_be(name: &str, wanted: &str, found: &Field) -> ApiError {
+pub(super) fn must_be(name: &str, wanted: &str, found: &Field) -> ApiError {
     ApiError::invalid(name, format!("must be {wanted}, and is {}", found.kind()))
 }
 

@@ -19,9 +19,7 @@ pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
             Some(true) => ScoreForm::Logit,
             Some(false) | None => ScoreForm::Probability,
         },
-        truncation: Truncation::DocumentOnly,
-        document_tokens_max: None,
-        pair_tokens_max: None,
+        truncation: Truncation::default(),
         options: Options::default(),
     })
 }

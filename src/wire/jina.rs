@@ -19,9 +19,7 @@ pub(super) fn request(fields: &mut Fields) -> std::result::Result<Request, ApiEr
         top_n: fields.count("top_n", 1)?.map(|top_n| top_n as usize),
         return_documents: fields.bool("return_documents")?.unwrap_or(true),
         score: ScoreForm::Probability,
-        truncation: Truncation::DocumentOnly,
-        document_tokens_max: None,
-        pair_tokens_max: None,
+        truncation: Truncation::default(),
         options: Options::default(),
     })
 }

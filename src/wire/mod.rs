@@ -12,6 +12,7 @@
 //! | `oip` | `/v2/models/{model}/infer`, JSON and binary tensors |
 //! | `select` | which of them a body is in, where a path serves several |
 //! | `fields` | a body's fields, read once for all JSON dialects |
+//! | `truncation` | what is cut, by our own fields and by headers |
 //! | `declare` | the receipt, in headers and in bodies that have room |
 //! | `error` | errors, in each dialect's shape |
 
@@ -29,6 +30,7 @@ mod select;
 mod tei;
 #[cfg(test)]
 mod tests;
+mod truncation;
 mod vllm;
 mod voyage;
 
@@ -198,6 +200,7 @@ pub fn decode(
         return Err(in_dialect(ApiError::invalid(unknown, "is not a field of this endpoint")));
     }
     fields::options(headers, dialect, &mut request.options).map_err(in_dialect)?;
+    truncation::headers(headers, &mut request.truncation).map_err(in_dialect)?;
     let limit = documents_max(dialect).min(settings.documents_max);
     if request.documents.len() > limit {
         let found = request.documents.len();

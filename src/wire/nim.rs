@@ -2,13 +2,13 @@
 
 use super::fields::{Field, Fields, not_empty, shared_query};
 use super::{Answered, ApiError};
-use crate::rerank::{Options, Ranked, Request, ScoreForm, Truncation};
+use crate::rerank::{Options, Overflow, Ranked, Request, ScoreForm, Truncation};
 use serde::Serialize;
 use serde_json::Value;
 
 pub(super) const KNOWN: &[&str] = &["model", "query", "passages", "truncate"];
 
-const TRUNCATE: &[(&str, Truncation)] = &[("NONE", Truncation::Refuse), ("END", Truncation::DocumentOnly)];
+const TRUNCATE: &[(&str, Overflow)] = &[("NONE", Overflow::Refuse), ("END", Overflow::Truncate)];
 
 pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
     let query = match fields.take("query") {
@@ -32,9 +32,7 @@ pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
         top_n: None,
         return_documents: false,
         score: ScoreForm::Logit,
-        truncation: fields.word("truncate", TRUNCATE)?.unwrap_or(Truncation::DocumentOnly),
-        document_tokens_max: None,
-        pair_tokens_max: None,
+        truncation: Truncation { policy: fields.word("truncate", TRUNCATE)?, ..Truncation::default() },
         options: Options::default(),
     })
 }

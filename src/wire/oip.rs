@@ -110,9 +110,7 @@ pub(super) fn decode(
             Some(Value::Bool(false)) | None => ScoreForm::Probability,
             Some(_) => return Err(ApiError::invalid("parameters.raw_scores", "must be true or false")),
         },
-        truncation: Truncation::DocumentOnly,
-        document_tokens_max: None,
-        pair_tokens_max: None,
+        truncation: Truncation::default(),
         options: options(&body.parameters)?,
     };
     let all_binary = is_true(&body.parameters, "binary_data_output");
@@ -313,6 +311,8 @@ pub(super) fn encode(
             "podium_elapsed_ms": receipt.elapsed.as_millis_f64(),
             "podium_device_ns": receipt.device.0,
             "podium_cost_nanodollars": receipt.cost.0,
+            "podium_truncated": receipt.truncated.documents,
+            "podium_truncated_query_tokens": receipt.truncated.query_tokens,
         },
     });
     let mut body = super::json(&head);

@@ -1,9 +1,9 @@
 //! Our own dialect: `POST /v1/rank`.
 
 use super::declare::Declared;
-use super::fields::{Fields, TRUNCATIONS};
-use super::{Answered, ApiError};
-use crate::rerank::{Request, ScoreForm, Truncation};
+use super::fields::Fields;
+use super::{Answered, ApiError, truncation};
+use crate::rerank::{Request, ScoreForm};
 use serde::Serialize;
 
 pub(super) const KNOWN: &[&str] = &[
@@ -14,8 +14,10 @@ pub(super) const KNOWN: &[&str] = &[
     "return_documents",
     "scores",
     "truncation",
-    "document_tokens_max",
+    "truncation_side",
     "pair_tokens_max",
+    "query_tokens_max",
+    "document_tokens_max",
     "latency_budget_ms",
     "priority",
     "policy",
@@ -32,9 +34,7 @@ pub(super) fn request(fields: &mut Fields) -> std::result::Result<Request, ApiEr
         top_n: fields.count("top_n", 1)?.map(|top_n| top_n as usize),
         return_documents: fields.bool("return_documents")?.unwrap_or(false),
         score: fields.word("scores", SCORES)?.unwrap_or(ScoreForm::Probability),
-        truncation: fields.word("truncation", TRUNCATIONS)?.unwrap_or(Truncation::DocumentOnly),
-        document_tokens_max: fields.count("document_tokens_max", 1)?,
-        pair_tokens_max: fields.count("pair_tokens_max", 1)?,
+        truncation: truncation::fields(fields)?,
         options: fields.options()?,
     })
 }

@@ -1,23 +1,23 @@
 //! Text Embeddings Inference: `POST /rerank` with `texts`; the answer is a bare list.
 
-use super::fields::{Fields, one_of};
+use super::fields::Fields;
 use super::{Answered, ApiError};
-use crate::rerank::{Options, Ranked, Request, ScoreForm, Truncation};
+use crate::base::Side;
+use crate::rerank::{Options, Overflow, Ranked, Request, ScoreForm, Truncation};
 use serde::Serialize;
 
 pub(super) const KNOWN: &[&str] =
     &["query", "texts", "truncate", "truncation_direction", "raw_scores", "return_text"];
 
-const DIRECTIONS: &[(&str, Truncation)] = &[
-    ("Right", Truncation::LongestFirst),
-    ("right", Truncation::LongestFirst),
-    ("Left", Truncation::LongestFirstLeft),
-    ("left", Truncation::LongestFirstLeft),
-];
+const DIRECTIONS: &[(&str, Side)] =
+    &[("Right", Side::Right), ("right", Side::Right), ("Left", Side::Left), ("left", Side::Left)];
 
 pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
-    let direction = fields.text("truncation_direction")?;
-    let direction = one_of("truncation_direction", direction.as_deref().unwrap_or("Right"), DIRECTIONS)?;
+    let policy = match fields.bool("truncate")? {
+        Some(true) => Overflow::LongestFirst,
+        Some(false) | None => Overflow::Refuse,
+    };
+    let side = fields.word("truncation_direction", DIRECTIONS)?;
     Ok(Request {
         model: None,
         query: fields.query()?,
@@ -28,12 +28,7 @@ pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
             Some(true) => ScoreForm::Logit,
             Some(false) | None => ScoreForm::Probability,
         },
-        truncation: match fields.bool("truncate")? {
-            Some(true) => direction,
-            Some(false) | None => Truncation::Refuse,
-        },
-        document_tokens_max: None,
-        pair_tokens_max: None,
+        truncation: Truncation { side, ..Truncation::by(policy) },
         options: Options::default(),
     })
 }

@@ -1,8 +1,11 @@
 //! Each dialect from bytes to bytes, and what it makes of bad input.
 
 use super::{Code, Decoded, Dialect, Encoded, Pins, Settings, Stamp, decode};
-use crate::base::{DeviceNs, Nanodollars, Ns, Tokens};
-use crate::rerank::{Degradation, Outcome, Priority, Query, Receipt, ScoreForm, Served, Truncation};
+use crate::base::{DeviceNs, Nanodollars, Ns, Side, Tokens};
+use crate::rerank::{
+    Degradation, Outcome, Overflow, PairTokens, Priority, Query, Receipt, ScoreForm, Served, Truncated,
+    Truncation,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -16,10 +19,12 @@ fn decoded(path: &str, body: &Value) -> Decoded {
     try_decode(path, body).unwrap_or_else(|error| panic!("{path}: {error:?}"))
 }
 
+/// Documents with a score of 0.5 lost tokens, and so did the query then.
 fn outcome(scores: &[f32]) -> Outcome {
+    let truncated: Vec<bool> = scores.iter().map(|&score| score == 0.5).collect();
     Outcome {
         scores: scores.to_vec(),
-        truncated: scores.iter().map(|&score| score == 0.5).collect(),
+        truncated: truncated.clone(),
         tokens: Tokens(21),
         receipt: Receipt {
             served: Served::TopK { k: 2 },
@@ -33,6 +38,10 @@ fn outcome(scores: &[f32]) -> Outcome {
             device: DeviceNs(1_234),
             cost: Nanodollars(56),
             joules: Some(0.25),
+            truncated: Truncated {
+                documents: truncated.iter().map(|&truncated| u32::from(truncated)).sum(),
+                query_tokens: 91 * u32::from(truncated.contains(&true)),
+            },
         },
     }
 }
@@ -67,6 +76,7 @@ fn podium_says_everything() {
         "tier": "topk", "k": 2, "degraded": "predicted_late", "budget_ms": 50.0, "elapsed_ms": 12.0,
         "queue_ms": 4.0, "compute_ms": 8.0, "model": "served", "version": "0123456789ab",
         "cost": {"device_ns": 1234, "nanodollars": 56, "usd": 5.6e-8, "joules": 0.25},
+        "truncated": {"documents": 1, "query_tokens": 91},
         "usage": {"tokens": 21, "documents": 3},
     });
     assert_eq!(answer("/v1/rank", &body, &[-1.0, 2.5, 0.5]), expected);
@@ -102,6 +112,7 @@ fn every_answer_declares_itself_in_headers() {
         ("x-podium-device-ns", "1234"),
         ("x-podium-cost-nanodollars", "56"),
         ("x-podium-truncated", "1"),
+        ("x-podium-truncated-query-tokens", "91"),
         ("x-podium-warning", "unknown field `typo?` was ignored"),
         ("x-podium-request-id", "ab12"),
     ] {
@@ -160,7 +171,7 @@ fn cohere_v2_gives_no_documents_and_reads_a_priority() {
         json!({"model": "m", "query": "q", "documents": ["a"], "priority": 5, "max_tokens_per_doc": 9});
     let decoded = decoded("/v2/rerank", &body);
     assert_eq!(decoded.request.options.priority, Priority::Low);
-    assert_eq!(decoded.request.document_tokens_max, Some(9));
+    assert_eq!(decoded.request.truncation.document_tokens_max, Some(9));
     let answer: Value = serde_json::from_slice(&encode(&decoded, &[0.0]).body).unwrap();
     assert_eq!(answer["results"], json!([{"index": 0, "relevance_score": 0.5}]));
     assert_eq!(answer["meta"]["api_version"]["version"], "2");
@@ -179,7 +190,7 @@ fn jina_gives_documents_unless_they_are_declined() {
 #[test]
 fn voyage_answers_with_data() {
     let body = json!({"model": "m", "query": "q", "documents": ["a", "b"], "top_k": 1, "truncation": false});
-    assert_eq!(decoded("/v1/rerank", &body).request.truncation, Truncation::Refuse);
+    assert_eq!(decoded("/v1/rerank", &body).request.truncation, Truncation::by(Overflow::Refuse));
     let answer = answer("/v1/rerank", &body, &[0.0, -1.0]);
     assert_eq!(answer["object"], "list");
     assert_eq!(answer["data"], json!([{"index": 0, "relevance_score": 0.5}]));
@@ -190,19 +201,22 @@ fn voyage_answers_with_data() {
 fn tei_answers_with_a_bare_list() {
     let body = json!({"query": "q", "texts": ["a", "b"], "raw_scores": true, "return_text": true});
     let request = &decoded("/rerank", &body).request;
-    assert_eq!((request.truncation, request.score), (Truncation::Refuse, ScoreForm::Logit));
+    assert_eq!((request.truncation, request.score), (Truncation::by(Overflow::Refuse), ScoreForm::Logit));
     let expected =
         json!([{"index": 1, "text": "b", "score": 3.25}, {"index": 0, "text": "a", "score": -1.0}]);
     assert_eq!(answer("/rerank", &body, &[-1.0, 3.25]), expected);
     let left = json!({"query": "q", "texts": ["a"], "truncate": true, "truncation_direction": "Left"});
-    assert_eq!(decoded("/rerank", &left).request.truncation, Truncation::LongestFirstLeft);
+    assert_eq!(
+        decoded("/rerank", &left).request.truncation,
+        Truncation { side: Some(Side::Left), ..Truncation::by(Overflow::LongestFirst) }
+    );
 }
 
 #[test]
 fn vllm_s_top_n_of_0_means_all() {
     let body = json!({"query": "q", "documents": ["a", "b"], "top_n": 0, "truncate_prompt_tokens": 7});
     for path in ["/rerank", "/v1/rerank", "/v2/rerank"] {
-        assert_eq!(decoded(path, &body).request.pair_tokens_max, Some(7));
+        assert_eq!(decoded(path, &body).request.truncation.pair_tokens, PairTokens::AtMost(7));
         let answer = answer(path, &body, &[0.0, -1.0]);
         assert_eq!(answer["results"].as_array().unwrap().len(), 2);
         assert_eq!(answer["results"][0]["document"], json!({"text": "a"}));

@@ -3,7 +3,7 @@
 use super::declare::Declared;
 use super::fields::{Field, Fields, Item, not_empty, shared_query};
 use super::{Answered, ApiError, TextObject, Usage};
-use crate::rerank::{Options, Query, Ranked, Request, ScoreForm, Truncation, sigmoid};
+use crate::rerank::{Options, PairTokens, Query, Ranked, Request, ScoreForm, Truncation, sigmoid};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -70,9 +70,12 @@ fn common(fields: &mut Fields, query: Query, documents: Vec<Arc<str>>) -> Result
         top_n: None,
         return_documents: false,
         score: ScoreForm::Probability,
-        truncation: Truncation::DocumentOnly,
-        document_tokens_max: None,
-        pair_tokens_max: fields.count("truncate_prompt_tokens", 1)?,
+        truncation: Truncation {
+            pair_tokens: fields
+                .count("truncate_prompt_tokens", 1)?
+                .map_or(PairTokens::Model, PairTokens::AtMost),
+            ..Truncation::default()
+        },
         options: Options::default(),
     })
 }

@@ -3,15 +3,16 @@
 use super::declare::Declared;
 use super::fields::Fields;
 use super::{Answered, ApiError};
-use crate::rerank::{Options, Ranked, Request, ScoreForm, Truncation};
+use crate::rerank::{Options, Overflow, Ranked, Request, ScoreForm, Truncation};
 use serde::Serialize;
 
 pub(super) const KNOWN: &[&str] = &["model", "query", "documents", "top_k", "return_documents", "truncation"];
 
 pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
     let truncation = match fields.bool("truncation")? {
-        Some(false) => Truncation::Refuse,
-        Some(true) | None => Truncation::DocumentOnly,
+        Some(false) => Truncation::by(Overflow::Refuse),
+        Some(true) => Truncation::by(Overflow::Truncate),
+        None => Truncation::default(),
     };
     Ok(Request {
         model: fields.text("model")?,
@@ -21,8 +22,6 @@ pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
         return_documents: fields.bool("return_documents")?.unwrap_or(false),
         score: ScoreForm::Probability,
         truncation,
-        document_tokens_max: None,
-        pair_tokens_max: None,
         options: Options::default(),
     })
 }

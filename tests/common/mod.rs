@@ -10,6 +10,7 @@ use podium::engine::{
 use podium::http::{App, Auth, Connections, Server, ServerLimits, TlsFiles};
 use podium::model::{Calibration, Encoder, Family, Layer, Linear, Norm, Weights};
 use podium::ops::Gelu;
+use podium::rerank::TruncationDefaults;
 use podium::sched::{Limits, TenantConfig};
 use podium::telemetry::spans::Spans;
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
@@ -98,6 +99,7 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
         lanes,
         tenants: vec![("anonymous".into(), TenantConfig::default())],
         limits: Limits { rest_ns_min: Ns::from_millis(1), ..Limits::default() },
+        truncation: TruncationDefaults::default(),
         prepare: PrepareLimits::default(),
         default_budget: None,
         any_model: true,
@@ -108,7 +110,7 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
 /// The logit that a scripted scorer gives a pair.
 pub fn logit(query: &str, document: &str) -> f32 {
     let tokenizer = letters();
-    let limits = Fit { limit: 128, document_max: None, cut: Cut::DocumentOnly };
+    let limits = Fit::new(128, Cut::DocumentOnly);
     let (query, document) = (tokenizer.encode(query).unwrap(), tokenizer.encode(document).unwrap());
     let mut batch = Packed::default();
     let pair = Pair::fit(query, document, tokenizer.template(), &limits).unwrap();
