@@ -11,7 +11,7 @@ use podium::base::{Ns, TenantId};
 use podium::engine::Clock;
 use podium::load::{
     Arrivals, Case, Client, ClientLimits, Figures, Found, Kind, Load, Pace, RunPlan, RunReport, Slo,
-    SweepPlan, Target, VersusPlan, needs_model, run, sweep, versus,
+    SweepPlan, Target, VersusPlan, run, sweep, versus,
 };
 use podium::rerank::sigmoid;
 use podium::wire::Dialect;
@@ -231,7 +231,7 @@ fn every_dialect_gets_its_scores_from_our_own_server() {
     let logits = documents.map(|document| f64::from(logit("ab", document)));
     let probabilities = documents.map(|document| f64::from(sigmoid(logit("ab", document))));
     for dialect in Dialect::ALL {
-        let model = needs_model(dialect).then(|| "large".to_owned());
+        let model = dialect.needs_model().then(|| "large".to_owned());
         let target = Target { url: format!("http://{}/", server.address), dialect, model };
         let client = Client::new(target, ClientLimits::default(), Clock::start()).unwrap();
         let answer = block_on(async {

@@ -2,7 +2,7 @@
 
 use crate::base::Ns;
 use crate::engine::Clock;
-use crate::load::{Client, ClientLimits, Kind, Target, needs_model};
+use crate::load::{Client, ClientLimits, Kind, Target};
 use crate::wire::Dialect;
 
 /// A server, and the kinds of requests that it gets.
@@ -43,7 +43,7 @@ impl ServerFields {
     /// # Errors
     /// Says what is wrong with its address, or that it lacks a model.
     pub fn client(&self, limits: ClientLimits) -> Result<Client, String> {
-        if needs_model(self.target.dialect) && self.target.model.is_none() {
+        if self.target.dialect.needs_model() && self.target.model.is_none() {
             return Err(format!("the dialect {} needs a model", self.target.dialect.name()));
         }
         Client::new(self.target.clone(), limits, Clock::start())

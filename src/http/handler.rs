@@ -1,22 +1,19 @@
 //! The life of a request: who asks, what, and the answer.
 
-use super::auth::{Admin, Auth};
+use super::auth::Auth;
 use super::pages;
+use super::rank::{Answer, Ask};
 use super::route::{Route, route};
 use super::server::{Connections, ServerLimits};
-use crate::base::{Ns, TenantId};
+use crate::base::Ns;
 use crate::engine::{Caller, Handle};
 use crate::ledger::store::Store;
-use crate::rerank::Receipt;
 use crate::telemetry::metrics::ServerFacts;
-use crate::telemetry::spans::{SpanFacts, Spans};
+use crate::telemetry::spans::Spans;
 use crate::telemetry::trace::TraceContext;
-use crate::wire::{
-    ApiError, Code, Decoded, Dialect, Encoded, Settings, Stamp, decode, dialect_of, encode_error,
-};
+use crate::wire::{ApiError, Code, Dialect, Encoded, ModelRef, Place, Settings, Stamp, encode_error};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -28,8 +25,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-/// A body larger than this is decoded off the I/O threads; it takes about half a millisecond.
-const DECODE_INLINE_MAX: usize = 256 << 10;
 /// A scrape shows what happened up to this long ago: however many there are, they take no more of the driver's time.
 const SCRAPE_NS_MIN: Ns = Ns::from_millis(100);
 
@@ -60,7 +55,7 @@ impl App {
     pub async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let arrived = self.handle.now();
         match route(request.method(), request.uri().path()) {
-            Route::Rank => self.rank(request, arrived).await,
+            Route::Rank(place) => self.ranked(place, request, arrived).await,
             Route::Live => pages::text(StatusCode::OK, "live"),
             Route::Ready => pages::ready(self.handle.state()),
             Route::Metrics => pages::metrics(self.metrics().await),
@@ -68,32 +63,17 @@ impl App {
             Route::OpenApi => pages::bytes(crate::wire::openapi()),
             Route::Info => pages::json(&pages::info(&self.handle, &self.settings)),
             Route::OipServer => pages::json(&pages::oip_server()),
-            Route::OipModel { model, version } => {
-                match pages::oip_model(self.handle.models(), &model, version.as_deref()) {
-                    Some(page) => pages::json(&page),
-                    None => {
-                        self.fail(Dialect::Oip, Code::UnknownModel, format!("model `{model}` is not served"))
-                    }
-                }
-            }
-            Route::OipModelReady { model, version } => {
-                match pages::oip_model(self.handle.models(), &model, version.as_deref()) {
-                    Some(_) => pages::ready(self.handle.state()),
-                    None => {
-                        self.fail(Dialect::Oip, Code::UnknownModel, format!("model `{model}` is not served"))
-                    }
-                }
-            }
-            Route::Costs => match self.closed(request.headers()) {
-                Some(closed) => closed,
-                None => self.costs(request.uri().query().unwrap_or_default()).await,
+            Route::OipModel(model) => match pages::oip_model(self.handle.models(), &model) {
+                Some(page) => pages::json(&page),
+                None => self.not_served(&model),
             },
-            Route::AdminDrain => self.closed(request.headers()).unwrap_or_else(|| {
-                self.drain.send_replace(true);
-                pages::text(StatusCode::OK, "draining")
-            }),
-            Route::WrongMethod { allow } => {
-                let dialect = dialect_of(request.uri().path()).unwrap_or(Dialect::Podium);
+            Route::OipModelReady(model) => match pages::oip_model(self.handle.models(), &model) {
+                Some(_) => pages::ready(self.handle.state()),
+                None => self.not_served(&model),
+            },
+            Route::Costs => self.costs(&request).await,
+            Route::AdminDrain => self.begin_drain(request.headers()),
+            Route::WrongMethod { allow, dialect } => {
                 let message = format!("{} has no method {}; {allow}", request.uri().path(), request.method());
                 let mut response = self.fail(dialect, Code::MethodNotAllowed, message);
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
@@ -108,17 +88,17 @@ impl App {
     }
 
     /// The main job.
-    async fn rank(&self, request: Request<Incoming>, arrived: Ns) -> Response<Full<Bytes>> {
+    async fn ranked(&self, place: Place, request: Request<Incoming>, arrived: Ns) -> Response<Full<Bytes>> {
         let (parts, body) = request.into_parts();
         let (trace, stamp) = self.trace(&parts.headers);
-        let dialect = dialect_of(parts.uri.path()).expect("a path that ranks has a dialect");
         let span = tracing::info_span!("rank", id = stamp.id, %trace);
-        let (mut response, facts) =
-            self.answer(dialect, (parts, body), arrived, &stamp).instrument(span).await;
+        let answer = self.answer(place, parts.headers, body, arrived, &stamp).instrument(span);
+        let (encoded, facts) = answer.await;
         if let Some(spans) = self.spans.as_ref().filter(|_| trace.sampled) {
             let elapsed = self.handle.now().saturating_sub(arrived);
             spans.record(&trace, self.handle.unix_ns().saturating_sub(elapsed.0), elapsed, &facts);
         }
+        let mut response = respond(encoded);
         let trace = HeaderValue::try_from(trace.to_string()).expect("a trace is hexadecimal");
         response.headers_mut().insert("traceparent", trace);
         response
@@ -126,58 +106,24 @@ impl App {
 
     async fn answer(
         &self,
-        dialect: Dialect,
-        (parts, body): (Parts, Incoming),
+        place: Place,
+        headers: HeaderMap,
+        body: Incoming,
         arrived: Ns,
         stamp: &Stamp,
-    ) -> (Response<Full<Bytes>>, SpanFacts) {
-        let metrics = self.handle.metrics();
-        let name = |tenant| metrics.tenant(tenant);
-        let refuse = |dialect: Dialect, tenant: Option<TenantId>, error: &ApiError| {
-            let (dialect_name, code) = (dialect.name(), error.code.name());
-            metrics.refused(dialect_name, tenant, code);
-            tracing::debug!(code, message = error.full_message(), "refused");
-            let facts = SpanFacts { dialect: dialect_name, tenant: tenant.map(name), outcome: Err(code) };
-            (respond(encode_error(dialect, error, stamp)), facts)
-        };
+    ) -> Answer {
         // Until the body is read nothing has been spent on the request.
-        let Some(tenant) = self.auth.tenant(&parts.headers) else {
+        let Some(tenant) = self.auth.tenant(&headers) else {
             let message = "an API key is needed: authorization: Bearer KEY, or x-api-key";
-            return refuse(dialect, None, &ApiError::new(Code::Unauthorized, message));
+            let error = ApiError::new(Code::Unauthorized, message);
+            return self.refuse(place.dialect(), None, &error, stamp);
         };
-        let body = match self.body(&parts.headers, body).await {
-            Ok(body) => body,
-            Err(error) => return refuse(dialect, Some(tenant), &error),
-        };
-        let Decoded { request, reply, warnings } = match self.decode(parts, body).await {
-            Ok(decoded) => decoded,
-            Err((dialect, error)) => return refuse(dialect, Some(tenant), &error),
-        };
-        match self.handle.rank(request.clone(), Caller { tenant, arrived }).await {
-            Ok(outcome) => {
-                metrics.answered(reply.dialect().name(), tenant, &outcome);
-                let Receipt { served, degraded, elapsed, .. } = &outcome.receipt;
-                tracing::debug!(served = served.name(), ?degraded, ms = elapsed.as_millis_f64(), "answered");
-                let response = respond(reply.encode(&request, &outcome, stamp, &warnings));
-                let documents = outcome.scores.len();
-                let facts = SpanFacts {
-                    dialect: reply.dialect().name(),
-                    tenant: Some(name(tenant)),
-                    outcome: Ok((outcome.receipt, documents)),
-                };
-                (response, facts)
+        match self.body(&headers, body).await {
+            Ok(body) => {
+                self.rank(Ask { place, headers, body, caller: Caller { tenant, arrived } }, stamp).await
             }
-            Err(refusal) => refuse(reply.dialect(), Some(tenant), &reply.error(&refusal)),
+            Err(error) => self.refuse(place.dialect(), Some(tenant), &error, stamp),
         }
-    }
-
-    async fn decode(&self, parts: Parts, body: Bytes) -> Result<Decoded, (Dialect, ApiError)> {
-        if body.len() <= DECODE_INLINE_MAX {
-            return decode(parts.uri.path(), &parts.headers, &body, &self.settings);
-        }
-        let settings = self.settings.clone();
-        let work = move || decode(parts.uri.path(), &parts.headers, &body, &settings);
-        tokio::task::spawn_blocking(work).await.expect("decoding does not panic")
     }
 
     /// Reads a body within its bounds of bytes and time.
@@ -208,42 +154,19 @@ impl App {
         }
     }
 
-    /// The answer to whoever is not the admin.
-    fn closed(&self, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
-        match self.auth.admin(headers) {
-            Admin::Allowed => None,
-            Admin::Unknown => Some(self.fail(Dialect::Podium, Code::Unauthorized, "the admin key is needed")),
-            Admin::Closed => {
-                let message = "closed, as no admin_key is configured";
-                Some(self.fail(Dialect::Podium, Code::Forbidden, message))
-            }
-        }
+    fn not_served(&self, model: &ModelRef) -> Response<Full<Bytes>> {
+        self.fail(Dialect::Oip, Code::UnknownModel, format!("model `{}` is not served", model.name))
     }
 
-    fn fail(&self, dialect: Dialect, code: Code, message: impl Into<String>) -> Response<Full<Bytes>> {
+    /// An error of a page.
+    pub(super) fn fail(
+        &self,
+        dialect: Dialect,
+        code: Code,
+        message: impl Into<String>,
+    ) -> Response<Full<Bytes>> {
         let (_, stamp) = self.trace(&HeaderMap::new());
         respond(encode_error(dialect, &ApiError::new(code, message), &stamp))
-    }
-
-    /// The lines of the ledger, with all that happened until now.
-    async fn costs(&self, query: &str) -> Response<Full<Bytes>> {
-        let Some(store) = self.store.clone() else {
-            return self.fail(Dialect::Podium, Code::NotFound, "no ledger is configured");
-        };
-        let query = match pages::costs_query(query) {
-            Ok(query) => query,
-            Err(message) => return self.fail(Dialect::Podium, Code::InvalidRequest, message),
-        };
-        self.handle.hand_over(Ns::ZERO).await;
-        let read = move || {
-            // What cannot be written now is left out, and counted by a metric.
-            store.flush();
-            Store::query(store.path(), &query)
-        };
-        match tokio::task::spawn_blocking(read).await.expect("reading the ledger does not panic") {
-            Ok(rows) => pages::json(&pages::costs(&rows)),
-            Err(error) => self.fail(Dialect::Podium, Code::Unavailable, error.to_string()),
-        }
     }
 
     async fn metrics(&self) -> String {

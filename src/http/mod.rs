@@ -8,12 +8,16 @@
 //! | `auth` | API keys to tenants |
 //! | `route` | from method and path to what is wanted |
 //! | `handler` | the life of a request, on one screen |
+//! | `rank` | from a request's bytes to its answer's, for any transport |
+//! | `admin` | costs and the drain |
 //! | `pages` | models, health, descriptions |
 
+mod admin;
 mod auth;
 mod guard;
 mod handler;
 mod pages;
+mod rank;
 mod route;
 mod server;
 mod tls;

@@ -1,9 +1,7 @@
 //! What is served, in the shapes that clients ask for it.
 
-use crate::base::Hour;
 use crate::engine::{Handle, ModelInfo, State};
-use crate::ledger::report::{CostRow, GroupBy, Query};
-use crate::wire::Settings;
+use crate::wire::{ModelRef, Settings};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -24,32 +22,6 @@ pub(super) fn json(value: &Value) -> Response<Full<Bytes>> {
 pub(super) fn metrics(text: String) -> Response<Full<Bytes>> {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     page(StatusCode::OK, content_type, Bytes::from(text))
-}
-
-/// The lines of the ledger that were asked for.
-pub(super) fn costs(rows: &[CostRow]) -> Value {
-    value!({"object": "list", "data": rows})
-}
-
-/// What `/v1/costs` is asked by: `from`, `to` (hours), `tenant`, `group_by` (columns with commas).
-pub(super) fn costs_query(query: &str) -> Result<Query, String> {
-    let mut parsed = Query { group_by: vec![GroupBy::Tenant, GroupBy::Model], ..Query::default() };
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
-        let hour = |text: &str| text.parse::<Hour>().map_err(|message| format!("{name}: {message}"));
-        match name {
-            "from" => parsed.from = hour(&value)?,
-            "to" => parsed.to = Some(hour(&value)?),
-            "tenant" => parsed.tenant = Some(value.into_owned()),
-            "group_by" => {
-                let columns = value.split(',').filter(|column| !column.is_empty());
-                parsed.group_by = columns.map(str::parse).collect::<Result<_, _>>()?;
-            }
-            _ => return Err(format!("{name}: there are from, to, tenant and group_by")),
-        }
-    }
-    parsed.check()
 }
 
 /// JSON that never changes.
@@ -102,9 +74,9 @@ pub(super) fn oip_server() -> Value {
 }
 
 /// Its model metadata; none for a model or version that is not served.
-pub(super) fn oip_model(models: &[ModelInfo], name: &str, version: Option<&str>) -> Option<Value> {
-    let model = models.iter().find(|model| &*model.name == name)?;
-    if version.is_some_and(|version| version != &*model.version) {
+pub(super) fn oip_model(models: &[ModelInfo], asked: &ModelRef) -> Option<Value> {
+    let model = models.iter().find(|model| *model.name == asked.name)?;
+    if asked.version.as_ref().is_some_and(|version| *version != *model.version) {
         return None;
     }
     Some(value!({
@@ -118,27 +90,4 @@ pub(super) fn oip_model(models: &[ModelInfo], name: &str, version: Option<&str>)
             {"name": "INDEX", "datatype": "INT64", "shape": [-1]},
         ],
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_query_for_costs_is_read_or_complained_about() {
-        let query = costs_query("from=2026-11-24T05&to=2026-11-25&tenant=a%20b&group_by=hour,tier").unwrap();
-        assert_eq!((query.from, query.to), (Hour(498_749), Some(Hour(498_768))));
-        assert_eq!(query.tenant.as_deref(), Some("a b"));
-        assert_eq!(query.group_by, [GroupBy::Hour, GroupBy::Tier]);
-        assert_eq!(costs_query("").unwrap().group_by, [GroupBy::Tenant, GroupBy::Model]);
-        for (query, expected) in [
-            ("from=now", "from: `now` is not"),
-            ("group_by=week", "group_by: `week` is not"),
-            ("x=1", "x: "),
-            ("from=2026-11-25&to=2026-11-24", "to: 2026-11-24"),
-        ] {
-            let message = costs_query(query).unwrap_err();
-            assert!(message.starts_with(expected), "{message}");
-        }
-    }
 }

@@ -1,10 +1,9 @@
 //! A client over HTTP/1.1: connections are kept and bounded, and each request has its time.
 
-use super::speak;
 use super::{Case, Kind};
 use crate::base::Ns;
 use crate::engine::Clock;
-use crate::wire::Dialect;
+use crate::wire::{Ask, Dialect};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::uri::Scheme;
@@ -162,7 +161,7 @@ impl Client {
         {
             return Err(wrong());
         }
-        let path = speak::path(target.dialect, target.model.as_deref());
+        let path = target.dialect.ask_path(target.model.as_deref());
         let uri = format!("{}{path}", url.path().trim_end_matches('/')).parse().map_err(|_| wrong())?;
         // What comes after the host is a port, or nothing; another would be taken for 80.
         let is_bare = url.authority().is_some_and(|authority| authority.as_str().ends_with(host));
@@ -195,7 +194,8 @@ impl Client {
 
     /// Encodes a request.
     pub fn prepare(&self, case: &Case) -> Prepared {
-        let body = speak::body(self.target.dialect, self.target.model.as_deref(), case);
+        let ask = Ask { query: &case.query, documents: &case.documents };
+        let body = self.target.dialect.ask(self.target.model.as_deref(), ask);
         Prepared { body: body.into(), documents: case.documents.len() }
     }
 
@@ -275,7 +275,7 @@ impl Client {
                 String::from_utf8_lossy(body).chars().filter(printable).take(ERROR_CHARS_MAX).collect();
             return Err(Fault::Status { code: head.status().as_u16(), error, body });
         }
-        let scores = speak::scores(self.target.dialect, request.documents, body).map_err(Fault::Malformed)?;
+        let scores = self.target.dialect.scores(request.documents, body).map_err(Fault::Malformed)?;
         Ok(Answer {
             scores,
             tier: header("x-podium-tier").map(str::to_owned),

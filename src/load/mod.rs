@@ -5,7 +5,6 @@
 //! | `arrivals` | when requests are sent |
 //! | `cases` | what is asked: from a log, from a judged set, or drawn |
 //! | `mix` | kinds of requests and their weights: budgets, policies, tenants |
-//! | `speak` | the dialects from the client's side |
 //! | `client` | connections, kept and bounded; each request with its time |
 //! | `run` | a run, open or closed loop |
 //! | `tally` | counts and histograms, merged without loss |
@@ -28,7 +27,6 @@ mod mix;
 mod report;
 mod run;
 mod search;
-mod speak;
 mod sweep;
 mod table;
 mod tally;
@@ -44,7 +42,6 @@ pub use mix::{Key, Kind};
 pub use report::{Finding, Report, Side};
 pub use run::{Found, Load, Pace, Progress, RunPlan, Slo, run};
 pub use search::Search;
-pub use speak::needs_model;
 pub use sweep::{Step, SweepPlan, SweepReport, sweep};
 pub use table::table;
 pub use tally::{Slice, Tally, Times};

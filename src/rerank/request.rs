@@ -29,10 +29,16 @@ pub struct Request {
 impl Request {
     /// A request with every default, for callers that have only a query and candidates.
     pub fn new(query: impl Into<String>, documents: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let documents = documents.into_iter().map(|document| Arc::from(document.as_ref()));
+        Self::plain(Query::Shared(query.into()), documents.collect())
+    }
+
+    /// The same from what a decoder has.
+    pub fn plain(query: Query, documents: Vec<Arc<str>>) -> Self {
         Self {
             model: None,
-            query: Query::Shared(query.into()),
-            documents: documents.into_iter().map(|document| Arc::from(document.as_ref())).collect(),
+            query,
+            documents,
             top_n: None,
             return_documents: false,
             score: ScoreForm::Probability,

@@ -3,15 +3,44 @@
 //! The first path is shared with Jina and vLLM. Unless it is pinned the answer carries all their
 //! fields, which lie side by side without contradiction.
 
+use super::ask::relevances;
 use super::declare::Declared;
-use super::fields::{Fields, Item, not_empty};
-use super::{Answered, ApiError, TextObject, Usage};
-use crate::rerank::{Options, Priority, Request, ScoreForm, Truncation};
+use super::error::{ApiError, Failure};
+use super::fields::{Field, Fields, Item, not_empty};
+use super::spec::{Read, Spec, Written};
+use super::{Answered, Code, Relevance, TextObject, Usage};
+use crate::rerank::{Options, Priority, Request, Truncation};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
-pub(super) const KNOWN_V1: &[&str] = &[
+pub(super) const V1: Spec = Spec {
+    name: "cohere",
+    paths: &["/v1/rerank"],
+    fields: FIELDS_V1,
+    names: &[],
+    documents_max: usize::MAX,
+    needs_model: false,
+    read: Read::Fields(read_v1),
+    write: write_v1,
+    error: error_v1,
+    status: Code::status,
+    ask: |ask| ask.plain(),
+    scores: relevances,
+};
+
+pub(super) const V2: Spec = Spec {
+    name: "cohere_v2",
+    paths: &["/v2/rerank"],
+    fields: FIELDS_V2,
+    needs_model: true,
+    read: Read::Fields(read_v2),
+    write: write_v2,
+    error: error_v2,
+    ..V1
+};
+
+const FIELDS_V1: &[&str] = &[
     "model",
     "query",
     "documents",
@@ -22,15 +51,14 @@ pub(super) const KNOWN_V1: &[&str] = &[
     "max_tokens_per_doc",
     "user",
 ];
-pub(super) const KNOWN_V2: &[&str] =
-    &["model", "query", "documents", "top_n", "max_tokens_per_doc", "priority"];
+const FIELDS_V2: &[&str] = &["model", "query", "documents", "top_n", "max_tokens_per_doc", "priority"];
 
 /// Cohere's own default.
 const DOCUMENT_TOKENS_MAX: u32 = 4_096;
 /// Documents that Cohere bills as one search.
 const SEARCH_UNIT: usize = 100;
 
-pub(super) fn request_v1(fields: &mut Fields) -> Result<Request, ApiError> {
+fn read_v1(fields: &mut Fields) -> Result<Request, ApiError> {
     let rank_fields = match fields.has("rank_fields") {
         true => fields.take("rank_fields").map(ranked_fields).transpose()?,
         false => None,
@@ -55,7 +83,7 @@ pub(super) fn request_v1(fields: &mut Fields) -> Result<Request, ApiError> {
     })
 }
 
-pub(super) fn request_v2(fields: &mut Fields) -> Result<Request, ApiError> {
+fn read_v2(fields: &mut Fields) -> Result<Request, ApiError> {
     let documents = fields.texts("documents")?;
     let priority = match fields.count("priority", 0)? {
         Some(priority) if priority > 999 => {
@@ -72,21 +100,17 @@ pub(super) fn request_v2(fields: &mut Fields) -> Result<Request, ApiError> {
 fn common(fields: &mut Fields, documents: Vec<Arc<str>>) -> Result<Request, ApiError> {
     Ok(Request {
         model: fields.text("model")?,
-        query: fields.query()?,
-        documents,
-        top_n: fields.count("top_n", 1)?.map(|top_n| top_n as usize),
-        return_documents: false,
-        score: ScoreForm::Probability,
+        top_n: fields.top("top_n")?,
         truncation: Truncation {
             document_tokens_max: Some(fields.count("max_tokens_per_doc", 1)?.unwrap_or(DOCUMENT_TOKENS_MAX)),
             ..Truncation::default()
         },
-        options: Options::default(),
+        ..Request::plain(fields.query()?, documents)
     })
 }
 
-fn ranked_fields(field: super::fields::Field) -> Result<Vec<String>, ApiError> {
-    let super::fields::Field::List(items) = field else {
+fn ranked_fields(field: Field) -> Result<Vec<String>, ApiError> {
+    let Field::List(items) = field else {
         return Err(ApiError::invalid("rank_fields", "must be a list of strings"));
     };
     let text = |(place, item): (usize, Item)| Ok(item.text("rank_fields", place)?.as_ref().to_owned());
@@ -106,28 +130,20 @@ fn joined(object: &serde_json::Map<String, Value>, names: &[String]) -> Option<A
 }
 
 #[derive(Serialize)]
-pub(super) struct BodyV1<'a> {
+struct BodyV1<'a> {
     id: &'a str,
     object: &'static str,
     model: &'a str,
-    results: Vec<Result1<'a>>,
+    results: Vec<Relevance<TextObject<'a>>>,
     meta: Meta<'a>,
     usage: Usage,
 }
 
 #[derive(Serialize)]
-pub(super) struct BodyV2<'a> {
+struct BodyV2<'a> {
     id: &'a str,
-    results: Vec<Result1<'a>>,
+    results: Vec<Relevance<TextObject<'a>>>,
     meta: Meta<'a>,
-}
-
-#[derive(Serialize)]
-struct Result1<'a> {
-    index: usize,
-    relevance_score: f32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<TextObject<'a>>,
 }
 
 #[derive(Serialize)]
@@ -155,28 +171,33 @@ struct Tokens {
     input_tokens: u64,
 }
 
-pub(super) fn body_v1<'a>(answer: &'a Answered) -> BodyV1<'a> {
-    BodyV1 {
+fn write_v1(answer: &Answered) -> Written {
+    Written::json(&BodyV1 {
         id: &answer.stamp.id,
         object: "rerank",
         model: answer.model(),
-        results: results(answer),
+        results: answer.relevances(TextObject::of),
         meta: meta(answer, "1"),
         usage: Usage::of(answer),
-    }
+    })
 }
 
-pub(super) fn body_v2<'a>(answer: &'a Answered) -> BodyV2<'a> {
-    BodyV2 { id: &answer.stamp.id, results: results(answer), meta: meta(answer, "2") }
+fn write_v2(answer: &Answered) -> Written {
+    Written::json(&BodyV2 {
+        id: &answer.stamp.id,
+        results: answer.relevances(TextObject::of),
+        meta: meta(answer, "2"),
+    })
 }
 
-fn results<'a>(answer: &'a Answered) -> Vec<Result1<'a>> {
-    let result = |&ranked: &crate::rerank::Ranked| Result1 {
-        index: ranked.index,
-        relevance_score: ranked.score,
-        document: answer.text_if_wanted(ranked).map(|text| TextObject { text }),
-    };
-    answer.ranked.iter().map(result).collect()
+/// Whoever shares the path finds its own field.
+fn error_v1(failure: &Failure) -> Value {
+    let Failure { message, stamp, .. } = failure;
+    json!({"message": message, "id": stamp.id, "detail": message, "error": failure.openai()})
+}
+
+fn error_v2(failure: &Failure) -> Value {
+    json!({"message": failure.message, "id": failure.stamp.id})
 }
 
 fn meta<'a>(answer: &'a Answered, version: &'static str) -> Meta<'a> {

@@ -1,125 +1,77 @@
 //! Errors at the wire: a stable code, a status, and a body in the dialect's own shape.
 
-use super::{Dialect, Encoded, Stamp, documents_field, json};
+use super::{Dialect, Encoded, Stamp};
 use crate::base::Ns;
 use crate::rerank::Refusal;
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
-use serde_json::{Value, json as value};
+use serde_json::{Value, json};
 
-/// What went wrong, in words that never change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Code {
-    /// The request cannot be understood or is past a limit.
-    InvalidRequest,
-    /// No key, or one that is not known.
-    Unauthorized,
-    /// A key that does not open this.
-    Forbidden,
-    /// No such path.
-    NotFound,
-    /// The path has other methods.
-    MethodNotAllowed,
-    /// The body is past its bound.
-    TooLarge,
-    /// The body is encoded.
-    UnsupportedMedia,
-    /// The body did not come in time.
-    Timeout,
-    /// The named model is not served.
-    UnknownModel,
-    /// The queues are full.
-    Overloaded,
-    /// The tenant is past its quota.
-    QuotaExceeded,
-    /// No tier can answer within the budget.
-    BudgetTooShort,
-    /// The budget was spent on arrival.
-    BudgetSpent,
-    /// The model failed.
-    ModelFailed,
-    /// Models are loading, lanes are down, or the server is draining.
-    Unavailable,
+macro_rules! codes {
+    ($($(#[$doc:meta])* $code:ident = $name:literal, $status:ident, $openai:literal;)*) => {
+        /// What went wrong, in words that never change.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $($(#[$doc])* $code,)*
+        }
+
+        impl Code {
+            /// The stable name in bodies and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$code => $name,)* }
+            }
+
+            /// The status, where a dialect has none of its own.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$code => StatusCode::$status,)* }
+            }
+
+            /// The name by which OpenAI-like clients sort errors.
+            const fn openai_type(self) -> &'static str {
+                match self { $(Self::$code => $openai,)* }
+            }
+        }
+    };
 }
 
-impl Code {
-    /// The stable name in bodies and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::InvalidRequest => "invalid_request",
-            Self::Unauthorized => "unauthorized",
-            Self::Forbidden => "forbidden",
-            Self::NotFound => "not_found",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::TooLarge => "too_large",
-            Self::UnsupportedMedia => "unsupported_media",
-            Self::Timeout => "timeout",
-            Self::UnknownModel => "unknown_model",
-            Self::Overloaded => "overloaded",
-            Self::QuotaExceeded => "quota_exceeded",
-            Self::BudgetTooShort => "budget_too_short",
-            Self::BudgetSpent => "budget_spent",
-            Self::ModelFailed => "model_failed",
-            Self::Unavailable => "unavailable",
-        }
-    }
+codes! {
+    /// The request cannot be understood or is past a limit.
+    InvalidRequest = "invalid_request", BAD_REQUEST, "BadRequestError";
+    /// No key, or one that is not known.
+    Unauthorized = "unauthorized", UNAUTHORIZED, "AuthenticationError";
+    /// A key that does not open this.
+    Forbidden = "forbidden", FORBIDDEN, "PermissionDeniedError";
+    /// No such path.
+    NotFound = "not_found", NOT_FOUND, "NotFoundError";
+    /// The path has other methods.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "BadRequestError";
+    /// The body is past its bound.
+    TooLarge = "too_large", PAYLOAD_TOO_LARGE, "BadRequestError";
+    /// The body is encoded.
+    UnsupportedMedia = "unsupported_media", UNSUPPORTED_MEDIA_TYPE, "BadRequestError";
+    /// The body did not come in time.
+    Timeout = "timeout", REQUEST_TIMEOUT, "BadRequestError";
+    /// The named model is not served.
+    UnknownModel = "unknown_model", NOT_FOUND, "NotFoundError";
+    /// The queues are full.
+    Overloaded = "overloaded", TOO_MANY_REQUESTS, "RateLimitError";
+    /// The tenant is past its quota.
+    QuotaExceeded = "quota_exceeded", TOO_MANY_REQUESTS, "RateLimitError";
+    /// No tier can answer within the budget.
+    BudgetTooShort = "budget_too_short", SERVICE_UNAVAILABLE, "ServiceUnavailableError";
+    /// The budget was spent on arrival.
+    BudgetSpent = "budget_spent", GATEWAY_TIMEOUT, "ServiceUnavailableError";
+    /// The model failed.
+    ModelFailed = "model_failed", INTERNAL_SERVER_ERROR, "InternalServerError";
+    /// Models are loading, lanes are down, or the server is draining.
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "ServiceUnavailableError";
+}
 
-    /// The status in a dialect.
-    pub fn status(self, dialect: Dialect) -> StatusCode {
-        match self {
-            Self::InvalidRequest => match dialect {
-                // FastAPI's and TEI's status for a body that does not validate.
-                Dialect::Tei | Dialect::Infinity | Dialect::Jina => StatusCode::UNPROCESSABLE_ENTITY,
-                _ => StatusCode::BAD_REQUEST,
-            },
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::UnknownModel => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMedia => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Self::Overloaded | Self::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
-            Self::BudgetTooShort | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::BudgetSpent => StatusCode::GATEWAY_TIMEOUT,
-            Self::ModelFailed if dialect == Dialect::Tei => StatusCode::FAILED_DEPENDENCY,
-            Self::ModelFailed => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    /// The name by which OpenAI-like clients sort errors.
-    const fn openai_type(self) -> &'static str {
-        match self {
-            Self::Unauthorized => "AuthenticationError",
-            Self::Forbidden => "PermissionDeniedError",
-            Self::NotFound | Self::UnknownModel => "NotFoundError",
-            Self::Overloaded | Self::QuotaExceeded => "RateLimitError",
-            Self::InvalidRequest
-            | Self::MethodNotAllowed
-            | Self::TooLarge
-            | Self::UnsupportedMedia
-            | Self::Timeout => "BadRequestError",
-            Self::BudgetTooShort | Self::BudgetSpent | Self::Unavailable => "ServiceUnavailableError",
-            Self::ModelFailed => "InternalServerError",
-        }
-    }
-
-    /// TEI's names.
-    const fn tei_type(self) -> &'static str {
-        match self {
-            Self::Overloaded | Self::QuotaExceeded | Self::BudgetTooShort | Self::BudgetSpent => "Overloaded",
-            Self::ModelFailed => "Backend",
-            Self::Unavailable => "Unhealthy",
-            Self::InvalidRequest
-            | Self::Unauthorized
-            | Self::Forbidden
-            | Self::NotFound
-            | Self::MethodNotAllowed
-            | Self::TooLarge
-            | Self::UnsupportedMedia
-            | Self::Timeout
-            | Self::UnknownModel => "Validation",
-        }
+/// The status in FastAPI's dialects: a body that does not validate cannot be processed.
+pub(super) fn unprocessable(code: Code) -> StatusCode {
+    match code {
+        Code::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
+        other => other.status(),
     }
 }
 
@@ -159,16 +111,11 @@ impl ApiError {
     /// The same error with the field under the dialect's name for it.
     pub(super) fn in_words_of(mut self, dialect: Dialect) -> Self {
         let Some(field) = &self.field else { return self };
-        self.field = Some(match (field.as_str(), dialect) {
-            ("query", Dialect::Nim) => "query.text".to_owned(),
-            ("query", Dialect::Oip) => "QUERY".to_owned(),
-            ("query", Dialect::VllmScore) => "text_1".to_owned(),
-            ("pair_tokens_max", Dialect::Vllm | Dialect::VllmScore) => "truncate_prompt_tokens".to_owned(),
-            (field, _) => match field.strip_prefix("documents") {
-                Some(rest) => format!("{}{rest}", documents_field(dialect)),
-                None => field.to_owned(),
-            },
-        });
+        // `documents[3]` is `texts[3]`.
+        let name = &field[..field.find('[').unwrap_or(field.len())];
+        if let Some((ours, theirs)) = dialect.spec().names.iter().find(|(ours, _)| *ours == name) {
+            self.field = Some(format!("{theirs}{}", &field[ours.len()..]));
+        }
         self
     }
 }
@@ -190,30 +137,32 @@ impl From<&Refusal> for ApiError {
     }
 }
 
+/// An error on its way into a body.
+pub(super) struct Failure<'a> {
+    pub error: &'a ApiError,
+    pub message: String,
+    status: StatusCode,
+    pub stamp: &'a Stamp,
+}
+
+impl Failure<'_> {
+    /// The object that OpenAI-like clients look for below `error`.
+    pub fn openai(&self) -> Value {
+        let (error, code) = (self.error, self.status.as_u16());
+        json!({"message": self.message, "type": error.code.openai_type(), "param": error.field, "code": code})
+    }
+
+    /// FastAPI's shape.
+    pub fn detail(&self) -> Value {
+        json!({"detail": self.message})
+    }
+}
+
 /// Encodes an error in a dialect's shape.
 pub fn encode_error(dialect: Dialect, error: &ApiError, stamp: &Stamp) -> Encoded {
-    let status = error.code.status(dialect);
-    let message = error.full_message();
-    let openai = || {
-        value!({
-            "message": message, "type": error.code.openai_type(), "param": error.field, "code": status.as_u16(),
-        })
-    };
-    let body: Value = match dialect {
-        Dialect::Podium => value!({"error": {
-            "code": error.code.name(), "field": error.field, "message": message, "id": stamp.id,
-            "retry_after_ms": error.retry_after.map(|after| after.0.div_ceil(1_000_000)),
-        }}),
-        // Whoever shares the path finds its own field.
-        Dialect::Cohere => {
-            value!({"message": message, "id": stamp.id, "detail": message, "error": openai()})
-        }
-        Dialect::CohereV2 => value!({"message": message, "id": stamp.id}),
-        Dialect::Jina | Dialect::Voyage | Dialect::Nim => value!({"detail": message}),
-        Dialect::Tei => value!({"error": message, "error_type": error.code.tei_type()}),
-        Dialect::Vllm | Dialect::VllmScore | Dialect::Infinity => value!({"error": openai()}),
-        Dialect::Oip => value!({"error": message}),
-    };
+    let spec = dialect.spec();
+    let status = (spec.status)(error.code);
+    let body = (spec.error)(&Failure { error, message: error.full_message(), status, stamp });
     let mut headers = vec![
         (HeaderName::from_static("x-podium-error"), HeaderValue::from_static(error.code.name())),
         super::declare::request_id(stamp),
@@ -222,7 +171,7 @@ pub fn encode_error(dialect: Dialect, error: &ApiError, stamp: &Stamp) -> Encode
         // Whole seconds, rounded up: the header knows no fractions (RFC 9110, 10.2.3).
         headers.push((RETRY_AFTER, HeaderValue::from(after.0.div_ceil(1_000_000_000).max(1))));
     }
-    Encoded { status, content_type: "application/json", headers, body: json(&body) }
+    Encoded { status, content_type: "application/json", headers, body: super::json(&body) }
 }
 
 #[cfg(test)]
@@ -240,20 +189,20 @@ mod tests {
         let error = ApiError::invalid("documents[3]", "is a number, and must be a string");
         let message = "documents[3]: is a number, and must be a string";
         let openai =
-            value!({"message": message, "type": "BadRequestError", "param": "documents[3]", "code": 400});
+            json!({"message": message, "type": "BadRequestError", "param": "documents[3]", "code": 400});
         let rows = [
-            (Dialect::CohereV2, 400, value!({"message": message, "id": "7"})),
-            (Dialect::Jina, 422, value!({"detail": message})),
-            (Dialect::Voyage, 400, value!({"detail": message})),
-            (Dialect::Tei, 422, value!({"error": message, "error_type": "Validation"})),
-            (Dialect::Vllm, 400, value!({"error": openai})),
-            (Dialect::Oip, 400, value!({"error": message})),
+            (Dialect::CohereV2, 400, json!({"message": message, "id": "7"})),
+            (Dialect::Jina, 422, json!({"detail": message})),
+            (Dialect::Voyage, 400, json!({"detail": message})),
+            (Dialect::Tei, 422, json!({"error": message, "error_type": "Validation"})),
+            (Dialect::Vllm, 400, json!({"error": openai})),
+            (Dialect::Oip, 400, json!({"error": message})),
         ];
         for (dialect, status, body) in rows {
             assert_eq!(encode(dialect, &error), (status, body), "{dialect:?}");
         }
         let (_, shared) = encode(Dialect::Cohere, &error);
-        assert_eq!((&shared["message"], &shared["detail"]), (&value!(message), &value!(message)));
+        assert_eq!((&shared["message"], &shared["detail"]), (&json!(message), &json!(message)));
     }
 
     #[test]

@@ -3,54 +3,29 @@
 
 use super::{ApiError, Code, Dialect};
 use crate::base::Ns;
-use crate::rerank::{Options, Policy, Priority, Query};
+use crate::rerank::{Options, Policy, Priority, Query, ScoreForm};
 use http::HeaderMap;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Longest latency budget; an hour.
 const BUDGET_MS_MAX: f64 = 3_600_000.0;
 
-/// Every field that some dialect knows; the values of others are skipped unread.
-const NAMES: &[&str] = &[
-    "document_tokens_max",
-    "documents",
-    "id",
-    "latency_budget_ms",
-    "max_chunks_per_doc",
-    "max_tokens_per_doc",
-    "model",
-    "pair_tokens_max",
-    "passages",
-    "policy",
-    "priority",
-    "queries",
-    "query",
-    "query_tokens_max",
-    "rank_fields",
-    "raw_scores",
-    "return_documents",
-    "return_text",
-    "scores",
-    "text_1",
-    "text_2",
-    "texts",
-    "top_k",
-    "top_n",
-    "truncate",
-    "truncate_prompt_tokens",
-    "truncation",
-    "truncation_direction",
-    "truncation_side",
-    "user",
-];
+/// Every field that some dialect knows, in order; the values of others are skipped unread.
+static NAMES: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let fields = Dialect::ALL.into_iter().flat_map(|dialect| dialect.spec().fields);
+    fields.copied().collect::<BTreeSet<_>>().into_iter().collect()
+});
 
 /// The fields of a body, in its order; those that were taken are null.
 pub(super) struct Fields {
     known: Vec<(&'static str, Field)>,
     unknown: Vec<String>,
+    /// The documents' own ids, where the dialect gives them back.
+    pub ids: Vec<Option<String>>,
 }
 
 /// A value of a known field.
@@ -172,6 +147,17 @@ impl Fields {
         }
     }
 
+    /// Takes how many of the best are wanted, at least 1.
+    pub fn top(&mut self, name: &str) -> Result<Option<usize>, ApiError> {
+        Ok(self.count(name, 1)?.map(|top| top as usize))
+    }
+
+    /// Takes `raw_scores`: logits instead of probabilities.
+    pub fn raw_scores(&mut self) -> Result<ScoreForm, ApiError> {
+        let raw = self.bool("raw_scores")?.unwrap_or(false);
+        Ok(if raw { ScoreForm::Logit } else { ScoreForm::Probability })
+    }
+
     /// Takes the query, which must be there and not empty.
     pub fn query(&mut self) -> Result<Query, ApiError> {
         match self.take("query") {
@@ -232,7 +218,7 @@ pub(super) const POLICIES: &[(&str, Policy)] =
 
 /// Reads the `x-podium-*` headers of a request; they win over the body, as whoever routes a
 /// request knows more than whoever wrote it.
-pub(super) fn options(headers: &HeaderMap, _: Dialect, options: &mut Options) -> Result<(), ApiError> {
+pub(super) fn options(headers: &HeaderMap, options: &mut Options) -> Result<(), ApiError> {
     if let Some((name, text)) = header(headers, "x-podium-latency-budget-ms")? {
         let millis = text.parse().unwrap_or(f64::NAN);
         options.latency_budget = Some(budget(name, millis)?);
@@ -342,9 +328,9 @@ impl<'de> Deserialize<'de> for Fields {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Fields { known: Vec::new(), unknown: Vec::new() };
+                let mut fields = Fields { known: Vec::new(), unknown: Vec::new(), ids: Vec::new() };
                 while let Some(name) = map.next_key::<std::borrow::Cow<str>>()? {
-                    match NAMES.iter().find(|known| **known == name) {
+                    match NAMES.binary_search(&&*name).ok().map(|place| NAMES[place]) {
                         Some(known) if fields.has(known) => {
                             return Err(A::Error::custom(format!("field `{known}` is there twice")));
                         }
@@ -527,7 +513,7 @@ mod tests {
         headers.insert("x-podium-policy", "topk".parse().unwrap());
         headers.insert("x-podium-top-k", "7".parse().unwrap());
         let mut found = Options::default();
-        options(&headers, Dialect::Tei, &mut found).unwrap();
+        options(&headers, &mut found).unwrap();
         let expected = Options {
             latency_budget: Some(Ns(12_500_000)),
             priority: Priority::High,
@@ -543,7 +529,7 @@ mod tests {
             ("x-podium-top-k", "0"),
         ] {
             let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
-            let error = options(&headers, Dialect::Tei, &mut Options::default()).unwrap_err();
+            let error = options(&headers, &mut Options::default()).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(name), "{value}");
         }
     }

@@ -1,33 +1,44 @@
 //! Infinity: `POST /rerank`.
 
+use super::ask::relevances;
 use super::declare::Declared;
+use super::error::{ApiError, unprocessable};
 use super::fields::Fields;
-use super::{Answered, ApiError, Usage};
-use crate::rerank::{Options, Ranked, Request, ScoreForm, Truncation};
+use super::spec::{Read, Spec, Written};
+use super::{Answered, Relevance, Usage};
+use crate::rerank::Request;
 use serde::Serialize;
+use serde_json::json;
 
-pub(super) const KNOWN: &[&str] = &["model", "query", "documents", "top_n", "return_documents", "raw_scores"];
+pub(super) const SPEC: Spec = Spec {
+    name: "infinity",
+    paths: &["/rerank"],
+    fields: &["model", "query", "documents", "top_n", "return_documents", "raw_scores"],
+    names: &[],
+    documents_max: 2_048,
+    needs_model: false,
+    read: Read::Fields(read),
+    write,
+    error: |failure| json!({"error": failure.openai()}),
+    status: unprocessable,
+    ask: |ask| json!({"query": ask.query, "documents": ask.documents, "return_documents": false}),
+    scores: relevances,
+};
 
-pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
+fn read(fields: &mut Fields) -> Result<Request, ApiError> {
     Ok(Request {
         model: fields.text("model")?,
-        query: fields.query()?,
-        documents: fields.texts("documents")?,
-        top_n: fields.count("top_n", 1)?.map(|top_n| top_n as usize),
+        top_n: fields.top("top_n")?,
         return_documents: fields.bool("return_documents")?.unwrap_or(false),
-        score: match fields.bool("raw_scores")? {
-            Some(true) => ScoreForm::Logit,
-            Some(false) | None => ScoreForm::Probability,
-        },
-        truncation: Truncation::default(),
-        options: Options::default(),
+        score: fields.raw_scores()?,
+        ..Request::plain(fields.query()?, fields.texts("documents")?)
     })
 }
 
 #[derive(Serialize)]
-pub(super) struct Body<'a> {
+struct Body<'a> {
     object: &'static str,
-    results: Vec<Result1<'a>>,
+    results: Vec<Relevance<&'a str>>,
     model: &'a str,
     usage: Usage,
     id: &'a str,
@@ -35,27 +46,14 @@ pub(super) struct Body<'a> {
     podium: Declared<'a>,
 }
 
-#[derive(Serialize)]
-struct Result1<'a> {
-    relevance_score: f32,
-    index: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<&'a str>,
-}
-
-pub(super) fn body<'a>(answer: &'a Answered) -> Body<'a> {
-    let result = |&ranked: &Ranked| Result1 {
-        relevance_score: ranked.score,
-        index: ranked.index,
-        document: answer.text_if_wanted(ranked),
-    };
-    Body {
+fn write(answer: &Answered) -> Written {
+    Written::json(&Body {
         object: "rerank",
-        results: answer.ranked.iter().map(result).collect(),
+        results: answer.relevances(|text| text),
         model: answer.model(),
         usage: Usage::of(answer),
         id: &answer.stamp.id,
         created: answer.stamp.created_unix,
         podium: Declared::of(&answer.outcome.receipt),
-    }
+    })
 }

@@ -1,57 +1,57 @@
 //! Jina: `POST /v1/rerank`, where it is pinned. Documents come back unless that is declined.
 
+use super::ask::relevances;
 use super::declare::Declared;
+use super::error::{ApiError, unprocessable};
 use super::fields::{Fields, not_empty};
-use super::{Answered, ApiError, TextObject, Usage};
-use crate::rerank::{Options, Query, Ranked, Request, ScoreForm, Truncation};
+use super::spec::{Read, Spec, Written};
+use super::{Answered, Relevance, TextObject, Usage};
+use crate::rerank::Request;
 use serde::Serialize;
+use serde_json::json;
 
-pub(super) const KNOWN: &[&str] = &["model", "query", "documents", "top_n", "return_documents"];
+pub(super) const SPEC: Spec = Spec {
+    name: "jina",
+    paths: &["/v1/rerank"],
+    fields: &["model", "query", "documents", "top_n", "return_documents"],
+    names: &[],
+    documents_max: usize::MAX,
+    needs_model: false,
+    read: Read::Fields(read),
+    write,
+    error: |failure| failure.detail(),
+    status: unprocessable,
+    ask: |ask| json!({"query": ask.query, "documents": ask.documents, "return_documents": false}),
+    scores: relevances,
+};
 
-pub(super) fn request(fields: &mut Fields) -> std::result::Result<Request, ApiError> {
-    let query: Query = fields.query()?;
+fn read(fields: &mut Fields) -> Result<Request, ApiError> {
+    let query = fields.query()?;
     let documents = fields.documents("documents")?;
     not_empty("documents", &documents)?;
     Ok(Request {
         model: fields.text("model")?,
-        query,
-        documents,
-        top_n: fields.count("top_n", 1)?.map(|top_n| top_n as usize),
+        top_n: fields.top("top_n")?,
         return_documents: fields.bool("return_documents")?.unwrap_or(true),
-        score: ScoreForm::Probability,
-        truncation: Truncation::default(),
-        options: Options::default(),
+        ..Request::plain(query, documents)
     })
 }
 
 #[derive(Serialize)]
-pub(super) struct Body<'a> {
+struct Body<'a> {
     model: &'a str,
     object: &'static str,
     usage: Usage,
-    results: Vec<Result<'a>>,
+    results: Vec<Relevance<TextObject<'a>>>,
     podium: Declared<'a>,
 }
 
-#[derive(Serialize)]
-struct Result<'a> {
-    index: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<TextObject<'a>>,
-    relevance_score: f32,
-}
-
-pub(super) fn body<'a>(answer: &'a Answered) -> Body<'a> {
-    let result = |&ranked: &Ranked| Result {
-        index: ranked.index,
-        document: answer.text_if_wanted(ranked).map(|text| TextObject { text }),
-        relevance_score: ranked.score,
-    };
-    Body {
+fn write(answer: &Answered) -> Written {
+    Written::json(&Body {
         model: answer.model(),
         object: "list",
         usage: Usage::of(answer),
-        results: answer.ranked.iter().map(result).collect(),
+        results: answer.relevances(TextObject::of),
         podium: Declared::of(&answer.outcome.receipt),
-    }
+    })
 }

@@ -11,11 +11,15 @@
 //! | `nim` | `/v1/ranking` |
 //! | `oip` | `/v2/models/{model}/infer`, JSON and binary tensors |
 //! | `select` | which of them a body is in, where a path serves several |
+//! | `spec` | what a dialect is: a file, its constant `SPEC` and its row in [`Dialect`] |
+//! | `path` | a request's path, parsed |
+//! | `ask` | the dialects from the client's side |
 //! | `fields` | a body's fields, read once for all JSON dialects |
 //! | `truncation` | what is cut, by our own fields and by headers |
 //! | `declare` | the receipt, in headers and in bodies that have room |
 //! | `error` | errors, in each dialect's shape |
 
+mod ask;
 mod cohere;
 mod declare;
 mod error;
@@ -25,8 +29,10 @@ mod jina;
 mod nim;
 mod oip;
 mod openapi;
+mod path;
 mod podium;
 mod select;
+mod spec;
 mod tei;
 #[cfg(test)]
 mod tests;
@@ -34,76 +40,71 @@ mod truncation;
 mod vllm;
 mod voyage;
 
+pub use ask::Ask;
 pub use error::{ApiError, Code, encode_error};
 pub use openapi::openapi;
-pub use select::{Pins, dialect_of};
+pub use path::{ModelRef, Place};
+pub use select::Pins;
 
 use crate::rerank::{Outcome, Ranked, Refusal, Request, rank};
 use fields::Fields;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use select::select;
 use serde::{Deserialize, Serialize};
+use spec::{Read, Spec, Written};
 use std::sync::Arc;
 
-/// A wire contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dialect {
-    /// Our own.
-    Podium,
-    /// Cohere's first version; unless pinned, answers with Jina's and vLLM's fields as well.
-    Cohere,
-    /// Cohere's second version.
-    CohereV2,
-    /// Jina's.
-    Jina,
-    /// Voyage's.
-    Voyage,
-    /// Text Embeddings Inference's.
-    Tei,
-    /// vLLM's rerank.
-    Vllm,
-    /// vLLM's score.
-    VllmScore,
-    /// Infinity's.
-    Infinity,
-    /// NVIDIA NIM's.
-    Nim,
-    /// The Open Inference Protocol, version 2.
-    Oip,
+macro_rules! dialects {
+    ($($(#[$doc:meta])* $name:ident = $spec:path,)*) => {
+        /// A wire contract.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Dialect {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Dialect {
+            /// Every one.
+            pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
+
+            const fn spec(self) -> &'static Spec {
+                match self {
+                    $(Self::$name => &$spec,)*
+                }
+            }
+
+            /// The stable name that labels use.
+            pub const fn name(self) -> &'static str {
+                self.spec().name
+            }
+        }
+    };
 }
 
-impl Dialect {
-    /// Every one.
-    pub const ALL: [Self; 11] = [
-        Self::Podium,
-        Self::Cohere,
-        Self::CohereV2,
-        Self::Jina,
-        Self::Voyage,
-        Self::Tei,
-        Self::Vllm,
-        Self::VllmScore,
-        Self::Infinity,
-        Self::Nim,
-        Self::Oip,
-    ];
-
-    /// The stable name that labels use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Podium => "podium",
-            Self::Cohere => "cohere",
-            Self::CohereV2 => "cohere_v2",
-            Self::Jina => "jina",
-            Self::Voyage => "voyage",
-            Self::Tei => "tei",
-            Self::Vllm => "vllm",
-            Self::VllmScore => "vllm_score",
-            Self::Infinity => "infinity",
-            Self::Nim => "nim",
-            Self::Oip => "oip",
-        }
-    }
+// The first that has a path is taken for its dialect until the body is read.
+dialects! {
+    /// Our own.
+    Podium = podium::SPEC,
+    /// Cohere's first version; unless pinned, answers with Jina's and vLLM's fields as well.
+    Cohere = cohere::V1,
+    /// Cohere's second version.
+    CohereV2 = cohere::V2,
+    /// Jina's.
+    Jina = jina::SPEC,
+    /// Voyage's.
+    Voyage = voyage::SPEC,
+    /// Infinity's.
+    Infinity = infinity::SPEC,
+    /// Text Embeddings Inference's.
+    Tei = tei::SPEC,
+    /// vLLM's rerank.
+    Vllm = vllm::RERANK,
+    /// vLLM's score.
+    VllmScore = vllm::SCORE,
+    /// NVIDIA NIM's.
+    Nim = nim::SPEC,
+    /// The Open Inference Protocol, version 2.
+    Oip = oip::SPEC,
 }
 
 /// What a server accepts.
@@ -172,43 +173,43 @@ pub struct Encoded {
 /// # Errors
 /// The dialect to answer in, and an error that names the field and the limit.
 pub fn decode(
-    path: &str,
+    place: &Place,
     headers: &HeaderMap,
     body: &[u8],
     settings: &Settings,
 ) -> Result<Decoded, (Dialect, ApiError)> {
-    let guess = dialect_of(path).unwrap_or(Dialect::Podium);
+    let guess = place.dialect();
     let in_guess = |error| (guess, error);
-    let (dialect, mut request, warnings, ids, wanted) = if guess == Dialect::Oip {
-        let (request, warnings, wanted) = oip::decode(path, headers, body).map_err(in_guess)?;
-        (guess, request, warnings, Vec::new(), Some(wanted))
-    } else {
-        let mut fields = Fields::parse(body).map_err(in_guess)?;
-        let dialect = select::select(path, &fields, &settings.pins).unwrap_or(guess);
-        // Only our own answer gives ids back; elsewhere a document's `id` is one of its fields.
-        let ids = match dialect {
-            Dialect::Podium => fields.document_ids().map_err(|error| (dialect, error))?,
-            _ => Vec::new(),
-        };
-        let known = known(dialect);
-        let warnings = fields.unknown(known);
-        let request = read(dialect, &mut fields).map_err(|error| (dialect, error))?;
-        (dialect, request, warnings, ids, None)
+    let (mut request, unknown, reply) = match &guess.spec().read {
+        Read::Whole(read) => {
+            let (request, unknown, wanted) = read(place, headers, body).map_err(in_guess)?;
+            (request, unknown, Reply { dialect: guess, ids: Vec::new(), oip: Some(wanted) })
+        }
+        Read::Fields(_) => {
+            let mut fields = Fields::parse(body).map_err(in_guess)?;
+            let dialect = select(place, &fields, &settings.pins);
+            let Spec { read: Read::Fields(read), fields: known, .. } = dialect.spec() else {
+                unreachable!("dialects that share a path have fields");
+            };
+            let unknown = fields.unknown(known);
+            let request = read(&mut fields).map_err(|error| (dialect, error))?;
+            (request, unknown, Reply { dialect, ids: fields.ids, oip: None })
+        }
     };
-    let in_dialect = |error| (dialect, error);
-    if let Some(unknown) = warnings.first().filter(|_| settings.strict) {
+    let Reply { dialect, .. } = reply;
+    let in_dialect = |error: ApiError| (dialect, error);
+    if let Some(unknown) = unknown.first().filter(|_| settings.strict) {
         return Err(in_dialect(ApiError::invalid(unknown, "is not a field of this endpoint")));
     }
-    fields::options(headers, dialect, &mut request.options).map_err(in_dialect)?;
+    fields::options(headers, &mut request.options).map_err(in_dialect)?;
     truncation::headers(headers, &mut request.truncation).map_err(in_dialect)?;
-    let limit = documents_max(dialect).min(settings.documents_max);
+    let limit = dialect.spec().documents_max.min(settings.documents_max);
     if request.documents.len() > limit {
         let found = request.documents.len();
-        let message = format!("{found} are given, and the limit is {limit}");
-        return Err(in_dialect(ApiError::invalid(documents_field(dialect), message)));
+        let error = ApiError::invalid("documents", format!("{found} are given, and the limit is {limit}"));
+        return Err(in_dialect(error.in_words_of(dialect)));
     }
-    let warnings = told(&warnings);
-    Ok(Decoded { request: Arc::new(request), reply: Reply { dialect, ids, oip: wanted }, warnings })
+    Ok(Decoded { request: Arc::new(request), reply, warnings: told(&unknown) })
 }
 
 /// Fields whose names go into headers: clients bear a hundred of those, and proxies 8 KiB.
@@ -246,24 +247,10 @@ impl Reply {
                 );
             }
         };
-        let answer = Answered { request, outcome, ranked, stamp, warnings };
+        let answer = Answered { reply: self, request, outcome, ranked, stamp, warnings };
         let mut headers = declare::headers(&answer);
-        let (content_type, body) = match self.dialect {
-            Dialect::Podium => ("application/json", json(&podium::body(&answer, &self.ids))),
-            Dialect::Cohere => ("application/json", json(&cohere::body_v1(&answer))),
-            Dialect::CohereV2 => ("application/json", json(&cohere::body_v2(&answer))),
-            Dialect::Jina => ("application/json", json(&jina::body(&answer))),
-            Dialect::Voyage => ("application/json", json(&voyage::body(&answer))),
-            Dialect::Tei => ("application/json", json(&tei::body(&answer))),
-            Dialect::Vllm => ("application/json", json(&vllm::rerank_body(&answer))),
-            Dialect::VllmScore => ("application/json", json(&vllm::score_body(&answer))),
-            Dialect::Infinity => ("application/json", json(&infinity::body(&answer))),
-            Dialect::Nim => ("application/json", json(&nim::body(&answer))),
-            Dialect::Oip => {
-                let wanted = self.oip.as_ref().expect("a request of this protocol says what it wants");
-                oip::encode(&answer, wanted, &mut headers)
-            }
-        };
+        let Written { content_type, headers: more, body } = (self.dialect.spec().write)(&answer);
+        headers.extend(more);
         Encoded { status: StatusCode::OK, content_type, headers, body }
     }
 
@@ -275,6 +262,7 @@ impl Reply {
 
 /// Everything that a body is made from.
 struct Answered<'a> {
+    reply: &'a Reply,
     request: &'a Request,
     outcome: &'a Outcome,
     ranked: Vec<Ranked>,
@@ -300,12 +288,37 @@ impl Answered<'_> {
     fn text_if_wanted(&self, ranked: Ranked) -> Option<&str> {
         self.request.return_documents.then(|| self.text(ranked))
     }
+
+    /// The results as most dialects have them.
+    fn relevances<'a, D>(&'a self, document: fn(&'a str) -> D) -> Vec<Relevance<D>> {
+        let relevance = |&ranked: &Ranked| Relevance {
+            index: ranked.index,
+            relevance_score: ranked.score,
+            document: self.text_if_wanted(ranked).map(document),
+        };
+        self.ranked.iter().map(relevance).collect()
+    }
+}
+
+/// A result as most dialects have it.
+#[derive(Serialize)]
+struct Relevance<D> {
+    index: usize,
+    relevance_score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<D>,
 }
 
 /// A document as several dialects give it back.
 #[derive(Serialize)]
 struct TextObject<'a> {
     text: &'a str,
+}
+
+impl<'a> TextObject<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text }
+    }
 }
 
 /// Tokens as several dialects count them.
@@ -326,70 +339,4 @@ fn json(body: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4_096);
     serde_json::to_writer(&mut bytes, body).expect("a body of strings and finite numbers is JSON");
     bytes
-}
-
-fn read(dialect: Dialect, fields: &mut Fields) -> Result<Request, ApiError> {
-    match dialect {
-        Dialect::Podium => podium::request(fields),
-        Dialect::Cohere => cohere::request_v1(fields),
-        Dialect::CohereV2 => cohere::request_v2(fields),
-        Dialect::Jina => jina::request(fields),
-        Dialect::Voyage => voyage::request(fields),
-        Dialect::Tei => tei::request(fields),
-        Dialect::Vllm => vllm::rerank_request(fields),
-        Dialect::VllmScore => vllm::score_request(fields),
-        Dialect::Infinity => infinity::request(fields),
-        Dialect::Nim => nim::request(fields),
-        Dialect::Oip => unreachable!("its bodies are not flat fields"),
-    }
-}
-
-fn known(dialect: Dialect) -> &'static [&'static str] {
-    match dialect {
-        Dialect::Podium => podium::KNOWN,
-        Dialect::Cohere => cohere::KNOWN_V1,
-        Dialect::CohereV2 => cohere::KNOWN_V2,
-        Dialect::Jina => jina::KNOWN,
-        Dialect::Voyage => voyage::KNOWN,
-        Dialect::Tei => tei::KNOWN,
-        Dialect::Vllm => vllm::KNOWN_RERANK,
-        Dialect::VllmScore => vllm::KNOWN_SCORE,
-        Dialect::Infinity => infinity::KNOWN,
-        Dialect::Nim => nim::KNOWN,
-        Dialect::Oip => oip::KNOWN,
-    }
-}
-
-/// Most documents by the peer's own contract.
-fn documents_max(dialect: Dialect) -> usize {
-    match dialect {
-        Dialect::Voyage => 1_000,
-        Dialect::Infinity => 2_048,
-        Dialect::Podium
-        | Dialect::Cohere
-        | Dialect::CohereV2
-        | Dialect::Jina
-        | Dialect::Tei
-        | Dialect::Vllm
-        | Dialect::VllmScore
-        | Dialect::Nim
-        | Dialect::Oip => usize::MAX,
-    }
-}
-
-/// The dialect's name for the candidates.
-fn documents_field(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::Tei => "texts",
-        Dialect::Nim => "passages",
-        Dialect::Oip => "PASSAGE",
-        Dialect::Podium
-        | Dialect::Cohere
-        | Dialect::CohereV2
-        | Dialect::Jina
-        | Dialect::Voyage
-        | Dialect::Vllm
-        | Dialect::VllmScore
-        | Dialect::Infinity => "documents",
-    }
 }

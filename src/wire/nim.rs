@@ -1,16 +1,35 @@
 //! NVIDIA NIM: `POST /v1/ranking`; scores are logits.
 
+use super::ask::{pairs, parse};
+use super::error::ApiError;
 use super::fields::{Field, Fields, not_empty, shared_query};
-use super::{Answered, ApiError};
-use crate::rerank::{Options, Overflow, Ranked, Request, ScoreForm, Truncation};
-use serde::Serialize;
-use serde_json::Value;
+use super::spec::{Read, Spec, Written};
+use super::{Answered, Code};
+use crate::rerank::{Overflow, Ranked, Request, ScoreForm, Truncation};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-pub(super) const KNOWN: &[&str] = &["model", "query", "passages", "truncate"];
+pub(super) const SPEC: Spec = Spec {
+    name: "nim",
+    paths: &["/v1/ranking"],
+    fields: &["model", "query", "passages", "truncate"],
+    names: &[("query", "query.text"), ("documents", "passages")],
+    documents_max: usize::MAX,
+    needs_model: false,
+    read: Read::Fields(read),
+    write,
+    error: |failure| failure.detail(),
+    status: Code::status,
+    ask: |ask| {
+        let passages: Vec<Value> = ask.documents.iter().map(|text| json!({"text": text})).collect();
+        json!({"query": {"text": ask.query}, "passages": passages, "truncate": "END"})
+    },
+    scores: |body| Ok(pairs(parse::<Body<f64>>(body)?.rankings)),
+};
 
 const TRUNCATE: &[(&str, Overflow)] = &[("NONE", Overflow::Refuse), ("END", Overflow::Truncate)];
 
-pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
+fn read(fields: &mut Fields) -> Result<Request, ApiError> {
     let query = match fields.take("query") {
         None => return Err(ApiError::invalid("query", "is missing")),
         Some(Field::Text(text)) => shared_query("query", &text)?,
@@ -27,28 +46,30 @@ pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
     not_empty("passages", &documents)?;
     Ok(Request {
         model: fields.text("model")?,
-        query,
-        documents,
-        top_n: None,
-        return_documents: false,
         score: ScoreForm::Logit,
         truncation: Truncation { policy: fields.word("truncate", TRUNCATE)?, ..Truncation::default() },
-        options: Options::default(),
+        ..Request::plain(query, documents)
     })
 }
 
-#[derive(Serialize)]
-pub(super) struct Body {
-    rankings: Vec<Ranking>,
+#[derive(Deserialize, Serialize)]
+struct Body<T = f32> {
+    rankings: Vec<Ranking<T>>,
 }
 
-#[derive(Serialize)]
-struct Ranking {
+#[derive(Deserialize, Serialize)]
+struct Ranking<T = f32> {
     index: usize,
-    logit: f32,
+    logit: T,
 }
 
-pub(super) fn body(answer: &Answered) -> Body {
+impl From<Ranking<f64>> for (usize, f64) {
+    fn from(row: Ranking<f64>) -> Self {
+        (row.index, row.logit)
+    }
+}
+
+fn write(answer: &Answered) -> Written {
     let ranking = |&ranked: &Ranked| Ranking { index: ranked.index, logit: ranked.score };
-    Body { rankings: answer.ranked.iter().map(ranking).collect() }
+    Written::json(&Body { rankings: answer.ranked.iter().map(ranking).collect() })
 }

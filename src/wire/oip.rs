@@ -4,15 +4,34 @@
 //! Inputs are `QUERY` (one text, or one for each passage) and `PASSAGE`; outputs are `SCORE`
 //! (FP32, in the order and shape of the passages) and, if asked for, `INDEX` (INT64, best first).
 
+use super::ask::{Ask, Rows, parse};
+use super::error::ApiError;
 use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query};
-use super::{Answered, ApiError, Code};
-use crate::rerank::{Options, Query, Request, ScoreForm, Truncation, order, sigmoid};
+use super::path::Place;
+use super::spec::{Read, Spec, Whole, Written};
+use super::{Answered, Code};
+use crate::rerank::{Options, Query, Request, ScoreForm, order, sigmoid};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-pub(super) const KNOWN: &[&str] = &["id", "parameters", "inputs", "outputs"];
+pub(super) const SPEC: Spec = Spec {
+    name: "oip",
+    paths: &["/v2/models/{model}/infer"],
+    // It has none that `fields` reads.
+    fields: &[],
+    names: &[("query", "QUERY"), ("documents", "PASSAGE")],
+    documents_max: usize::MAX,
+    needs_model: true,
+    read: Read::Whole(read),
+    write,
+    error: |failure| json!({"error": failure.message}),
+    status: Code::status,
+    ask,
+    scores,
+};
+
 /// Request parameters that are read; `binary_data_output` is the protocol's own.
 const PARAMETERS: &[&str] =
     &["raw_scores", "latency_budget_ms", "priority", "policy", "top_k", "binary_data_output"];
@@ -67,12 +86,9 @@ enum Name {
     Index,
 }
 
-pub(super) fn decode(
-    path: &str,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<(Request, Vec<String>, Wanted), ApiError> {
-    let model = model_of(path);
+fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiError> {
+    // Who answers says which version it is.
+    let model = place.model.as_ref().map(|model| model.name.clone()).unwrap_or_default();
     let (head, mut binary) = split(headers, body)?;
     let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
     let text = std::str::from_utf8(head)
@@ -101,17 +117,13 @@ pub(super) fn decode(
     let (documents, shape) = passages.ok_or_else(|| missing("PASSAGE"))?;
     let request = Request {
         model: Some(model.clone()),
-        query: query(&queries, documents.len())?,
-        documents,
-        top_n: None,
-        return_documents: false,
         score: match body.parameters.get("raw_scores") {
             Some(Value::Bool(true)) => ScoreForm::Logit,
             Some(Value::Bool(false)) | None => ScoreForm::Probability,
             Some(_) => return Err(ApiError::invalid("parameters.raw_scores", "must be true or false")),
         },
-        truncation: Truncation::default(),
         options: options(&body.parameters)?,
+        ..Request::plain(query(&queries, documents.len())?, documents)
     };
     let all_binary = is_true(&body.parameters, "binary_data_output");
     let outputs = outputs(body.outputs, all_binary)?;
@@ -119,15 +131,6 @@ pub(super) fn decode(
     let unknown = parameters.map(|name| format!("parameters.{name}"));
     let unknown = unknown.chain(body.unknown.into_iter().map(|(name, _)| name)).collect();
     Ok((request, unknown, Wanted { id: body.id, model, shape, outputs }))
-}
-
-/// The model of `/v2/models/{model}[/versions/{version}]/infer`; its name may have slashes. Who answers
-/// says which version it is.
-fn model_of(path: &str) -> String {
-    let middle = path.strip_prefix("/v2/models/").and_then(|rest| rest.strip_suffix("/infer"));
-    let middle = middle.unwrap_or_default();
-    let model = middle.rsplit_once("/versions/").map_or(middle, |(model, _)| model);
-    percent_encoding::percent_decode_str(model).decode_utf8_lossy().into_owned()
 }
 
 fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ApiError> {
@@ -264,11 +267,8 @@ fn is_true(parameters: &Map<String, Value>, name: &str) -> bool {
     parameters.get(name) == Some(&Value::Bool(true))
 }
 
-pub(super) fn encode(
-    answer: &Answered,
-    wanted: &Wanted,
-    headers: &mut Vec<(HeaderName, HeaderValue)>,
-) -> (&'static str, Vec<u8>) {
+fn write(answer: &Answered) -> Written {
+    let wanted = answer.reply.oip.as_ref().expect("a request of this protocol says what it wants");
     let logits = &answer.outcome.scores;
     let scores: Vec<f32> = match answer.request.score {
         ScoreForm::Logit => logits.clone(),
@@ -315,13 +315,36 @@ pub(super) fn encode(
             "podium_truncated_query_tokens": receipt.truncated.query_tokens,
         },
     });
-    let mut body = super::json(&head);
-    if wanted.outputs.iter().all(|(_, is_binary)| !is_binary) {
-        return ("application/json", body);
+    let mut written = Written::json(&head);
+    if wanted.outputs.iter().any(|(_, is_binary)| *is_binary) {
+        written.content_type = "application/octet-stream";
+        written.headers.push((JSON_LENGTH, HeaderValue::from(written.body.len())));
+        written.body.extend(binary);
     }
-    headers.push((JSON_LENGTH, HeaderValue::from(body.len())));
-    body.extend(binary);
-    ("application/octet-stream", body)
+    written
+}
+
+fn ask(ask: &Ask) -> Value {
+    let input =
+        |name, data: Value, count| json!({"name": name, "datatype": "BYTES", "shape": [count], "data": data});
+    let passages = input("PASSAGE", json!(ask.documents), ask.documents.len());
+    json!({"inputs": [input("QUERY", json!([ask.query]), 1), passages]})
+}
+
+fn scores(body: &[u8]) -> Result<Rows, String> {
+    #[derive(Deserialize)]
+    struct Outputs {
+        outputs: Vec<Scores>,
+    }
+
+    #[derive(Deserialize)]
+    struct Scores {
+        name: String,
+        data: Vec<f64>,
+    }
+
+    let found = parse::<Outputs>(body)?.outputs.into_iter().find(|output| output.name == "SCORE");
+    Ok(found.ok_or("there is no output SCORE")?.data.into_iter().enumerate().collect())
 }
 
 /// As f32 prints them: through f64 each would grow a tail of digits.

@@ -8,7 +8,7 @@ pub fn openapi() -> &'static [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Settings, decode};
+    use crate::wire::{Dialect, Place, Settings, decode};
     use http::HeaderMap;
     use serde_json::Value;
 
@@ -17,7 +17,7 @@ mod tests {
         let document: Value = serde_json::from_slice(openapi()).unwrap();
         let content = &document["paths"]["/v1/rank"]["post"]["requestBody"]["content"];
         let described = content["application/json"]["schema"]["properties"].as_object().unwrap();
-        let mut known: Vec<&str> = crate::wire::podium::KNOWN.to_vec();
+        let mut known: Vec<&str> = Dialect::Podium.spec().fields.to_vec();
         known.sort_unstable();
         let mut described: Vec<&str> = described.keys().map(String::as_str).collect();
         described.sort_unstable();
@@ -33,7 +33,8 @@ mod tests {
             for (name, example) in content.as_object().into_iter().flatten() {
                 let path = path.replace("{model}", "some-model");
                 let body = serde_json::to_vec(&example["value"]).unwrap();
-                let decoded = decode(&path, &HeaderMap::new(), &body, &Settings::default());
+                let place = Place::of(&path).unwrap();
+                let decoded = decode(&place, &HeaderMap::new(), &body, &Settings::default());
                 let decoded = decoded.unwrap_or_else(|(_, error)| panic!("{path} {name}: {error:?}"));
                 assert!(decoded.warnings.is_empty(), "{path} {name}: {:?}", decoded.warnings);
                 assert_eq!(decoded.reply.dialect().name(), name, "{path}");

@@ -1,12 +1,31 @@
 //! Our own dialect: `POST /v1/rank`.
 
+use super::ask::{Results, Score, pairs, parse};
 use super::declare::Declared;
+use super::error::{ApiError, Failure};
 use super::fields::Fields;
-use super::{Answered, ApiError, truncation};
+use super::spec::{Read, Spec, Written};
+use super::{Answered, Code, truncation};
 use crate::rerank::{Request, ScoreForm};
 use serde::Serialize;
+use serde_json::{Value, json};
 
-pub(super) const KNOWN: &[&str] = &[
+pub(super) const SPEC: Spec = Spec {
+    name: "podium",
+    paths: &["/v1/rank"],
+    fields: FIELDS,
+    names: &[],
+    documents_max: usize::MAX,
+    needs_model: false,
+    read: Read::Fields(read),
+    write,
+    error,
+    status: Code::status,
+    ask: |ask| ask.plain(),
+    scores: |body| Ok(pairs(parse::<Results<Score>>(body)?.results)),
+};
+
+const FIELDS: &[&str] = &[
     "model",
     "query",
     "documents",
@@ -26,7 +45,9 @@ pub(super) const KNOWN: &[&str] = &[
 
 const SCORES: &[(&str, ScoreForm)] = &[("probability", ScoreForm::Probability), ("logit", ScoreForm::Logit)];
 
-pub(super) fn request(fields: &mut Fields) -> std::result::Result<Request, ApiError> {
+fn read(fields: &mut Fields) -> std::result::Result<Request, ApiError> {
+    // Only our own answer gives ids back; elsewhere a document's `id` is one of its fields.
+    fields.ids = fields.document_ids()?;
     Ok(Request {
         model: fields.text("model")?,
         query: fields.query()?,
@@ -41,7 +62,7 @@ pub(super) fn request(fields: &mut Fields) -> std::result::Result<Request, ApiEr
 
 /// Everything that there is to say.
 #[derive(Serialize)]
-pub(super) struct Body<'a> {
+struct Body<'a> {
     id: &'a str,
     results: Vec<Result<'a>>,
     #[serde(flatten)]
@@ -71,18 +92,26 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-pub(super) fn body<'a>(answer: &Answered<'a>, ids: &'a [Option<String>]) -> Body<'a> {
+fn write(answer: &Answered) -> Written {
     let results = answer.ranked.iter().map(|&ranked| Result {
         index: ranked.index,
-        id: ids.get(ranked.index).and_then(|id| id.as_deref()),
+        id: answer.reply.ids.get(ranked.index).and_then(|id| id.as_deref()),
         score: ranked.score,
         truncated: answer.outcome.truncated[ranked.index],
-        document: answer.request.return_documents.then(|| &*answer.request.documents[ranked.index]),
+        document: answer.text_if_wanted(ranked),
     });
-    Body {
+    Written::json(&Body {
         id: &answer.stamp.id,
         results: results.collect(),
         declared: Declared::of(&answer.outcome.receipt),
         usage: Usage { tokens: answer.tokens(), documents: answer.request.documents.len() },
-    }
+    })
+}
+
+fn error(failure: &Failure) -> Value {
+    let Failure { error, message, stamp, .. } = failure;
+    json!({"error": {
+        "code": error.code.name(), "field": error.field, "message": message, "id": stamp.id,
+        "retry_after_ms": error.retry_after.map(|after| after.0.div_ceil(1_000_000)),
+    }})
 }

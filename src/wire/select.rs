@@ -1,7 +1,7 @@
 //! Which dialect a path and a body's fields are in.
 
-use super::Dialect;
 use super::fields::Fields;
+use super::{Dialect, Place};
 use serde::{Deserialize, Serialize};
 
 /// Dialects of the paths that serve several; without a pin the fields select.
@@ -22,14 +22,16 @@ impl Pins {
     /// # Errors
     /// Names the key and what it may be.
     pub fn check(&self) -> Result<(), String> {
-        let rows: [(&str, Option<Dialect>, &[Dialect]); 3] = [
-            ("rerank", self.rerank, &[Dialect::Tei, Dialect::Infinity, Dialect::Vllm]),
-            ("v1_rerank", self.v1_rerank, &[Dialect::Cohere, Dialect::Jina, Dialect::Voyage, Dialect::Vllm]),
-            ("v2_rerank", self.v2_rerank, &[Dialect::CohereV2, Dialect::Vllm]),
+        let rows = [
+            ("rerank", "/rerank", self.rerank),
+            ("v1_rerank", "/v1/rerank", self.v1_rerank),
+            ("v2_rerank", "/v2/rerank", self.v2_rerank),
         ];
-        for (key, pin, allowed) in rows {
-            if let Some(pin) = pin.filter(|pin| !allowed.contains(pin)) {
-                let names: Vec<&str> = allowed.iter().map(|dialect| dialect.name()).collect();
+        for (key, path, pin) in rows {
+            let has = |dialect: &Dialect| dialect.spec().paths.contains(&path);
+            if let Some(pin) = pin.filter(|pin| !has(pin)) {
+                let names: Vec<&str> =
+                    Dialect::ALL.into_iter().filter(has).map(|dialect| dialect.name()).collect();
                 return Err(format!("{key}: `{}` has no such path; {} have", pin.name(), names.join(", ")));
             }
         }
@@ -37,44 +39,27 @@ impl Pins {
     }
 }
 
-/// The dialect of a path, as far as it alone tells; none for a path that ranks nothing.
-pub fn dialect_of(path: &str) -> Option<Dialect> {
-    match path {
-        "/v1/rank" => Some(Dialect::Podium),
-        "/v1/rerank" => Some(Dialect::Cohere),
-        "/v2/rerank" => Some(Dialect::CohereV2),
-        "/rerank" => Some(Dialect::Infinity),
-        "/score" | "/v1/score" => Some(Dialect::VllmScore),
-        "/v1/ranking" => Some(Dialect::Nim),
-        _ if path.starts_with("/v2/models/") && path.ends_with("/infer") => Some(Dialect::Oip),
-        _ => None,
-    }
-}
-
 /// The dialect of a body, where its path serves several.
-pub(super) fn select(path: &str, fields: &Fields, pins: &Pins) -> Option<Dialect> {
+pub(super) fn select(place: &Place, fields: &Fields, pins: &Pins) -> Dialect {
     let has = |field: &str| fields.has(field);
-    match path {
-        "/rerank" => pins.rerank.or_else(|| {
-            Some(match () {
-                () if has("texts") => Dialect::Tei,
-                // vLLM has neither field, and always gives the documents back.
-                () if has("return_documents") || has("raw_scores") => Dialect::Infinity,
-                () if has("documents") => Dialect::Vllm,
-                () => Dialect::Infinity,
-            })
+    match place.path {
+        "/rerank" => pins.rerank.unwrap_or_else(|| match () {
+            () if has("texts") => Dialect::Tei,
+            // vLLM has neither field, and always gives the documents back.
+            () if has("return_documents") || has("raw_scores") => Dialect::Infinity,
+            () if has("documents") => Dialect::Vllm,
+            () => Dialect::Infinity,
         }),
-        "/v1/rerank" => pins.v1_rerank.or_else(|| {
-            Some(match () {
-                () if has("top_k") || has("truncation") => Dialect::Voyage,
-                () if has("truncate_prompt_tokens") => Dialect::Vllm,
-                () => Dialect::Cohere,
-            })
+        "/v1/rerank" => pins.v1_rerank.unwrap_or_else(|| match () {
+            () if has("top_k") || has("truncation") => Dialect::Voyage,
+            () if has("truncate_prompt_tokens") => Dialect::Vllm,
+            () => Dialect::Cohere,
         }),
-        "/v2/rerank" => pins
-            .v2_rerank
-            .or_else(|| Some(if has("truncate_prompt_tokens") { Dialect::Vllm } else { Dialect::CohereV2 })),
-        _ => None,
+        "/v2/rerank" => pins.v2_rerank.unwrap_or_else(|| match has("truncate_prompt_tokens") {
+            true => Dialect::Vllm,
+            false => Dialect::CohereV2,
+        }),
+        _ => place.dialect(),
     }
 }
 
@@ -97,7 +82,8 @@ mod tests {
         ];
         for (path, body, expected) in rows {
             let fields = Fields::parse(body.as_bytes()).unwrap();
-            assert_eq!(select(path, &fields, &Pins::default()), Some(expected), "{path} {body}");
+            let place = Place::of(path).unwrap();
+            assert_eq!(select(&place, &fields, &Pins::default()), expected, "{path} {body}");
         }
     }
 
@@ -105,8 +91,8 @@ mod tests {
     fn a_pin_wins_over_the_fields() {
         let pins = Pins { rerank: Some(Dialect::Infinity), ..Pins::default() };
         let fields = Fields::parse(br#"{"texts": []}"#).unwrap();
-        assert_eq!(select("/rerank", &fields, &pins), Some(Dialect::Infinity));
+        assert_eq!(select(&Place::of("/rerank").unwrap(), &fields, &pins), Dialect::Infinity);
         let error = Pins { rerank: Some(Dialect::Nim), ..Pins::default() }.check().unwrap_err();
-        assert_eq!(error, "rerank: `nim` has no such path; tei, infinity, vllm have");
+        assert_eq!(error, "rerank: `nim` has no such path; infinity, tei, vllm have");
     }
 }

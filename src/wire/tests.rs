@@ -1,6 +1,6 @@
 //! Each dialect from bytes to bytes, and what it makes of bad input.
 
-use super::{Code, Decoded, Dialect, Encoded, Pins, Settings, Stamp, decode};
+use super::{ApiError, Code, Decoded, Dialect, Encoded, Pins, Place, Settings, Stamp};
 use crate::base::{DeviceNs, Nanodollars, Ns, Side, Tokens};
 use crate::rerank::{
     Degradation, Outcome, Overflow, PairTokens, Priority, Query, Receipt, ScoreForm, Served, Truncated,
@@ -9,6 +9,16 @@ use crate::rerank::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+
+/// As the server does it.
+fn decode(
+    path: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+    settings: &Settings,
+) -> Result<Decoded, (Dialect, ApiError)> {
+    super::decode(&Place::of(path).expect("the path ranks"), headers, body, settings)
+}
 
 fn try_decode(path: &str, body: &Value) -> Result<Decoded, (Dialect, String)> {
     decode(path, &HeaderMap::new(), &serde_json::to_vec(body).unwrap(), &Settings::default())

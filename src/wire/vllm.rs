@@ -1,18 +1,44 @@
 //! vLLM: `POST /rerank`, `/v1/rerank`, `/v2/rerank` and `POST /score`, `/v1/score`.
 
+use super::ask::{Data, Score, pairs, parse, relevances};
 use super::declare::Declared;
+use super::error::ApiError;
 use super::fields::{Field, Fields, Item, not_empty, shared_query};
-use super::{Answered, ApiError, TextObject, Usage};
-use crate::rerank::{Options, PairTokens, Query, Ranked, Request, ScoreForm, Truncation, sigmoid};
+use super::spec::{Read, Spec, Written};
+use super::{Answered, Code, Relevance, TextObject, Usage};
+use crate::rerank::{PairTokens, Query, Request, Truncation, sigmoid};
 use serde::Serialize;
+use serde_json::json;
 use std::sync::Arc;
 
-pub(super) const KNOWN_RERANK: &[&str] =
-    &["model", "query", "documents", "top_n", "truncate_prompt_tokens", "user"];
-pub(super) const KNOWN_SCORE: &[&str] =
-    &["model", "queries", "documents", "text_1", "text_2", "truncate_prompt_tokens", "user"];
+pub(super) const RERANK: Spec = Spec {
+    name: "vllm",
+    paths: &["/rerank", "/v1/rerank", "/v2/rerank"],
+    fields: &["model", "query", "documents", "top_n", "truncate_prompt_tokens", "user"],
+    names: &[("pair_tokens_max", "truncate_prompt_tokens")],
+    documents_max: usize::MAX,
+    needs_model: false,
+    read: Read::Fields(read_rerank),
+    write: write_rerank,
+    error: |failure| json!({"error": failure.openai()}),
+    status: Code::status,
+    ask: |ask| ask.plain(),
+    scores: relevances,
+};
 
-pub(super) fn rerank_request(fields: &mut Fields) -> Result<Request, ApiError> {
+pub(super) const SCORE: Spec = Spec {
+    name: "vllm_score",
+    paths: &["/score", "/v1/score"],
+    fields: &["model", "queries", "documents", "text_1", "text_2", "truncate_prompt_tokens", "user"],
+    names: &[("query", "text_1"), ("pair_tokens_max", "truncate_prompt_tokens")],
+    read: Read::Fields(read_score),
+    write: write_score,
+    ask: |ask| json!({"text_1": ask.query, "text_2": ask.documents}),
+    scores: |body| Ok(pairs(parse::<Data<Score>>(body)?.data)),
+    ..RERANK
+};
+
+fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
     let query = fields.query()?;
     let documents = fields.documents("documents")?;
     not_empty("documents", &documents)?;
@@ -22,7 +48,7 @@ pub(super) fn rerank_request(fields: &mut Fields) -> Result<Request, ApiError> {
 }
 
 /// One text against one, one against many, or as many against as many.
-pub(super) fn score_request(fields: &mut Fields) -> Result<Request, ApiError> {
+fn read_score(fields: &mut Fields) -> Result<Request, ApiError> {
     let (ours, theirs) = match fields.has("text_1") || fields.has("text_2") {
         true => ("text_1", "text_2"),
         false => ("queries", "documents"),
@@ -65,39 +91,27 @@ fn common(fields: &mut Fields, query: Query, documents: Vec<Arc<str>>) -> Result
     fields.text("user")?;
     Ok(Request {
         model: fields.text("model")?,
-        query,
-        documents,
-        top_n: None,
-        return_documents: false,
-        score: ScoreForm::Probability,
         truncation: Truncation {
             pair_tokens: fields
                 .count("truncate_prompt_tokens", 1)?
                 .map_or(PairTokens::Model, PairTokens::AtMost),
             ..Truncation::default()
         },
-        options: Options::default(),
+        ..Request::plain(query, documents)
     })
 }
 
 #[derive(Serialize)]
-pub(super) struct RerankBody<'a> {
+struct RerankBody<'a> {
     id: String,
     model: &'a str,
     usage: Usage,
-    results: Vec<Result1<'a>>,
+    results: Vec<Relevance<TextObject<'a>>>,
     podium: Declared<'a>,
 }
 
 #[derive(Serialize)]
-struct Result1<'a> {
-    index: usize,
-    document: TextObject<'a>,
-    relevance_score: f32,
-}
-
-#[derive(Serialize)]
-pub(super) struct ScoreBody<'a> {
+struct ScoreBody<'a> {
     id: String,
     object: &'static str,
     created: u64,
@@ -114,25 +128,20 @@ struct Datum {
     score: f32,
 }
 
-pub(super) fn rerank_body<'a>(answer: &'a Answered) -> RerankBody<'a> {
-    let result = |&ranked: &Ranked| Result1 {
-        index: ranked.index,
-        document: TextObject { text: answer.text(ranked) },
-        relevance_score: ranked.score,
-    };
-    RerankBody {
+fn write_rerank(answer: &Answered) -> Written {
+    Written::json(&RerankBody {
         id: format!("rerank-{}", answer.stamp.id),
         model: answer.model(),
         usage: Usage::of(answer),
-        results: answer.ranked.iter().map(result).collect(),
+        results: answer.relevances(TextObject::of),
         podium: Declared::of(&answer.outcome.receipt),
-    }
+    })
 }
 
 /// In the caller's order: a score belongs to its pair.
-pub(super) fn score_body<'a>(answer: &'a Answered) -> ScoreBody<'a> {
+fn write_score(answer: &Answered) -> Written {
     let datum = |(index, &logit): (usize, &f32)| Datum { index, object: "score", score: sigmoid(logit) };
-    ScoreBody {
+    Written::json(&ScoreBody {
         id: format!("score-{}", answer.stamp.id),
         object: "list",
         created: answer.stamp.created_unix,
@@ -140,5 +149,5 @@ pub(super) fn score_body<'a>(answer: &'a Answered) -> ScoreBody<'a> {
         data: answer.outcome.scores.iter().enumerate().map(datum).collect(),
         usage: Usage::of(answer),
         podium: Declared::of(&answer.outcome.receipt),
-    }
+    })
 }

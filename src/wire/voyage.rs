@@ -1,14 +1,31 @@
 //! Voyage: `POST /v1/rerank` with `top_k` or `truncation`.
 
+use super::ask;
 use super::declare::Declared;
+use super::error::ApiError;
 use super::fields::Fields;
-use super::{Answered, ApiError};
-use crate::rerank::{Options, Overflow, Ranked, Request, ScoreForm, Truncation};
+use super::spec::{Read, Spec, Written};
+use super::{Answered, Code, Relevance};
+use crate::rerank::{Overflow, Request, Truncation};
 use serde::Serialize;
+use serde_json::json;
 
-pub(super) const KNOWN: &[&str] = &["model", "query", "documents", "top_k", "return_documents", "truncation"];
+pub(super) const SPEC: Spec = Spec {
+    name: "voyage",
+    paths: &["/v1/rerank"],
+    fields: &["model", "query", "documents", "top_k", "return_documents", "truncation"],
+    names: &[],
+    documents_max: 1_000,
+    needs_model: true,
+    read: Read::Fields(read),
+    write,
+    error: |failure| failure.detail(),
+    status: Code::status,
+    ask: |ask| json!({"query": ask.query, "documents": ask.documents, "truncation": true}),
+    scores: |body| Ok(ask::pairs(ask::parse::<ask::Data<ask::Relevance>>(body)?.data)),
+};
 
-pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
+fn read(fields: &mut Fields) -> Result<Request, ApiError> {
     let truncation = match fields.bool("truncation")? {
         Some(false) => Truncation::by(Overflow::Refuse),
         Some(true) => Truncation::by(Overflow::Truncate),
@@ -16,31 +33,20 @@ pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
     };
     Ok(Request {
         model: fields.text("model")?,
-        query: fields.query()?,
-        documents: fields.texts("documents")?,
-        top_n: fields.count("top_k", 1)?.map(|top_k| top_k as usize),
+        top_n: fields.top("top_k")?,
         return_documents: fields.bool("return_documents")?.unwrap_or(false),
-        score: ScoreForm::Probability,
         truncation,
-        options: Options::default(),
+        ..Request::plain(fields.query()?, fields.texts("documents")?)
     })
 }
 
 #[derive(Serialize)]
-pub(super) struct Body<'a> {
+struct Body<'a> {
     object: &'static str,
-    data: Vec<Datum<'a>>,
+    data: Vec<Relevance<&'a str>>,
     model: &'a str,
     usage: Usage,
     podium: Declared<'a>,
-}
-
-#[derive(Serialize)]
-struct Datum<'a> {
-    index: usize,
-    relevance_score: f32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -48,17 +54,12 @@ struct Usage {
     total_tokens: u64,
 }
 
-pub(super) fn body<'a>(answer: &'a Answered) -> Body<'a> {
-    let datum = |&ranked: &Ranked| Datum {
-        index: ranked.index,
-        relevance_score: ranked.score,
-        document: answer.text_if_wanted(ranked),
-    };
-    Body {
+fn write(answer: &Answered) -> Written {
+    Written::json(&Body {
         object: "list",
-        data: answer.ranked.iter().map(datum).collect(),
+        data: answer.relevances(|text| text),
         model: answer.model(),
         usage: Usage { total_tokens: answer.tokens() },
         podium: Declared::of(&answer.outcome.receipt),
-    }
+    })
 }

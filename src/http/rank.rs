@@ -1,0 +1,74 @@
+//! A request that ranks, from its bytes to its answer's: what every transport shares.
+
+use super::handler::App;
+use crate::base::TenantId;
+use crate::engine::Caller;
+use crate::rerank::Receipt;
+use crate::telemetry::spans::SpanFacts;
+use crate::wire::{ApiError, Decoded, Dialect, Encoded, Place, Stamp, decode, encode_error};
+use bytes::Bytes;
+use http::HeaderMap;
+
+/// A body larger than this is decoded off the I/O threads; it takes about half a millisecond.
+const DECODE_INLINE_MAX: usize = 256 << 10;
+
+/// What a transport has received.
+pub(super) struct Ask {
+    pub place: Place,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub caller: Caller,
+}
+
+/// An answer or an error in the dialect's shape, and what a span says of it.
+pub(super) type Answer = (Encoded, SpanFacts);
+
+impl App {
+    /// Answers.
+    pub(super) async fn rank(&self, ask: Ask, stamp: &Stamp) -> Answer {
+        let caller = ask.caller;
+        let Decoded { request, reply, warnings } = match self.decode(ask).await {
+            Ok(decoded) => decoded,
+            Err((dialect, error)) => return self.refuse(dialect, Some(caller.tenant), &error, stamp),
+        };
+        match self.handle.rank(request.clone(), caller).await {
+            Ok(outcome) => {
+                let (metrics, dialect) = (self.handle.metrics(), reply.dialect().name());
+                metrics.answered(dialect, caller.tenant, &outcome);
+                let Receipt { served, degraded, elapsed, .. } = &outcome.receipt;
+                tracing::debug!(served = served.name(), ?degraded, ms = elapsed.as_millis_f64(), "answered");
+                let encoded = reply.encode(&request, &outcome, stamp, &warnings);
+                let documents = outcome.scores.len();
+                let tenant = Some(metrics.tenant(caller.tenant));
+                (encoded, SpanFacts { dialect, tenant, outcome: Ok((outcome.receipt, documents)) })
+            }
+            Err(refusal) => self.refuse(reply.dialect(), Some(caller.tenant), &reply.error(&refusal), stamp),
+        }
+    }
+
+    /// Answers with an error, and counts it.
+    pub(super) fn refuse(
+        &self,
+        dialect: Dialect,
+        tenant: Option<TenantId>,
+        error: &ApiError,
+        stamp: &Stamp,
+    ) -> Answer {
+        let (metrics, code) = (self.handle.metrics(), error.code.name());
+        metrics.refused(dialect.name(), tenant, code);
+        tracing::debug!(code, message = error.full_message(), "refused");
+        let tenant = tenant.map(|tenant| metrics.tenant(tenant));
+        let facts = SpanFacts { dialect: dialect.name(), tenant, outcome: Err(code) };
+        (encode_error(dialect, error, stamp), facts)
+    }
+
+    async fn decode(&self, ask: Ask) -> Result<Decoded, (Dialect, ApiError)> {
+        let settings = self.settings.clone();
+        let inline = ask.body.len() <= DECODE_INLINE_MAX;
+        let work = move || decode(&ask.place, &ask.headers, &ask.body, &settings);
+        if inline {
+            return work();
+        }
+        tokio::task::spawn_blocking(work).await.expect("decoding does not panic")
+    }
+}
