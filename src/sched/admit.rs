@@ -22,7 +22,8 @@ impl Scheduler {
     pub(super) fn admit(&mut self, arrival: Arrival, out: &mut Vec<Action>) {
         self.stats.arrived += 1;
         self.hedges.earn();
-        let job = Job::new(arrival, self.limits.answer_ns_margin, self.limits.patience);
+        let own = self.own(&arrival);
+        let job = Job::new(arrival, &self.limits, own);
         let id = job.id;
         if let Err(refusal) = self.door(&job) {
             self.stats.refused += 1;
@@ -54,6 +55,16 @@ impl Scheduler {
         if let Some(deadline) = deadline {
             self.set_timer(deadline, Timer::Deadline(id));
         }
+    }
+
+    /// Device time that a job is predicted to need alone, on the best tier that its policy and its lengths allow.
+    fn own(&self, arrival: &Arrival) -> Ns {
+        let tier = match arrival.policy {
+            Policy::Fallback => Tier::Fallback,
+            _ if arrival.lengths.primary.is_empty() => Tier::Fallback,
+            Policy::Full | Policy::TopK | Policy::Auto => Tier::Primary,
+        };
+        self.predictors[tier].predict(&Load::of(arrival.lengths[tier].iter().copied()))
     }
 
     /// What refuses a job before anything is predicted.

@@ -12,9 +12,9 @@ use crate::forecast::predict::Load;
 
 /// A lane about to run dry gets its next batch this early: the host's share of a dispatch.
 const REFILL_LEAD: Ns = Ns(500_000);
-/// A batch of so many times what any batch takes, however small, has grown enough: a ninth of it is
-/// overhead, and a larger one only keeps its first jobs waiting for their answer.
-const GROWN: u64 = 8;
+/// A batch has grown enough once its predicted time is this multiple of the fixed overhead of a batch: a ninth of it is
+/// overhead then, and a larger batch only delays the answers of the jobs in it.
+const OVERHEAD_MULTIPLE: u64 = 8;
 /// A probing lane is trusted with this much.
 const PROBE_TOKENS_MAX: u64 = 512;
 /// A batch past its bound is given up after so many times its prediction, or later.
@@ -29,6 +29,8 @@ struct Draft {
     tightest: Ns,
     /// Longest predicted time.
     ns_max: Ns,
+    /// Whether a job ends in this batch.
+    has_last: bool,
     /// Whether a tenant is in it that goes before others.
     has_first: bool,
     starts: Ns,
@@ -67,7 +69,7 @@ impl Scheduler {
         let Some(running) = lane.running.back() else { return true };
         let dry = running.ends.saturating_sub(REFILL_LEAD);
         let queue = &self.queues[lane.tier];
-        let grown = queue.tokens() >= lane.tokens_max || queue.work() >= self.pays(lane.tier);
+        let grown = queue.tokens() >= lane.tokens_max || queue.work() >= self.worthwhile_ns(lane.tier);
         // A tenant beyond its share leaves the place open for others until the last moment.
         if dry <= self.now || grown && queue.all_within_share(self.now) {
             return true;
@@ -79,9 +81,9 @@ impl Scheduler {
         false
     }
 
-    /// What a batch takes that has grown enough.
-    fn pays(&self, tier: Tier) -> Ns {
-        Ns(self.predictors[tier].fixed().0.saturating_mul(GROWN))
+    /// The predicted time of a batch that has grown enough.
+    fn worthwhile_ns(&self, tier: Tier) -> Ns {
+        Ns(self.predictors[tier].fixed().0.saturating_mul(OVERHEAD_MULTIPLE))
     }
 
     /// Forms a batch and dispatches it; false when nothing was left to run.
@@ -95,25 +97,30 @@ impl Scheduler {
             load: Load::default(),
             members: Vec::new(),
             tightest: Ns::MAX,
-            // Whoever stays within its share and comes meanwhile waits for half as long.
+            // Half of it, so that a within-share tenant that arrives now waits less.
             ns_max: match self.queues[tier].disturbs(self.now) {
                 true => Ns(self.limits.batch_ns_max.0 / 2),
                 false => self.limits.batch_ns_max,
             },
+            has_last: false,
             has_first: false,
             starts,
         };
-        let pays = self.pays(tier);
+        let worthwhile = self.worthwhile_ns(tier);
         while let Some((tenant, id)) = self.queues[tier].front(self.now) {
             let first = self.queues[tier].goes_first(self.now, tenant);
-            // Who stays within its share does not wait for what a flood adds to its batch.
-            if draft.has_first && !first && self.predictors[tier].predict(&draft.load) >= pays {
+            // A tenant within its share does not wait for the pairs that a flood adds to its batch.
+            if draft.has_first && !first && self.predictors[tier].predict(&draft.load) >= worthwhile {
                 break;
             }
             if self.give_up_late(id, tier, (starts, draft.load), out) {
                 continue;
             }
             draft.has_first |= first;
+            // The jobs that end in this batch do not wait for the next pairs of one that no batch can hold.
+            if draft.has_last && self.jobs[&id].parts[tier].work > self.limits.batch_ns_max {
+                draft.ns_max = draft.ns_max.min(worthwhile);
+            }
             if !self.take(&mut draft, tier, tenant, id) || probing {
                 break;
             }
@@ -182,6 +189,7 @@ impl Scheduler {
         let finished = part.todo.is_empty();
         if finished {
             part.queued = None;
+            draft.has_last = true;
             draft.tightest = draft.tightest.min(job.deadline.unwrap_or(Ns::MAX));
         }
         job.batches += 1;

@@ -71,8 +71,6 @@ pub struct Limits {
     pub top_k_min: u32,
     /// How many candidates the primary scores when a caller asks for a top-k and names no number.
     pub top_k_default: u32,
-    /// Where a job without a deadline stands among those with one: as if it had this budget.
-    pub patience: Ns,
 }
 
 impl Default for Limits {
@@ -90,7 +88,6 @@ impl Default for Limits {
             hedges_burst: 16,
             top_k_min: 3,
             top_k_default: 20,
-            patience: Ns::from_millis(2_000),
         }
     }
 }

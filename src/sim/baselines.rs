@@ -8,7 +8,18 @@ use crate::rerank::{Degradation, Refusal, Served};
 use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Event, JobId, LaneId, Slice};
 use std::collections::{BTreeMap, VecDeque};
 
-/// A FIFO batcher, with a window in which a batch that is not full waits for more. A window of
+/// Which of the waiting requests an opponent takes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discipline {
+    /// In order of arrival.
+    Fifo,
+    /// Processor sharing: a batch has as many pairs of each.
+    Sharing,
+    /// The shortest remaining processing time first.
+    Shortest,
+}
+
+/// A FIFO batcher (or of another [`Discipline`]), with a window in which a batch that is not full waits for more. A window of
 /// zero takes what there is as soon as a lane is idle (text-embeddings-inference); others are
 /// the fixed windows of Triton's and Ray Serve's batchers.
 #[derive(Debug)]
@@ -17,6 +28,7 @@ pub struct Window {
     /// Whether requests whose deadline has passed are dropped when their turn comes.
     drop_expired: bool,
     jobs_max: usize,
+    discipline: Discipline,
     lanes: Vec<(LaneId, u64, Option<BatchId>)>,
     queue: VecDeque<JobId>,
     jobs: BTreeMap<JobId, Waiting>,
@@ -44,12 +56,18 @@ impl Window {
             window,
             drop_expired,
             jobs_max: 512,
+            discipline: Discipline::Fifo,
             lanes,
             queue: VecDeque::new(),
             jobs: BTreeMap::new(),
             running: BTreeMap::new(),
             batches: 0,
         }
+    }
+
+    /// An opponent of another discipline, which takes what there is at once and refuses nothing.
+    pub fn unbounded(scenario: &Scenario, discipline: Discipline) -> Self {
+        Self { discipline, jobs_max: usize::MAX, ..Self::new(scenario, Ns::ZERO, false) }
     }
 
     fn finish(&mut self, now: Ns, batch: BatchId, device: DeviceNs, out: &mut Vec<Action>) {
@@ -88,32 +106,58 @@ impl Window {
             if tokens < tokens_max && now < first.saturating_add(self.window) {
                 return;
             }
-            let mut slices = Vec::new();
-            let mut tokens = 0;
-            while let Some(&id) = self.queue.front() {
-                let job = self.jobs.get_mut(&id).expect("a queued job is known");
-                let start = job.next;
-                for &length in &job.arrival.lengths.primary[start as usize..] {
-                    if tokens > 0 && tokens + u64::from(length) > tokens_max {
-                        break;
-                    }
-                    tokens += u64::from(length);
-                    job.next += 1;
-                }
-                if job.next > start {
-                    slices.push(Slice { job: id, range: start..job.next, order: None });
-                }
-                if (job.next as usize) < job.arrival.lengths.primary.len() {
-                    break;
-                }
-                self.queue.pop_front();
-            }
+            let slices = match self.discipline {
+                Discipline::Sharing => self.share(tokens_max),
+                Discipline::Fifo | Discipline::Shortest => self.in_turn(tokens_max),
+            };
             self.batches += 1;
             let batch = BatchId(self.batches);
             self.lanes[index].2 = Some(batch);
             self.running.insert(batch, slices.clone());
             out.push(Action::Dispatch(Dispatch { lane, batch, slices }));
         }
+    }
+
+    /// Whole requests in their order, the last one cut where the batch is full.
+    fn in_turn(&mut self, tokens_max: u64) -> Vec<Slice> {
+        if self.discipline == Discipline::Shortest {
+            let jobs = &self.jobs;
+            self.queue.make_contiguous().sort_by_key(|job| jobs[job].tokens_left());
+        }
+        let (mut slices, mut tokens) = (Vec::new(), 0);
+        while let Some(&id) = self.queue.front() {
+            let job = self.jobs.get_mut(&id).expect("a queued job is known");
+            let start = job.next;
+            while job.take_one(&mut tokens, tokens_max) {}
+            if job.next > start {
+                slices.push(Slice { job: id, range: start..job.next, order: None });
+            }
+            if job.tokens_left() > 0 {
+                break;
+            }
+            self.queue.pop_front();
+        }
+        slices
+    }
+
+    /// One pair of each request in turn until the batch is full; the next batch goes on behind the last one.
+    fn share(&mut self, tokens_max: u64) -> Vec<Slice> {
+        let mut slices: BTreeMap<JobId, Slice> = BTreeMap::new();
+        let mut tokens = 0;
+        while let Some(&id) = self.queue.front() {
+            let job = self.jobs.get_mut(&id).expect("a queued job is known");
+            let start = job.next;
+            if !job.take_one(&mut tokens, tokens_max) {
+                break;
+            }
+            let slice = slices.entry(id).or_insert(Slice { job: id, range: start..start, order: None });
+            slice.range.end = job.next;
+            self.queue.pop_front();
+            if job.tokens_left() > 0 {
+                self.queue.push_back(id);
+            }
+        }
+        slices.into_values().collect()
     }
 
     fn forget_expired(&mut self, now: Ns, out: &mut Vec<Action>) {
@@ -135,6 +179,17 @@ impl Window {
 }
 
 impl Waiting {
+    /// Moves the next pair into a batch of so many tokens, if it has room or nothing else.
+    fn take_one(&mut self, tokens: &mut u64, tokens_max: u64) -> bool {
+        let Some(&length) = self.arrival.lengths.primary.get(self.next as usize) else { return false };
+        let fits = *tokens == 0 || *tokens + u64::from(length) <= tokens_max;
+        if fits {
+            *tokens += u64::from(length);
+            self.next += 1;
+        }
+        fits
+    }
+
     fn tokens_left(&self) -> u64 {
         self.arrival.lengths.primary[self.next as usize..].iter().map(|&length| u64::from(length)).sum()
     }

@@ -17,7 +17,7 @@ mod tests;
 mod traffic;
 mod world;
 
-pub use baselines::Window;
+pub use baselines::{Discipline, Window};
 pub use report::{Report, Tenant, quantile};
 pub use scenario::{Arrivals, Device, Hardships, Scenario, TenantMix};
 pub use world::run;

@@ -34,6 +34,8 @@ pub struct Report {
     pub elapsed: Ns,
     /// What each tenant saw.
     pub tenants: Vec<Tenant>,
+    /// Of each answer the time that the primary alone would need, and its latency; ascending once the run is over.
+    pub served: Vec<(Ns, Ns)>,
 }
 
 /// What one tenant saw.
@@ -52,7 +54,13 @@ impl Report {
         Self { tenants: vec![Tenant::default(); tenants], ..Self::default() }
     }
 
-    pub(super) fn answered(&mut self, tenant: TenantId, latency: Ns, late: bool, answer: &Answer) {
+    pub(super) fn answered(
+        &mut self,
+        tenant: TenantId,
+        (latency, own): (Ns, Ns),
+        late: bool,
+        answer: &Answer,
+    ) {
         let count = match answer.served {
             Served::Full => &mut self.full,
             Served::TopK { k } => {
@@ -63,6 +71,7 @@ impl Report {
         };
         *count += 1;
         self.late += u64::from(late);
+        self.served.push((own, latency));
         let tenant = &mut self.tenants[tenant.0 as usize];
         tenant.latencies.push(latency);
         tenant.in_budget += u64::from(!late);
@@ -76,12 +85,22 @@ impl Report {
     pub(super) fn finish(&mut self, now: Ns) {
         self.elapsed = now;
         self.tenants.iter_mut().for_each(|tenant| tenant.latencies.sort_unstable());
+        self.served.sort_unstable();
     }
 
     /// Answers within their budgets, a second.
     pub fn goodput(&self) -> f64 {
         let in_budget: u64 = self.tenants.iter().map(|tenant| tenant.in_budget).sum();
         in_budget as f64 * 1e9 / self.elapsed.0.max(1) as f64
+    }
+
+    /// The stretch (latency over the time that the primary alone would need) that this share of all answers does not
+    /// pass; zero of none.
+    pub fn stretch(&self, share: f64) -> f64 {
+        let stretch = |&(own, latency): &(Ns, Ns)| latency.0 as f64 / own.0.max(1) as f64;
+        let mut all: Vec<f64> = self.served.iter().map(stretch).collect();
+        all.sort_unstable_by(f64::total_cmp);
+        nearest_rank(&all, share).copied().unwrap_or(0.0)
     }
 
     /// Discarded over worked device time.
@@ -107,6 +126,10 @@ impl Tenant {
 
 /// The nearest rank of ascending values; zero of none.
 pub fn quantile(ascending: &[Ns], share: f64) -> Ns {
+    nearest_rank(ascending, share).copied().unwrap_or(Ns::ZERO)
+}
+
+fn nearest_rank<T>(ascending: &[T], share: f64) -> Option<&T> {
     let rank = (share * ascending.len() as f64).ceil() as usize;
-    ascending.get(rank.clamp(1, ascending.len().max(1)) - 1).copied().unwrap_or(Ns::ZERO)
+    ascending.get(rank.clamp(1, ascending.len().max(1)) - 1)
 }

@@ -186,6 +186,16 @@ impl Scenario {
             .sum()
     }
 
+    /// The time that the first primary device needs for a request with nothing else to do, in full batches and without noise.
+    pub fn alone(&self, lengths: &[u32]) -> Ns {
+        let device = self.devices.iter().find(|device| device.tier == Tier::Primary);
+        let load = Load::of(lengths.iter().copied());
+        device.map_or(Ns::ZERO, |device| {
+            let batches = load.tokens.div_ceil(device.batch_tokens_max).max(1);
+            Ns((device.mean_ns(&load) + (batches - 1) as f64 * device.c0) as u64)
+        })
+    }
+
     /// The scheduler's configuration, its predictors seeded by noiseless runs of the devices.
     pub fn config(&self) -> Config {
         let seeds = PerTier::from_fn(|tier| {

@@ -318,7 +318,9 @@ impl<'a> World<'a> {
         let late = client.deadline.is_some_and(|deadline| self.now > deadline);
         let declared = answer.degraded == Some(Degradation::Late);
         assert!(!late || declared, "nothing late goes undeclared");
-        self.report.answered(client.tenant, self.now.saturating_sub(client.arrived), late, answer);
+        let own = self.scenario.alone(&client.lengths.primary);
+        let latency = self.now.saturating_sub(client.arrived);
+        self.report.answered(client.tenant, (latency, own), late, answer);
     }
 
     fn refused(&mut self, job: JobId, _: &Refusal) {
