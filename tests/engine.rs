@@ -587,3 +587,36 @@ async fn join_all(mut futures: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>>)
     })
     .await;
 }
+
+/// Sends requests with a budget one after the other; how many are answered in full.
+async fn in_full(engine: &Engine, requests: usize) -> usize {
+    let mut full = 0;
+    for _ in 0..requests {
+        let outcome = rank(&engine.handle(), with_budget(Ns::from_millis(80))).await.unwrap();
+        full += usize::from(outcome.receipt.served == Served::Full);
+    }
+    full
+}
+
+#[test]
+fn a_primary_that_was_slow_for_a_while_answers_in_full_again() {
+    let script = Script::default();
+    let slow = || std::iter::repeat_n(Play::Hang(Duration::from_millis(150)), 10_000);
+    script.extend(slow());
+    block_on(async {
+        let engine = up(setup(scripted(&script), Some(Scripted::default()))).await;
+        script.clear();
+        // Warm-up says that nothing meets 80 ms; each request refutes it.
+        assert!(in_full(&engine, 20).await >= 18, "slow while it warmed up");
+        script.extend(slow());
+        for _ in 0..5 {
+            assert!(rank(&engine.handle(), plain()).await.is_ok());
+        }
+        assert!(in_full(&engine, 5).await == 0, "the fallback answers while the primary is slow");
+        script.clear();
+        // The estimate is in doubt a second after the last slow batch, of which some still run.
+        let again = async { while in_full(&engine, 1).await == 0 {} };
+        tokio::time::timeout(Duration::from_secs(10), again).await.expect("the primary is tried again");
+        assert!(in_full(&engine, 20).await >= 18, "slow in mid-life");
+    });
+}

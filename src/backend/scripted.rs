@@ -47,6 +47,11 @@ impl Script {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(plays);
     }
 
+    /// Drops all plays that have not been played.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Plays that have not been played.
     pub fn left(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()

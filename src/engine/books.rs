@@ -213,6 +213,8 @@ impl Books {
         self.metrics.counts(&CountFacts {
             hedges: stats.hedges,
             hedges_won: stats.hedges_won,
+            tries: stats.tries,
+            tries_in_time: stats.tries_in_time,
             cancelled: stats.cancelled,
             faults: stats.faults,
         });

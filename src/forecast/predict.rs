@@ -6,11 +6,17 @@
 //! size. Four things learn from each batch, fast to slow: the gain (clocks and neighbours slow
 //! everything alike), the bends, and, by recursive least squares, the three coefficients. Errors
 //! count relative to the prediction, so that a small batch teaches as much as a large one, and are
-//! clipped, so that a stall teaches as little as any other late batch.
+//! clipped, so that a stall teaches as little as any other late batch. Batches in a row that all surprise in
+//! one direction are no stall but a change of the device, and are believed at once.
+//!
+//! An estimate that no batch of about that size has confirmed lately is in doubt: [`Predictor::at_best`] says how fast the
+//! device may be by now, so that the scheduler can try it. Without that a pessimistic estimate would never be refuted,
+//! since work that is predicted to be late does not run.
 
 use super::window::Window;
 use crate::base::{DeviceNs, Ns};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 /// What a batch asks of a device, as far as its time depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,8 +91,21 @@ const BEND_STEP: f64 = 0.1;
 const GUESS: [f64; 3] = [1.0, 1.0, 0.0];
 /// What stays of a bend each time. What all bends have in common so moves to the gain and the line.
 const BEND_FADE: f64 = 0.998;
+/// Bounds of a bend.
+const BEND_MIN: f64 = -0.9;
+const BEND_MAX: f64 = 4.0;
 /// Relative errors above this count as this much.
 const ERROR_MAX: f64 = 0.5;
+/// So many surprises in a row are a change. A neighbour can make a batch slow, but none can make it faster than the
+/// device is, so that fewer fast ones are needed; and one where an estimate comes from warm-up alone.
+const SURPRISES_SLOW: usize = 3;
+const SURPRISES_FAST: usize = 2;
+/// A time without a batch of about its size adds one to the doubt of an estimate: beside a neighbour that took three
+/// quarters of the device, the device is tried a second after it was last seen slow.
+const DOUBT: Ns = Ns::from_millis(250);
+/// The doubt of an estimate that comes from warm-up alone, and the largest there is: a busy machine of two cores made the
+/// first runs up to ten times slower.
+const DOUBT_MAX: f64 = 16.0;
 /// Without seeds, as many measurements are taken for them: the guess may be off by a thousand.
 const FIRST: usize = 32;
 
@@ -104,6 +123,41 @@ pub struct Predictor {
     /// Without seeds, the first measurements stand for them.
     first: Vec<Measured>,
     window: Window,
+    /// When the last batch ended whose size was nearest to each knot.
+    confirmed: [Option<Ns>; KNOTS],
+    /// The latest surprises at each knot, and of all sizes.
+    runs: [Run; KNOTS],
+    run: Run,
+}
+
+/// Surprises in a row.
+#[derive(Clone, Debug, Default)]
+struct Run {
+    /// Their ratios of measured to predicted time, all above 1 or all below.
+    ratios: SmallVec<[f64; SURPRISES_SLOW]>,
+}
+
+impl Run {
+    /// Adds a batch; one that is no surprise, or one in the other direction, ends the run.
+    fn push(&mut self, ratio: f64, is_surprise: bool) {
+        if !is_surprise || self.ratios.first().is_some_and(|first| (*first > 1.0) != (ratio > 1.0)) {
+            self.ratios.clear();
+        }
+        if is_surprise {
+            self.ratios.push(ratio);
+        }
+    }
+
+    /// The factor by which the device has changed, once there are enough surprises: the least of them, so that one stall
+    /// among them counts as little as the others.
+    fn change(&self, needed_fast: usize) -> Option<f64> {
+        let slower = *self.ratios.first()? > 1.0;
+        let needed = if slower { SURPRISES_SLOW } else { needed_fast };
+        if self.ratios.len() < needed {
+            return None;
+        }
+        self.ratios.iter().copied().reduce(if slower { f64::min } else { f64::max })
+    }
 }
 
 impl Predictor {
@@ -117,6 +171,9 @@ impl Predictor {
             curve: [0.0; KNOTS],
             first: Vec::new(),
             window: Window::new(),
+            confirmed: [None; KNOTS],
+            runs: Default::default(),
+            run: Run::default(),
         };
         predictor.bend();
         let seeds: Vec<_> = seeds.iter().filter(|seed| !seed.load.is_empty()).copied().collect();
@@ -180,14 +237,36 @@ impl Predictor {
         whole(self.gain * self.coefficients[0] * UNITS[0])
     }
 
-    /// Learns how long a batch took.
-    pub fn observe(&mut self, load: &Load, took: Ns) {
+    /// The time that a batch may take if the device is as much faster than it was last seen as its estimate is in doubt.
+    pub fn at_best(&self, load: &Load, now: Ns) -> Ns {
+        if load.is_empty() { Ns::ZERO } else { whole(self.nanos(load) / self.doubt(load, now)) }
+    }
+
+    /// How wrong an estimate may be by now, as a factor: 1 just after a batch of about that size.
+    fn doubt(&self, load: &Load, now: Ns) -> f64 {
+        let nearest = nearest_knot(load.tokens);
+        // A load larger than any batch will run as several of the largest.
+        let is_in_reach = self.confirmed[nearest..].iter().any(Option::is_some);
+        let largest = || self.confirmed[..nearest].iter().rev().find_map(|confirmed| *confirmed);
+        let last = if is_in_reach { self.confirmed[nearest] } else { largest() };
+        last.map_or(DOUBT_MAX, |last| {
+            (1.0 + now.saturating_sub(last).0 as f64 / DOUBT.0 as f64).min(DOUBT_MAX)
+        })
+    }
+
+    /// Learns at `now` how long a batch took.
+    pub fn observe(&mut self, load: &Load, took: Ns, now: Ns) {
         if load.is_empty() {
             return;
         }
         let predicted = self.nanos(load);
         let took = took.0.max(1) as f64;
-        self.window.push(took / predicted);
+        let ratio = took / predicted;
+        let (low, high) = self.window.surprises();
+        self.window.push(now, ratio);
+        let knot = nearest_knot(load.tokens);
+        let needed_fast = if self.confirmed[knot].is_some() { SURPRISES_FAST } else { 1 };
+        self.confirmed[knot] = Some(now);
         if self.first.len() < FIRST {
             self.first.push(Measured { load: *load, took: DeviceNs(took as u64) });
             if self.first.len().is_power_of_two() {
@@ -195,14 +274,36 @@ impl Predictor {
                 self.fit(&first);
                 self.first = first;
             }
+            return;
+        }
+        let is_surprise = ratio < low || ratio > high;
+        self.run.push(ratio, is_surprise);
+        self.runs[knot].push(ratio, is_surprise);
+        if let Some(change) = self.runs[knot].change(needed_fast) {
+            self.change(change, knot, needed_fast);
+            return;
+        }
+        let error = (ratio - 1.0).clamp(-ERROR_MAX, ERROR_MAX);
+        let shape = predicted / self.gain;
+        self.gain = (self.gain * (1.0 + GAIN_STEP * error)).clamp(GAIN_MIN, GAIN_MAX);
+        self.regress(load, shape, error * shape);
+        self.lift(load, BEND_STEP * error * shape);
+        self.bend();
+    }
+
+    /// The device has changed by this factor: at one size where batches of other sizes are as predicted, else at all.
+    fn change(&mut self, change: f64, knot: usize, needed_fast: usize) {
+        self.window.pop(self.runs[knot].ratios.len());
+        if self.run.change(needed_fast).is_some() {
+            self.gain = (self.gain * change).clamp(GAIN_MIN, GAIN_MAX);
+            self.runs.iter_mut().for_each(|run| run.ratios.clear());
         } else {
-            let error = (took / predicted - 1.0).clamp(-ERROR_MAX, ERROR_MAX);
-            let shape = predicted / self.gain;
-            self.gain = (self.gain * (1.0 + GAIN_STEP * error)).clamp(GAIN_MIN, GAIN_MAX);
-            self.regress(load, shape, error * shape);
-            self.lift(load, BEND_STEP * error * shape);
+            let bend = self.curve[knot] * change / self.line_at(knot).max(1.0) - 1.0;
+            self.bends[knot] = Some(bend.clamp(BEND_MIN, BEND_MAX));
+            self.runs[knot].ratios.clear();
             self.bend();
         }
+        self.run.ratios.clear();
     }
 
     /// The mean relative error of the predictions for the last 256 batches; 0 before the first.
@@ -269,7 +370,8 @@ impl Predictor {
     /// Lifts the curve by some nanoseconds around a batch's size.
     fn lift(&mut self, load: &Load, nanos: f64) {
         let (knot, after) = place(load.tokens);
-        let lift = |bend: f64, line: f64| (bend * BEND_FADE + nanos / line.max(1.0)).clamp(-0.9, 4.0);
+        let lift =
+            |bend: f64, line: f64| (bend * BEND_FADE + nanos / line.max(1.0)).clamp(BEND_MIN, BEND_MAX);
         let near = if knot + 1 < KNOTS { 1.0 - after } else { 1.0 };
         for (knot, share) in [(knot, near), (knot + 1, 1.0 - near)] {
             if share > 0.0 {
@@ -316,6 +418,11 @@ fn place(tokens: u64) -> (usize, f64) {
         }
         Some(_) => (KNOTS - 1, tokens as f64 - tokens_at(KNOTS - 1)),
     }
+}
+
+fn nearest_knot(tokens: u64) -> usize {
+    let (knot, after) = place(tokens);
+    if knot + 1 < KNOTS && after > 0.5 { knot + 1 } else { knot }
 }
 
 fn tokens_at(knot: usize) -> f64 {
@@ -380,7 +487,7 @@ mod tests {
     fn train(predictor: &mut Predictor, device: Device, batches: usize, rng: &mut Pcg64Mcg) {
         for _ in 0..batches {
             let load = random_load(rng);
-            predictor.observe(&load, device.run(&load, rng));
+            predictor.observe(&load, device.run(&load, rng), Ns::ZERO);
         }
     }
 
@@ -474,7 +581,7 @@ mod tests {
             train(&mut predictor, DEVICE, 300, rng);
             let load = random_load(rng);
             let (before, p99) = (predictor.predict(&load), predictor.p99(&load));
-            predictor.observe(&load, Ns(50 * before.0));
+            predictor.observe(&load, Ns(50 * before.0), Ns::ZERO);
             prop_assert!(predictor.predict(&load).0 as f64 / (before.0 as f64) < 1.1);
             prop_assert!(predictor.p99(&load).0 as f64 / (p99.0 as f64) < 1.2);
         }
@@ -490,7 +597,7 @@ mod tests {
                 let load = random_load(rng);
                 let took = device.run(&load, rng);
                 covered += u32::from(took <= predictor.p99(&load));
-                predictor.observe(&load, took);
+                predictor.observe(&load, took, Ns::ZERO);
             }
             let share = f64::from(covered) / 4000.0;
             prop_assert!(share >= 0.98, "covers {share}");
@@ -527,7 +634,7 @@ mod tests {
                 .collect();
             let mut predictor = Predictor::new(if seeded { &measured } else { &[] });
             for batch in &measured {
-                predictor.observe(&batch.load, Ns(batch.took.0));
+                predictor.observe(&batch.load, Ns(batch.took.0), Ns(batch.load.tokens));
                 let load = Load::of([1]);
                 prop_assert!(predictor.predict(&load) > Ns::ZERO && predictor.marginal(1) > Ns::ZERO);
                 prop_assert!(predictor.p99(&load) >= predictor.predict(&load));

@@ -1,10 +1,16 @@
 //! The last relative errors of a predictor, in order of time and in order of size.
 
-/// How many batches it looks back on; the third largest of 256 is the 99th percentile.
+use crate::base::Ns;
+use std::collections::VecDeque;
+
+/// At most so many batches are looked back on; the third largest of 256 is the 99th percentile.
 const SIZE: usize = 256;
-const RANK: usize = SIZE - 3;
-/// What is assumed of batches not yet seen: one in 32 is a tenth late.
+/// What is assumed before the first batches: one in 32 is a tenth late.
 const LATE: f32 = 1.1;
+/// At least so many batches are looked back on, however old; the second largest of 64 is the 98th percentile.
+const LEAST: usize = 64;
+/// Beyond [`LEAST`], batches older than this are forgotten: noise that has ended must not widen budgets for long.
+const MEMORY: Ns = Ns::from_millis(4_000);
 /// Bounds the margin. A lane that is late by more in one batch of a hundred has faults, and faults
 /// are what hedges are for; a wider margin would refuse everybody.
 const MARGIN_MAX: f32 = 4.0;
@@ -14,48 +20,85 @@ const MARGIN_MIN: f32 = 1.01;
 /// Ratios of measured to predicted time of the last batches, with their 99th percentile at hand.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
-    ring: Box<[f32; SIZE]>,
-    sorted: Box<[f32; SIZE]>,
-    seen: u64,
+    /// The oldest in front, and before all batches the assumptions.
+    ring: VecDeque<(Ns, f32)>,
+    sorted: Vec<f32>,
+    /// How many of them are assumptions.
+    assumed: usize,
 }
 
 impl Window {
     /// A window full of assumptions, which the first batches replace.
     pub(super) fn new() -> Self {
-        let mut sorted = Box::new([1.0; SIZE]);
+        let mut sorted = vec![1.0; SIZE];
         sorted[SIZE - SIZE / 32..].fill(LATE);
         // In the ring the late ones stand last, so that they go last.
-        Self { ring: sorted.clone(), sorted, seen: 0 }
+        let ring = sorted.iter().map(|&ratio| (Ns::ZERO, ratio)).collect();
+        Self { ring, sorted, assumed: SIZE }
     }
 
-    /// Replaces the oldest ratio.
-    pub(super) fn push(&mut self, ratio: f64) {
+    /// Adds the newest ratio and forgets the oldest ones.
+    pub(super) fn push(&mut self, now: Ns, ratio: f64) {
         // Past this a ratio is only "huge"; and sums stay finite.
         let ratio = ratio.clamp(1e-3, 1e3) as f32;
-        let slot = (self.seen % SIZE as u64) as usize;
-        let old = std::mem::replace(&mut self.ring[slot], ratio);
-        self.seen += 1;
-        let from = self.sorted.partition_point(|&value| value < old);
-        let to = self.sorted.partition_point(|&value| value < ratio);
-        if from < to {
-            self.sorted[from..to].rotate_left(1);
-            self.sorted[to - 1] = ratio;
-        } else {
-            self.sorted[to..=from].rotate_right(1);
-            self.sorted[to] = ratio;
+        while self.ring.len() >= SIZE || self.ring.len() >= LEAST && self.is_oldest_stale(now) {
+            self.drop_oldest();
+        }
+        self.ring.push_back((now, ratio));
+        self.sorted.insert(self.sorted.partition_point(|&value| value < ratio), ratio);
+    }
+
+    /// Takes back the newest ratios: a change of the prediction has explained them.
+    pub(super) fn pop(&mut self, count: usize) {
+        for _ in 0..count.min(self.ring.len() - self.assumed) {
+            let (_, ratio) = self.ring.pop_back().expect("the count is bounded");
+            self.unsort(ratio);
         }
     }
 
     /// The factor on a prediction that covers 99 of 100 batches; at least 1.
     pub(super) fn p99(&self) -> f64 {
-        f64::from(self.sorted[RANK].clamp(MARGIN_MIN, MARGIN_MAX))
+        f64::from(self.largest(self.outside()).clamp(MARGIN_MIN, MARGIN_MAX))
+    }
+
+    /// The ratios below and above which a batch is a surprise: one in a hundred on either side, and at least 10% off.
+    pub(super) fn surprises(&self) -> (f64, f64) {
+        let outside = self.outside();
+        let low = self.sorted.get(outside).copied().unwrap_or(1.0).clamp(1.0 / MARGIN_MAX, 0.9);
+        (f64::from(low), f64::from(self.largest(outside).clamp(LATE, MARGIN_MAX)))
     }
 
     /// The mean distance of the seen ratios from 1; 0 before the first.
     pub(super) fn mean_error(&self) -> f64 {
-        let seen = self.seen.min(SIZE as u64) as usize;
-        let sum: f64 = self.ring[..seen].iter().map(|&ratio| (f64::from(ratio) - 1.0).abs()).sum();
-        sum / seen.max(1) as f64
+        let seen = self.ring.iter().skip(self.assumed);
+        let sum: f64 = seen.map(|&(_, ratio)| (f64::from(ratio) - 1.0).abs()).sum();
+        sum / (self.ring.len() - self.assumed).max(1) as f64
+    }
+
+    /// One in a hundred, and at least one.
+    fn outside(&self) -> usize {
+        (self.sorted.len() / 100).max(1)
+    }
+
+    /// The largest ratio but for so many.
+    fn largest(&self, but: usize) -> f32 {
+        self.sorted.iter().rev().nth(but).copied().unwrap_or(LATE)
+    }
+
+    fn is_oldest_stale(&self, now: Ns) -> bool {
+        let fresh = |&(at, _): &(Ns, f32)| now.saturating_sub(at) <= MEMORY;
+        !self.ring.front().is_some_and(fresh)
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, ratio)) = self.ring.pop_front() {
+            self.assumed = self.assumed.saturating_sub(1);
+            self.unsort(ratio);
+        }
+    }
+
+    fn unsort(&mut self, ratio: f32) {
+        self.sorted.remove(self.sorted.partition_point(|&value| value < ratio));
     }
 }
 
@@ -67,11 +110,11 @@ mod tests {
     #[test]
     fn two_stalls_do_not_widen_the_margin_and_three_do() {
         let mut window = Window::new();
-        (0..SIZE).for_each(|_| window.push(1.0));
-        window.push(50.0);
-        window.push(50.0);
+        (0..SIZE).for_each(|_| window.push(Ns::ZERO, 1.0));
+        window.push(Ns::ZERO, 50.0);
+        window.push(Ns::ZERO, 50.0);
         assert!(window.p99() < 1.02);
-        window.push(50.0);
+        window.push(Ns::ZERO, 50.0);
         assert_eq!(window.p99(), f64::from(MARGIN_MAX));
     }
 
@@ -79,7 +122,25 @@ mod tests {
     fn assumptions_hold_until_there_is_something_better() {
         let mut window = Window::new();
         assert_eq!((window.p99(), window.mean_error()), (f64::from(LATE), 0.0));
-        (0..SIZE).for_each(|_| window.push(1.0));
+        (0..SIZE).for_each(|_| window.push(Ns::ZERO, 1.0));
+        assert!(window.p99() < 1.02);
+    }
+
+    #[test]
+    fn noise_that_has_ended_leaves_the_margin_after_four_seconds() {
+        let mut window = Window::new();
+        (0..SIZE as u64).for_each(|at| window.push(Ns::from_millis(at), if at % 8 == 0 { 3.0 } else { 1.0 }));
+        assert!(window.p99() >= 3.0);
+        (0..90).for_each(|at| window.push(Ns::from_millis(1_000 + 50 * at), 1.0));
+        assert!(window.p99() < 1.02, "{}", window.p99());
+    }
+
+    #[test]
+    fn ratios_that_are_taken_back_leave_no_trace() {
+        let mut window = Window::new();
+        (0..SIZE).for_each(|_| window.push(Ns::ZERO, 1.0));
+        (0..3).for_each(|_| window.push(Ns::ZERO, 50.0));
+        window.pop(3);
         assert!(window.p99() < 1.02);
     }
 
@@ -88,10 +149,10 @@ mod tests {
         fn both_orders_hold_the_same_ratios(ratios in prop::collection::vec(0.0..5.0_f64, 0..600)) {
             let mut window = Window::new();
             for ratio in ratios {
-                window.push(ratio);
-                let mut ring = *window.ring;
+                window.push(Ns::ZERO, ratio);
+                let mut ring: Vec<f32> = window.ring.iter().map(|&(_, ratio)| ratio).collect();
                 ring.sort_by(f32::total_cmp);
-                prop_assert_eq!(ring, *window.sorted);
+                prop_assert_eq!(ring, window.sorted.clone());
             }
         }
     }

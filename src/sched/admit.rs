@@ -13,9 +13,19 @@ use crate::rerank::{Degradation, Policy, Refusal, Served};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prospect {
     InTime,
+    /// Predicted late, but it idles and the prediction is in doubt.
+    WorthATry,
     Late,
     /// Not configured, or every lane down.
     Unavailable,
+}
+
+/// How a job begins.
+struct Start {
+    stage: Stage,
+    degraded: Option<Degradation>,
+    /// A tier that is tried although it is predicted late.
+    tried: Option<Tier>,
 }
 
 impl Scheduler {
@@ -46,8 +56,9 @@ impl Scheduler {
         let deadline = job.deadline;
         self.jobs.insert(id, job);
         match plan {
-            Ok((stage, degraded)) => {
+            Ok(Start { stage, degraded, tried }) => {
                 self.job(id).degraded = degraded;
+                tried.into_iter().for_each(|tier| self.try_tier(id, tier));
                 self.start(id, stage);
             }
             Err(refusal) => return self.refuse(id, refusal, out),
@@ -84,43 +95,44 @@ impl Scheduler {
     }
 
     /// The best stage to start in that the policy and the budget allow.
-    fn plan(&self, job: &Job) -> Result<(Stage, Option<Degradation>), Refusal> {
+    fn plan(&self, job: &Job) -> Result<Start, Refusal> {
+        use Prospect::{InTime, Late, Unavailable, WorthATry};
         let prospect = PerTier::from_fn(|tier| self.prospect(job, tier));
-        let full = Ok((Stage::Full, None));
-        let staged = |then_top_k, degraded| Ok((Stage::Fallback { then_top_k }, degraded));
-        let late = || self.too_late(job);
+        let start = |stage, degraded, tried| Ok(Start { stage, degraded, tried });
+        let full = |tried| start(Stage::Full, None, tried);
+        let staged = |then_top_k, degraded, tried| start(Stage::Fallback { then_top_k }, degraded, tried);
+        let late = || Err(self.too_late(job));
+        let on_fallback = |then_top_k, degraded| match prospect.fallback {
+            InTime => staged(then_top_k, degraded, None),
+            WorthATry => staged(then_top_k, degraded, Some(Tier::Fallback)),
+            Late => late(),
+            Unavailable => Err(Refusal::Unavailable),
+        };
         match job.policy {
             Policy::Full => match prospect.primary {
-                Prospect::InTime => full,
-                Prospect::Late => Err(late()),
-                Prospect::Unavailable => Err(Refusal::Unavailable),
+                InTime => full(None),
+                WorthATry => full(Some(Tier::Primary)),
+                Late => late(),
+                Unavailable => Err(Refusal::Unavailable),
             },
-            Policy::Fallback => match prospect.fallback {
-                Prospect::InTime => staged(false, None),
-                Prospect::Late => Err(late()),
-                Prospect::Unavailable => Err(Refusal::Unavailable),
-            },
-            Policy::TopK => match (prospect.fallback, prospect.primary) {
-                (Prospect::InTime, Prospect::Unavailable) => {
-                    staged(false, Some(Degradation::PrimaryUnavailable))
-                }
-                (Prospect::InTime, _) => staged(true, None),
-                (Prospect::Late, _) => Err(late()),
-                (Prospect::Unavailable, _) => Err(Refusal::Unavailable),
+            Policy::Fallback => on_fallback(false, None),
+            Policy::TopK => match prospect.primary {
+                Unavailable => on_fallback(false, Some(Degradation::PrimaryUnavailable)),
+                InTime | WorthATry | Late => on_fallback(true, None),
             },
             Policy::Auto => match (prospect.primary, prospect.fallback) {
-                (Prospect::InTime, _) => full,
-                (Prospect::Late, Prospect::InTime) => staged(true, Some(Degradation::PredictedLate)),
-                (Prospect::Unavailable, Prospect::InTime) => {
-                    staged(false, Some(Degradation::PrimaryUnavailable))
-                }
-                (Prospect::Unavailable, Prospect::Unavailable) => Err(Refusal::Unavailable),
-                (Prospect::Late | Prospect::Unavailable, _) => Err(late()),
+                (InTime, _) => full(None),
+                // The fallback's scores are the insurance; the primary is tried when they are there (`choose_k`).
+                (WorthATry | Late, InTime) => staged(true, Some(Degradation::PredictedLate), None),
+                (WorthATry, WorthATry | Late | Unavailable) => full(Some(Tier::Primary)),
+                (Late, WorthATry | Late) => on_fallback(true, Some(Degradation::PredictedLate)),
+                (Late, Unavailable) => late(),
+                (Unavailable, _) => on_fallback(false, Some(Degradation::PrimaryUnavailable)),
             },
         }
     }
 
-    fn too_late(&self, job: &Job) -> Refusal {
+    pub(super) fn too_late(&self, job: &Job) -> Refusal {
         let retry_after = self.drained_in();
         let Some(deadline) = job.deadline else { return Refusal::Overloaded { retry_after } };
         let needed = self.needed(job);
@@ -152,7 +164,13 @@ impl Scheduler {
         let load = Load::of(lengths.iter().copied());
         let finish = self.finish(tier, job.tenant, job.due, &load);
         let latest = job.deadline.unwrap_or(self.now.saturating_add(self.limits.wait_ns_max));
-        if finish <= latest { Prospect::InTime } else { Prospect::Late }
+        match finish <= latest {
+            true => Prospect::InTime,
+            false if job.deadline.is_some() && self.is_worth_a_try(tier, &load, latest) => {
+                Prospect::WorthATry
+            }
+            false => Prospect::Late,
+        }
     }
 
     /// Whether a tier has a lane that works, or one that wants to try and nothing to try it on.

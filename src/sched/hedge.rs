@@ -1,18 +1,25 @@
-//! Lateness: who will miss the budget, and what answers instead.
+//! Lateness: which jobs will miss their deadline, and what a prediction of that is worth.
 //!
-//! The fallback starts at the last moment at which it still meets the budget. What the primary
-//! has not begun by then is withdrawn, which costs nothing; what it has begun is raced, and such
+//! The fallback starts at the last moment at which it still meets the deadline. Pairs that the primary
+//! has not begun by then are withdrawn, which costs nothing; those that it has begun are raced, and such
 //! races are capped by a token bucket (Dean and Barroso, "The Tail at Scale").
+//!
+//! A tier that idles is tried on a job that it is predicted to finish too late, where the prediction is in doubt:
+//! otherwise a pessimistic predictor would never be refuted. The deadline insures such a try: the scores that are there
+//! then are the answer. A try takes a token of the same bucket, and gives it back if it was in time, so that the device
+//! time wasted is bounded while a predictor that is wrong is corrected by every request.
 
 use super::config::Limits;
 use super::event::{Action, JobId};
+use super::job::Job;
+use super::lane::Health;
 use super::stage::Stage;
 use super::{Scheduler, Timer};
 use crate::base::{Ns, Tier};
 use crate::forecast::predict::Load;
-use crate::rerank::Degradation;
+use crate::rerank::{Degradation, Served};
 
-/// Races that may be started.
+/// Hedges and tries that may be started.
 #[derive(Debug)]
 pub(super) struct HedgeTokens {
     thousandths: u64,
@@ -31,8 +38,17 @@ impl HedgeTokens {
         self.thousandths = (self.thousandths + self.earned).min(self.saved_max);
     }
 
+    /// Returns the token of a try that was in time.
+    pub fn give_back(&mut self) {
+        self.thousandths = (self.thousandths + 1000).min(self.saved_max);
+    }
+
+    pub fn has_one(&self) -> bool {
+        self.thousandths >= 1000
+    }
+
     fn spend(&mut self) -> bool {
-        let enough = self.thousandths >= 1000;
+        let enough = self.has_one();
         if enough {
             self.thousandths -= 1000;
         }
@@ -99,6 +115,39 @@ impl Scheduler {
         running.max(finish.saturating_sub(part.work))
     }
 
+    /// Whether a tier has a lane with nothing to do, and nothing in line.
+    fn is_idle(&self, tier: Tier) -> bool {
+        self.queues[tier].jobs() == 0
+            && self.lanes_of(tier).any(|lane| lane.health == Health::Up && lane.running.is_empty())
+    }
+
+    /// Whether a tier that is predicted to be late with a load might finish it by `latest` all the same, and may be tried.
+    pub(super) fn is_worth_a_try(&self, tier: Tier, load: &Load, latest: Ns) -> bool {
+        self.is_idle(tier)
+            && self.hedges.has_one()
+            && self.now.saturating_add(self.predictors[tier].at_best(load, self.now)) <= latest
+    }
+
+    /// Tries a tier on a job.
+    pub(super) fn try_tier(&mut self, id: JobId, tier: Tier) {
+        let is_paid = self.hedges.spend();
+        debug_assert!(is_paid, "a token was there");
+        self.stats.tries += 1;
+        self.job(id).tried[tier] = true;
+    }
+
+    /// Books how the tries of a job ended that is answered now.
+    pub(super) fn settle_tries(&mut self, job: &Job, served: Served, is_late: bool) {
+        for tier in Tier::ALL {
+            let part = &job.parts[tier];
+            let answers = (served == Served::Fallback) == (tier == Tier::Fallback);
+            if job.tried[tier] && answers && part.complete() && !is_late {
+                self.stats.tries_in_time += 1;
+                self.hedges.give_back();
+            }
+        }
+    }
+
     /// Before a batch that starts then and has this load takes a job: true when the job cannot
     /// make it any more and was taken out of the line.
     pub(super) fn give_up_late(
@@ -109,7 +158,7 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) -> bool {
         let job = &self.jobs[&id];
-        let Some(deadline) = job.deadline else { return false };
+        let Some(deadline) = job.deadline.filter(|_| !job.tried[tier]) else { return false };
         let part = &job.parts[tier];
         let mut load = before;
         part.todo.iter().cloned().flatten().for_each(|place| load.add(job.length(tier, place)));

@@ -34,6 +34,8 @@ pub(super) struct Job {
     pub due: Ns,
     pub lengths: PerTier<Arc<[u32]>>,
     pub stage: Stage,
+    /// Tiers that idled and are tried on this job although they are predicted to miss its deadline.
+    pub tried: PerTier<bool>,
     pub parts: PerTier<Part>,
     pub degraded: Option<Degradation>,
     pub charged: PerTier<DeviceNs>,
@@ -133,6 +135,7 @@ impl Job {
             due: arrival.arrived.saturating_add(due),
             lengths: arrival.lengths,
             stage: Stage::Full,
+            tried: PerTier::default(),
             parts: PerTier::default(),
             degraded: None,
             charged: PerTier::default(),

@@ -91,6 +91,10 @@ pub struct Stats {
     pub hedges: u64,
     /// Hedges whose fallback answered.
     pub hedges_won: u64,
+    /// Idle tiers that were tried although they were predicted to be late.
+    pub tries: u64,
+    /// Tries that were in time.
+    pub tries_in_time: u64,
     /// Device time whose scores nobody used, faults included.
     pub discarded: DeviceNs,
     /// Faults of lanes, out of memory included.
@@ -262,9 +266,11 @@ impl Scheduler {
         }
         // The margin kept for the way back does not make an answer late.
         let margin = self.limits.answer_ns_margin;
-        if job.deadline.is_some_and(|deadline| self.now > deadline.saturating_add(margin)) {
+        let is_late = job.deadline.is_some_and(|deadline| self.now > deadline.saturating_add(margin));
+        if is_late {
             job.degraded = Some(Degradation::Late);
         }
+        self.settle_tries(&job, served, is_late);
         if job.batches > 0 {
             job.compute += self.now.saturating_sub(job.busy_since);
         }

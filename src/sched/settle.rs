@@ -21,7 +21,7 @@ impl Scheduler {
         let lane = &mut self.lanes[done.lane.0 as usize];
         let tier = lane.tier;
         lane.succeeded(batch);
-        self.predictors[tier].observe(&batch.load, done.took);
+        self.predictors[tier].observe(&batch.load, done.took, self.now);
         let weights: Vec<u64> = batch.members.iter().map(|member| member.work.0).collect();
         for (member, charge) in batch.members.iter().zip(split(done.device, &weights)) {
             self.pay(tier, member, charge, out);

@@ -2,10 +2,10 @@
 //!
 //! | stage | its scores are complete | its tier failed or went down | the deadline passes |
 //! |---|---|---|---|
-//! | `Full` | answer: full | `Fallback`, else one more try, then refuse | goes on, declared late; refuse if nothing ran |
+//! | `Full` | answer: full | `Fallback`, else one more try, then refuse | goes on, declared late; refuse if nothing ran, or if it is a try |
 //! | `Hedged` | primary: answer full. Fallback: wait for the primary until the deadline | primary: `Fallback`. Fallback: `Full` | answer: fallback, if it has its scores |
-//! | `Fallback` | `Ranking` if the primary is to score the best, else answer: fallback | `Full`, else one more try, then refuse | goes on, declared late; refuse if nothing ran |
-//! | `Ranking` | the order comes: `TopK`, or answer: fallback where too few fit | | |
+//! | `Fallback` | `Ranking` if the primary is to score the best, else answer: fallback | `Full`, else one more try, then refuse | goes on, declared late; refuse if nothing ran, or if it is a try |
+//! | `Ranking` | the order comes: `TopK` (of all, where the primary is tried), or answer: fallback where too few fit | | |
 //! | `TopK` | answer: top-k | answer: top-k of what came back, else fallback | the same |
 //!
 //! A primary that completes all candidates answers in full from any stage. A job that is predicted late moves too:
@@ -144,6 +144,7 @@ impl Scheduler {
     /// The budget is spent but for the answer's way back.
     pub(super) fn deadline(&mut self, id: JobId, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get(&id) else { return };
+        let is_tried = job.tried.primary || job.tried.fallback;
         match job.stage {
             Stage::Hedged if job.has_fallback_scores() => {
                 self.job(id).degraded = Some(Degradation::PrimaryLate);
@@ -152,6 +153,11 @@ impl Scheduler {
             Stage::TopK { .. } => self.answer_top_k(id, Degradation::PrimaryLate, out),
             Stage::Full | Stage::Fallback { .. } if job.batches == 0 && job.compute == Ns::ZERO => {
                 self.refuse(id, Refusal::BudgetTooShort { retry_after: Ns::from_millis(1) }, out);
+            }
+            // A try without insurance: the refusal that it would have had at once.
+            Stage::Full | Stage::Fallback { .. } if is_tried => {
+                let refusal = self.too_late(&self.jobs[&id]);
+                self.refuse(id, refusal, out);
             }
             // Something runs: its scores are worth a late answer that says so.
             Stage::Full | Stage::Hedged | Stage::Fallback { .. } | Stage::Ranking => {}
@@ -196,36 +202,47 @@ impl Scheduler {
         }
     }
 
-    /// The fallback's order is known: gives the primary as many of the best as fit the budget.
+    /// The fallback's order is known: gives the primary as many of the best as fit the budget; or all, where it idles and
+    /// might make it. The deadline then answers with those that came back.
     pub(super) fn choose_k(&mut self, id: JobId, order: Arc<[u32]>, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get(&id).filter(|job| job.stage == Stage::Ranking) else { return };
         let default = (job.policy == Policy::TopK).then_some(self.limits.top_k_default);
         let wanted = job.top_k.or(default).map_or(order.len(), |k| (k as usize).min(order.len()));
         let latest = job.deadline.unwrap_or(self.now.saturating_add(self.limits.wait_ns_max));
+        let best = order[..wanted].iter().map(|&candidate| job.lengths.primary[candidate as usize]);
+        let wait = self.finish(Tier::Primary, job.tenant, job.due, &Load::default());
         let mut load = Load::default();
-        let wait = self.finish(Tier::Primary, job.tenant, job.due, &load);
-        let predictor = &self.predictors.primary;
-        let mut k = 0;
-        for &candidate in &order[..wanted] {
-            load.add(job.lengths.primary[candidate as usize]);
-            if wait.saturating_add(predictor.surely(&load)) > latest {
-                break;
-            }
-            k += 1;
+        let fits = |length: &u32| {
+            load.add(*length);
+            wait.saturating_add(self.predictors.primary.surely(&load)) <= latest
+        };
+        let k = best.clone().take_while(fits).count();
+        let may_try = k < wanted && job.deadline.is_some();
+        if may_try && self.is_worth_a_try(Tier::Primary, &Load::of(best), latest) {
+            self.try_tier(id, Tier::Primary);
+            return self.start_top_k(id, order, wanted);
         }
-        if k < self.limits.top_k_min.min(wanted as u32).max(1) {
+        if k < (self.limits.top_k_min as usize).min(wanted).max(1) {
             let job = self.job(id);
             job.degraded = job.degraded.or(Some(Degradation::PredictedLate));
             return self.answer(id, Served::Fallback, out);
         }
-        self.job(id).stage = Stage::TopK { k };
-        self.enqueue_all(id, Tier::Primary, Some(order), k);
+        self.start_top_k(id, order, k);
+    }
+
+    fn start_top_k(&mut self, id: JobId, order: Arc<[u32]>, k: usize) {
+        self.job(id).stage = Stage::TopK { k: k as u32 };
+        self.enqueue_all(id, Tier::Primary, Some(order), k as u32);
     }
 
     /// Answers a top-k with as many of the best as the primary has come back with.
     pub(super) fn answer_top_k(&mut self, id: JobId, why: Degradation, out: &mut Vec<Action>) {
         let job = self.job(id);
         let k = job.parts.primary.done_prefix();
+        if k == job.pairs() && job.policy == Policy::Auto {
+            job.degraded = None;
+            return self.answer(id, Served::Full, out);
+        }
         if k < job.parts.primary.pairs {
             job.degraded = job.degraded.or(Some(why));
         }

@@ -35,6 +35,13 @@ fn config() -> Config {
     }
 }
 
+/// A configuration in which no tier is tried that is predicted late.
+fn config_without_tries() -> Config {
+    let mut config = config();
+    (config.limits.hedges_burst, config.limits.hedges_permille) = (0, 0);
+    config
+}
+
 impl World {
     fn new(config: Config) -> Self {
         let mut world = Self { sched: Scheduler::new(&config), now: Ns::ZERO, actions: Vec::new() };
@@ -171,7 +178,7 @@ fn a_spent_budget_is_refused_at_once() {
 
 #[test]
 fn a_budget_too_short_for_the_primary_gets_a_top_k() {
-    let mut world = World::new(config());
+    let mut world = World::new(config_without_tries());
     let first = dispatched(&world.arrive(1, 100, Some(60), Policy::Auto)).unwrap();
     assert_eq!(first.lane, FALLBACK);
     let mut actions = world.done(FALLBACK, first.batch, Ok(()));
@@ -204,7 +211,7 @@ fn a_budget_too_short_for_any_tier_is_refused_with_the_drain_time() {
 fn a_budget_that_no_idle_tier_meets_is_refused_with_what_is_needed() {
     for (policy, least, most) in [(Policy::Auto, 8, 100), (Policy::TopK, 8, 100), (Policy::Full, 300, 1_000)]
     {
-        let mut world = World::new(config());
+        let mut world = World::new(config_without_tries());
         world.arrive(1, 400, Some(8), policy);
         let [(1, Refusal::BudgetUnmeetable { needed })] = &world.refusals()[..] else {
             panic!("{:?}", world.refusals());
@@ -215,7 +222,7 @@ fn a_budget_that_no_idle_tier_meets_is_refused_with_what_is_needed() {
 
 #[test]
 fn policies_hold() {
-    let mut world = World::new(config());
+    let mut world = World::new(config_without_tries());
     let fallback = dispatched(&world.arrive(1, 2, None, Policy::Fallback)).unwrap();
     assert_eq!(fallback.lane, FALLBACK);
     world.done(FALLBACK, fallback.batch, Ok(()));

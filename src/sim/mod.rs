@@ -18,8 +18,8 @@ mod traffic;
 mod world;
 
 pub use baselines::{Discipline, Window};
-pub use report::{Report, Tenant, quantile};
-pub use scenario::{Arrivals, Device, Hardships, Scenario, TenantMix};
+pub use report::{Report, Seen, Tenant, quantile};
+pub use scenario::{Arrivals, Device, Hardships, Scenario, Spell, TenantMix};
 pub use world::run;
 
 use crate::base::Ns;

@@ -2,7 +2,7 @@
 
 use crate::base::{DeviceNs, Ns, PerTier, TenantId};
 use crate::rerank::Served;
-use crate::sched::Answer;
+use crate::sched::{Answer, JobId};
 use std::collections::BTreeMap;
 
 /// Counts and times of one run.
@@ -34,8 +34,25 @@ pub struct Report {
     pub elapsed: Ns,
     /// What each tenant saw.
     pub tenants: Vec<Tenant>,
-    /// Of each answer the time that the primary alone would need, and its latency; ascending once the run is over.
-    pub served: Vec<(Ns, Ns)>,
+    /// Every answer, in order.
+    pub answers: Vec<Seen>,
+}
+
+/// One answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seen {
+    /// The request's number, in order of arrival from 0.
+    pub job: JobId,
+    /// When it arrived.
+    pub arrived: Ns,
+    /// The time that the primary alone would need for it.
+    pub own: Ns,
+    /// From arrival to answer.
+    pub latency: Ns,
+    /// Who answered.
+    pub served: Served,
+    /// Whether its budget had passed.
+    pub is_late: bool,
 }
 
 /// What one tenant saw.
@@ -54,13 +71,7 @@ impl Report {
         Self { tenants: vec![Tenant::default(); tenants], ..Self::default() }
     }
 
-    pub(super) fn answered(
-        &mut self,
-        tenant: TenantId,
-        (latency, own): (Ns, Ns),
-        late: bool,
-        answer: &Answer,
-    ) {
+    pub(super) fn answered(&mut self, tenant: TenantId, seen: Seen, answer: &Answer) {
         let count = match answer.served {
             Served::Full => &mut self.full,
             Served::TopK { k } => {
@@ -70,11 +81,11 @@ impl Report {
             Served::Fallback => &mut self.fallback,
         };
         *count += 1;
-        self.late += u64::from(late);
-        self.served.push((own, latency));
+        self.late += u64::from(seen.is_late);
+        self.answers.push(seen);
         let tenant = &mut self.tenants[tenant.0 as usize];
-        tenant.latencies.push(latency);
-        tenant.in_budget += u64::from(!late);
+        tenant.latencies.push(seen.latency);
+        tenant.in_budget += u64::from(!seen.is_late);
     }
 
     pub(super) fn refused(&mut self, tenant: TenantId) {
@@ -85,7 +96,6 @@ impl Report {
     pub(super) fn finish(&mut self, now: Ns) {
         self.elapsed = now;
         self.tenants.iter_mut().for_each(|tenant| tenant.latencies.sort_unstable());
-        self.served.sort_unstable();
     }
 
     /// Answers within their budgets, a second.
@@ -97,8 +107,8 @@ impl Report {
     /// The stretch (latency over the time that the primary alone would need) that this share of all answers does not
     /// pass; zero of none.
     pub fn stretch(&self, share: f64) -> f64 {
-        let stretch = |&(own, latency): &(Ns, Ns)| latency.0 as f64 / own.0.max(1) as f64;
-        let mut all: Vec<f64> = self.served.iter().map(stretch).collect();
+        let stretch = |seen: &Seen| seen.latency.0 as f64 / seen.own.0.max(1) as f64;
+        let mut all: Vec<f64> = self.answers.iter().map(stretch).collect();
         all.sort_unstable_by(f64::total_cmp);
         nearest_rank(&all, share).copied().unwrap_or(0.0)
     }

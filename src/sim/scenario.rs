@@ -37,6 +37,9 @@ pub struct Scenario {
     pub devices: Vec<Device>,
     /// What goes wrong.
     pub hardships: Hardships,
+    /// Times in which devices are slower.
+    #[serde(default)]
+    pub spells: Vec<Spell>,
     /// The scheduler's bounds.
     pub limits: Limits,
 }
@@ -86,6 +89,36 @@ pub struct Device {
     pub batch_tokens_max: u64,
     /// Batches that it may hold at once.
     pub depth: usize,
+}
+
+/// A time in which devices are slower, as beside a noisy neighbour. One that begins at zero slows warm-up too.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Spell {
+    /// When it begins.
+    pub from: Ns,
+    /// When it is over.
+    pub until: Ns,
+    /// How many times as long batches take.
+    pub factor: f64,
+    /// The only lane that it slows; none means all.
+    pub lane: Option<usize>,
+    /// The sizes of batches in tokens that it slows, from the first up to the second.
+    pub tokens: (u64, u64),
+}
+
+impl Spell {
+    /// All lanes and sizes.
+    pub fn of_all(from: Ns, until: Ns, factor: f64) -> Self {
+        Self { from, until, factor, lane: None, tokens: (0, u64::MAX) }
+    }
+
+    /// By how much it slows a batch of so many tokens on a lane.
+    pub(super) fn factor(&self, now: Ns, lane: usize, tokens: u64) -> f64 {
+        let is_hit = (self.from..self.until).contains(&now)
+            && self.lane.is_none_or(|only| only == lane)
+            && (self.tokens.0..self.tokens.1).contains(&tokens);
+        if is_hit { self.factor } else { 1.0 }
+    }
 }
 
 /// What goes wrong, in shares of batches or requests.
@@ -160,6 +193,7 @@ impl Scenario {
                 },
             ],
             hardships: Hardships::default(),
+            spells: Vec::new(),
             limits: Limits {
                 batch_ns_max: Ns::from_millis(20),
                 answer_ns_margin: Ns::from_millis(1),
@@ -199,8 +233,8 @@ impl Scenario {
     /// The scheduler's configuration, its predictors seeded by noiseless runs of the devices.
     pub fn config(&self) -> Config {
         let seeds = PerTier::from_fn(|tier| {
-            let device = self.devices.iter().find(|device| device.tier == tier);
-            device.map_or_else(Vec::new, Device::warm_up)
+            let lane = self.devices.iter().position(|device| device.tier == tier);
+            lane.map_or_else(Vec::new, |lane| self.warm_up(lane))
         });
         Config {
             lanes: self
@@ -222,6 +256,24 @@ impl Scenario {
         }
     }
 
+    fn warm_up(&self, lane: usize) -> Vec<Measured> {
+        let device = &self.devices[lane];
+        let sizes = (5..).map(|power| 1u64 << power).take_while(|&tokens| tokens <= device.batch_tokens_max);
+        sizes
+            .map(|tokens| {
+                let pairs = tokens.div_ceil(128);
+                let load = Load::of((0..pairs).map(|_| (tokens / pairs) as u32));
+                let took = device.mean_ns(&load) * self.slowness(Ns::ZERO, lane, load.tokens);
+                Measured { load, took: DeviceNs(took as u64) }
+            })
+            .collect()
+    }
+
+    /// By how much spells slow a batch of so many tokens on a lane.
+    pub(super) fn slowness(&self, now: Ns, lane: usize, tokens: u64) -> f64 {
+        self.spells.iter().map(|spell| spell.factor(now, lane, tokens)).product()
+    }
+
     /// Whether there is a fallback.
     pub fn has(&self, tier: Tier) -> bool {
         self.devices.iter().any(|device| device.tier == tier)
@@ -232,16 +284,5 @@ impl Device {
     /// Nanoseconds that a batch takes without noise.
     pub fn mean_ns(&self, load: &Load) -> f64 {
         self.c0 + self.c1 * load.tokens as f64 + self.c2 * load.squares as f64
-    }
-
-    fn warm_up(&self) -> Vec<Measured> {
-        let sizes = (5..).map(|power| 1u64 << power).take_while(|&tokens| tokens <= self.batch_tokens_max);
-        sizes
-            .map(|tokens| {
-                let pairs = tokens.div_ceil(128);
-                let load = Load::of((0..pairs).map(|_| (tokens / pairs) as u32));
-                Measured { load, took: DeviceNs(self.mean_ns(&load) as u64) }
-            })
-            .collect()
     }
 }

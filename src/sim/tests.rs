@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::base::{DeviceNs, Tier};
-use crate::rerank::{Policy, Priority};
+use crate::rerank::{Policy, Priority, Served};
+use crate::sched::{JobId, Limits};
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 fn podium(scenario: &Scenario) -> Report {
@@ -188,8 +190,10 @@ fn heavy_tailed(seed: u64, requests: u64, load: f64) -> Scenario {
 /// A run's stretches and its largest requests in one line.
 fn stretch_row(name: &str, load: f64, report: &Report) {
     let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| report.stretch(share));
-    let largest = &report.served[report.served.len() * 999 / 1000..];
-    let mean = largest.iter().map(|(_, latency)| latency.0 as f64 / 1e6).sum::<f64>() / largest.len() as f64;
+    let mut largest: Vec<&Seen> = report.answers.iter().collect();
+    largest.sort_unstable_by_key(|seen| seen.own);
+    let largest = &largest[largest.len() * 999 / 1000..];
+    let mean = largest.iter().map(|seen| seen.latency.0 as f64 / 1e6).sum::<f64>() / largest.len() as f64;
     let busy = report.busy.primary.0 as f64 / 1e9;
     println!(
         "load {load:.2} {name:8} stretch p50 {p50:6.1} p99 {p99:6.1} p99.9 {p999:6.1}, largest {mean:5.0} ms, busy {busy:.1} s"
@@ -225,21 +229,117 @@ fn one_document_behind_ten_thousand_waits_two_batches_at_most() {
     scenario.arrivals = Arrivals::Poisson { rate: 0.3 * 1000.0 * capacity };
     let fifo = run(&scenario, &mut Window::unbounded(&scenario, Discipline::Fifo));
     let report = podium(&scenario);
-    let is_large = |(own, _): &&(Ns, Ns)| *own > Ns::from_millis(1_000);
+    let is_large = |seen: &&Seen| seen.own > Ns::from_millis(1_000);
     let mean = |report: &Report| {
-        let large: Vec<u64> = report.served.iter().filter(is_large).map(|(_, latency)| latency.0).collect();
+        let large: Vec<u64> = report.answers.iter().filter(is_large).map(|seen| seen.latency.0).collect();
         large.iter().sum::<u64>() as f64 / large.len() as f64
     };
-    let slowest = report
-        .served
-        .iter()
-        .filter(|served| !is_large(served))
-        .map(|(own, latency)| latency.saturating_sub(*own))
-        .max();
+    let small = report.answers.iter().filter(|seen| !is_large(seen));
+    let slowest = small.map(|seen| seen.latency.saturating_sub(seen.own)).max();
     let (ours, theirs) = (mean(&report) / 1e6, mean(&fifo) / 1e6);
     println!("large: {ours:.0} ms, FIFO {theirs:.0}; the slowest small one waits {slowest:?}");
     assert!(ours <= 1.15 * theirs, "a large request takes {ours} ms, {theirs} in a FIFO");
     // A batch at work and one queued behind it (each with its noise of 5%), then the small one's own, which is short.
-    let wait = Ns(2 * scenario.limits.batch_ns_max.0 * 12 / 10) + Ns::from_millis(5);
+    let wait = Ns(2 * scenario.limits.batch_ns_max.0 * 125 / 100) + Ns::from_millis(5);
     assert!(slowest < Some(wait), "{slowest:?}");
+}
+
+/// A teacher and a student on CPUs, and requests of two short documents: 33 ms of the teacher's time in budgets of 80 ms.
+fn on_cpus(seed: u64, seconds: u64, load: f64) -> Scenario {
+    let mut scenario = Scenario::mixed(seed, 1, load);
+    let device =
+        |tier, c0, c1| Device { tier, c0, c1, c2: 0.0, noise: 0.1, batch_tokens_max: 4_096, depth: 1 };
+    scenario.devices = vec![device(Tier::Primary, 2e6, 600e3), device(Tier::Fallback, 1e5, 7e3)];
+    scenario.requests_seen = vec![vec![26, 26].into()];
+    scenario.budgets = vec![(1.0, Some(Ns::from_millis(80)))];
+    scenario.limits = Limits::default();
+    let rate = load * 1e9 / scenario.alone(&[26, 26]).0 as f64;
+    scenario.arrivals = Arrivals::Poisson { rate };
+    scenario.requests = (rate * seconds as f64) as u64;
+    scenario
+}
+
+/// Of the requests that arrived from a time on: the share answered in full, and the share not answered in time.
+fn from(report: &Report, at: Ns) -> (f64, f64) {
+    let seen: Vec<&Seen> = report.answers.iter().filter(|seen| seen.arrived >= at).collect();
+    let first = seen.iter().map(|seen| seen.job.0).min().expect("requests arrive after the spell");
+    let requests = (report.requests - first) as f64;
+    let full = seen.iter().filter(|seen| seen.served == Served::Full && !seen.is_late).count() as f64;
+    let in_time = seen.iter().filter(|seen| !seen.is_late).count() as f64;
+    (full / requests, 1.0 - in_time / requests)
+}
+
+#[test]
+fn five_seconds_after_a_slow_spell_a_server_answers_as_one_that_never_saw_it() {
+    let second = |second: u64| Ns::from_millis(1_000 * second);
+    let spell = |from, until| Spell::of_all(second(from), second(until), 5.0);
+    let waves: Vec<Spell> = (0..5).map(|wave| spell(5 + 4 * wave, 7 + 4 * wave)).collect();
+    let sizes = |tokens| vec![Spell { tokens, ..spell(5, 15) }];
+    let spells = [
+        ("at the start", vec![spell(0, 10)], 10),
+        ("in mid-life", vec![spell(10, 20)], 20),
+        ("in waves", waves, 23),
+        ("small batches", sizes((0, 80)), 15),
+        ("large batches", sizes((2_000, 1 << 20)), 15),
+        ("one lane", vec![Spell { lane: Some(0), ..spell(5, 15) }], 15),
+    ];
+    let mut two_lanes = on_cpus(31, 60, 0.4);
+    two_lanes.devices.push(two_lanes.devices[0]);
+    let servers = [
+        ("idle CPU", on_cpus(32, 240, 0.05)),
+        ("CPU", on_cpus(33, 60, 0.5)),
+        ("two lanes", two_lanes),
+        ("GPU", Scenario::mixed(34, 5_000, 0.5)),
+    ];
+    for (server, scenario) in servers {
+        let calm = podium(&scenario);
+        for (name, spells, over) in &spells {
+            let slow = Scenario { spells: spells.clone(), ..scenario.clone() };
+            let at = second(over + 5);
+            let runs = [podium(&slow), calm.clone(), window(&slow, 0, false)].map(|run| from(&run, at));
+            let [(full, missed), (full_calm, missed_calm), (_, missed_fifo)] = runs;
+            println!(
+                "{server:9} {name:13} in full {full:.3}, never slow {full_calm:.3}; \
+                 missed {missed:.4}, never slow {missed_calm:.4}, FIFO {missed_fifo:.4}"
+            );
+            assert!(full >= full_calm - 0.01, "{server}, {name}: {full} in full");
+            assert!(missed <= missed_calm + 0.001, "{server}, {name}: {missed} missed");
+        }
+    }
+}
+
+#[test]
+fn few_answers_are_degraded_for_which_the_budget_was_twice_the_need() {
+    for (place, load) in [("idle", 0.05), ("half load", 0.5)] {
+        for (server, base) in [("CPU", on_cpus(41, 600, load)), ("GPU", Scenario::mixed(42, 10_000, load))] {
+            // The need is the latency of a server with the primary alone that nobody gives a budget.
+            let mut alone = Scenario { budgets: vec![(1.0, None)], ..base.clone() };
+            alone.devices.retain(|device| device.tier == Tier::Primary);
+            let alone = run(&alone, &mut Window::unbounded(&alone, Discipline::Fifo));
+            let needs: HashMap<JobId, Ns> =
+                alone.answers.iter().map(|seen| (seen.job, seen.latency)).collect();
+            let own = alone.answers.iter().map(|seen| seen.own.0).sum::<u64>() / base.requests;
+            for times in [1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0] {
+                let budget = Ns((own as f64 * times) as u64);
+                let told = budget + base.limits.answer_ns_margin;
+                let report = podium(&Scenario { budgets: vec![(1.0, Some(told))], ..base.clone() });
+                let degraded: Vec<Ns> = (report.answers.iter())
+                    .filter(|seen| seen.served != Served::Full)
+                    .map(|seen| needs[&seen.job])
+                    .collect();
+                let share = |beyond: u64| {
+                    let needless = degraded.iter().filter(|need| beyond * need.0 <= budget.0).count();
+                    needless as f64 / base.requests as f64
+                };
+                let full = report.full as f64 / base.requests as f64;
+                println!(
+                    "{server}, {place:9}, budget {times:4.1} times the mean: in full {full:.3}, \
+                     degraded beyond the need {:.4}, beyond twice {:.4}",
+                    share(1),
+                    share(2)
+                );
+                assert!(share(2) < 0.01, "{server}, {place}, {times}: {} without need", share(2));
+            }
+        }
+    }
 }

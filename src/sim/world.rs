@@ -1,6 +1,7 @@
 //! Virtual time, devices and clients: runs one machine through one scenario, and keeps books of
 //! its own to hold the machine's against.
 
+use super::report::Seen;
 use super::scenario::{Device, Scenario};
 use super::traffic::Traffic;
 use super::{Machine, Report};
@@ -244,6 +245,7 @@ impl<'a> World<'a> {
         }
         let noise = LogNormal::new(0.0, device.noise).expect("noise is a number");
         let mut took = device.mean_ns(&load) * noise.sample(&mut self.chance);
+        took *= self.scenario.slowness(self.now.max(self.free_at[lane]), lane, load.tokens);
         let hardships = self.scenario.hardships;
         if hardships.drift > 0.0 {
             let phase = self.now.0 as f64 / DRIFT_PERIOD.0 as f64 * std::f64::consts::TAU;
@@ -320,7 +322,9 @@ impl<'a> World<'a> {
         assert!(!late || declared, "nothing late goes undeclared");
         let own = self.scenario.alone(&client.lengths.primary);
         let latency = self.now.saturating_sub(client.arrived);
-        self.report.answered(client.tenant, (latency, own), late, answer);
+        let arrived = client.arrived;
+        let served = Seen { job, arrived, own, latency, served: answer.served, is_late: late };
+        self.report.answered(client.tenant, served, answer);
     }
 
     fn refused(&mut self, job: JobId, _: &Refusal) {

@@ -70,6 +70,10 @@ pub struct CountFacts {
     pub hedges: u64,
     /// Hedges whose fallback answered.
     pub hedges_won: u64,
+    /// Idle tiers tried although they were predicted to be late.
+    pub tries: u64,
+    /// Tries that were in time.
+    pub tries_in_time: u64,
     /// Jobs whose client left.
     pub cancelled: u64,
     /// Faults of lanes.
@@ -196,6 +200,8 @@ impl Metrics {
     pub fn counts(&self, facts: &CountFacts) {
         put(&self.table.hedges, facts.hedges);
         put(&self.table.hedges_won, facts.hedges_won);
+        put(&self.table.tries, facts.tries);
+        put(&self.table.tries_in_time, facts.tries_in_time);
         put(&self.table.cancelled, facts.cancelled);
         put(&self.table.faults, facts.faults);
     }

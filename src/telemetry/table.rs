@@ -79,6 +79,10 @@ table! {
         "podium_hedges_total", "Fallback runs started beside a primary that might be late";
     hedges_won: Counter = Counter::default(),
         "podium_hedges_won_total", "Hedges whose fallback answered";
+    tries: Counter = Counter::default(),
+        "podium_tries_total", "Idle lanes tried on a request that was predicted to be late there";
+    tries_in_time: Counter = Counter::default(),
+        "podium_tries_in_time_total", "Tries that met the budget";
     cancelled: Counter = Counter::default(),
         "podium_cancelled_total", "Requests whose client left before the answer";
     faults: Counter = Counter::default(),
