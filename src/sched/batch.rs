@@ -217,6 +217,7 @@ impl Scheduler {
         let slices = draft.members.iter().map(|member| member.slice.clone()).collect();
         lane.running.push_back(Batch {
             id,
+            tokens_max: lane.tokens_max,
             load: draft.load,
             members: draft.members,
             starts: draft.starts,

@@ -13,9 +13,8 @@ impl Scheduler {
         assert!(!self.idles(), "no lane idles beside eligible work");
         for lane in &self.lanes {
             for batch in &lane.running {
-                let fits = batch.load.tokens <= lane.tokens_max || batch.load.pairs == 1;
-                // A bound that was halved since binds the batches after it.
-                assert!(fits || self.stats.faults > 0, "no batch exceeds its lane");
+                let fits = batch.load.tokens <= batch.tokens_max || batch.load.pairs == 1;
+                assert!(fits, "no batch exceeds its lane");
             }
         }
     }

@@ -27,6 +27,8 @@ pub(super) struct Batch {
     pub id: BatchId,
     pub members: Vec<Member>,
     pub load: Load,
+    /// The bound on its tokens under which it was built; the lane's may have been halved since.
+    pub tokens_max: u64,
     /// When the lane is predicted to begin with it.
     pub starts: Ns,
     /// When it is predicted to end: the mean, and with its margin.

@@ -338,6 +338,18 @@ fn a_restarted_lane_rests_and_is_probed_with_one_batch() {
 }
 
 #[test]
+#[should_panic(expected = "no batch exceeds its lane")]
+fn a_batch_beyond_its_lane_is_noticed_after_a_fault_too() {
+    let mut world = World::new(config());
+    let first = dispatched(&world.arrive(1, 10, None, Policy::Full)).unwrap();
+    let again = dispatched(&world.done(PRIMARY, first.batch, Err(Fault::OutOfMemory))).unwrap();
+    assert_eq!(again.slices[0].range, 0..5, "the bound is halved");
+    // A scheduler that ignored the halved bound would have put all ten pairs into it.
+    world.sched.lanes[0].running[0].load.add(500);
+    world.sched.check();
+}
+
+#[test]
 fn work_that_fails_twice_is_refused() {
     let mut world = World::new(config());
     let first = dispatched(&world.arrive(1, 4, None, Policy::Full)).unwrap();
