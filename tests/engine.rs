@@ -620,3 +620,24 @@ fn a_primary_that_was_slow_for_a_while_answers_in_full_again() {
         assert!(in_full(&engine, 20).await >= 18, "slow in mid-life");
     });
 }
+
+#[test]
+fn one_document_is_answered_before_thousands_that_came_earlier() {
+    let slow = Scripted { per_token: Duration::from_micros(20), ..Scripted::default() };
+    block_on(async {
+        let engine = up(setup(slow, None)).await;
+        let handle = engine.handle();
+        let large = Request::new("ab", vec!["x y z"; 10_000]);
+        let mut large = pin!(rank(&handle, large));
+        while engine.handle().inside() == 0 {
+            assert!(poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx))).await.is_pending());
+            tokio::task::yield_now().await;
+        }
+        rank(&handle, plain()).await.unwrap();
+        assert!(
+            poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx))).await.is_pending(),
+            "it goes on meanwhile"
+        );
+        assert_eq!(large.await.unwrap().scores.len(), 10_000);
+    });
+}

@@ -131,9 +131,9 @@ pub enum Refusal {
         /// When the backlog is predicted to have drained.
         retry_after: Ns,
     },
-    /// No tier can answer within the budget.
+    /// No tier can answer within the budget beside the work that is there.
     #[error("no tier can answer within the latency budget; retry in {} ms", .retry_after.0 / 1_000_000)]
-    BudgetTooShort {
+    BudgetTooShortNow {
         /// When the backlog is predicted to have drained.
         retry_after: Ns,
     },
@@ -142,7 +142,7 @@ pub enum Refusal {
         "the latency budget is too short for these candidates, whatever the load; about {} ms are needed",
         .needed.0.div_ceil(1_000_000)
     )]
-    BudgetUnmeetable {
+    BudgetTooShort {
         /// What the fastest of them is predicted to take.
         needed: Ns,
     },

@@ -137,9 +137,9 @@ impl Scheduler {
         let Some(deadline) = job.deadline else { return Refusal::Overloaded { retry_after } };
         let needed = self.needed(job);
         if job.arrived.saturating_add(needed) > deadline.saturating_add(self.limits.answer_ns_margin) {
-            return Refusal::BudgetUnmeetable { needed };
+            return Refusal::BudgetTooShort { needed };
         }
-        Refusal::BudgetTooShort { retry_after }
+        Refusal::BudgetTooShortNow { retry_after }
     }
 
     /// The budget by which a job would be met with nothing else to do: what was spent, what the fastest tier takes that its

@@ -133,7 +133,7 @@ impl Scheduler {
             }
             Stage::Full | Stage::Fallback { .. } if !part.has_begun() => {
                 let retry_after = starts.saturating_sub(self.now).max(Ns::from_millis(1));
-                self.refuse(id, Refusal::BudgetTooShort { retry_after }, out);
+                self.refuse(id, Refusal::BudgetTooShortNow { retry_after }, out);
                 true
             }
             // Begun, and nothing faster: it ends late and says so.
@@ -152,7 +152,7 @@ impl Scheduler {
             }
             Stage::TopK { .. } => self.answer_top_k(id, Degradation::PrimaryLate, out),
             Stage::Full | Stage::Fallback { .. } if job.batches == 0 && job.compute == Ns::ZERO => {
-                self.refuse(id, Refusal::BudgetTooShort { retry_after: Ns::from_millis(1) }, out);
+                self.refuse(id, Refusal::BudgetTooShortNow { retry_after: Ns::from_millis(1) }, out);
             }
             // A try without insurance: the refusal that it would have had at once.
             Stage::Full | Stage::Fallback { .. } if is_tried => {

@@ -201,7 +201,7 @@ fn a_budget_too_short_for_any_tier_is_refused_with_the_drain_time() {
     world.arrive(1, 400, None, Policy::Auto);
     world.arrive(2, 4_000, None, Policy::Fallback);
     world.arrive(3, 2, Some(4), Policy::Auto);
-    let [(3, Refusal::BudgetTooShort { retry_after })] = &world.refusals()[..] else {
+    let [(3, Refusal::BudgetTooShortNow { retry_after })] = &world.refusals()[..] else {
         panic!("{:?}", world.refusals());
     };
     assert!(retry_after.0 > 300 * MS, "{retry_after:?}");
@@ -213,7 +213,7 @@ fn a_budget_that_no_idle_tier_meets_is_refused_with_what_is_needed() {
     {
         let mut world = World::new(config_without_tries());
         world.arrive(1, 400, Some(8), policy);
-        let [(1, Refusal::BudgetUnmeetable { needed })] = &world.refusals()[..] else {
+        let [(1, Refusal::BudgetTooShort { needed })] = &world.refusals()[..] else {
             panic!("{:?}", world.refusals());
         };
         assert!((least * MS..most * MS).contains(&needed.0), "{policy:?}: {needed:?}");
@@ -228,7 +228,7 @@ fn policies_hold() {
     world.done(FALLBACK, fallback.batch, Ok(()));
     world.arrive(2, 100, Some(20), Policy::Full);
     assert_eq!(world.answers(), [(1, Served::Fallback, None)]);
-    assert!(matches!(world.refusals()[..], [(2, Refusal::BudgetUnmeetable { .. })]));
+    assert!(matches!(world.refusals()[..], [(2, Refusal::BudgetTooShort { .. })]));
 }
 
 #[test]

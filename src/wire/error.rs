@@ -124,8 +124,8 @@ impl From<&Refusal> for ApiError {
     fn from(refusal: &Refusal) -> Self {
         let (code, retry_after) = match refusal {
             Refusal::Overloaded { retry_after } => (Code::Overloaded, Some(*retry_after)),
-            Refusal::BudgetTooShort { retry_after } => (Code::BudgetTooShort, Some(*retry_after)),
-            Refusal::BudgetUnmeetable { .. } => (Code::BudgetTooShort, None),
+            Refusal::BudgetTooShortNow { retry_after } => (Code::BudgetTooShort, Some(*retry_after)),
+            Refusal::BudgetTooShort { .. } => (Code::BudgetTooShort, None),
             Refusal::QuotaExceeded { retry_after } => (Code::QuotaExceeded, Some(*retry_after)),
             Refusal::BudgetSpent { .. } => (Code::BudgetSpent, None),
             Refusal::Invalid { field, message } => return Self::invalid(field, message),
