@@ -3,7 +3,9 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `predict` | the time of a batch and its 99th percentile, learned online |
+//! | `surprise` | when batches that surprise it are a change of the device |
 //! | `window` | the last relative errors |
 
 pub mod predict;
+mod surprise;
 mod window;

@@ -9,14 +9,13 @@
 //! clipped, so that a stall teaches as little as any other late batch. Batches in a row that all surprise in
 //! one direction are no stall but a change of the device, and are believed at once.
 //!
-//! An estimate that no batch of about that size has confirmed lately is in doubt: [`Predictor::at_best`] says how fast the
-//! device may be by now, so that the scheduler can try it. Without that a pessimistic estimate would never be refuted,
-//! since work that is predicted to be late does not run.
+//! An estimate that no batch of about that size has confirmed lately is in doubt: by [`Predictor::at_best`] the scheduler
+//! tries it. Else a pessimistic one would never be refuted, since work that is predicted to be late does not run.
 
+use super::surprise::Run;
 use super::window::Window;
 use crate::base::{DeviceNs, Ns};
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 
 /// What a batch asks of a device, as far as its time depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,19 +91,12 @@ const GUESS: [f64; 3] = [1.0, 1.0, 0.0];
 /// What stays of a bend each time. What all bends have in common so moves to the gain and the line.
 const BEND_FADE: f64 = 0.998;
 /// Bounds of a bend.
-const BEND_MIN: f64 = -0.9;
-const BEND_MAX: f64 = 4.0;
+const BENDS: (f64, f64) = (-0.9, 4.0);
 /// Relative errors above this count as this much.
 const ERROR_MAX: f64 = 0.5;
-/// So many surprises in a row are a change. A neighbour can make a batch slow, but none can make it faster than the
-/// device is, so that fewer fast ones are needed; and one where an estimate comes from warm-up alone.
-const SURPRISES_SLOW: usize = 3;
-const SURPRISES_FAST: usize = 2;
-/// A time without a batch of about its size adds one to the doubt of an estimate: beside a neighbour that took three
-/// quarters of the device, the device is tried a second after it was last seen slow.
+/// This long without a batch of about its size adds one to the doubt of an estimate: a factor of 5 a second later.
 const DOUBT: Ns = Ns::from_millis(250);
-/// The doubt of an estimate that comes from warm-up alone, and the largest there is: a busy machine of two cores made the
-/// first runs up to ten times slower.
+/// The largest doubt, and that of an estimate from warm-up alone: other work at start made it ten times too slow.
 const DOUBT_MAX: f64 = 16.0;
 /// Without seeds, as many measurements are taken for them: the guess may be off by a thousand.
 const FIRST: usize = 32;
@@ -128,36 +120,6 @@ pub struct Predictor {
     /// The latest surprises at each knot, and of all sizes.
     runs: [Run; KNOTS],
     run: Run,
-}
-
-/// Surprises in a row.
-#[derive(Clone, Debug, Default)]
-struct Run {
-    /// Their ratios of measured to predicted time, all above 1 or all below.
-    ratios: SmallVec<[f64; SURPRISES_SLOW]>,
-}
-
-impl Run {
-    /// Adds a batch; one that is no surprise, or one in the other direction, ends the run.
-    fn push(&mut self, ratio: f64, is_surprise: bool) {
-        if !is_surprise || self.ratios.first().is_some_and(|first| (*first > 1.0) != (ratio > 1.0)) {
-            self.ratios.clear();
-        }
-        if is_surprise {
-            self.ratios.push(ratio);
-        }
-    }
-
-    /// The factor by which the device has changed, once there are enough surprises: the least of them, so that one stall
-    /// among them counts as little as the others.
-    fn change(&self, needed_fast: usize) -> Option<f64> {
-        let slower = *self.ratios.first()? > 1.0;
-        let needed = if slower { SURPRISES_SLOW } else { needed_fast };
-        if self.ratios.len() < needed {
-            return None;
-        }
-        self.ratios.iter().copied().reduce(if slower { f64::min } else { f64::max })
-    }
 }
 
 impl Predictor {
@@ -249,9 +211,8 @@ impl Predictor {
         let is_in_reach = self.confirmed[nearest..].iter().any(Option::is_some);
         let largest = || self.confirmed[..nearest].iter().rev().find_map(|confirmed| *confirmed);
         let last = if is_in_reach { self.confirmed[nearest] } else { largest() };
-        last.map_or(DOUBT_MAX, |last| {
-            (1.0 + now.saturating_sub(last).0 as f64 / DOUBT.0 as f64).min(DOUBT_MAX)
-        })
+        let age = last.map(|last| now.saturating_sub(last).0 as f64);
+        age.map_or(DOUBT_MAX, |age| (1.0 + age / DOUBT.0 as f64).min(DOUBT_MAX))
     }
 
     /// Learns at `now` how long a batch took.
@@ -265,7 +226,7 @@ impl Predictor {
         let (low, high) = self.window.surprises();
         self.window.push(now, ratio);
         let knot = nearest_knot(load.tokens);
-        let needed_fast = if self.confirmed[knot].is_some() { SURPRISES_FAST } else { 1 };
+        let is_confirmed = self.confirmed[knot].is_some();
         self.confirmed[knot] = Some(now);
         if self.first.len() < FIRST {
             self.first.push(Measured { load: *load, took: DeviceNs(took as u64) });
@@ -279,8 +240,8 @@ impl Predictor {
         let is_surprise = ratio < low || ratio > high;
         self.run.push(ratio, is_surprise);
         self.runs[knot].push(ratio, is_surprise);
-        if let Some(change) = self.runs[knot].change(needed_fast) {
-            self.change(change, knot, needed_fast);
+        if let Some(change) = self.runs[knot].change(is_confirmed) {
+            self.change(change, knot, is_confirmed);
             return;
         }
         let error = (ratio - 1.0).clamp(-ERROR_MAX, ERROR_MAX);
@@ -292,18 +253,18 @@ impl Predictor {
     }
 
     /// The device has changed by this factor: at one size where batches of other sizes are as predicted, else at all.
-    fn change(&mut self, change: f64, knot: usize, needed_fast: usize) {
-        self.window.pop(self.runs[knot].ratios.len());
-        if self.run.change(needed_fast).is_some() {
+    fn change(&mut self, change: f64, knot: usize, is_confirmed: bool) {
+        self.window.pop(self.runs[knot].len());
+        if self.run.change(is_confirmed).is_some() {
             self.gain = (self.gain * change).clamp(GAIN_MIN, GAIN_MAX);
-            self.runs.iter_mut().for_each(|run| run.ratios.clear());
+            self.runs.iter_mut().for_each(Run::clear);
         } else {
             let bend = self.curve[knot] * change / self.line_at(knot).max(1.0) - 1.0;
-            self.bends[knot] = Some(bend.clamp(BEND_MIN, BEND_MAX));
-            self.runs[knot].ratios.clear();
+            self.bends[knot] = Some(bend.clamp(BENDS.0, BENDS.1));
+            self.runs[knot].clear();
             self.bend();
         }
-        self.run.ratios.clear();
+        self.run.clear();
     }
 
     /// The mean relative error of the predictions for the last 256 batches; 0 before the first.
@@ -370,8 +331,7 @@ impl Predictor {
     /// Lifts the curve by some nanoseconds around a batch's size.
     fn lift(&mut self, load: &Load, nanos: f64) {
         let (knot, after) = place(load.tokens);
-        let lift =
-            |bend: f64, line: f64| (bend * BEND_FADE + nanos / line.max(1.0)).clamp(BEND_MIN, BEND_MAX);
+        let lift = |bend: f64, line: f64| (bend * BEND_FADE + nanos / line.max(1.0)).clamp(BENDS.0, BENDS.1);
         let near = if knot + 1 < KNOTS { 1.0 - after } else { 1.0 };
         for (knot, share) in [(knot, near), (knot + 1, 1.0 - near)] {
             if share > 0.0 {
