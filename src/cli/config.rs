@@ -70,6 +70,10 @@ pub(super) struct TierConfig {
     /// The name under which it is served. Default: its manifest's.
     #[serde(default)]
     pub name: Option<String>,
+    /// Most tokens of a pair that are read, special tokens included. Default: what the model's files say
+    /// (`model_max_length`, `max_seq_length`), at most its positions.
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
     /// The kind of device that the lanes run on, by the name that `prices.devices` use. Default: `gpu` on one,
     /// else `cpu`.
     #[serde(default)]
@@ -167,6 +171,7 @@ impl TierConfig {
         Self {
             model,
             name: None,
+            max_tokens: None,
             device: None,
             engine: EngineKind::Auto,
             precision: Precision::Auto,

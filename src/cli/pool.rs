@@ -79,6 +79,17 @@ fn open(
         let (ids, rows) = (tokenizer.vocabulary(), model.encoder.vocabulary);
         return Err(format!("tokenizer.json gives {ids} ids, and the model has {rows} words"));
     }
+    let (least, positions) = (tokenizer.template().specials() + 2, model.encoder.pair_tokens_max());
+    let pair_tokens_max = configured.max_tokens.unwrap_or(model.pair_tokens_max);
+    if !(least..=positions).contains(&pair_tokens_max) {
+        let stated = match configured.max_tokens {
+            Some(max) => format!("{}.max_tokens: {max} is", tier.name()),
+            None => format!("its files say {pair_tokens_max} tokens a pair; that is"),
+        };
+        return Err(format!(
+            "{stated} not between {least}, which are two tokens beside the special ones, and the model's {positions} positions"
+        ));
+    }
     let placed = place(tier, configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
     let setup = TierSetup {
         name: configured.name.as_deref().unwrap_or(&model.manifest.name).into(),
@@ -86,7 +97,7 @@ fn open(
         licence: model.manifest.licence.as_str().into(),
         dtype: placed.dtype,
         tokenizer,
-        pair_tokens_max: model.encoder.pair_tokens_max(),
+        pair_tokens_max,
         device: placed.device.as_str().into(),
         calibration: model.manifest.calibration,
     };

@@ -143,7 +143,7 @@ fn golden(model: &Model, directory: &Path) -> Result<Vec<Golden>, CardError> {
     let read = |error: &dyn std::fmt::Display| failed(directory.join("tokenizer.json"), error);
     let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| read(&error))?;
     let forward = Forward::new(&model.encoder, &model.weights)?;
-    let limit = model.encoder.pair_tokens_max();
+    let limit = model.pair_tokens_max;
     let fit = Fit::new(limit, Cut::LongestFirst);
     let mut batch = Packed::default();
     for (query, document) in GOLDEN {

@@ -4,8 +4,9 @@
 //! so that ten thousand documents do not hold up the three behind them.
 
 use crate::base::{Ns, PerTier, Tokens};
-use crate::rerank::{Overflow, PairTokens, Query, Refusal, Request, TruncationDefaults};
-use crate::token::{Cut, Fit, FitError, Pair, TokenCache, Tokenizer};
+use crate::model::fit;
+use crate::rerank::{PairTokens, Query, Refusal, Request, TruncationDefaults};
+use crate::token::{FitError, Pair, TokenCache, Tokenizer};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -309,19 +310,7 @@ impl Reading {
     ) -> Result<Pairs, Refusal> {
         let request = &*self.request;
         let template = self.encoders[encoder].tokenizer.template();
-        let truncation = &request.truncation;
-        let fit = Fit {
-            limit: truncation.pair_tokens.limit(pair_tokens_max),
-            query_max: truncation.query_tokens_max,
-            document_max: truncation.document_tokens_max,
-            cut: match truncation.policy.unwrap_or(defaults.policy) {
-                Overflow::Truncate => Cut::Share { query_permille: defaults.query_permille },
-                Overflow::LongestFirst => Cut::LongestFirst,
-                Overflow::DocumentOnly => Cut::DocumentOnly,
-                Overflow::Refuse => Cut::Nothing,
-            },
-            side: truncation.side.unwrap_or(defaults.side),
-        };
+        let fit = fit(&request.truncation, defaults, pair_tokens_max);
         let ids = |place: usize| self.ids[encoder][place].get().expect("every text was read").clone();
         let pair = |document: usize| {
             let place = if self.queries == 1 { 0 } else { document };

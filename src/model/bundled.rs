@@ -1,6 +1,7 @@
 //! The model that is in the program: a student of `ms-marco-MiniLM-L-12-v2`, from `models/`.
 
-use super::{Files, Model};
+use super::Model;
+use super::directory::{Files, Shards};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -19,8 +20,9 @@ impl Model {
         let files = Files {
             config: file!("config.json"),
             tokenizer: file!("tokenizer.json"),
-            weights: file!("model.safetensors"),
+            weights: Shards::one(file!("model.safetensors")),
             papers: Some(file!("podium.json")),
+            tokens_max: None,
         };
         Self::parse(Path::new(BUNDLED), files).expect("the bundled model is whole, or its test would fail")
     }

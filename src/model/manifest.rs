@@ -1,6 +1,7 @@
 //! Where a model comes from: name, version, checksum, licence.
 
 use super::ModelError;
+use super::directory::Shards;
 use crate::base::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -11,7 +12,7 @@ use std::path::Path;
 pub struct Manifest {
     /// The name under which it is served.
     pub name: String,
-    /// sha256 of `model.safetensors`, in hex.
+    /// sha256 of `model.safetensors`, or of its shards one after the other, in hex.
     pub sha256: String,
     /// An SPDX name, or `unknown`.
     pub licence: String,
@@ -58,18 +59,21 @@ impl Manifest {
     ///
     /// # Errors
     /// A `podium.json` that makes no sense, or that states another checksum.
-    pub fn parse(papers: Option<&[u8]>, directory: &Path, weights: &[u8]) -> Result<Self, ModelError> {
+    pub(super) fn parse(
+        papers: Option<&[u8]>,
+        directory: &Path,
+        weights: &Shards,
+    ) -> Result<Self, ModelError> {
         let path = directory.join("podium.json");
         let unusable = |reason: String| ModelError::Unusable { path: path.clone(), reason };
         let stated: Stated = match papers {
             Some(papers) => serde_json::from_slice(papers).map_err(|error| unusable(error.to_string()))?,
             None => Stated::default(),
         };
-        let sha256 = hex(&Sha256::digest(weights));
+        let hashed = weights.iter().fold(Sha256::new(), |hash, shard| hash.chain_update(&shard.bytes));
+        let sha256 = hex(&hashed.finalize());
         if let Some(expected) = stated.sha256.filter(|expected| *expected != sha256) {
-            return Err(unusable(format!(
-                "sha256 of model.safetensors is {sha256}, and {expected} is stated"
-            )));
+            return Err(unusable(format!("sha256 of the weights is {sha256}, and {expected} is stated")));
         }
         let scale = stated.calibration.scale;
         if !(scale.is_finite() && scale > 0.0 && stated.calibration.offset.is_finite()) {
@@ -127,7 +131,7 @@ mod tests {
         let model = place.path().join("tiny");
         std::fs::create_dir(&model).unwrap();
         write(model.join("README.md"), "---\nlanguage: en\nlicense: mit\n---\n# Tiny\n").unwrap();
-        let manifest = Manifest::parse(None, &model, b"weights").unwrap();
+        let manifest = Manifest::parse(None, &model, &Shards::one(b"weights".as_slice())).unwrap();
         assert_eq!((manifest.name.as_str(), manifest.licence.as_str()), ("tiny", "mit"));
         // printf weights | sha256sum
         assert_eq!(manifest.version(), "9a129038d9a0");
@@ -135,7 +139,11 @@ mod tests {
 
     #[test]
     fn another_checksum_than_stated_is_an_error() {
-        let error = Manifest::parse(Some(br#"{"sha256": "00"}"#), Path::new("x"), b"weights");
+        let error = Manifest::parse(
+            Some(br#"{"sha256": "00"}"#),
+            Path::new("x"),
+            &Shards::one(b"weights".as_slice()),
+        );
         let error = error.unwrap_err().to_string();
         assert!(error.contains("and 00 is stated"), "{error}");
     }
@@ -143,7 +151,9 @@ mod tests {
     #[test]
     fn a_calibration_that_turns_the_order_round_is_an_error() {
         let papers = br#"{"calibration": {"scale": -1, "offset": 0}}"#;
-        let error = Manifest::parse(Some(papers), Path::new("x"), b"").unwrap_err().to_string();
+        let error = Manifest::parse(Some(papers), Path::new("x"), &Shards::one(b"".as_slice()))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("calibration"), "{error}");
     }
 

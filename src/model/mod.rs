@@ -3,29 +3,37 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `source` | a directory or a hub id to a directory |
+//! | `directory` | the files of a directory as it is found: shards, a vocabulary alone, or what to do first |
+//! | `vocabulary` | a `tokenizer.json` for BERT's `vocab.txt` |
 //! | `bundled` | the model that is in the program |
 //! | `config` | the shape of an encoder, from `config.json` |
 //! | `weights` | every tensor by its role, shape-checked, none missing or left over |
 //! | `manifest` | name, version, sha256 and licence |
+//! | `fit` | what a model's pairs must fit into |
 //! | `export` | the same files, written |
 //! | `forward` | the reference forward: f32, candle, packed pairs |
 
 mod bundled;
 mod config;
+mod directory;
 mod export;
+mod fit;
 mod forward;
 mod manifest;
 mod source;
+mod vocabulary;
 mod weights;
 
 pub use bundled::BUNDLED;
 pub use config::{BatchError, Encoder, Family};
+pub use fit::fit;
 pub use forward::{Forward, ForwardError};
 pub use manifest::{Calibration, Manifest};
 pub use source::{Place, locate};
 pub use weights::{Layer, Linear, Norm, Weights};
 
 use crate::base::hex;
+use directory::Files;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -42,59 +50,72 @@ pub struct Model {
     pub manifest: Manifest,
     /// The content of its `tokenizer.json`.
     pub tokenizer: Cow<'static, [u8]>,
-    /// Names all that its logits depend on: a hash of configuration, tokenizer and weights.
+    /// The longest pair that it reads, special tokens included: as long as it has positions, or less where
+    /// `tokenizer_config.json` (`model_max_length`) or `sentence_bert_config.json` (`max_seq_length`) says so.
+    pub pair_tokens_max: u32,
+    /// Names all that its logits depend on: a hash of configuration, tokenizer, weights and the longest pair.
     pub identity: String,
 }
 
-/// The contents of a model's files.
-struct Files {
-    config: Cow<'static, [u8]>,
-    tokenizer: Cow<'static, [u8]>,
-    weights: Cow<'static, [u8]>,
-    /// `podium.json`, which may be missing.
-    papers: Option<Cow<'static, [u8]>>,
-}
-
 impl Model {
-    /// Reads and checks a directory in Hugging Face layout: `config.json`, `tokenizer.json` and
-    /// `model.safetensors`.
+    /// Reads and checks a directory in Hugging Face layout: `config.json`; `tokenizer.json`, or BERT's `vocab.txt`;
+    /// `model.safetensors`, or shards with their `model.safetensors.index.json`.
     ///
     /// # Errors
     /// [`ModelError`], which names the file and, where one is to blame, the key or the tensor.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
-        let file = |name: &str| read(&directory.join(name)).map(Cow::Owned);
-        let papers = match file("podium.json") {
-            Err(ModelError::Missing { .. }) => None,
-            result => Some(result?),
-        };
-        let (config, tokenizer) = (file("config.json")?, file("tokenizer.json")?);
-        let files = Files { config, tokenizer, weights: file("model.safetensors")?, papers };
-        Self::parse(directory, files)
+        Self::parse(directory, directory::files(directory)?)
     }
 
     fn parse(directory: &Path, files: Files) -> Result<Self, ModelError> {
         let encoder = Encoder::parse(&files.config, &directory.join("config.json"))?;
         let manifest = Manifest::parse(files.papers.as_deref(), directory, &files.weights)?;
-        let weights = Weights::parse(&files.weights, &encoder).map_err(|reason| ModelError::Unusable {
-            path: directory.join("model.safetensors"),
-            reason: reason.to_string(),
-        })?;
-        let hashed = Sha256::new()
+        let weights =
+            Weights::of_shards(&files.weights, &encoder).map_err(|reason| ModelError::Unusable {
+                path: directory.join(files.weights.listed_in()),
+                reason: reason.to_string(),
+            })?;
+        let positions = encoder.pair_tokens_max();
+        let pair_tokens_max = files.tokens_max.map_or(positions, |stated| stated.min(positions));
+        let mut hashed = Sha256::new()
             .chain_update(Sha256::digest(&files.config))
             .chain_update(Sha256::digest(&files.tokenizer))
-            .chain_update(&manifest.sha256)
-            .finalize();
-        Ok(Self { encoder, weights, manifest, tokenizer: files.tokenizer, identity: hex(&hashed[..8]) })
+            .chain_update(&manifest.sha256);
+        if pair_tokens_max < positions {
+            hashed.update(pair_tokens_max.to_le_bytes());
+        }
+        let identity = hex(&hashed.finalize()[..8]);
+        Ok(Self { encoder, weights, manifest, tokenizer: files.tokenizer, pair_tokens_max, identity })
     }
 }
 
-/// A model that cannot be served, and why.
+/// A model that cannot be served: why, and what to do.
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// A file is not there.
-    #[error("{} is missing; a model directory holds config.json, tokenizer.json and model.safetensors", .path.display())]
+    #[error(
+        "{} is missing; copy or fetch it: a model directory holds config.json, tokenizer.json (or BERT's vocab.txt) and \
+         model.safetensors (or its shards with model.safetensors.index.json)",
+        .path.display()
+    )]
     Missing {
         /// The file.
+        path: PathBuf,
+    },
+    /// A shard is not there.
+    #[error("{} is missing, and model.safetensors.index.json names it; copy or fetch it too", .path.display())]
+    MissingShard {
+        /// The shard.
+        path: PathBuf,
+    },
+    /// There is no such directory.
+    #[error(
+        "{}; give a directory with config.json, tokenizer.json and model.safetensors, a hub id as owner/name or \
+         owner/name@revision, or `bundled`",
+        no_directory(.path)
+    )]
+    NoDirectory {
+        /// What was given.
         path: PathBuf,
     },
     /// A file cannot be read.
@@ -103,6 +124,40 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// What the system said.
+        reason: String,
+    },
+    /// Git LFS has left its pointer in the place of a file.
+    #[error(
+        "{} is a pointer of Git LFS, not the file itself; run `git lfs pull` in {}",
+        .path.display(), .path.parent().unwrap_or(.path).display()
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The weights are a pickle.
+    #[error(
+        "{} has {found} and no model.safetensors; loading a pickle runs the code in it, so it is not read; convert it: \
+         python -c \"from transformers import AutoModelForSequenceClassification as M; \
+         M.from_pretrained('{}').save_pretrained('{}')\"",
+        .directory.display(), .directory.display(), .directory.display()
+    )]
+    Pickled {
+        /// The directory.
+        directory: PathBuf,
+        /// The pickle.
+        found: &'static str,
+    },
+    /// There is no `tokenizer.json`, and none can be made of what there is.
+    #[error(
+        "{}: {reason}; write tokenizer.json: python -c \"from transformers import AutoTokenizer as T; \
+         T.from_pretrained('{}').save_pretrained('{}')\"",
+        .directory.display(), .directory.display(), .directory.display()
+    )]
+    Tokenizer {
+        /// The directory.
+        directory: PathBuf,
+        /// Why none can be made.
         reason: String,
     },
     /// A file's content cannot be served.
@@ -127,9 +182,9 @@ pub enum ModelError {
     },
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    std::fs::read(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => ModelError::Missing { path: path.to_owned() },
-        _ => ModelError::Unreadable { path: path.to_owned(), reason: error.to_string() },
-    })
+fn no_directory(path: &Path) -> String {
+    match path.is_file() {
+        true => format!("{} is a file, and a model is a directory", path.display()),
+        false => format!("there is no directory {}", path.display()),
+    }
 }

@@ -1,12 +1,13 @@
 //! From what the user wrote to a directory: one that is there, or a hub id fetched and cached.
 
 use super::ModelError;
+use super::directory::{INDEX, SENTENCE_CONFIG, TOKENIZER_CONFIG, WEIGHTS, shard_names};
 use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
 use std::path::{Path, PathBuf};
 
-/// The files that a model is made of; the last one is optional.
-const FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+/// Files that say more of a model, where it has them: its card has the licence.
+const OPTIONAL: [&str; 4] = ["README.md", "podium.json", TOKENIZER_CONFIG, SENTENCE_CONFIG];
 
 /// Where hub models are looked for.
 #[derive(Clone, Debug)]
@@ -20,20 +21,20 @@ pub struct Place {
 /// Finds the directory of `spec`: a path, or a hub id as `owner/name` or `owner/name@revision`.
 ///
 /// # Errors
-/// [`ModelError::Missing`] for a path that is not there, [`ModelError::Unfetched`] for an id that
-/// is neither cached nor to be fetched.
+/// [`ModelError::NoDirectory`] for a path that is no directory, [`ModelError::Unfetched`] for an id that is neither
+/// cached nor to be fetched.
 pub fn locate(spec: &str, place: &Place) -> Result<PathBuf, ModelError> {
     let path = Path::new(spec);
     if path.is_dir() {
         return Ok(path.to_owned());
     }
-    let Some(repo) = hub_repo(spec) else {
-        return Err(ModelError::Missing { path: path.to_owned() });
+    let Some(repo) = hub_repo(spec).filter(|_| !path.exists()) else {
+        return Err(ModelError::NoDirectory { path: path.to_owned() });
     };
     let cache = place.cache.clone().map_or_else(Cache::from_env, Cache::new);
-    let cached: Vec<PathBuf> = FILES.iter().filter_map(|file| cache.repo(repo.clone()).get(file)).collect();
-    if cached.len() == FILES.len() {
-        return Ok(directory_of(&cached[0]));
+    let in_cache = cache.repo(repo.clone());
+    if let Ok(directory) = fetch(&|file| in_cache.get(file).ok_or_else(|| "is not cached".to_owned())) {
+        return Ok(directory);
     }
     let unfetched = |reason: String| ModelError::Unfetched { id: spec.to_owned(), reason };
     if place.offline {
@@ -45,14 +46,34 @@ pub fn locate(spec: &str, place: &Place) -> Result<PathBuf, ModelError> {
         .build()
         .map_err(|error| unfetched(error.to_string()))?
         .repo(repo);
-    // The card says the licence; a model without one is served all the same.
-    let _ = api.get("README.md");
-    let mut directory = PathBuf::new();
-    for file in FILES {
-        let fetched = api.get(file).map_err(|error| unfetched(format!("{file}: {error}")))?;
-        directory = directory_of(&fetched);
+    fetch(&|file| api.get(file).map_err(|error| error.to_string())).map_err(unfetched)
+}
+
+/// Gets a model's files one by one, those that it cannot do without and those that it has; returns their directory.
+///
+/// # Errors
+/// Says which file cannot be had, and why.
+fn fetch(get: &dyn Fn(&str) -> Result<PathBuf, String>) -> Result<PathBuf, String> {
+    let needed = |file: &str| get(file).map_err(|reason| format!("{file}: {reason}"));
+    let config = needed("config.json")?;
+    for file in OPTIONAL {
+        let _ = get(file);
     }
-    Ok(directory)
+    // A model without a tokenizer.json may have BERT's vocabulary.
+    needed("tokenizer.json").or_else(|missing| get("vocab.txt").map_err(|_| missing))?;
+    if let Err(missing) = needed(WEIGHTS) {
+        let Ok(index) = get(INDEX) else {
+            return Err(format!(
+                "{missing}; where the model has pytorch_model.bin alone, save it with `transformers` as safetensors, and \
+                 give that directory"
+            ));
+        };
+        let index = std::fs::read(&index).map_err(|error| format!("{INDEX}: {error}"))?;
+        for shard in shard_names(&index).map_err(|reason| format!("{INDEX}: {reason}"))? {
+            needed(&shard)?;
+        }
+    }
+    Ok(directory_of(&config))
 }
 
 fn directory_of(file: &Path) -> PathBuf {
@@ -92,25 +113,88 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_there_is_not_looked_for_on_the_hub() {
+    fn a_path_that_is_no_directory_is_not_looked_for_on_the_hub() {
         let offline = Place { cache: None, offline: true };
         for spec in ["./nowhere", "../a/b", "/nowhere/at/all", "nowhere", "a/b/c", "a b/c"] {
-            assert!(matches!(locate(spec, &offline), Err(ModelError::Missing { .. })), "{spec}");
+            let error = locate(spec, &offline).unwrap_err();
+            assert!(matches!(error, ModelError::NoDirectory { .. }), "{spec}");
+            let error = error.to_string();
+            assert!(error.starts_with(&format!("there is no directory {spec}; give a directory")), "{error}");
         }
+        // A file in a folder looks like a hub id.
+        let error = locate("src/lib.rs", &offline).unwrap_err().to_string();
+        assert!(error.starts_with("src/lib.rs is a file, and a model is a directory; give"), "{error}");
     }
 
-    #[test]
-    fn a_cached_id_is_found_without_a_network() {
+    /// A hub's cache that holds these files of `owner/name`.
+    fn cached(files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
         let cache = tempfile::tempdir().unwrap();
         let repo = cache.path().join("models--owner--name");
         let snapshot = repo.join("snapshots/abc");
         std::fs::create_dir_all(&snapshot).unwrap();
         std::fs::create_dir_all(repo.join("refs")).unwrap();
         std::fs::write(repo.join("refs/main"), "abc").unwrap();
-        for file in FILES {
-            std::fs::write(snapshot.join(file), "").unwrap();
+        for (file, content) in files {
+            std::fs::write(snapshot.join(file), content).unwrap();
         }
-        let offline = Place { cache: Some(cache.path().to_owned()), offline: true };
-        assert_eq!(locate("owner/name", &offline).unwrap(), snapshot);
+        (cache, snapshot)
+    }
+
+    #[test]
+    fn a_cached_id_is_found_without_a_network_where_it_is_whole() {
+        let index = r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#;
+        let rows: [(&[(&str, &str)], bool); 7] = [
+            (&[("config.json", ""), ("tokenizer.json", ""), (WEIGHTS, "")], true),
+            (&[("config.json", ""), ("vocab.txt", ""), (WEIGHTS, "")], true),
+            (&[("config.json", ""), ("tokenizer.json", ""), ("pytorch_model.bin", "")], false),
+            (&[("config.json", ""), (WEIGHTS, "")], false),
+            (&[("tokenizer.json", ""), (WEIGHTS, "")], false),
+            (
+                &[
+                    ("config.json", ""),
+                    ("vocab.txt", ""),
+                    (INDEX, index),
+                    ("1.safetensors", ""),
+                    ("2.safetensors", ""),
+                ],
+                true,
+            ),
+            (&[("config.json", ""), ("vocab.txt", ""), (INDEX, index), ("1.safetensors", "")], false),
+        ];
+        for (files, is_whole) in rows {
+            let (cache, snapshot) = cached(files);
+            let offline = Place { cache: Some(cache.path().to_owned()), offline: true };
+            let found = locate("owner/name", &offline).ok();
+            assert_eq!(found, is_whole.then_some(snapshot), "{files:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_fetched_is_what_the_model_has_and_a_file_that_lacks_is_named() {
+        use std::cell::RefCell;
+        let index = r#"{"weight_map": {"a": "2.safetensors", "b": "1.safetensors", "c": "1.safetensors"}}"#;
+        let (_cache, snapshot) = cached(&[("config.json", ""), ("vocab.txt", ""), (INDEX, index)]);
+        let asked = RefCell::new(Vec::new());
+        let fetch_with = |there: &[&str]| {
+            asked.borrow_mut().clear();
+            fetch(&|file| {
+                asked.borrow_mut().push(file.to_owned());
+                there.contains(&file).then(|| snapshot.join(file)).ok_or_else(|| "404".to_owned())
+            })
+        };
+        let all = ["config.json", "vocab.txt", SENTENCE_CONFIG, INDEX, "1.safetensors", "2.safetensors"];
+        assert_eq!(fetch_with(&all), Ok(snapshot.clone()));
+        let order =
+            ["config.json", "README.md", "podium.json", TOKENIZER_CONFIG, SENTENCE_CONFIG, "tokenizer.json"];
+        let order = [&order[..], &["vocab.txt", WEIGHTS, INDEX, "1.safetensors", "2.safetensors"]].concat();
+        assert_eq!(*asked.borrow(), order);
+        assert_eq!(fetch_with(&all[..5]), Err("2.safetensors: 404".to_owned()));
+        let error = fetch_with(&all[..2]).unwrap_err();
+        assert!(
+            error.starts_with("model.safetensors: 404; where the model has pytorch_model.bin alone"),
+            "{error}"
+        );
+        assert_eq!(fetch_with(&["config.json", WEIGHTS]), Err("tokenizer.json: 404".to_owned()));
+        assert_eq!(fetch_with(&[]), Err("config.json: 404".to_owned()));
     }
 }

@@ -1,5 +1,6 @@
 //! A model's tensors by their role, in f32: each named and shape-checked, none left over.
 
+use super::directory::Shards;
 use super::{Encoder, Family};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
@@ -70,6 +71,22 @@ pub enum WeightError {
     /// The file is cut short or is no safetensors.
     #[error("the file is damaged or no safetensors: {0}")]
     Format(#[from] SafeTensorError),
+    /// A file of several is cut short or is no safetensors.
+    #[error("{file} is damaged or no safetensors: {reason}")]
+    Shard {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: SafeTensorError,
+    },
+    /// A tensor is in two files.
+    #[error("tensor `{name}` is in {} and in {}", .files[0], .files[1])]
+    Twice {
+        /// The tensor.
+        name: String,
+        /// Both files.
+        files: [String; 2],
+    },
     /// A tensor is not there.
     #[error("tensor `{0}` is missing")]
     Missing(String),
@@ -113,7 +130,27 @@ impl Weights {
     /// [`WeightError`], which names the tensor.
     pub fn parse(bytes: &[u8], encoder: &Encoder) -> Result<Self, WeightError> {
         let file = SafeTensors::deserialize(bytes)?;
-        let mut tensors = Tensors(file.tensors().into_iter().collect());
+        Self::take(Tensors(file.tensors().into_iter().collect()), encoder)
+    }
+
+    /// Reads the files of a model, one or several.
+    pub(super) fn of_shards(shards: &Shards, encoder: &Encoder) -> Result<Self, WeightError> {
+        let mut files: BTreeMap<String, &str> = BTreeMap::new();
+        let mut tensors = BTreeMap::new();
+        for shard in shards.iter() {
+            let damaged = |reason| WeightError::Shard { file: shard.name.to_string(), reason };
+            for (name, tensor) in SafeTensors::deserialize(&shard.bytes).map_err(damaged)?.tensors() {
+                if let Some(first) = files.insert(name.clone(), &shard.name) {
+                    let files = [first.to_owned(), shard.name.to_string()];
+                    return Err(WeightError::Twice { name, files });
+                }
+                tensors.insert(name, tensor);
+            }
+        }
+        Self::take(Tensors(tensors), encoder)
+    }
+
+    fn take(mut tensors: Tensors, encoder: &Encoder) -> Result<Self, WeightError> {
         let (h, i) = (encoder.hidden, encoder.intermediate);
         let stem = match encoder.family {
             Family::Bert => "bert",
