@@ -38,7 +38,7 @@ fn main() {
     let place = if Path::new(&model).is_dir() { model.into() } else { data.join("models").join(model) };
     let model = Model::open(&place).expect("the model is whole");
     let tokenizer = Tokenizer::parse(&model.tokenizer).expect("the tokenizer is whole");
-    let reader = PairReader { tokenizer: Arc::new(tokenizer), tokens_max: model.encoder.pair_tokens_max() };
+    let reader = PairReader::new(Arc::new(tokenizer), model.pair_tokens_max);
     let mut scorers = scorers(&model, on_cpu);
     let named: Vec<String> = arguments.collect();
     let sets = if named.is_empty() { SETS.map(str::to_owned).to_vec() } else { named };

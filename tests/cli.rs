@@ -152,6 +152,37 @@ fn a_check_prints_what_would_run() {
 }
 
 #[test]
+fn the_longest_pair_is_what_the_files_say_or_the_configuration() {
+    let model = small_model();
+    let directory = model.path().to_str().unwrap();
+    let file = model.path().join("podium.toml");
+    let check = |more: &str| {
+        fs::write(&file, format!("[primary]\nmodel = '{directory}'\n{more}")).unwrap();
+        run(&["serve", "--check", "--config", file.to_str().unwrap()])
+    };
+    let reads = |more: &str, tokens: u32| {
+        let (code, printed, errors) = check(more);
+        assert_eq!(code, 0, "{errors}");
+        let first = printed.lines().next().unwrap();
+        assert!(first.ends_with(&format!("reads {tokens} tokens a pair")), "{first}");
+    };
+    reads("", 64);
+    reads("max_tokens = 5", 5);
+    fs::write(model.path().join("tokenizer_config.json"), r#"{"model_max_length": 48}"#).unwrap();
+    reads("", 48);
+    // The configuration may say more than the files, up to the positions.
+    reads("max_tokens = 64", 64);
+    for tokens in [4, 65] {
+        let (code, _, errors) = check(&format!("max_tokens = {tokens}"));
+        let expected = format!("primary.max_tokens: {tokens} is not between 5");
+        assert!(code == 64 && errors.contains(&expected), "{errors}");
+    }
+    fs::write(model.path().join("tokenizer_config.json"), r#"{"model_max_length": 4}"#).unwrap();
+    let (code, _, errors) = check("");
+    assert!(code == 64 && errors.contains("its files say 4 tokens a pair"), "{errors}");
+}
+
+#[test]
 fn a_check_finds_what_serving_would_stumble_over() {
     let model = small_model();
     let journal = model.path().join("config.json");
@@ -250,8 +281,47 @@ fn lines_are_ranked_as_text_and_as_json() {
     assert!(code == 65 && errors.contains("standard input:1"), "{code} {errors}");
     let (code, _, errors) = run(&["rank", "--model", directory, "-q", "a", "/none.txt"]);
     assert!(code == 66 && errors.contains("/none.txt"), "{code} {errors}");
-    let (code, _, errors) = run_with_input(&["rank", "--model", directory, "-q", &"a ".repeat(100)], "x\n");
-    assert_eq!(code, 0, "a query that is too long is cut: {errors}");
+}
+
+#[test]
+fn what_a_ranking_did_not_read_is_said_and_may_be_refused() {
+    let model = small_model();
+    // The model reads 64 tokens, 3 of them special: 48 of the query, and 13 of a document.
+    let (query, long) = ("a ".repeat(100), "b ".repeat(20));
+    let rank = |more: &[&str], input: &str| {
+        let arguments = ["rank", "--model", model.path().to_str().unwrap(), "-q", &query, "--json"];
+        run_with_input(&[&arguments, more].concat(), input)
+    };
+    let (code, printed, errors) = rank(&[], &format!("x\n{long}\n"));
+    let said =
+        "podium: not all was read: 1 documents lost tokens, and the query lost 52 (see --truncation)\n";
+    assert_eq!((code, errors.as_str()), (0, said));
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(printed["truncated"], json!({"documents": 1, "query_tokens": 52}));
+    let score = |more: &[&str], input: &str| {
+        let (code, printed, errors) = rank(more, input);
+        assert_eq!(code, 0, "{errors}");
+        serde_json::from_str::<Value>(&printed).unwrap()["results"][0]["score"].clone()
+    };
+    assert_eq!(score(&["--query-tokens-max", "48"], "x\n"), score(&[], "x\n"));
+    assert_eq!(score(&["--document-tokens-max", "13"], &long), score(&[], &"b ".repeat(13)));
+    assert_ne!(score(&["--truncation", "longest_first"], "x\n"), score(&[], "x\n"));
+    assert_ne!(score(&["--pair-tokens-max", "32"], "x\n"), score(&[], "x\n"));
+    let (code, _, errors) = rank(&["--truncation", "refuse"], "x\n");
+    assert_eq!(code, 65);
+    assert!(errors.contains("query: the query has 100 tokens and must have fewer than 61"), "{errors}");
+    // A document is named by its place among all.
+    let documents = "x\n".repeat(100) + &"b ".repeat(200);
+    let more = ["--truncation", "refuse", "--query-tokens-max", "3"];
+    let (code, _, errors) = rank(&more, &documents);
+    assert!(code == 65 && errors.contains("documents[100]: the pair has 206 tokens"), "{errors}");
+    let (code, _, errors) = rank(&["--truncation", "some"], "x\n");
+    assert!(
+        code == 64 && errors.contains("one of truncate, longest_first, document_only, refuse"),
+        "{errors}"
+    );
+    let (code, _, errors) = rank(&["--truncation-side", "up"], "x\n");
+    assert!(code == 64 && errors.contains("one of left, right"), "{errors}");
 }
 
 #[test]

@@ -238,7 +238,7 @@ fn golden_pairs_hold(model: &Model, golden: &[u8]) {
 
 fn pack<'a>(model: &Model, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Packed {
     let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer).unwrap());
-    let reader = PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() };
+    let reader = PairReader::new(tokenizer, model.pair_tokens_max);
     let mut batch = Packed::default();
     pairs.into_iter().for_each(|(query, document)| reader.push(query, document, &mut batch).unwrap());
     batch

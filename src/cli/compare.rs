@@ -2,6 +2,7 @@
 
 use super::pool::open_given;
 use super::server_fields::{ServerFields, client_limits};
+use super::truncation::TruncationArgs;
 use super::{Failure, Shown, folder_name};
 use crate::backend::Precision;
 use crate::compare::{
@@ -82,6 +83,8 @@ pub(super) struct Args {
     /// Threads of each model [default: all cores, one more than a server's lane has by default].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    #[command(flatten)]
+    truncation: TruncationArgs,
     /// Where scores are kept.
     #[arg(long, value_name = "DIR", default_value = "compare.work")]
     work: PathBuf,
@@ -134,6 +137,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let plan = Plan {
         precision: args.precision,
         threads: args.threads.unwrap_or(cores),
+        truncation: args.truncation.truncation(),
         top_k: args.top_k.into_iter().map(|k| k as usize).collect::<BTreeSet<_>>().into_iter().collect(),
         budgets_ms: args.budgets_ms.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
         rate: args.rate,

@@ -12,6 +12,7 @@ mod serve;
 mod server_fields;
 mod shown;
 mod simulate;
+mod truncation;
 
 use crate::backend::Precision;
 use crate::base::FileError;

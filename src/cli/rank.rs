@@ -1,12 +1,13 @@
 //! `podium rank`: orders lines by a query, without a server.
 
 use super::config::{Config, TierConfig};
+use super::truncation::TruncationArgs;
 use super::{Failure, pool};
 use crate::backend::Precision;
 use crate::base::{TenantId, line_text};
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::model::BUNDLED;
-use crate::rerank::{Ranked, Request, ScoreForm, rank};
+use crate::rerank::{Ranked, Refusal, Request, ScoreForm, Truncated, rank};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
@@ -51,6 +52,8 @@ pub(super) struct Args {
     /// Prints one JSON object a request.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    truncation: TruncationArgs,
     /// Where the lines are; `-` is standard input.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -94,6 +97,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 struct Order<'a> {
     query: &'a str,
     results: Vec<RankedLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated: Option<Truncated>,
 }
 
 #[derive(Serialize)]
@@ -103,6 +108,12 @@ struct RankedLine<'a> {
     document: &'a str,
 }
 
+impl<'a> RankedLine<'a> {
+    fn of(Ranked { index, score }: Ranked, documents: &'a [String]) -> Self {
+        Self { index, score, document: &documents[index] }
+    }
+}
+
 /// Scores one request in groups and prints its order.
 async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) -> Result<(), Failure> {
     let bar = match documents.len() > GROUP && std::io::stderr().is_terminal() {
@@ -110,29 +121,54 @@ async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) ->
         false => ProgressBar::hidden(),
     };
     let mut logits = Vec::with_capacity(documents.len());
+    let mut truncated = Truncated::default();
     for group in documents.chunks(GROUP) {
         let caller = Caller { tenant: TenantId(0), arrived: handle.now() };
-        let outcome = handle.rank(Arc::new(Request::new(query, group)), caller).await;
-        logits.extend(outcome.map_err(|refusal| Failure::data(refusal.to_string()))?.scores);
+        let request = Request { truncation: args.truncation.truncation(), ..Request::new(query, group) };
+        let outcome = handle.rank(Arc::new(request), caller).await;
+        let outcome = outcome.map_err(|refusal| refused(refusal, logits.len()))?;
+        logits.extend(outcome.scores);
+        let Truncated { documents, query_tokens } = outcome.receipt.truncated;
+        truncated.documents += documents;
+        truncated.query_tokens = truncated.query_tokens.max(query_tokens);
         bar.inc(group.len() as u64);
     }
     bar.finish_and_clear();
+    if truncated != Truncated::default() {
+        let Truncated { documents, query_tokens } = truncated;
+        eprintln!(
+            "podium: not all was read: {documents} documents lost tokens, and the query lost {query_tokens} \
+             (see --truncation)"
+        );
+    }
     let form = if args.logits { ScoreForm::Logit } else { ScoreForm::Probability };
     let ranked = rank(&logits, form, args.top_n.map(|top_n| top_n as usize))
         .map_err(|error| Failure::internal(error.to_string()))?;
-    super::printed(print(args.json, query, documents, &ranked))
+    let order = Order {
+        query,
+        results: ranked.iter().map(|&one| RankedLine::of(one, documents)).collect(),
+        truncated: Some(truncated).filter(|truncated| *truncated != Truncated::default()),
+    };
+    super::printed(print(args.json, &order))
 }
 
-fn print(as_json: bool, query: &str, documents: &[String], ranked: &[Ranked]) -> std::io::Result<()> {
+/// A refusal names a document by its place in its group; here by its place among all.
+fn refused(refusal: Refusal, before: usize) -> Failure {
+    let Refusal::Invalid { field, message } = refusal else { return Failure::data(refusal.to_string()) };
+    let place =
+        field.strip_prefix("documents[").and_then(|rest| rest.strip_suffix(']')?.parse::<usize>().ok());
+    let field = place.map_or(field.clone(), |place| format!("documents[{}]", before + place));
+    Failure::data(Refusal::Invalid { field, message }.to_string())
+}
+
+fn print(as_json: bool, order: &Order) -> std::io::Result<()> {
     let mut out = stdout().lock();
     if as_json {
-        let line =
-            |one: &Ranked| RankedLine { index: one.index, score: one.score, document: &documents[one.index] };
-        serde_json::to_writer(&mut out, &Order { query, results: ranked.iter().map(line).collect() })?;
+        serde_json::to_writer(&mut out, order)?;
         writeln!(out)?;
     } else {
-        for one in ranked {
-            writeln!(out, "{:>9.6}\t{}\t{}", one.score, one.index, documents[one.index])?;
+        for RankedLine { index, score, document } in &order.results {
+            writeln!(out, "{score:>9.6}\t{index}\t{document}")?;
         }
     }
     out.flush()

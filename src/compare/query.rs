@@ -50,7 +50,7 @@ pub(super) struct Scoring {
 
 impl Scoring {
     pub fn open(tier: Tier, model: &Model, plan: &Plan, work: &Path) -> Result<Self, CompareError> {
-        let keeper = Keeper::open(tier, model, plan.precision, plan.threads, work)?;
+        let keeper = Keeper::open(tier, model, (plan.precision, plan.threads), &plan.truncation, work)?;
         let name = format!("{}, {}", model.manifest.name, keeper.dtype);
         Ok(Self { keeper, name, calibration: model.manifest.calibration })
     }

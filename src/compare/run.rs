@@ -11,6 +11,7 @@ use crate::engine::Clock;
 use crate::eval::{CacheError, Interval, Judged, KeeperError, Measure, kendall_tau, mean, randomisation_p};
 use crate::load::judged_cases;
 use crate::model::Model;
+use crate::rerank::Truncation;
 use crate::sim::Device;
 use crate::token::Packed;
 use serde::Serialize;
@@ -40,6 +41,8 @@ pub struct Plan {
     pub precision: Precision,
     /// Threads of each.
     pub threads: usize,
+    /// What is cut from pairs that are too long; by default as a server does.
+    pub truncation: Truncation,
     /// Numbers of candidates for the primary.
     pub top_k: Vec<usize>,
     /// Latency budgets in milliseconds.
@@ -291,7 +294,7 @@ fn service(
     };
     let requests = queries.iter().map(lengths).collect::<Result<_, _>>()?;
     let device = |tier, scoring: &mut Scoring| -> Result<Device, ScoreError> {
-        measure(tier, &mut *scoring.keeper.scorer, scoring.keeper.reader.tokens_max, clock)
+        measure(tier, &mut *scoring.keeper.scorer, scoring.keeper.reader.fit.limit, clock)
     };
     let (large, small) = (device(Tier::Primary, primary)?, device(Tier::Fallback, fallback)?);
     let (rate, dollars_per_hour, seed) = (1.0, plan.dollars_per_hour, plan.seed);

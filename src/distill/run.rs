@@ -14,6 +14,7 @@ use crate::base::{FileError, Tier, hex};
 use crate::eval::{CacheError, Judged, Keeper, KeeperError, List, SetError};
 use crate::model::{Encoder, Model, Weights};
 use crate::ops::cuda::Half;
+use crate::rerank::{Overflow, Truncation};
 use crate::token::{Packed, PairReader};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -168,11 +169,13 @@ pub fn run(
     tell(Stage { name: "mine", done: 1, of: 1, note: format!("{} lists", mined.len()) });
     folder(work)?;
     folder(out)?;
+    // As cross-encoders are trained.
+    let truncation = Truncation::by(Overflow::LongestFirst);
     let keeper = |precision: Precision| {
-        match Keeper::open(Tier::Primary, &inputs.teacher, precision, plan.threads, work) {
+        match Keeper::open(Tier::Primary, &inputs.teacher, (precision, plan.threads), &truncation, work) {
             // Labels that a GPU made are taken without one.
             Err(KeeperError::Precision(NotHere::Gpu(_))) if precision == Precision::F16 => {
-                Keeper::elsewhere(&inputs.teacher, Half::F16.dtype(), work)
+                Keeper::elsewhere(&inputs.teacher, Half::F16.dtype(), &truncation, work)
             }
             opened => opened,
         }
@@ -242,7 +245,7 @@ fn begin(inputs: &Inputs, plan: &Plan) -> Result<Option<Student>, DistillError> 
     if !fits(&student.encoder) {
         return other_shape();
     }
-    let (reads, needed) = (student.encoder.pair_tokens_max(), teacher.encoder.pair_tokens_max());
+    let (reads, needed) = (student.pair_tokens_max, teacher.pair_tokens_max);
     if student.tokenizer != teacher.tokenizer {
         return fails("its tokenizer is not the teacher's".to_owned());
     }

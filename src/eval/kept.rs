@@ -3,8 +3,9 @@
 use super::{Candidate, Judged};
 use crate::backend::{NotHere, Precision, ScoreError, Scorer, open};
 use crate::base::Tier;
-use crate::model::Model;
-use crate::token::{Packed, PairReader, ReadError, Tokenizer, TokenizerError};
+use crate::model::{Model, fit};
+use crate::rerank::{Truncation, TruncationDefaults};
+use crate::token::{Cut, Fit, Packed, PairReader, ReadError, Tokenizer, TokenizerError};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -66,38 +67,45 @@ pub enum KeeperError {
 
 impl Keeper {
     /// Opens a tier's model on the best device that is here for it; scores lie in `folder`, under a name by which
-    /// whatever scores with the same model in the same precision finds them.
+    /// whatever scores with the same model in the same precision and with the same truncation finds them.
     ///
     /// # Errors
     /// [`KeeperError`].
     pub fn open(
         tier: Tier,
         model: &Model,
-        precision: Precision,
-        threads: usize,
+        (precision, threads): (Precision, usize),
+        truncation: &Truncation,
         folder: &Path,
     ) -> Result<Self, KeeperError> {
         let (scorer, dtype) = open(tier, model, precision, threads)?;
-        Self::with(scorer, dtype, model, folder)
+        Self::with((scorer, dtype), model, truncation, folder)
     }
 
     /// The same without the device that scored in `dtype`: what it has scored is known, and any other pair an error.
     ///
     /// # Errors
     /// [`KeeperError`].
-    pub fn elsewhere(model: &Model, dtype: &'static str, folder: &Path) -> Result<Self, KeeperError> {
-        Self::with(Box::new(Elsewhere { dtype }), dtype, model, folder)
+    pub fn elsewhere(
+        model: &Model,
+        dtype: &'static str,
+        truncation: &Truncation,
+        folder: &Path,
+    ) -> Result<Self, KeeperError> {
+        Self::with((Box::new(Elsewhere { dtype }), dtype), model, truncation, folder)
     }
 
     fn with(
-        scorer: Box<dyn Scorer>,
-        dtype: &'static str,
+        (scorer, dtype): (Box<dyn Scorer>, &'static str),
         model: &Model,
+        truncation: &Truncation,
         folder: &Path,
     ) -> Result<Self, KeeperError> {
         let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer)?);
-        let cache = ScoreCache::open(&folder.join(format!("scores-{}-{dtype}.bin", model.identity)))?;
-        let reader = PairReader { tokenizer, tokens_max: model.encoder.pair_tokens_max() };
+        let fit = fit(truncation, &TruncationDefaults::default(), model.pair_tokens_max);
+        let name = format!("scores-{}-{dtype}-{}.bin", model.identity, name_of(&fit));
+        let cache = ScoreCache::open(&folder.join(name))?;
+        let reader = PairReader { tokenizer, fit };
         Ok(Self { scorer, reader, dtype, cache })
     }
 
@@ -114,6 +122,19 @@ impl Keeper {
         self.cache.complete(lists, &mut *self.scorer, &self.reader, progress)?;
         Ok(self.cache.logits(lists))
     }
+}
+
+/// A part of a file's name for what scores of pairs depend on.
+fn name_of(fit: &Fit) -> String {
+    let Fit { limit, query_max, document_max, cut, side } = fit;
+    let cut = match cut {
+        Cut::Share { query_permille } => format!("truncate{query_permille}"),
+        Cut::LongestFirst => "longest_first".to_owned(),
+        Cut::DocumentOnly => "document_only".to_owned(),
+        Cut::Nothing => "whole".to_owned(),
+    };
+    let own = |letter: char, max: &Option<u32>| max.map_or(String::new(), |max| format!("-{letter}{max}"));
+    format!("{cut}-{}-{limit}{}{}", side.name(), own('q', query_max), own('d', document_max))
 }
 
 /// A device that is not here.
@@ -271,6 +292,7 @@ fn key(query: &str, document: &str) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Side;
 
     /// Gives a pair its number of tokens, and counts pairs.
     struct Length {
@@ -291,7 +313,7 @@ mod tests {
     fn reader() -> PairReader {
         let tokenizer =
             Tokenizer::parse(include_bytes!("../../models/podium-student-L2-H128/tokenizer.json"));
-        PairReader { tokenizer: Arc::new(tokenizer.unwrap()), tokens_max: 512 }
+        PairReader::new(Arc::new(tokenizer.unwrap()), 512)
     }
 
     fn list(query: &str, documents: &[&str]) -> List {
@@ -318,6 +340,20 @@ mod tests {
         std::fs::write(&path, &bytes[..bytes.len() - 7]).unwrap();
         assert_eq!(complete(&[list("a", &["b", "e"])]), (1, Some(6.0)));
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+
+    #[test]
+    fn scores_of_pairs_that_are_cut_otherwise_lie_in_another_file() {
+        let rows = [
+            (Fit::new(512, Cut::LongestFirst), "longest_first-right-512"),
+            (Fit::new(128, Cut::Share { query_permille: 750 }), "truncate750-right-128"),
+            (Fit { side: Side::Left, ..Fit::new(512, Cut::DocumentOnly) }, "document_only-left-512"),
+            (Fit { query_max: Some(7), ..Fit::new(9, Cut::Nothing) }, "whole-right-9-q7"),
+            (Fit { document_max: Some(7), ..Fit::new(9, Cut::Nothing) }, "whole-right-9-d7"),
+        ];
+        for (fit, expected) in rows {
+            assert_eq!(name_of(&fit), expected);
+        }
     }
 
     #[test]

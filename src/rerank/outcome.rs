@@ -48,7 +48,7 @@ pub struct Receipt {
 }
 
 /// What truncation took away, over all pairs of a request; nothing by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Truncated {
     /// Documents that lost tokens.
     pub documents: u32,
@@ -185,4 +185,49 @@ pub enum Refusal {
     /// The server is shutting down.
     #[error("the server is draining")]
     Draining,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rerank::{Policy, Priority};
+
+    #[test]
+    fn a_budget_is_met_up_to_its_last_nanosecond() {
+        let met = |budget: Option<u64>, elapsed: u64| {
+            let receipt = Receipt {
+                served: Served::Full,
+                degraded: None,
+                budget: budget.map(Ns),
+                elapsed: Ns(elapsed),
+                queue: Ns::ZERO,
+                compute: Ns::ZERO,
+                model: "m".into(),
+                version: "v".into(),
+                device: DeviceNs(0),
+                cost: Nanodollars(0),
+                joules: None,
+                truncated: Truncated::default(),
+            };
+            receipt.within_budget()
+        };
+        assert_eq!([met(None, u64::MAX), met(Some(7), 7), met(Some(7), 8)], [true, true, false]);
+    }
+
+    #[test]
+    fn names_are_those_of_the_wire_and_distinct() {
+        let wire = |value: serde_json::Value| value.as_str().map(str::to_owned);
+        let policies = [Policy::Auto, Policy::Full, Policy::TopK, Policy::Fallback];
+        for policy in policies {
+            assert_eq!(wire(serde_json::to_value(policy).unwrap()).as_deref(), Some(policy.name()));
+        }
+        for reason in Degradation::ALL {
+            assert_eq!(wire(serde_json::to_value(reason).unwrap()).as_deref(), Some(reason.name()));
+        }
+        assert_eq!(
+            [Served::Full, Served::TopK { k: 1 }, Served::Fallback].map(Served::name),
+            ["full", "topk", "fallback"]
+        );
+        assert!(Priority::High < Priority::Normal && Priority::Normal < Priority::Low);
+    }
 }

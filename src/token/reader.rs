@@ -4,23 +4,27 @@ use super::{Cut, Fit, FitError, Packed, Pair, Tokenizer, TokenizerError};
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Reads pairs as cross-encoders are trained to: the longer text is cut first.
+/// Reads pairs of texts.
 pub struct PairReader {
     /// The model's.
     pub tokenizer: Arc<Tokenizer>,
-    /// Most tokens of a pair.
-    pub tokens_max: u32,
+    /// What pairs must fit into.
+    pub fit: Fit,
 }
 
 impl PairReader {
+    /// Reads pairs of at most `tokens_max` tokens as cross-encoders are trained to: the longer text is cut first.
+    pub fn new(tokenizer: Arc<Tokenizer>, tokens_max: u32) -> Self {
+        Self { tokenizer, fit: Fit::new(tokens_max, Cut::LongestFirst) }
+    }
+
     /// Appends a pair to a batch.
     ///
     /// # Errors
     /// [`ReadError`].
     pub fn push(&self, query: &str, document: &str, batch: &mut Packed) -> Result<(), ReadError> {
-        let fit = Fit::new(self.tokens_max, Cut::LongestFirst);
         let (query, document) = (self.tokenizer.encode(query)?, self.tokenizer.encode(document)?);
-        Pair::fit(query, document, self.tokenizer.template(), &fit)?
+        Pair::fit(query, document, self.tokenizer.template(), &self.fit)?
             .push_into(batch, self.tokenizer.template());
         Ok(())
     }

@@ -24,16 +24,7 @@ pub(super) struct Declared<'a> {
     pub cost: Cost,
     /// There where the model did not read all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub truncated: Option<Lost>,
-}
-
-/// What truncation took away.
-#[derive(Serialize)]
-pub(super) struct Lost {
-    /// Documents that lost tokens.
-    pub documents: u32,
-    /// The most tokens that a query lost.
-    pub query_tokens: u32,
+    pub truncated: Option<Truncated>,
 }
 
 /// What an answer cost.
@@ -65,10 +56,7 @@ impl<'a> Declared<'a> {
                 usd: receipt.cost.0 as f64 / 1e9,
                 joules: receipt.joules,
             },
-            truncated: (receipt.truncated != Truncated::default()).then_some(Lost {
-                documents: receipt.truncated.documents,
-                query_tokens: receipt.truncated.query_tokens,
-            }),
+            truncated: Some(receipt.truncated).filter(|truncated| *truncated != Truncated::default()),
         }
     }
 }

@@ -24,7 +24,7 @@ const SAMPLE: &str = include_str!("sample.tsv");
 pub fn sample(model: &Model) -> Result<Vec<Packed>, LoadError> {
     let unfit = |why: String| LoadError::Shape(format!("the sample cannot be read: {why}"));
     let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| unfit(error.to_string()))?;
-    let reader = PairReader { tokenizer: Arc::new(tokenizer), tokens_max: model.encoder.pair_tokens_max() };
+    let reader = PairReader::new(Arc::new(tokenizer), model.pair_tokens_max);
     let lines =
         || SAMPLE.lines().map(|line| line.split_once('\t').expect("a line has a question and a passage"));
     let list = |query: &str| {
