@@ -124,6 +124,41 @@ mod tests {
     }
 
     #[test]
+    fn the_best_few_come_in_the_form_that_was_asked_for() {
+        let logits = [-2.0, 1.0, 0.0];
+        let ranked = |form, top_n| rank(&logits, form, top_n).unwrap();
+        let row = |index, score| Ranked { index, score };
+        assert_eq!(ranked(ScoreForm::Logit, Some(2)), [row(1, 1.0), row(2, 0.0)]);
+        // 1 / (1 + exp(-x)) of 1, 0 and -2.
+        let expected = [row(1, 0.731_058_6), row(2, 0.5), row(0, 0.119_202_92)];
+        assert_eq!(ranked(ScoreForm::Probability, None), expected);
+        assert_eq!(ranked(ScoreForm::Probability, Some(9)), expected);
+    }
+
+    #[test]
+    fn what_the_primary_did_not_score_moves_down_together_and_no_further_than_it_must() {
+        for (fallback, block, expected) in [
+            // Nothing outranks the block: all stay where they are.
+            (vec![1.0, 2.0, 0.5], vec![(1, 1.5)], vec![1.0, 1.5, 0.5]),
+            // 5 - 3 and a thousandth of 1 + 3.
+            (vec![5.0, 4.0, 1.0], vec![(1, 3.0)], vec![2.996, 3.0, -1.004]),
+            // A tie would go to the earlier candidate, which the primary did not score.
+            (vec![2.0, 3.0], vec![(1, 2.0)], vec![1.997, 2.0]),
+            (vec![0.0, 3.0], vec![(1, -1.0)], vec![-1.002, -1.0]),
+            (vec![7.0, 3.0], vec![(0, 1.0), (1, 2.0)], vec![1.0, 2.0]),
+            (vec![7.0, 3.0], vec![], vec![7.0, 3.0]),
+        ] {
+            let mut merged: Vec<f32> = fallback.clone();
+            merge_top_k(&mut merged, &block);
+            let is_close = |(found, expected): (&f32, &f32)| (found - expected).abs() < 1e-5;
+            assert!(merged.iter().zip(&expected).all(is_close), "{fallback:?} {block:?}: {merged:?}");
+        }
+        assert_eq!(top_k_scores(&[5.0, 4.0, 6.0], &[1.0, 2.0, 3.0], 0), [5.0, 4.0, 6.0]);
+        assert_eq!(top_k_scores(&[5.0, 4.0, 6.0], &[1.0, 2.0, 9.0], 1), [5.0, 4.0, 9.0]);
+        assert_eq!(top_k_scores(&[5.0, 4.0, 6.0], &[1.0, 2.0, 3.0], 3), [1.0, 2.0, 3.0]);
+    }
+
+    #[test]
     fn an_empty_request_ranks_to_nothing() {
         assert!(rank(&[], ScoreForm::Probability, Some(3)).unwrap().is_empty());
     }

@@ -114,3 +114,19 @@ impl TruncationDefaults {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_a_part_of_the_whole() {
+        let check = |query_permille| TruncationDefaults { query_permille, ..Default::default() }.check();
+        for share in [1, 750, 999] {
+            assert_eq!(check(share), Ok(()));
+        }
+        for share in [0, 1_000, u32::MAX] {
+            assert_eq!(check(share), Err(format!("query_permille: {share} is not between 1 and 999")));
+        }
+    }
+}

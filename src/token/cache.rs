@@ -78,7 +78,18 @@ mod tests {
         assert_eq!(cache.get("a"), None);
         cache.insert("a".into(), vec![1, 2].into());
         assert_eq!(cache.get("a").as_deref(), Some(&[1, 2][..]));
-        assert_eq!(cache.lookups(), (1, 1));
+        assert_eq!(cache.get("b"), None);
+        assert_eq!(cache.get("c"), None);
+        assert_eq!(cache.lookups(), (1, 3));
+    }
+
+    #[test]
+    fn an_entry_weighs_its_text_its_ids_and_what_holds_them() {
+        let cache = TokenCache::new(10_000);
+        cache.insert("seven b".into(), vec![1, 2, 3].into());
+        assert_eq!(cache.bytes(), 7 + 4 * 3 + 2 * 16 + 64);
+        cache.insert("a".into(), vec![].into());
+        assert_eq!(cache.bytes(), 115 + 97);
     }
 
     #[test]

@@ -95,7 +95,16 @@ mod tests {
         batch.push([(7, 0)]);
         assert_eq!(batch.starts(), [0, 2, 3]);
         assert_eq!(batch.lengths().collect::<Vec<_>>(), [2, 1]);
+        assert_eq!((batch.ids(), batch.types()), (&[101, 102, 7][..], &[0, 1, 0][..]));
+        assert_eq!((batch.len(), batch.tokens(), batch.is_empty()), (2, Tokens(3), false));
         batch.clear();
         assert_eq!(batch, Packed::default());
+        assert_eq!((batch.len(), batch.tokens(), batch.is_empty()), (0, Tokens(0), true));
+    }
+
+    #[test]
+    #[should_panic(expected = "a sequence has at least one token")]
+    fn an_empty_sequence_is_a_bug() {
+        Packed::default().push([]);
     }
 }

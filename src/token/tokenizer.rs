@@ -156,6 +156,7 @@ mod tests {
     use tokenizers::normalizers::BertNormalizer;
     use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
     use tokenizers::processors::bert::BertProcessing;
+    use tokenizers::processors::template::TemplateProcessing;
     use tokenizers::{
         Encoding, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
     };
@@ -185,6 +186,73 @@ mod tests {
             document_type: 1,
         };
         assert_eq!(**tokenizer.template(), expected);
+    }
+
+    #[test]
+    fn a_template_that_is_no_pair_in_order_is_an_error() {
+        let template = |pair: &str| {
+            let mut inner = letters();
+            let template = TemplateProcessing::builder()
+                .try_single("[CLS] $A [SEP]")
+                .unwrap()
+                .try_pair(pair)
+                .unwrap()
+                .special_tokens(vec![("[CLS]", 1), ("[SEP]", 2)])
+                .build()
+                .unwrap();
+            inner.with_post_processor(Some(template));
+            Tokenizer::new(inner).map(|tokenizer| (**tokenizer.template()).clone())
+        };
+        let found = template("$A:3 [SEP]:4 [CLS]:5 $B:6").unwrap();
+        let expected = Template {
+            before: vec![],
+            between: vec![(2, 4), (1, 5)],
+            after: vec![],
+            query_type: 3,
+            document_type: 6,
+        };
+        assert_eq!((found.specials(), found), (2, expected));
+        for (pair, reason) in [
+            ("[CLS] $B [SEP] $A", "the document comes before the query"),
+            ("$A [SEP] $B $A", "special tokens stand inside one of the texts"),
+        ] {
+            let error = template(pair).unwrap_err().to_string();
+            assert!(error.ends_with(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_ends_after_its_largest_id() {
+        assert_eq!(Tokenizer::new(letters()).unwrap().vocabulary(), 55);
+        let mut inner = letters();
+        inner.add_tokens([tokenizers::AddedToken::from("more".to_owned(), false)]).unwrap();
+        assert_eq!(Tokenizer::new(inner).unwrap().vocabulary(), 56);
+    }
+
+    #[test]
+    fn what_our_own_wordpiece_does_not_know_is_the_library_s() {
+        use tokenizers::AddedToken;
+        let added = |token: AddedToken| {
+            let mut inner = pieces(true);
+            inner.add_special_tokens([token]).unwrap();
+            Tokenizer::new(inner).unwrap()
+        };
+        let mark = || AddedToken::from("[MARK]".to_owned(), true);
+        for (token, is_own) in [
+            (mark(), true),
+            (mark().lstrip(true), false),
+            (mark().rstrip(true), false),
+            (mark().normalized(true), false),
+        ] {
+            let tokenizer = added(token.clone());
+            assert_eq!(tokenizer.has_own_wordpiece(), is_own, "{token:?}");
+            agrees(&tokenizer, "un [MARK] able[mark]");
+        }
+        let mut inner = pieces(true);
+        inner.with_normalizer(Some(BertNormalizer::new(false, true, None, true))).unwrap();
+        let tokenizer = Tokenizer::new(inner).unwrap();
+        assert!(!tokenizer.has_own_wordpiece());
+        agrees(&tokenizer, "un\u{0}able \u{7f}");
     }
 
     #[test]
