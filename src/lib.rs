@@ -20,7 +20,7 @@
 //! | 2 | [`model`]: a model's files, checked; the reference forward |
 //! | 2 | [`telemetry`]: metrics and traces |
 //! | 2 | [`wire`]: the dialects |
-//! | 1 | [`ops`]: an encoder's operations on the CPU, each beside its reference |
+//! | 1 | [`ops`]: an encoder's operations on the CPU, each beside its reference, and on GPUs |
 //! | 1 | [`rerank`]: requests, outcomes, ranking |
 //! | 1 | [`token`]: from text to packed pairs |
 //! | 0 | [`base`]: units, hours of the calendar |

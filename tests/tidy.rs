@@ -39,7 +39,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("hdrhistogram", &["src/load/tally.rs"]),
     ("candle_core", &["src/model/forward.rs", "src/model/weights.rs", "src/distill/"]),
     ("candle_nn", &["src/model/forward.rs"]),
-    // Of tokio the engine has only the one-shot reply.
+    // Of tokio the engine has only the one-shot reply and `Notify`.
     ("tokio", &["src/http/", "src/load/", "src/compare/ask.rs", "src/cli/", "src/engine/"]),
     // A script waits for its test on one; the ledger on disk is a thread with a queue; a load's pacer waits
     // for the next send on one.

@@ -128,14 +128,6 @@ impl Tier {
     /// Both, primary first.
     pub const ALL: [Self; 2] = [Self::Primary, Self::Fallback];
 
-    /// The other one.
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Primary => Self::Fallback,
-            Self::Fallback => Self::Primary,
-        }
-    }
-
     /// The lower-case name that labels, headers and reports use.
     pub const fn name(self) -> &'static str {
         match self {

@@ -48,7 +48,8 @@ pub struct ModelInfo {
     pub version: Arc<str>,
     /// What it is there for.
     pub tier: Tier,
-    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
+    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`, on a GPU `float16`, `bfloat16` or
+    /// `float8_e4m3`.
     pub dtype: &'static str,
     /// The longest pair that it reads.
     pub pair_tokens_max: u32,

@@ -1,6 +1,6 @@
 //! Floor 5: the running server. One driver thread owns the scheduler; one thread a lane owns a
-//! scorer; a bounded pool of threads tokenises. They speak over crossbeam channels, and of tokio
-//! there is only the one-shot reply.
+//! scorer; a bounded pool of threads tokenises. They speak over channels whose receivers park (`mailbox`); of tokio there
+//! are the one-shot reply and the `Notify` by which the pool wakes a request.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -183,7 +183,8 @@ pub struct TierSetup {
     pub version: Arc<str>,
     /// Its licence, for `/v1/models`.
     pub licence: Arc<str>,
-    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
+    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`, on a GPU `float16`, `bfloat16` or
+    /// `float8_e4m3`.
     pub dtype: &'static str,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
