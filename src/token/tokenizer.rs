@@ -158,7 +158,8 @@ mod tests {
     use tokenizers::processors::bert::BertProcessing;
     use tokenizers::processors::template::TemplateProcessing;
     use tokenizers::{
-        Encoding, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+        Encoding, PaddingParams, PaddingStrategy, TruncationDirection, TruncationParams, TruncationStrategy,
+        truncate_encodings,
     };
 
     /// A BERT tokenizer over single letters; `[CLS]` is 1 and `[SEP]` is 2.
@@ -218,6 +219,19 @@ mod tests {
         ] {
             let error = template(pair).unwrap_err().to_string();
             assert!(error.ends_with(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_tokenizer_s_own_padding_and_truncation_do_not_count() {
+        let strategy = PaddingStrategy::Fixed(16);
+        let mut inner = letters();
+        inner.with_padding(Some(PaddingParams { strategy, ..Default::default() }));
+        inner.with_truncation(Some(TruncationParams { max_length: 6, ..Default::default() })).unwrap();
+        let tokenizer = Tokenizer::new(inner).unwrap();
+        assert_eq!(tokenizer.template(), Tokenizer::new(letters()).unwrap().template());
+        for text in ["a b c d e f g h", "a b c d e f g \u{e9}"] {
+            assert_eq!(tokenizer.encode(text).unwrap().len(), 8, "{text}");
         }
     }
 
