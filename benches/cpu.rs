@@ -215,7 +215,7 @@ fn peak_rates() -> [f64; 3] {
             return [f32_rate, f32_rate, rate::<_, Int8>(simd)];
         }
     }
-    let simd = podium::ops::Portable;
+    let simd = podium::ops::Portable::default();
     [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)]
 }
 

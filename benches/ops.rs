@@ -57,7 +57,7 @@ fn main() {
     let found = found.or_else(|| podium::ops::Avx2::detect().map(|simd| without_bf16(&mut criterion, simd)));
     #[cfg(not(target_arch = "x86_64"))]
     let found = None;
-    found.unwrap_or_else(|| without_bf16(&mut criterion, podium::ops::Portable));
+    found.unwrap_or_else(|| without_bf16(&mut criterion, podium::ops::Portable::default()));
     forward(&mut criterion);
     criterion.final_summary();
     ratios(results.path());

@@ -4,6 +4,7 @@ use super::Gelu;
 use super::activate::{activate_bytes, activate_float};
 use super::linear::{Linear, Operand};
 use super::math::{EXP2, EXP2_COARSE, exp2, gelu_erf, gelu_erf_coarse, gelu_tanh};
+use super::simd::tiles::{Block, Tiles};
 use super::simd::{Simd, SimdBf16};
 use half::bf16;
 
@@ -53,6 +54,15 @@ pub struct WeightRow {
 pub trait Dtype<S: Simd>: Copy + Send + Sync + 'static {
     /// Values in a word.
     const GROUP: usize;
+    /// Whether products are those of [`Dtype::multiply`].
+    const ON_TILES: bool = false;
+    /// A block of products on tiles.
+    ///
+    /// # Safety
+    /// [`Dtype::ON_TILES`], and what [`Tiles::bf16`](super::Tiles::bf16) asks for.
+    unsafe fn multiply(_block: &Block) {
+        unreachable!("this dtype has no products on tiles here")
+    }
     /// Sums plus the products of the values in each word of `a` and `b`.
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V;
     /// What the sums mean, for a row's scale and the columns' scales and biases. Floats are what they are.
@@ -166,6 +176,12 @@ impl<S: Simd> Float<S> for F32 {
 
 impl<S: SimdBf16> Dtype<S> for Bf16 {
     const GROUP: usize = 2;
+    const ON_TILES: bool = S::Tiles::HERE;
+    #[inline(always)]
+    unsafe fn multiply(block: &Block) {
+        // SAFETY: the caller promises the same.
+        unsafe { S::Tiles::bf16(block) }
+    }
     #[inline(always)]
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
         simd.dot_bf16(sums, a, b)
@@ -222,6 +238,12 @@ impl<S: SimdBf16> Float<S> for Bf16 {
 
 impl<S: Simd> Dtype<S> for Int8 {
     const GROUP: usize = 4;
+    const ON_TILES: bool = S::Tiles::HERE;
+    #[inline(always)]
+    unsafe fn multiply(block: &Block) {
+        // SAFETY: the caller promises the same.
+        unsafe { S::Tiles::bytes(block) }
+    }
     #[inline(always)]
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
         simd.as_floats(simd.dot_bytes(simd.as_words(sums), a, b))

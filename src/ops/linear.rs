@@ -9,6 +9,8 @@
 
 use super::dtype::{Dtype, Input};
 use super::epilogue::Epilogue;
+use super::on_tiles::{Panels, on_tiles};
+use super::simd::tiles::{BLOCK, TILE};
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 use std::marker::PhantomData;
@@ -37,6 +39,7 @@ pub struct Linear<S, D> {
     /// `[outputs / width, groups, width]`, with `groups` words to an output's inputs.
     panels: Buffer,
     groups: usize,
+    inputs: usize,
     outputs: usize,
     /// What accumulators start from, `[outputs]`.
     start: Buffer,
@@ -52,10 +55,15 @@ impl<S: Simd, D: Dtype<S>> Linear<S, D> {
         let Dense { outputs, inputs, weight, bias } = dense;
         assert!(outputs.is_multiple_of(PAD) && inputs.is_multiple_of(PAD), "a map is padded");
         assert!(weight.len() == outputs * inputs && bias.len() == *outputs, "a map is whole");
-        let (groups, width) = (inputs / D::GROUP, WIDE * S::LANES);
+        let (mut groups, width) = (inputs / D::GROUP, WIDE * S::LANES);
+        if D::ON_TILES {
+            // Whole steps of a tile; what a row has beyond its inputs meets zeros.
+            groups = groups.next_multiple_of(TILE);
+        }
         let mut packed = Self {
             panels: Buffer::zeros(outputs * groups),
             groups,
+            inputs: *inputs,
             outputs: *outputs,
             start: Buffer::zeros(*outputs),
             scale: Buffer::zeros(*outputs),
@@ -73,6 +81,12 @@ impl<S: Simd, D: Dtype<S>> Linear<S, D> {
             packed.bias.floats_mut()[output] = row.bias;
         }
         packed
+    }
+
+    /// What [`on_tiles`] reads.
+    fn tiled(&self) -> Panels<'_> {
+        let (words, start) = (self.panels.words(), self.start.words());
+        Panels { words, start, steps: self.groups / TILE, columns: self.outputs }
     }
 
     /// Outputs, padding included.
@@ -94,7 +108,8 @@ impl Operand {
     /// Makes room for so many rows of so many words.
     pub(super) fn shape(&mut self, rows: usize, groups: usize) {
         (self.rows, self.groups) = (rows, groups);
-        self.words.grow(rows * self.stride());
+        // A tile reads whole rows of its own.
+        self.words.grow(rows.next_multiple_of(BLOCK) * self.stride());
         if self.scales.len() < rows {
             self.scales.resize(rows, 1.0);
         }
@@ -148,7 +163,7 @@ pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
     map: &Linear<S, D>,
     epilogue: E,
 ) {
-    assert_eq!(input.groups, map.groups, "the input has what the map reads");
+    assert_eq!(input.groups, map.inputs / D::GROUP, "the input has what the map reads");
     assert!(epilogue.fits(input.rows, map.outputs), "the result has a place");
     let width = WIDE * S::LANES;
     let finish = Finish::<D, E> {
@@ -158,6 +173,10 @@ pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
         epilogue,
         _marker: PhantomData,
     };
+    if D::ON_TILES {
+        let rows = (input.words.words(), input.stride(), input.rows);
+        return on_tiles::<S, D, _>(simd, rows, map.tiled(), finish);
+    }
     for panel in 0..map.outputs / width {
         let column = panel * width;
         let product = Product {

@@ -2,9 +2,9 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `simd` | what an operation needs of a processor: AVX-512, AVX2, or plain Rust |
+//! | `simd` | what an operation needs of a processor: AVX-512 with or without AMX tiles, AVX2, or plain Rust |
 //! | `dtype` | f32, bf16 and bytes: how numbers lie in words |
-//! | `linear` | matrix products, tile by tile |
+//! | `linear`, `on_tiles` | matrix products: on vectors, and on AMX tiles |
 //! | `epilogue`, `activate` | what follows them, fused in: residual, dtype, GELU |
 //! | `attention` | within each sequence |
 //! | `first_token` | the same, for the last layer's first token alone |
@@ -33,6 +33,7 @@ mod head;
 mod layer_norm;
 mod linear;
 mod math;
+mod on_tiles;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -48,8 +49,8 @@ pub use layer_norm::{Norm, layer_norm, layer_norm_reference};
 pub use linear::{Dense, Linear, Operand, linear, linear_reference};
 pub use math::{ERF, ERF_P, EXP2, gelu_reference};
 #[cfg(target_arch = "x86_64")]
-pub use simd::{Avx2, Avx512};
-pub use simd::{Kernel, Portable, Simd, SimdBf16};
+pub use simd::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
+pub use simd::{Emulated, Kernel, Portable, Simd, SimdBf16, Tiles};
 
 /// Widths are multiples of this: two vectors of the widest processor.
 pub const PAD: usize = 32;

@@ -14,7 +14,11 @@ use rand_pcg::Pcg64;
 macro_rules! on_every_processor {
     (|$simd:ident| $body:expr) => {{
         {
-            let $simd = crate::ops::Portable;
+            let $simd = crate::ops::Portable::default();
+            $body
+        }
+        {
+            let $simd = crate::ops::Emulated::default();
             $body
         }
         #[cfg(target_arch = "x86_64")]
@@ -22,7 +26,16 @@ macro_rules! on_every_processor {
             if let Some($simd) = crate::ops::Avx2::detect() {
                 $body
             }
+            if let Some($simd) = crate::ops::AvxVnni::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::Avx512Vnni::detect() {
+                $body
+            }
             if let Some($simd) = crate::ops::Avx512::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::Amx::detect() {
                 $body
             }
         }
@@ -34,12 +47,21 @@ pub(super) use on_every_processor;
 macro_rules! on_every_bf16 {
     (|$simd:ident| $body:expr) => {{
         {
-            let $simd = Portable;
+            let $simd = Portable::default();
+            $body
+        }
+        {
+            let $simd = crate::ops::Emulated::default();
             $body
         }
         #[cfg(target_arch = "x86_64")]
-        if let Some($simd) = crate::ops::Avx512::detect() {
-            $body
+        {
+            if let Some($simd) = crate::ops::Avx512::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::Amx::detect() {
+                $body
+            }
         }
     }};
 }
@@ -108,7 +130,7 @@ fn a_linear_map_is_the_reference_s_in_every_dtype() {
 fn bytes_are_the_same_on_every_processor() {
     let mut random = random(2);
     let (x, dense) = (values(&mut random, 13 * 96, 3.0), dense(&mut random, 64, 96));
-    let expected = product::<_, Int8>(Portable, &x, &dense, Input::Signed);
+    let expected = product::<_, Int8>(Portable::default(), &x, &dense, Input::Signed);
     on_every_processor!(|simd| {
         // The products are exact; the last step of AVX rounds once less.
         assert!(error(&product::<_, Int8>(simd, &x, &dense, Input::Signed), &expected) < 1e-6);
@@ -246,7 +268,7 @@ fn a_map_that_is_cut_short_is_refused_before_a_pointer_is_made() {
     key.weight.pop();
     let layer = FirstToken { heads: Heads { count: 1, size: PAD }, query, key, value };
     let (mut scratch, mut context) = (Scratch::default(), vec![0.0; PAD]);
-    first_token_attention(Portable, &layer, &[0.0; PAD], (&mut scratch, &mut context));
+    first_token_attention(Portable::default(), &layer, &[0.0; PAD], (&mut scratch, &mut context));
 }
 
 #[test]

@@ -9,8 +9,8 @@ mod stack;
 use super::{Precision, ScoreError, Scorer};
 use crate::model::{Encoder, Weights};
 #[cfg(target_arch = "x86_64")]
-use crate::ops::{Avx2, Avx512};
-use crate::ops::{Bf16, F32, Int8, Portable};
+use crate::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni};
+use crate::ops::{Bf16, Emulated, F32, Int8, Portable};
 use crate::token::Packed;
 use stack::{Forward, Stack, Workspace};
 use std::ops::Range;
@@ -25,12 +25,20 @@ const CHUNK_TOKENS: u32 = 128;
 /// An instruction set that the operations are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Processor {
+    /// AVX-512 with VNNI, BF16, and AMX tiles that this process may use.
+    Amx,
     /// AVX-512 with VNNI and BF16.
     Avx512,
+    /// AVX-512 with VNNI.
+    Avx512Vnni,
+    /// AVX2 with FMA and AVX-VNNI.
+    AvxVnni,
     /// AVX2 with FMA.
     Avx2,
     /// Any.
     Portable,
+    /// Any, with tiles as AMX has them in plain Rust: slow, for tests.
+    Emulated,
 }
 
 impl Processor {
@@ -39,11 +47,22 @@ impl Processor {
         let mut here = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            here.extend(Amx::detect().map(|_| Self::Amx));
             here.extend(Avx512::detect().map(|_| Self::Avx512));
+            here.extend(Avx512Vnni::detect().map(|_| Self::Avx512Vnni));
+            here.extend(AvxVnni::detect().map(|_| Self::AvxVnni));
             here.extend(Avx2::detect().map(|_| Self::Avx2));
         }
-        here.push(Self::Portable);
+        here.extend([Self::Portable, Self::Emulated]);
         here
+    }
+
+    /// Whether there is bf16.
+    pub fn has_bf16(self) -> bool {
+        match self {
+            Self::Amx | Self::Avx512 | Self::Portable | Self::Emulated => true,
+            Self::Avx512Vnni | Self::AvxVnni | Self::Avx2 => false,
+        }
     }
 }
 
@@ -90,41 +109,60 @@ impl CpuModel {
         precision: Precision,
     ) -> Result<Self, NotHere> {
         let missing = "the caller asks for what `Processor::here` lists";
-        let precision = match (precision, processor) {
-            (Precision::Auto, Processor::Avx512) => Precision::Bf16,
-            (Precision::Auto, Processor::Avx2 | Processor::Portable) => Precision::F32,
-            (Precision::Bf16, Processor::Avx2) => return Err(NotHere::Bf16),
-            (precision, _) if precision.is_for_gpus() => return Err(NotHere::Gpu(precision.name())),
-            (precision, _) => precision,
+        let precision = match precision {
+            Precision::Auto if matches!(processor, Processor::Amx | Processor::Avx512) => Precision::Bf16,
+            Precision::Auto => Precision::F32,
+            Precision::Bf16 if !processor.has_bf16() => return Err(NotHere::Bf16),
+            precision if precision.is_for_gpus() => return Err(NotHere::Gpu(precision.name())),
+            precision => precision,
         };
         macro_rules! stack {
             ($simd:expr, $linear:ty, $attention:ty) => {
                 Arc::new(Stack::<_, $linear, $attention>::new($simd, encoder, weights))
             };
         }
-        let forward: Arc<dyn Forward> = match (processor, precision) {
-            #[cfg(target_arch = "x86_64")]
-            (Processor::Avx512, precision) => {
-                let simd = Avx512::detect().expect(missing);
+        macro_rules! with_bf16 {
+            ($simd:expr) => {{
+                let simd = $simd;
                 match precision {
                     Precision::F32 => stack!(simd, F32, F32),
                     Precision::Int8 => stack!(simd, Int8, Bf16),
                     _ => stack!(simd, Bf16, Bf16),
                 }
-            }
-            #[cfg(target_arch = "x86_64")]
-            (Processor::Avx2, precision) => {
-                let simd = Avx2::detect().expect(missing);
+            }};
+        }
+        #[cfg(target_arch = "x86_64")]
+        macro_rules! without_bf16 {
+            ($simd:expr) => {{
+                let simd = $simd;
                 match precision {
                     Precision::Int8 => stack!(simd, Int8, F32),
                     _ => stack!(simd, F32, F32),
                 }
-            }
+            }};
+        }
+        let forward: Arc<dyn Forward> = match processor {
+            #[cfg(target_arch = "x86_64")]
+            Processor::Amx => with_bf16!(Amx::detect().expect(missing)),
+            #[cfg(target_arch = "x86_64")]
+            Processor::Avx512 => with_bf16!(Avx512::detect().expect(missing)),
+            #[cfg(target_arch = "x86_64")]
+            Processor::Avx512Vnni => without_bf16!(Avx512Vnni::detect().expect(missing)),
+            #[cfg(target_arch = "x86_64")]
+            Processor::AvxVnni => without_bf16!(AvxVnni::detect().expect(missing)),
+            #[cfg(target_arch = "x86_64")]
+            Processor::Avx2 => without_bf16!(Avx2::detect().expect(missing)),
             #[cfg(not(target_arch = "x86_64"))]
-            (Processor::Avx512 | Processor::Avx2, _) => panic!("{missing}"),
-            (Processor::Portable, Precision::Int8) => stack!(Portable, Int8, F32),
-            (Processor::Portable, Precision::Bf16) => stack!(Portable, Bf16, Bf16),
-            (Processor::Portable, _) => stack!(Portable, F32, F32),
+            Processor::Amx
+            | Processor::Avx512
+            | Processor::Avx512Vnni
+            | Processor::AvxVnni
+            | Processor::Avx2 => panic!("{missing}"),
+            Processor::Portable => match precision {
+                Precision::Int8 => stack!(Portable::default(), Int8, F32),
+                _ => with_bf16!(Portable::default()),
+            },
+            Processor::Emulated => with_bf16!(Emulated::default()),
         };
         Ok(Self { forward, encoder: encoder.clone(), precision })
     }
