@@ -51,6 +51,40 @@ pub(super) fn on_tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
     drop(session);
 }
 
+/// Multiplies so often 24 steps of a block that lies in the first-level cache, and says how many multiplications that
+/// were: the processor's rate, for benches. None where the dtype has no tiles.
+pub fn multiply_on_tiles<S: Simd, D: Dtype<S>>(times: usize) -> Option<usize> {
+    const STEPS: usize = 24;
+    if !D::ON_TILES {
+        return None;
+    }
+    let session = S::Tiles::session();
+    let (operands, mut sums) = (Sums([0x3f80_3f80; BLOCK * BLOCK]), Sums([0; BLOCK * BLOCK]));
+    let words = operands.0.as_ptr();
+    // All rows are one, and steps go on along it; columns are the same in all steps.
+    let block = Block {
+        rows: BLOCK,
+        steps: STEPS,
+        a: words,
+        a_stride: 0,
+        b: words,
+        b_stride: 0,
+        b_apart: TILE,
+        start: words,
+        start_stride: 0,
+        sums: sums.0.as_mut_ptr(),
+        sums_stride: BLOCK,
+        fetch: words,
+        fetch_lines: 0,
+    };
+    for _ in 0..times {
+        // SAFETY: a row of 24 steps and one of 32 columns lie in `operands`, a block's sums in `sums`; the session lives.
+        unsafe { D::multiply(&block) };
+    }
+    drop(session);
+    Some(times * STEPS * TILE * D::GROUP * BLOCK * BLOCK)
+}
+
 /// Sums of a block, at a cache line's start.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]

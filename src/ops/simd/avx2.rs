@@ -7,9 +7,9 @@ use std::arch::x86_64::{
     _mm_movehl_ps, _mm_packus_epi16, _mm_storel_epi64, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps,
     _mm256_and_si256, _mm256_blendv_ps, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps,
     _mm256_castsi256_si128, _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_div_ps,
-    _mm256_dpbusd_avx_epi32, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
-    _mm256_packs_epi32, _mm256_permute2x128_si256, _mm256_round_ps, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_dpbusd_avx_epi32, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_floor_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_ps, _mm256_min_ps,
+    _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute2x128_si256, _mm256_set1_epi16, _mm256_set1_epi32,
     _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16,
     _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
     _mm256_sub_ps, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32,
@@ -161,14 +161,13 @@ impl<L: Level> Simd for Ymm<L> {
         lanes!(_mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX))))
     }
     #[inline(always)]
-    fn round(self, a: __m256) -> __m256 {
-        // 8: to the nearest, and no exceptions.
-        lanes!(_mm256_round_ps::<8>(a))
+    fn fraction(self, a: __m256) -> __m256 {
+        lanes!(_mm256_sub_ps(a, _mm256_floor_ps(a)))
     }
     #[inline(always)]
     fn scale(self, a: __m256, exponent: __m256) -> __m256 {
         lanes!({
-            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(exponent));
+            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(_mm256_floor_ps(exponent)));
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponent))
         })
     }

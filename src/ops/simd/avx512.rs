@@ -9,7 +9,7 @@ use std::arch::x86_64::{
     _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32, _mm512_cvtusepi32_epi8, _mm512_div_ps,
     _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
     _mm512_mask_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_ps, _mm512_scalef_ps, _mm512_set1_epi32,
     _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps,
     _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
     _mm512_unpacklo_epi64,
@@ -121,6 +121,7 @@ impl<L: Level> Simd for Zmm<L> {
     type W = __m512i;
     const LANES: usize = 16;
     const ROWS: usize = 12;
+    const SCALES_TO_ZERO: bool = true;
 
     #[inline(always)]
     fn launch<K: Kernel<Self>>(self, kernel: K) -> K::Output {
@@ -164,9 +165,9 @@ impl<L: Level> Simd for Zmm<L> {
         lanes!(_mm512_abs_ps(a))
     }
     #[inline(always)]
-    fn round(self, a: __m512) -> __m512 {
-        // 8: to the nearest, and no exceptions.
-        lanes!(_mm512_roundscale_ps::<8>(a))
+    fn fraction(self, a: __m512) -> __m512 {
+        // 9: down, and no exceptions.
+        lanes!(_mm512_reduce_ps::<9>(a))
     }
     #[inline(always)]
     fn scale(self, a: __m512, exponent: __m512) -> __m512 {

@@ -39,6 +39,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Rows of the register tile: as many as leave registers for two vectors of the other operand.
     const ROWS: usize;
 
+    /// Whether [`Simd::scale`] takes exponents that are too small for a number.
+    const SCALES_TO_ZERO: bool = false;
+
     /// Runs a kernel compiled for this processor.
     fn launch<K: Kernel<Self>>(self, kernel: K) -> K::Output;
 
@@ -60,9 +63,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// Without the sign.
     fn abs(self, a: Self::V) -> Self::V;
-    /// The nearest integer, ties to even.
-    fn round(self, a: Self::V) -> Self::V;
-    /// a 2^exponent, for whole exponents from -126 to 127 and `a` near 1.
+    /// a - floor(a).
+    fn fraction(self, a: Self::V) -> Self::V;
+    /// a 2^floor(exponent), for `a` from 1 to 2 and exponents from -125 (or any, see [`Simd::SCALES_TO_ZERO`]) to 127.
     fn scale(self, a: Self::V, exponent: Self::V) -> Self::V;
     /// The sum of all lanes.
     fn sum(self, a: Self::V) -> f32;

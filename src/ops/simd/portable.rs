@@ -20,6 +20,13 @@ pub type Portable = Plain<8, NoTiles>;
 /// Sixteen lanes and tiles, as AMX has them: slow, for tests.
 pub type Emulated = Plain<16, EmulatedTiles>;
 
+/// Of numbers that an `i32` holds; `f32::floor` is a call on plain x86-64.
+#[inline(always)]
+fn floor(a: f32) -> i32 {
+    let cut = a as i32;
+    cut - i32::from(cut as f32 > a)
+}
+
 #[inline(always)]
 fn each<const LANES: usize, A: Copy, B>(a: [A; LANES], f: impl Fn(A) -> B) -> [B; LANES] {
     a.map(f)
@@ -83,12 +90,12 @@ impl<const LANES: usize, T: Tiles + Copy + Send + Sync + 'static> Simd for Plain
         each(a, f32::abs)
     }
     #[inline(always)]
-    fn round(self, a: Self::V) -> Self::V {
-        each(a, f32::round_ties_even)
+    fn fraction(self, a: Self::V) -> Self::V {
+        each(a, |a| a - floor(a) as f32)
     }
     #[inline(always)]
     fn scale(self, a: Self::V, exponent: Self::V) -> Self::V {
-        both(a, exponent, |a, exponent| a * f32::from_bits(((exponent as i32 + 127) << 23).cast_unsigned()))
+        both(a, exponent, |a, exponent| a * f32::from_bits(((floor(exponent) + 127) << 23).cast_unsigned()))
     }
     #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
