@@ -50,6 +50,8 @@ pub struct ModelInfo {
     pub tier: Tier,
     /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
     pub dtype: &'static str,
+    /// Why it is computed in that.
+    pub dtype_reason: Arc<str>,
     /// The longest pair that it reads.
     pub pair_tokens_max: u32,
     /// Its licence.
@@ -82,6 +84,7 @@ impl Shared {
                 version: model.version.clone(),
                 tier,
                 dtype: model.dtype,
+                dtype_reason: model.dtype_reason.clone(),
                 pair_tokens_max: model.pair_tokens_max,
                 licence: model.licence.clone(),
                 created_unix,

@@ -185,6 +185,8 @@ pub struct TierSetup {
     pub licence: Arc<str>,
     /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
     pub dtype: &'static str,
+    /// Why it is computed in that.
+    pub dtype_reason: Arc<str>,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// The longest pair that it reads, special tokens included.
