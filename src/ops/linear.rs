@@ -236,13 +236,14 @@ pub(super) unsafe fn tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>, const N: usize>
         // SAFETY: the caller promises the rows.
         product.a = unsafe { product.a.add(done * product.a_stride) };
         let place = (row + done, column);
+        // Only those that a processor has are compiled for it.
         macro_rules! heights {
             ($($height:literal)*) => {
                 match height {
-                    $($height => simd.launch(Tile::<D, E, $height, N> {
+                    $($height if const { $height <= S::ROWS } => simd.launch(Tile::<D, E, $height, N> {
                         product, place, epilogue, _marker: PhantomData,
                     }),)*
-                    _ => unreachable!("no tile is higher than 12 rows"),
+                    _ => unreachable!("no tile is higher than `ROWS`"),
                 }
             };
         }

@@ -143,48 +143,46 @@ impl CpuModel {
                 Arc::new(Stack::<_, $linear, $attention>::new($simd, encoder, weights))
             };
         }
-        macro_rules! with_bf16 {
-            ($simd:expr) => {{
-                let simd = $simd;
-                match precision {
-                    Precision::F32 => stack!(simd, F32, F32),
-                    Precision::Int8 => stack!(simd, Int8, Bf16),
-                    _ => stack!(simd, Bf16, Bf16),
-                }
-            }};
-        }
-        #[cfg(target_arch = "x86_64")]
-        macro_rules! without_bf16 {
-            ($simd:expr) => {{
-                let simd = $simd;
-                match precision {
-                    Precision::Int8 => stack!(simd, Int8, F32),
-                    _ => stack!(simd, F32, F32),
-                }
-            }};
-        }
-        let forward: Arc<dyn Forward> = match processor {
+        // In f32 a processor's levels are the same program.
+        let forward: Arc<dyn Forward> = match (processor, precision) {
             #[cfg(target_arch = "x86_64")]
-            Processor::Amx => with_bf16!(Amx::detect().expect(missing)),
+            (Processor::Amx | Processor::Avx512 | Processor::Avx512Vnni, Precision::F32) => {
+                stack!(Avx512Vnni::detect().expect(missing), F32, F32)
+            }
             #[cfg(target_arch = "x86_64")]
-            Processor::Avx512 => with_bf16!(Avx512::detect().expect(missing)),
+            (Processor::Amx, Precision::Int8) => stack!(Amx::detect().expect(missing), Int8, Bf16),
             #[cfg(target_arch = "x86_64")]
-            Processor::Avx512Vnni => without_bf16!(Avx512Vnni::detect().expect(missing)),
+            (Processor::Amx, _) => stack!(Amx::detect().expect(missing), Bf16, Bf16),
             #[cfg(target_arch = "x86_64")]
-            Processor::AvxVnni => without_bf16!(AvxVnni::detect().expect(missing)),
+            (Processor::Avx512, Precision::Int8) => stack!(Avx512::detect().expect(missing), Int8, Bf16),
             #[cfg(target_arch = "x86_64")]
-            Processor::Avx2 => without_bf16!(Avx2::detect().expect(missing)),
+            (Processor::Avx512, _) => stack!(Avx512::detect().expect(missing), Bf16, Bf16),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Avx512Vnni, _) => stack!(Avx512Vnni::detect().expect(missing), Int8, F32),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::AvxVnni | Processor::Avx2, Precision::F32) => {
+                stack!(Avx2::detect().expect(missing), F32, F32)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Processor::AvxVnni, _) => stack!(AvxVnni::detect().expect(missing), Int8, F32),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Avx2, _) => stack!(Avx2::detect().expect(missing), Int8, F32),
             #[cfg(not(target_arch = "x86_64"))]
-            Processor::Amx
-            | Processor::Avx512
-            | Processor::Avx512Vnni
-            | Processor::AvxVnni
-            | Processor::Avx2 => panic!("{missing}"),
-            Processor::Portable => match precision {
-                Precision::Int8 => stack!(Portable::default(), Int8, F32),
-                _ => with_bf16!(Portable::default()),
-            },
-            Processor::Emulated => with_bf16!(Emulated::default()),
+            (
+                Processor::Amx
+                | Processor::Avx512
+                | Processor::Avx512Vnni
+                | Processor::AvxVnni
+                | Processor::Avx2,
+                _,
+            ) => panic!("{missing}"),
+            (Processor::Portable | Processor::Emulated, Precision::F32) => {
+                stack!(Portable::default(), F32, F32)
+            }
+            (Processor::Portable, Precision::Int8) => stack!(Portable::default(), Int8, F32),
+            (Processor::Portable, _) => stack!(Portable::default(), Bf16, Bf16),
+            (Processor::Emulated, Precision::Int8) => stack!(Emulated::default(), Int8, Bf16),
+            (Processor::Emulated, _) => stack!(Emulated::default(), Bf16, Bf16),
         };
         Ok(Self { forward, encoder: encoder.clone(), precision, processor, reason })
     }
