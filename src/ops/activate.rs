@@ -2,7 +2,7 @@
 //! row's largest value, and with it the scale, is known.
 
 use super::Gelu;
-use super::dtype::{Dtype, Float, GELU_SHIFT, Int8};
+use super::dtype::{Float, GELU_SHIFT, Int8};
 use super::epilogue::{Epilogue, Keep};
 use super::linear::{Linear, linear};
 use super::operand::{Operand, Rows};

@@ -91,22 +91,29 @@ fn normalise<S: Simd>(simd: S, norm: &Norm, row: &mut [f32]) {
     let (gain, bias) = (gain.floats().as_ptr(), bias.floats().as_ptr());
     assert_eq!(row.len(), *stride);
     let row = row.as_mut_ptr();
-    // SAFETY: row, gain and bias have `stride` floats, a multiple of `LANES`.
+    // SAFETY: row, gain and bias have `stride` floats, a multiple of two vectors.
     unsafe {
-        let mut sum = simd.splat(0.0);
-        for at in (0..*stride).step_by(S::LANES) {
-            sum = simd.add(sum, simd.load(row.add(at)));
+        // Two sums each, so that additions need not wait for one another.
+        let mut sums = [simd.splat(0.0); 2];
+        for at in (0..*stride).step_by(2 * S::LANES) {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = simd.add(*sum, simd.load(row.add(at + n * S::LANES)));
+            }
         }
-        let mean = simd.splat(simd.sum(sum) / *hidden as f32);
-        let mut squares = simd.splat(0.0);
-        for at in (0..*stride).step_by(S::LANES) {
-            let centred = simd.sub(simd.load(row.add(at)), mean);
-            let centred = match hidden.saturating_sub(at) {
-                whole if whole >= S::LANES => centred,
-                rest => simd.first(rest, centred, simd.splat(0.0)),
-            };
-            squares = simd.fma(centred, centred, squares);
+        let mean = simd.splat(simd.sum(simd.add(sums[0], sums[1])) / *hidden as f32);
+        let mut sums = [simd.splat(0.0); 2];
+        for at in (0..*stride).step_by(2 * S::LANES) {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                let at = at + n * S::LANES;
+                let centred = simd.sub(simd.load(row.add(at)), mean);
+                let centred = match hidden.saturating_sub(at) {
+                    whole if whole >= S::LANES => centred,
+                    rest => simd.first(rest, centred, simd.splat(0.0)),
+                };
+                *sum = simd.fma(centred, centred, *sum);
+            }
         }
+        let squares = simd.add(sums[0], sums[1]);
         let inverse = simd.splat(1.0 / (simd.sum(squares) / *hidden as f32 + epsilon).sqrt());
         for at in (0..*stride).step_by(S::LANES) {
             let centred = simd.mul(simd.sub(simd.load(row.add(at)), mean), inverse);

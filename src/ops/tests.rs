@@ -296,7 +296,7 @@ fn a_layer_norm_bears_a_large_mean_and_a_width_of_its_own() {
                 to[..hidden].copy_from_slice(from);
             }
             let (mut into, mut operand) = (padded.clone(), Operand::default());
-            operand.shape::<_, F32>(4, stride);
+            operand.fill::<_, F32>(simd, &vec![7.0; 4 * stride], stride);
             layer_norm(simd, &norm, &mut padded);
             layer_norm_into::<_, F32>(simd, &norm, &mut into, (&mut operand, 1));
             assert_eq!(into, padded);
