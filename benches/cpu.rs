@@ -4,6 +4,8 @@
 //!     cargo bench --bench cpu -- --rounds 21 L2H128   more rounds, one model
 //!     cargo bench --bench cpu -- --python PYTHON      onnxruntime beside it, by a Python that has numpy,
 //!                                                     onnx and onnxruntime (`benches/peers`)
+//!     cargo bench --bench cpu -- --processor avx2     as on a processor that has no more: amx, avx512,
+//!                                                     avx512vnni, avxvnni, avx2 or portable
 //!
 //! W1 is 100 pairs of lognormal length (median 90 tokens and at most 256, and 11 for the query), W2
 //! 100 pairs of 43. Time on one thread is the process's CPU time, on two it is wall time; medians.
@@ -18,9 +20,9 @@ mod shared;
 
 use common::{bert, random_batch, random_weights};
 use cpu_time::ProcessTime;
-use podium::backend::{Cpu, CpuModel, Precision, Reference, Scorer};
+use podium::backend::{Cpu, CpuModel, Precision, Processor, Reference, Scorer};
 use podium::model::{Encoder, Forward};
-use podium::ops::{Bf16, Dtype, F32, Int8, Simd};
+use podium::ops::{Bf16, Dtype, F32, Int8, Simd, multiply_on_tiles};
 use podium::token::Packed;
 use shared::{Peak, lognormal, median};
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -34,25 +36,36 @@ fn main() {
     let rounds = rounds.map_or(11, |place| arguments[place + 1].parse().expect("--rounds takes a number"));
     let python = arguments.iter().position(|argument| argument == "--python");
     let python = python.map(|place| arguments[place + 1].as_str());
+    let here = Processor::here();
+    let processor = arguments.iter().position(|argument| argument == "--processor");
+    let processor = processor.map_or(here[0], |place| {
+        let is_meant =
+            |processor: &&Processor| format!("{processor:?}").to_lowercase() == arguments[place + 1];
+        *here.iter().find(is_meant).unwrap_or_else(|| panic!("--processor is one of {here:?}, in lower case"))
+    });
+    println!("on {}, of {here:?}", processor.name());
     let models = [
         ("L2H128", bert(2, 128, 2, 512)),
         ("L4H256", bert(4, 256, 4, 1024)),
         ("L6H384", bert(6, 384, 12, 1536)),
+        ("L12H384", bert(12, 384, 12, 1536)),
+        ("L12H768", bert(12, 768, 12, 3072)),
     ];
     let chosen = |name: &str| {
         let named: Vec<_> = arguments.iter().filter(|argument| argument.starts_with('L')).collect();
-        named.is_empty() || named.iter().any(|argument| *argument == name)
+        // The two that take long are to be asked for.
+        (named.is_empty() && !name.starts_with("L12")) || named.iter().any(|argument| *argument == name)
     };
     for (name, encoder) in models.into_iter().filter(|(name, _)| chosen(name)) {
         for (workload, lengths) in [("W1", lognormal()), ("W2", vec![43; 100])] {
-            compare((name, workload), &encoder, &lengths, rounds, python);
+            compare((name, workload), (processor, &encoder), &lengths, rounds, python);
         }
     }
 }
 
 fn compare(
     (name, workload): (&str, &str),
-    encoder: &Encoder,
+    (processor, encoder): (Processor, &Encoder),
     lengths: &[usize],
     rounds: usize,
     python: Option<&str>,
@@ -60,7 +73,7 @@ fn compare(
     let weights = random_weights(encoder, 1);
     let batch = random_batch(lengths, 1);
     let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
-    let model = |precision| CpuModel::new(encoder, &weights, precision).ok();
+    let model = |precision| CpuModel::on(processor, encoder, &weights, precision).ok();
     let mut ours: Vec<(Precision, Cpu, Cpu)> = precisions
         .into_iter()
         .filter_map(|precision| Some((precision, model(precision)?)))
@@ -88,7 +101,7 @@ fn compare(
             theirs.push(timed(&mut candle, &batch).0);
         }
         if round > 0 {
-            for (peaks, peak) in peaks.iter_mut().zip(peak_rates()) {
+            for (peaks, peak) in peaks.iter_mut().zip(peak_rates(processor)) {
                 peaks.push(peak);
             }
         }
@@ -203,24 +216,47 @@ fn multiplications(encoder: &Encoder, lengths: &[usize]) -> (f64, f64) {
     (linear, full * squares * 2.0 * h + absorbed)
 }
 
-/// Multiplications a second of f32, bf16 and int8, from registers.
-fn peak_rates() -> [f64; 3] {
+/// Multiplications a second of f32, bf16 and int8, from registers or, on tiles, from the first-level cache.
+fn peak_rates(processor: Processor) -> [f64; 3] {
     #[cfg(target_arch = "x86_64")]
     {
-        if let Some(simd) = podium::ops::Avx512::detect() {
-            return [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)];
-        }
-        if let Some(simd) = podium::ops::Avx2::detect() {
-            let f32_rate = rate::<_, F32>(simd);
-            return [f32_rate, f32_rate, rate::<_, Int8>(simd)];
+        use podium::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni};
+        let here = "the processor is among those that are here";
+        let without_bf16 = |f32_rate: f64, int8_rate: f64| [f32_rate, f32_rate, int8_rate];
+        match processor {
+            Processor::Amx => {
+                let simd = Amx::detect().expect(here);
+                return [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)];
+            }
+            Processor::Avx512 => {
+                let simd = Avx512::detect().expect(here);
+                return [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)];
+            }
+            Processor::Avx512Vnni => {
+                let simd = Avx512Vnni::detect().expect(here);
+                return without_bf16(rate::<_, F32>(simd), rate::<_, Int8>(simd));
+            }
+            Processor::AvxVnni => {
+                let simd = AvxVnni::detect().expect(here);
+                return without_bf16(rate::<_, F32>(simd), rate::<_, Int8>(simd));
+            }
+            Processor::Avx2 => {
+                let simd = Avx2::detect().expect(here);
+                return without_bf16(rate::<_, F32>(simd), rate::<_, Int8>(simd));
+            }
+            Processor::Portable | Processor::Emulated => {}
         }
     }
-    let simd = podium::ops::Portable;
+    let simd = podium::ops::Portable::default();
     [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)]
 }
 
 fn rate<S: Simd, D: Dtype<S>>(simd: S) -> f64 {
     const STEPS: usize = 500_000;
+    let started = ProcessTime::now();
+    if let Some(multiplications) = multiply_on_tiles::<S, D>(STEPS / 24) {
+        return multiplications as f64 / started.elapsed().as_secs_f64();
+    }
     let started = ProcessTime::now();
     let sum = simd.launch(Peak::<D>::new(STEPS));
     let seconds = started.elapsed().as_secs_f64();

@@ -17,9 +17,9 @@ use criterion::Criterion;
 use podium::backend::{Cpu, CpuModel, Precision, Reference, Scorer};
 use podium::model::Forward;
 use podium::ops::{
-    AddTo, Dense, Dtype, F32, FirstToken, Float, Gelu, Heads, Input, Int8, Keep, Linear, Norm, Operand, PAD,
-    Scratch, Simd, Table, attention, attention_reference, embed, first_token_attention, gelu_reference,
-    layer_norm, layer_norm_reference, linear, linear_reference,
+    AddTo, Dense, Dtype, F32, FirstScratch, FirstToken, Float, Gelu, Heads, Input, Int8, Keep, Linear, Norm,
+    Operand, PAD, Projected, Scratch, Simd, SimdBf16, Table, attention, attention_reference, embed,
+    first_token_attention, gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference,
 };
 use podium::token::{Packed, Tokenizer};
 use rand::RngExt;
@@ -45,22 +45,42 @@ fn main() {
         .without_plots()
         .configure_from_args();
     tokens(&mut criterion);
-    #[cfg(target_arch = "x86_64")]
-    let found = podium::ops::Avx512::detect().map(|simd| {
-        use podium::ops::Bf16;
-        maps::<_, F32, F32>(&mut criterion, simd, "f32");
-        maps::<_, Bf16, Bf16>(&mut criterion, simd, "bf16");
-        maps::<_, Int8, Bf16>(&mut criterion, simd, "int8");
-        rest(&mut criterion, simd);
-    });
-    #[cfg(target_arch = "x86_64")]
-    let found = found.or_else(|| podium::ops::Avx2::detect().map(|simd| without_bf16(&mut criterion, simd)));
-    #[cfg(not(target_arch = "x86_64"))]
-    let found = None;
-    found.unwrap_or_else(|| without_bf16(&mut criterion, podium::ops::Portable));
+    measure(&mut criterion);
     forward(&mut criterion);
     criterion.final_summary();
     ratios(results.path());
+}
+
+/// On the best processor that this machine is.
+fn measure(criterion: &mut Criterion) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use podium::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni};
+        if let Some(simd) = Amx::detect() {
+            return with_bf16(criterion, simd);
+        }
+        if let Some(simd) = Avx512::detect() {
+            return with_bf16(criterion, simd);
+        }
+        if let Some(simd) = Avx512Vnni::detect() {
+            return without_bf16(criterion, simd);
+        }
+        if let Some(simd) = AvxVnni::detect() {
+            return without_bf16(criterion, simd);
+        }
+        if let Some(simd) = Avx2::detect() {
+            return without_bf16(criterion, simd);
+        }
+    }
+    without_bf16(criterion, podium::ops::Portable::default());
+}
+
+fn with_bf16<S: SimdBf16>(criterion: &mut Criterion, simd: S) {
+    use podium::ops::Bf16;
+    maps::<_, F32, F32>(criterion, simd, "f32");
+    maps::<_, Bf16, Bf16>(criterion, simd, "bf16");
+    maps::<_, Int8, Bf16>(criterion, simd, "int8");
+    rest(criterion, simd);
 }
 
 fn without_bf16<S: Simd>(criterion: &mut Criterion, simd: S) {
@@ -144,7 +164,7 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
     let packed = Linear::<S, D>::pack(&map, Input::Signed);
     let mut y = vec![0.0; TOKENS * HIDDEN];
     group.bench_function("ours", |bencher| {
-        bencher.iter(|| linear(simd, &operand, &packed, AddTo::new(&mut y, HIDDEN)));
+        bencher.iter(|| linear(simd, operand.all(), &packed, AddTo::new(&mut y, HIDDEN)));
     });
     group.bench_function("reference", |bencher| bencher.iter(|| linear_reference(&x, &map)));
     floor::<S, D>(&mut group, simd, TOKENS * HIDDEN * HIDDEN);
@@ -154,7 +174,8 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
     let packed = Linear::<S, D>::pack(&up, Input::Signed);
     let (mut staging, mut inner) = (Operand::default(), Operand::default());
     group.bench_function("ours", |bencher| {
-        bencher.iter(|| D::activate::<A>(simd, &operand, &packed, Gelu::Erf, (&mut staging, &mut inner)));
+        bencher
+            .iter(|| D::activate::<A>(simd, operand.all(), &packed, Gelu::Erf, (&mut staging, &mut inner)));
     });
     group.bench_function("reference", |bencher| {
         let gelu = |x| gelu_reference(x, Gelu::Erf);
@@ -170,11 +191,13 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
     let (maker, mut states) = (dense(4, 3 * width, HIDDEN), Operand::default());
     states.fill::<S, F32>(simd, &random(5, TOKENS * HIDDEN), HIDDEN);
     let packed = Linear::<S, F32>::pack(&maker, Input::Signed);
-    linear(simd, &states, &packed, Keep::<A>::new(&mut qkv, stride));
-    let (mut scratch, mut context) = (Scratch::default(), vec![0.0; TOKENS * width]);
+    linear(simd, states.all(), &packed, Keep::<A>::new(&mut qkv, stride));
+    let (mut scratch, mut context) = (Scratch::default(), Operand::default());
+    context.shape::<S, A>(TOKENS, width);
+    let projected = Projected { words: &qkv, stride, tokens: TOKENS };
     let mut group = criterion.benchmark_group(format!("attention {dtype}"));
     group.bench_function("ours", |bencher| {
-        bencher.iter(|| attention::<S, A>(simd, &qkv, stride, HEADS, (&mut scratch, &mut context)));
+        bencher.iter(|| attention::<S, A>(simd, projected, HEADS, &mut scratch, (&mut context, 0)));
     });
     let [query, key, value] = [6, 7, 8].map(|seed| random(seed, TOKENS * width));
     group.bench_function("reference", |bencher| {
@@ -188,21 +211,19 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
 fn rest<S: Simd>(criterion: &mut Criterion, simd: S) {
     let states = random(1, TOKENS * HIDDEN);
     let width = HEADS.width();
-    let layer = FirstToken {
-        heads: HEADS,
-        query: dense(2, width, HIDDEN),
-        key: dense(3, width, HIDDEN),
-        value: dense(4, width, HIDDEN),
-    };
-    let (mut scratch, mut context) = (Scratch::default(), vec![0.0; width]);
+    let maps = [dense(2, width, HIDDEN), dense(3, width, HIDDEN), dense(4, width, HIDDEN)];
+    let layer = FirstToken::new(HEADS, &maps);
+    let (mut scratch, mut contexts) = (FirstScratch::default(), Vec::new());
     let mut group = criterion.benchmark_group("first token");
     group.bench_function("ours", |bencher| {
-        bencher.iter(|| first_token_attention(simd, &layer, &states, (&mut scratch, &mut context)));
+        bencher.iter(|| {
+            contexts.clear();
+            first_token_attention(simd, &layer, (&states, &[0, TOKENS]), &mut scratch, &mut contexts);
+        });
     });
     group.bench_function("reference", |bencher| {
         bencher.iter(|| {
-            let [query, key, value] =
-                [&layer.query, &layer.key, &layer.value].map(|map| linear_reference(&states, map));
+            let [query, key, value] = [0, 1, 2].map(|map| linear_reference(&states, &maps[map]));
             attention_reference(&query, &key, &value, HEADS)
         });
     });

@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// f16 on a GPU; on a CPU bf16 where the processor has it, else f32.
+    /// f16 on a GPU; on a CPU bf16 where that is measured to be faster than f32, else f32.
     #[default]
     Auto,
     /// As the reference does.

@@ -1,6 +1,7 @@
 //! What a server is configured by: flags over `PODIUM_*` environment over `podium.toml`.
 
 use super::Failure;
+use super::cores::compute_threads;
 use crate::backend::Precision;
 use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
@@ -81,12 +82,13 @@ pub(super) struct TierConfig {
     /// What runs the model. Default `auto`.
     #[serde(default)]
     pub engine: EngineKind,
-    /// What its linear maps are computed in. Default `auto`: f16 on a GPU; bf16 where the processor has it, else
-    /// f32.
+    /// What its linear maps are computed in. Default `auto`: f16 on a GPU; bf16 where that is measured to be faster
+    /// than f32, else f32.
     #[serde(default)]
     pub precision: Precision,
-    /// Threads of each lane. Default: one less than there are cores, which is left to connections.
-    #[serde(default = "threads")]
+    /// Threads of each lane. Default: one for each physical core that the process and its container's quota may use,
+    /// and at least one hardware thread is left to connections.
+    #[serde(default = "compute_threads")]
     pub threads: usize,
     /// Lanes: scorers with a thread of their own. Default 1, on GPUs one on each.
     #[serde(default)]
@@ -115,10 +117,6 @@ pub(super) enum EngineKind {
 
 fn bundled() -> String {
     BUNDLED.to_owned()
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1)
 }
 
 /// A tenant with its keys.
@@ -175,7 +173,7 @@ impl TierConfig {
             device: None,
             engine: EngineKind::Auto,
             precision: Precision::Auto,
-            threads: threads(),
+            threads: compute_threads(),
             lanes: None,
             batch_tokens_max: None,
             depth: None,

@@ -2,6 +2,7 @@
 
 mod compare;
 mod config;
+mod cores;
 mod costs;
 mod distill;
 mod load;

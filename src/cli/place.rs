@@ -21,6 +21,8 @@ pub(super) struct Placed {
     pub makes: Vec<MakeScorer>,
     /// `float16`, for example.
     pub dtype: &'static str,
+    /// Why.
+    pub dtype_reason: Arc<str>,
     /// What prices call the device.
     pub device: String,
     /// Most tokens of a batch.
@@ -37,7 +39,7 @@ pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> 
             let forward = Forward::new(&model.encoder, &model.weights).map_err(|error| error.to_string())?;
             let forward = Arc::new(forward);
             let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
-            Ok(on(configured, &make, "float32"))
+            Ok(on(configured, &make, ("float32", "the reference engine has no other".into())))
         }
         EngineKind::Auto => {
             let half =
@@ -72,15 +74,16 @@ fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Res
 fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
     let packed = CpuModel::new(&model.encoder, &model.weights, configured.precision);
     let (packed, threads) = (packed.map_err(|error| error.to_string())?, configured.threads);
-    let dtype = packed.dtype();
+    let chosen = (packed.dtype(), packed.reason().clone());
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads))));
-    Ok(on(configured, &make, dtype))
+    Ok(on(configured, &make, chosen))
 }
 
-fn on(configured: &TierConfig, make: &MakeScorer, dtype: &'static str) -> Placed {
+fn on(configured: &TierConfig, make: &MakeScorer, (dtype, dtype_reason): (&'static str, Arc<str>)) -> Placed {
     Placed {
         makes: vec![make.clone(); configured.lanes.unwrap_or(1)],
         dtype,
+        dtype_reason,
         device: configured.device.clone().unwrap_or_else(|| "cpu".to_owned()),
         batch_tokens_max: configured.batch_tokens_max.unwrap_or(CPU_BATCH_TOKENS),
         depth: configured.depth.unwrap_or(CPU_DEPTH),
@@ -89,7 +92,7 @@ fn on(configured: &TierConfig, make: &MakeScorer, dtype: &'static str) -> Placed
 
 #[cfg(feature = "cuda")]
 mod gpu {
-    use super::{MakeScorer, Model, Placed, TierConfig};
+    use super::{MakeScorer, Model, Placed, Precision, TierConfig};
     use crate::backend::{Cuda, GPU_BATCH_TOKENS};
     use crate::ops::cuda::Nvidia;
     use std::sync::{Arc, Mutex};
@@ -134,7 +137,13 @@ mod gpu {
         let makes = loaded.into_iter().map(make).collect();
         let device = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
         let depth = configured.depth.unwrap_or(super::GPU_DEPTH);
-        Ok(Placed { makes, dtype, device, batch_tokens_max: tokens_max, depth })
+        let dtype_reason = match precision {
+            Precision::Auto => "what auto is on a GPU",
+            Precision::Fp8 => "configured; float16 where fp8 failed on the sample, or the GPU has none",
+            _ => "configured",
+        };
+        let dtype_reason = dtype_reason.into();
+        Ok(Placed { makes, dtype, dtype_reason, device, batch_tokens_max: tokens_max, depth })
     }
 
     /// What could be loaded of many, with its GPU; what could not is said in the log, or is the error where nothing

@@ -96,6 +96,7 @@ fn open(
         version: model.manifest.version().into(),
         licence: model.manifest.licence.as_str().into(),
         dtype: placed.dtype,
+        dtype_reason: placed.dtype_reason.clone(),
         tokenizer,
         pair_tokens_max,
         device: placed.device.as_str().into(),

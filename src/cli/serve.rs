@@ -277,7 +277,13 @@ async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>)
         ready = engine.ready() => ready.map_err(|error| Failure::unavailable(error.to_string()))?,
         () = &mut stop => return Ok(()),
     }
-    let models: Vec<_> = engine.handle().models().iter().map(|model| model.name.clone()).collect();
+    let handle = engine.handle();
+    for model in handle.models() {
+        let (name, tier, dtype, reason) =
+            (&*model.name, model.tier.name(), model.dtype, &*model.dtype_reason);
+        tracing::info!(name, tier, dtype, reason, "model");
+    }
+    let models: Vec<_> = handle.models().iter().map(|model| model.name.clone()).collect();
     tracing::info!(?models, "ready");
     tokio::select! {
         () = engine.ended() => Err(Failure::internal("the scheduler ended; its panic is above")),

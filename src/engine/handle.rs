@@ -51,6 +51,8 @@ pub struct ModelInfo {
     /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`, on a GPU `float16`, `bfloat16` or
     /// `float8_e4m3`.
     pub dtype: &'static str,
+    /// Why it is computed in that.
+    pub dtype_reason: Arc<str>,
     /// The longest pair that it reads.
     pub pair_tokens_max: u32,
     /// Its licence.
@@ -83,6 +85,7 @@ impl Shared {
                 version: model.version.clone(),
                 tier,
                 dtype: model.dtype,
+                dtype_reason: model.dtype_reason.clone(),
                 pair_tokens_max: model.pair_tokens_max,
                 licence: model.licence.clone(),
                 created_unix,

@@ -186,6 +186,8 @@ pub struct TierSetup {
     /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`, on a GPU `float16`, `bfloat16` or
     /// `float8_e4m3`.
     pub dtype: &'static str,
+    /// Why it is computed in that.
+    pub dtype_reason: Arc<str>,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// The longest pair that it reads, special tokens included.

@@ -62,6 +62,7 @@ pub(super) fn info(handle: &Handle, settings: &Settings) -> Value {
     let model = &handle.models()[0];
     value!({
         "model_id": *model.name, "model_sha": *model.version, "model_dtype": model.dtype,
+        "model_dtype_reason": *model.dtype_reason,
         "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         "max_input_length": model.pair_tokens_max, "max_client_batch_size": settings.documents_max,
         "version": env!("CARGO_PKG_VERSION"),

@@ -2,9 +2,10 @@
 //! row's largest value, and with it the scale, is known.
 
 use super::Gelu;
-use super::dtype::{Dtype, Float, GELU_SHIFT, Int8};
+use super::dtype::{Float, GELU_SHIFT, Int8};
 use super::epilogue::{Epilogue, Keep};
-use super::linear::{Linear, Operand, linear};
+use super::linear::{Linear, linear};
+use super::operand::{Operand, Rows};
 use super::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
@@ -46,12 +47,12 @@ impl<S: Simd, A: Float<S>, const TANH: bool, const LARGEST: bool> Epilogue<S>
 /// gelu(input W + b) in the same dtype.
 pub(super) fn activate_float<S: Simd, D: Float<S>>(
     simd: S,
-    input: &Operand,
+    input: Rows<'_>,
     up: &Linear<S, D>,
     gelu: Gelu,
     output: &mut Operand,
 ) {
-    output.shape(input.rows, up.outputs() / D::GROUP);
+    output.shape::<S, D>(input.count, up.outputs());
     let stride = output.stride();
     let keep = Keep::<D>::new(output.words.words_mut(), stride);
     match gelu {
@@ -63,16 +64,16 @@ pub(super) fn activate_float<S: Simd, D: Float<S>>(
 /// gelu(input W + b) as bytes: first in `A`, until each row's largest value is known.
 pub(super) fn activate_bytes<S: Simd, A: Float<S>>(
     simd: S,
-    input: &Operand,
+    input: Rows<'_>,
     up: &Linear<S, Int8>,
     gelu: Gelu,
     (staging, output): (&mut Operand, &mut Operand),
 ) {
-    staging.shape(input.rows, up.outputs() / A::GROUP);
-    output.shape(input.rows, up.outputs() / <Int8 as Dtype<S>>::GROUP);
+    staging.shape::<S, A>(input.count, up.outputs());
+    output.shape::<S, Int8>(input.count, up.outputs());
     // The largest values of each lane, `LANES` a row, live where a row's scale would.
     staging.scales.clear();
-    staging.scales.resize(input.rows * S::LANES, 0.0);
+    staging.scales.resize(input.count * S::LANES, 0.0);
     let stride = staging.stride();
     let keep = Keep::<A>::new(staging.words.words_mut(), stride);
     let largest = &mut staging.scales[..];

@@ -1,9 +1,12 @@
 //! Softmax(Q K^T) V within each sequence, a head at a time. Nothing is padded to another sequence's
 //! length, and scores exist for one tile of rows at a time, in the first-level cache.
 
+use super::attention_on_tiles::OnTiles;
 use super::dtype::Float;
 use super::epilogue::Epilogue;
 use super::linear::{Product, tiles, zeros};
+use super::operand::{Operand, RowsMut};
+use super::simd::tiles::{BLOCK, Tiles};
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 use std::marker::PhantomData;
@@ -27,33 +30,52 @@ impl Heads {
 /// Memory that attention works in.
 #[derive(Default)]
 pub struct Scratch {
-    keys: Buffer,
-    values: Buffer,
+    pub(super) keys: Buffer,
+    pub(super) values: Buffer,
     pub(super) scores: Buffer,
     pub(super) weights: Buffer,
-    pub(super) states: Buffer,
 }
 
-/// Attends within one sequence. `qkv: [tokens, stride]` words hold queries, keys and values of every
-/// head in `A`, queries scaled by log2(e) / sqrt(d); `context: [tokens, heads.width()]` is written.
+/// Queries, keys and values of a sequence, for every head, in the dtype that attention is computed in.
+#[derive(Clone, Copy)]
+pub struct Projected<'a> {
+    /// Rows of `[3, heads.width()]` values, queries scaled by log2(e) / sqrt(d). On tiles up to 31 rows beyond the
+    /// sequence are read and mean nothing.
+    pub words: &'a [u32],
+    /// Words from row to row.
+    pub stride: usize,
+    /// Rows of the sequence.
+    pub tokens: usize,
+}
+
+/// Attends within one sequence; its contexts, `[tokens, heads.width()]` in `A`, go into an operand from a row on.
 pub fn attention<S: Simd, A: Float<S>>(
     simd: S,
-    qkv: &[u32],
-    stride: usize,
+    projected: Projected<'_>,
     heads: Heads,
-    (scratch, context): (&mut Scratch, &mut [f32]),
+    scratch: &mut Scratch,
+    (context, first): (&mut Operand, usize),
 ) {
-    let tokens = qkv.len() / stride;
-    assert!(heads.size.is_multiple_of(PAD) && qkv.len() == tokens * stride, "rows are whole");
-    assert!(3 * heads.width() / A::GROUP <= stride && context.len() == tokens * heads.width());
+    let Projected { words, stride, tokens } = projected;
+    let rows = if A::ON_TILES { tokens.next_multiple_of(BLOCK) } else { tokens };
+    assert!(heads.size.is_multiple_of(PAD) && words.len() >= rows * stride, "rows are whole");
+    assert!(3 * heads.width() / A::GROUP <= stride, "a row has three parts");
     let padded = tokens.next_multiple_of(PAD);
+    let height = S::ROWS.max(BLOCK);
     scratch.keys.grow(padded * heads.size / A::GROUP);
     scratch.values.grow(padded / A::GROUP * heads.size);
-    scratch.scores.grow(S::ROWS * (padded + LINE));
-    scratch.weights.grow(S::ROWS * (padded / A::GROUP + LINE));
+    scratch.scores.grow(height * (padded + LINE));
+    scratch.weights.grow(height * (padded / A::GROUP + LINE));
+    let RowsMut { words: to, stride: to_stride, .. } =
+        context.range_mut::<S, A>(first..first + tokens, heads.width());
+    let to = to.as_mut_ptr();
+    if A::ON_TILES {
+        let session = S::Tiles::session();
+        simd.launch(OnTiles::<A> { projected, heads, scratch, to, to_stride, _marker: PhantomData });
+        return drop(session);
+    }
     for head in 0..heads.count {
-        let head = Head::<A> { qkv, stride, tokens, heads, head, scratch, context, _marker: PhantomData };
-        simd.launch(head);
+        simd.launch(Head::<A> { projected, heads, head, scratch, to, to_stride, _marker: PhantomData });
     }
 }
 
@@ -61,13 +83,13 @@ pub fn attention<S: Simd, A: Float<S>>(
 pub(super) const LINE: usize = 16;
 
 struct Head<'a, A> {
-    qkv: &'a [u32],
-    stride: usize,
-    tokens: usize,
+    projected: Projected<'a>,
     heads: Heads,
     head: usize,
     scratch: &'a mut Scratch,
-    context: &'a mut [f32],
+    /// Rows of contexts, `to_stride` words apart, for every token and head.
+    to: *mut u32,
+    to_stride: usize,
     _marker: PhantomData<A>,
 }
 
@@ -75,7 +97,8 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        let Self { qkv, stride, tokens, heads, head, scratch, context, .. } = self;
+        let Self { projected, heads, head, scratch, to, to_stride, .. } = self;
+        let Projected { words: qkv, stride, tokens } = projected;
         let (groups, width) = (heads.size / A::GROUP, heads.width());
         let part = |number: usize| qkv[number * width / A::GROUP + head * groups..].as_ptr();
         let (queries, keys, values) = (part(0), part(1), part(2));
@@ -134,9 +157,13 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     let weights = scratch.weights.words_mut()[i * weight_stride..].as_mut_ptr();
                     *inverse = 1.0 / softmax::<S, A>(simd, scores, tokens, weights);
                 }
-                let start = row * width + head * heads.size;
-                let out =
-                    Context { to: context[start..].as_mut_ptr(), stride: width, inverse: inverse.as_ptr() };
+                let out = Context::<A> {
+                    to: to.add(row * to_stride + head * groups),
+                    stride: to_stride,
+                    size: heads.size,
+                    inverse: inverse.as_ptr(),
+                    _marker: PhantomData,
+                };
                 for column in (0..heads.size).step_by(2 * S::LANES) {
                     let product = Product {
                         groups: value_groups,
@@ -212,25 +239,36 @@ impl<S: Simd> Epilogue<S> for Scores {
     }
 }
 
-/// Contexts of a tile of rows, divided by the sums of their weights.
-#[derive(Clone, Copy)]
-struct Context {
-    to: *mut f32,
+/// Contexts of a tile of rows in one head, divided by the sums of their weights.
+struct Context<A> {
+    to: *mut u32,
     stride: usize,
+    /// Values of the head.
+    size: usize,
     /// `[ROWS]`.
     inverse: *const f32,
+    _marker: PhantomData<A>,
 }
 
-impl<S: Simd> Epilogue<S> for Context {
+impl<A> Clone for Context<A> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for Context<A> {}
+
+impl<S: Simd, A: Float<S>> Epilogue<S> for Context<A> {
     fn fits(&self, rows: usize, columns: usize) -> bool {
-        rows <= S::ROWS && columns <= self.stride
+        rows <= S::ROWS && columns <= self.size
     }
     #[inline(always)]
     unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
         // SAFETY: `fits` agreed.
         unsafe {
             let values = simd.mul(values, simd.splat(*self.inverse.add(row)));
-            simd.store(self.to.add(row * self.stride + column), values);
+            A::store(simd, self.to.add(row * self.stride), column, values);
         }
     }
 }

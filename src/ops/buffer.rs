@@ -1,5 +1,6 @@
 //! Memory for vectors: words of 32 bits from a cache line's start on.
 
+use super::pages::ask_for_huge_pages;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Words in a cache line.
@@ -19,6 +20,15 @@ impl Buffer {
         let mut buffer = Self::default();
         buffer.grow(words);
         buffer
+    }
+
+    /// The same for much that is read again and again, in huge pages where the system gives them.
+    pub fn in_huge_pages(words: usize) -> Self {
+        let lines = words.div_ceil(LINE) + 1;
+        let mut memory: Vec<Line> = Vec::with_capacity(lines);
+        ask_for_huge_pages(memory.as_ptr().cast(), lines * size_of::<Line>());
+        memory.resize(lines, Line([0; LINE]));
+        Self(memory)
     }
 
     /// Floats in front and zeros from there on.
@@ -74,5 +84,14 @@ mod tests {
             (buffer.words()[0], buffer.floats()[1], buffer.floats()[99]),
             (1.0_f32.to_bits(), -2.0, 0.0)
         );
+    }
+
+    #[test]
+    fn memory_in_huge_pages_is_zeros_like_any_other() {
+        for words in [1, 16, 5_000_000] {
+            let buffer = Buffer::in_huge_pages(words);
+            assert_eq!(buffer.words().len(), Buffer::zeros(words).words().len());
+            assert!(buffer.words().iter().all(|&word| word == 0));
+        }
     }
 }

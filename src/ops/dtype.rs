@@ -2,8 +2,10 @@
 
 use super::Gelu;
 use super::activate::{activate_bytes, activate_float};
-use super::linear::{Linear, Operand};
-use super::math::{EXP2, EXP2_COARSE, exp2, gelu_erf, gelu_erf_coarse, gelu_tanh};
+use super::linear::Linear;
+use super::math::{EXP2_COARSE, EXP2_RISING, exp2, gelu_erf, gelu_erf_coarse, gelu_tanh};
+use super::operand::{Operand, Rows};
+use super::simd::tiles::{Block, Tiles};
 use super::simd::{Simd, SimdBf16};
 use half::bf16;
 
@@ -53,6 +55,15 @@ pub struct WeightRow {
 pub trait Dtype<S: Simd>: Copy + Send + Sync + 'static {
     /// Values in a word.
     const GROUP: usize;
+    /// Whether products are those of [`Dtype::multiply`].
+    const ON_TILES: bool = false;
+    /// A block of products on tiles.
+    ///
+    /// # Safety
+    /// [`Dtype::ON_TILES`], and what [`Tiles::bf16`](super::Tiles::bf16) asks for.
+    unsafe fn multiply(_block: &Block) {
+        unreachable!("this dtype has no products on tiles here")
+    }
     /// Sums plus the products of the values in each word of `a` and `b`.
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V;
     /// What the sums mean, for a row's scale and the columns' scales and biases. Floats are what they are.
@@ -62,16 +73,16 @@ pub trait Dtype<S: Simd>: Copy + Send + Sync + 'static {
     }
     /// Holds one output's weights, `[inputs]`.
     fn encode_weights(row: &[f32], bias: f32, input: Input) -> WeightRow;
-    /// Writes a row of values of both signs and returns its scale.
+    /// Writes a row of values of both signs, which are there in `A`, and returns its scale.
     ///
     /// # Safety
-    /// `values` floats lie behind `from`, `values / GROUP` words may be written from `to` on, and
+    /// `values` values lie behind `from`, `values / GROUP` words may be written from `to` on, and
     /// `values` is a multiple of [`PAD`](super::PAD).
-    unsafe fn encode(simd: S, from: *const f32, values: usize, to: *mut u32) -> f32;
+    unsafe fn encode<A: Float<S>>(simd: S, from: *const u32, values: usize, to: *mut u32) -> f32;
     /// gelu(input W + b) as the next map's input; bytes stay in `staging` until a row's scale is known.
     fn activate<A: Float<S>>(
         simd: S,
-        input: &Operand,
+        input: Rows<'_>,
         up: &Linear<S, Self>,
         gelu: Gelu,
         staging_and_output: (&mut Operand, &mut Operand),
@@ -104,10 +115,15 @@ pub trait Float<S: Simd>: Dtype<S> {
 
 /// [`Dtype::encode`] where a value is written as it is.
 #[inline(always)]
-unsafe fn encode_float<S: Simd, D: Float<S>>(simd: S, from: *const f32, values: usize, to: *mut u32) -> f32 {
+unsafe fn encode_float<S: Simd, D: Float<S>, A: Float<S>>(
+    simd: S,
+    from: *const u32,
+    values: usize,
+    to: *mut u32,
+) -> f32 {
     for at in (0..values).step_by(S::LANES) {
         // SAFETY: the caller promises both rows, and PAD is a multiple of LANES.
-        unsafe { D::store(simd, to, at, simd.load(from.add(at))) };
+        unsafe { D::store(simd, to, at, A::load(simd, from, at)) };
     }
     1.0
 }
@@ -123,13 +139,13 @@ impl<S: Simd> Dtype<S> for F32 {
         WeightRow { words, start: bias.to_bits(), scale: 1.0, bias: 0.0 }
     }
     #[inline(always)]
-    unsafe fn encode(simd: S, from: *const f32, values: usize, to: *mut u32) -> f32 {
+    unsafe fn encode<A: Float<S>>(simd: S, from: *const u32, values: usize, to: *mut u32) -> f32 {
         // SAFETY: the caller promises both rows.
-        unsafe { encode_float::<S, Self>(simd, from, values, to) }
+        unsafe { encode_float::<S, Self, A>(simd, from, values, to) }
     }
     fn activate<A: Float<S>>(
         simd: S,
-        input: &Operand,
+        input: Rows<'_>,
         up: &Linear<S, Self>,
         gelu: Gelu,
         (_, output): (&mut Operand, &mut Operand),
@@ -156,16 +172,22 @@ impl<S: Simd> Float<S> for F32 {
     }
     #[inline(always)]
     fn exp2(simd: S, x: S::V) -> S::V {
-        exp2(simd, x, &EXP2)
+        exp2(simd, x, &EXP2_RISING)
     }
     #[inline(always)]
     fn gelu<const TANH: bool>(simd: S, x: S::V) -> S::V {
-        if TANH { gelu_tanh(simd, x, &EXP2) } else { gelu_erf(simd, x) }
+        if TANH { gelu_tanh(simd, x, &EXP2_RISING) } else { gelu_erf(simd, x) }
     }
 }
 
 impl<S: SimdBf16> Dtype<S> for Bf16 {
     const GROUP: usize = 2;
+    const ON_TILES: bool = S::Tiles::HERE;
+    #[inline(always)]
+    unsafe fn multiply(block: &Block) {
+        // SAFETY: the caller promises the same.
+        unsafe { S::Tiles::bf16(block) }
+    }
     #[inline(always)]
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
         simd.dot_bf16(sums, a, b)
@@ -176,13 +198,13 @@ impl<S: SimdBf16> Dtype<S> for Bf16 {
         WeightRow { words, start: bias.to_bits(), scale: 1.0, bias: 0.0 }
     }
     #[inline(always)]
-    unsafe fn encode(simd: S, from: *const f32, values: usize, to: *mut u32) -> f32 {
+    unsafe fn encode<A: Float<S>>(simd: S, from: *const u32, values: usize, to: *mut u32) -> f32 {
         // SAFETY: the caller promises both rows.
-        unsafe { encode_float::<S, Self>(simd, from, values, to) }
+        unsafe { encode_float::<S, Self, A>(simd, from, values, to) }
     }
     fn activate<A: Float<S>>(
         simd: S,
-        input: &Operand,
+        input: Rows<'_>,
         up: &Linear<S, Self>,
         gelu: Gelu,
         (_, output): (&mut Operand, &mut Operand),
@@ -222,6 +244,12 @@ impl<S: SimdBf16> Float<S> for Bf16 {
 
 impl<S: Simd> Dtype<S> for Int8 {
     const GROUP: usize = 4;
+    const ON_TILES: bool = S::Tiles::HERE;
+    #[inline(always)]
+    unsafe fn multiply(block: &Block) {
+        // SAFETY: the caller promises the same.
+        unsafe { S::Tiles::bytes(block) }
+    }
     #[inline(always)]
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
         simd.as_floats(simd.dot_bytes(simd.as_words(sums), a, b))
@@ -244,18 +272,18 @@ impl<S: Simd> Dtype<S> for Int8 {
         WeightRow { words: words.collect(), start: start.cast_unsigned(), scale, bias }
     }
     #[inline(always)]
-    unsafe fn encode(simd: S, from: *const f32, values: usize, to: *mut u32) -> f32 {
+    unsafe fn encode<A: Float<S>>(simd: S, from: *const u32, values: usize, to: *mut u32) -> f32 {
         let mut largest = simd.splat(TINY);
         for at in (0..values).step_by(S::LANES) {
             // SAFETY: the caller promises the row, and PAD is a multiple of LANES.
-            largest = simd.max(largest, simd.abs(unsafe { simd.load(from.add(at)) }));
+            largest = simd.max(largest, simd.abs(unsafe { A::load(simd, from, at) }));
         }
         let largest = simd.largest(largest);
         let (inverse, zero) = (simd.splat(127.0 / largest), simd.splat(ZERO as f32));
         for at in (0..values).step_by(S::LANES) {
             // SAFETY: the caller promises both rows.
             unsafe {
-                let byte = simd.fma(simd.load(from.add(at)), inverse, zero);
+                let byte = simd.fma(A::load(simd, from, at), inverse, zero);
                 simd.store_bytes(to.cast::<u8>().add(at), byte);
             }
         }
@@ -263,7 +291,7 @@ impl<S: Simd> Dtype<S> for Int8 {
     }
     fn activate<A: Float<S>>(
         simd: S,
-        input: &Operand,
+        input: Rows<'_>,
         up: &Linear<S, Self>,
         gelu: Gelu,
         (staging, output): (&mut Operand, &mut Operand),

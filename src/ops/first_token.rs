@@ -1,143 +1,306 @@
-//! The last layer's attention, which is needed for the first token alone.
+//! The last layer's attention, which is needed for the first token of each sequence alone.
 //!
 //! Keys and values are absorbed into the query: with u_h = Wk_h^T q_h the scores are X u_h (what `bk`
 //! adds is the same for every token, and a softmax does not see it), and the context is
 //! Wv_h (p X) + bv_h, as the weights p sum to one. That is exact, and replaces 12 H^2 multiplications
-//! a token by 2 H for each head.
+//! a token by 2 H for each head. Maps are read once for many sequences, and states twice for all heads.
 
-use super::PAD;
-use super::attention::{Heads, LINE, Scratch, softmax};
-use super::dtype::F32;
-use super::linear::Dense;
+use super::attention::{Heads, LINE};
+use super::dtype::{F32, Input};
+use super::epilogue::{Epilogue, Keep};
+use super::linear::{Dense, Linear, Product, linear, tiles, zeros};
+use super::math::{EXP2_RISING, exp2};
+use super::operand::{Operand, Rows};
 use super::simd::{Kernel, Simd};
+use super::{Buffer, PAD};
 
-/// What the last layer's attention reads for the first token, in f32; each map is `[heads.width(), hidden]`.
-pub struct FirstToken {
-    /// How states divide into heads.
-    pub heads: Heads,
-    /// To queries, scaled by log2(e) / sqrt(d).
-    pub query: Dense,
-    /// To keys; its bias has no effect.
-    pub key: Dense,
-    /// To values.
-    pub value: Dense,
+/// Sequences that go through the maps together, which bounds the memory.
+const TOGETHER: usize = 16;
+
+/// What the last layer's attention reads for first tokens, in f32.
+pub struct FirstToken<S> {
+    heads: Heads,
+    hidden: usize,
+    /// From states to queries, scaled by log2(e) / sqrt(d).
+    query: Linear<S, F32>,
+    /// Of each head: from its query to what its scores multiply states with, and from its mixed states to its context.
+    absorbed: Vec<Linear<S, F32>>,
+    value: Vec<Linear<S, F32>>,
 }
 
-/// The first token's context, `[heads.width()]`, from all states of its sequence, `states: [tokens, hidden]`.
-pub fn first_token_attention<S: Simd>(
-    simd: S,
-    layer: &FirstToken,
-    states: &[f32],
-    (scratch, context): (&mut Scratch, &mut [f32]),
-) {
-    let hidden = layer.query.inputs;
-    let tokens = states.len() / hidden;
-    assert!(hidden.is_multiple_of(PAD) && tokens > 0 && states.len() == tokens * hidden);
-    let width = layer.heads.width();
-    let is_whole =
-        |map: &&Dense| map.inputs == hidden && map.weight.len() == width * hidden && map.bias.len() == width;
-    assert!([&layer.query, &layer.key, &layer.value].iter().all(is_whole), "maps go from states to heads");
-    assert_eq!(context.len(), width, "the context has a place");
-    scratch.scores.grow(tokens + LINE);
-    scratch.weights.grow(tokens.max(layer.heads.size) + LINE);
-    scratch.states.grow(hidden);
-    for head in 0..layer.heads.count {
-        simd.launch(FirstHead { layer, states, tokens, head, scratch, context });
+/// Memory that it works in.
+#[derive(Default)]
+pub struct FirstScratch {
+    firsts: Buffer,
+    input: Operand,
+    queries: Operand,
+    /// `[sequences, heads, hidden]` each: queries through the keys' maps, and states mixed by the weights.
+    absorbed: Buffer,
+    mixed: Buffer,
+    /// `[sequences, heads.width()]`.
+    contexts: Buffer,
+    one: OneScratch,
+}
+
+/// Memory for one sequence.
+#[derive(Default)]
+struct OneScratch {
+    /// What states are multiplied with: `[heads / LANES, hidden, LANES]`.
+    columns: Buffer,
+    /// `[tokens, heads, to a whole vector]`.
+    scores: Buffer,
+    /// `[heads, to a whole vector, tokens, to a whole vector]`.
+    weights: Buffer,
+    /// `[heads, to a whole vector]`.
+    inverse: Buffer,
+    square: Buffer,
+}
+
+impl<S: Simd> FirstToken<S> {
+    /// Packs the maps, each from states to `heads.width()`; queries are scaled by log2(e) / sqrt(d).
+    pub fn new(heads: Heads, [query, key, value]: &[Dense; 3]) -> Self {
+        let (hidden, size) = (query.inputs, heads.size);
+        let is_whole = |map: &&Dense| {
+            map.outputs == heads.width()
+                && map.inputs == hidden
+                && map.weight.len() == map.outputs * hidden
+                && map.bias.len() == map.outputs
+        };
+        assert!([query, key, value].iter().all(is_whole), "maps go from states to heads");
+        let transposed = |head: usize| Dense {
+            outputs: hidden,
+            inputs: size,
+            weight: (0..hidden)
+                .flat_map(|output| (0..size).map(move |input| (head * size + input) * hidden + output))
+                .map(|place| key.weight[place])
+                .collect(),
+            bias: vec![0.0; hidden],
+        };
+        let part = |head: usize| Dense {
+            outputs: size,
+            inputs: hidden,
+            weight: value.weight[head * size * hidden..(head + 1) * size * hidden].to_vec(),
+            bias: value.bias[head * size..(head + 1) * size].to_vec(),
+        };
+        let pack = |map: Dense| Linear::pack(&map, Input::Signed);
+        Self {
+            heads,
+            hidden,
+            query: Linear::pack(query, Input::Signed),
+            absorbed: (0..heads.count).map(|head| pack(transposed(head))).collect(),
+            value: (0..heads.count).map(|head| pack(part(head))).collect(),
+        }
     }
 }
 
-struct FirstHead<'a> {
-    layer: &'a FirstToken,
-    states: &'a [f32],
-    tokens: usize,
-    head: usize,
-    scratch: &'a mut Scratch,
-    context: &'a mut [f32],
+/// Appends the first tokens' contexts, `[sequences, heads.width()]`, from all states, `[tokens, hidden]`; sequence
+/// `i` is rows `starts[i]..starts[i + 1]`.
+pub fn first_token_attention<S: Simd>(
+    simd: S,
+    layer: &FirstToken<S>,
+    (states, starts): (&[f32], &[usize]),
+    scratch: &mut FirstScratch,
+    contexts: &mut Vec<f32>,
+) {
+    let rows = states.len() / layer.hidden;
+    assert!(starts.windows(2).all(|pair| pair[0] < pair[1] && pair[1] <= rows), "sequences have their rows");
+    let mut first = 0;
+    while first + 1 < starts.len() {
+        let last = (first + TOGETHER).min(starts.len() - 1);
+        together(simd, layer, (states, &starts[first..=last]), scratch, contexts);
+        first = last;
+    }
 }
 
-impl<S: Simd> Kernel<S> for FirstHead<'_> {
+fn together<S: Simd>(
+    simd: S,
+    layer: &FirstToken<S>,
+    (states, starts): (&[f32], &[usize]),
+    scratch: &mut FirstScratch,
+    contexts: &mut Vec<f32>,
+) {
+    let (hidden, count, size, width) =
+        (layer.hidden, layer.heads.count, layer.heads.size, layer.heads.width());
+    let sequences = starts.len() - 1;
+    let FirstScratch { firsts, input, queries, absorbed, mixed, contexts: found, one } = scratch;
+    firsts.grow(sequences * hidden);
+    for (to, &start) in firsts.floats_mut().chunks_exact_mut(hidden).zip(&starts[..sequences]) {
+        to.copy_from_slice(&states[start * hidden..][..hidden]);
+    }
+    input.fill::<S, F32>(simd, &firsts.floats()[..sequences * hidden], hidden);
+    queries.shape::<S, F32>(sequences, width);
+    let stride = queries.stride();
+    linear(simd, input.all(), &layer.query, Keep::<F32>::new(queries.words.words_mut(), stride));
+    // A row more than there are, so that heads may be written from anywhere in the first one.
+    let wide = count * hidden;
+    absorbed.grow((sequences + 1) * wide);
+    mixed.grow((sequences + 1) * wide);
+    found.grow((sequences + 1) * width);
+    for (head, map) in layer.absorbed.iter().enumerate() {
+        let to = Keep::<F32>::new(&mut absorbed.words_mut()[head * hidden..], wide);
+        linear(simd, queries.all().part(head * size, size), map, to);
+    }
+    for (sequence, bounds) in starts.windows(2).enumerate() {
+        let place = sequence * wide..(sequence + 1) * wide;
+        simd.launch(Mix {
+            states: &states[bounds[0] * hidden..bounds[1] * hidden],
+            hidden,
+            absorbed: &absorbed.words()[place.clone()],
+            mixed: &mut mixed.floats_mut()[place],
+            scratch: one,
+        });
+    }
+    let mixed = Rows {
+        words: mixed.words(),
+        stride: wide,
+        groups: wide,
+        scales: input.all().scales,
+        count: sequences,
+    };
+    for (head, map) in layer.value.iter().enumerate() {
+        let to = Keep::<F32>::new(&mut found.words_mut()[head * size..], width);
+        linear(simd, mixed.part(head * hidden, hidden), map, to);
+    }
+    contexts.extend_from_slice(&found.floats()[..sequences * width]);
+}
+
+/// softmax(X u_h) X for every head of one sequence.
+struct Mix<'a> {
+    /// `[tokens, hidden]`.
+    states: &'a [f32],
+    hidden: usize,
+    /// `[heads, hidden]`.
+    absorbed: &'a [u32],
+    /// `[heads, hidden]`, written.
+    mixed: &'a mut [f32],
+    scratch: &'a mut OneScratch,
+}
+
+impl<S: Simd> Kernel<S> for Mix<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        let Self { layer, states, tokens, head, scratch, context } = self;
-        let (hidden, size) = (layer.query.inputs, layer.heads.size);
-        let rows = head * size..(head + 1) * size;
-        let row = |map: &Dense, row: usize| map.weight[row * hidden..].as_ptr();
-        // SAFETY: `first_token_attention` asserted the shapes and made room in the scratch.
+        let Self { states, hidden, absorbed, mixed, scratch } = self;
+        let OneScratch { columns, scores, weights, inverse, square } = scratch;
+        let (tokens, heads) = (states.len() / hidden, absorbed.len() / hidden);
+        let (wide, long) = (heads.next_multiple_of(S::LANES), tokens.next_multiple_of(S::LANES));
+        let weight_stride = long + LINE;
+        assert!(hidden.is_multiple_of(PAD) && mixed.len() == heads * hidden, "widths are padded");
+        columns.grow(wide * hidden);
+        scores.grow(long * wide);
+        weights.grow(wide * weight_stride);
+        inverse.grow(wide);
+        square.grow(S::LANES * S::LANES);
+        // SAFETY: what is read and written has just been made room for, or is there by the assertions.
         unsafe {
-            let query = scratch.weights.floats_mut();
-            for (query, index) in query.iter_mut().zip(rows.clone()) {
-                let sum = dot(simd, row(&layer.query, index), states.as_ptr(), hidden);
-                *query = sum + layer.query.bias[index];
-            }
-            let absorbed = scratch.states.floats_mut().as_mut_ptr();
-            weighted_sum(simd, query.as_ptr(), (row(&layer.key, rows.start), size), absorbed, hidden);
-            let scores = scratch.scores.floats_mut();
-            for (token, score) in scores.iter_mut().enumerate().take(tokens) {
-                *score = dot(simd, absorbed, states.as_ptr().add(token * hidden), hidden);
-            }
-            let weights = scratch.weights.words_mut().as_mut_ptr();
-            let inverse = 1.0 / softmax::<S, F32>(simd, scores.as_ptr(), tokens, weights);
-            weighted_sum(simd, weights.cast(), (states.as_ptr(), tokens), absorbed, hidden);
-            for index in rows {
-                let sum = dot(simd, row(&layer.value, index), absorbed, hidden);
-                context[index] = sum * inverse + layer.value.bias[index];
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `count` floats lie behind `a` and `b`; `count` is a multiple of [`PAD`].
-#[inline(always)]
-unsafe fn dot<S: Simd>(simd: S, a: *const f32, b: *const f32, count: usize) -> f32 {
-    let mut sums = [simd.splat(0.0); 2];
-    for at in (0..count).step_by(2 * S::LANES) {
-        for (n, sum) in sums.iter_mut().enumerate() {
-            let place = at + n * S::LANES;
-            // SAFETY: the caller promises the floats, and PAD is a multiple of two vectors.
-            *sum = unsafe { simd.fma(simd.load(a.add(place)), simd.load(b.add(place)), *sum) };
-        }
-    }
-    simd.sum(simd.add(sums[0], sums[1]))
-}
-
-/// `to = sum of weights[t] rows[t]`, for as many columns at a time as registers hold.
-///
-/// # Safety
-/// `rows` weights and rows of `count` floats are there, and `count` floats behind `to`; `count` is a
-/// multiple of [`PAD`].
-#[inline(always)]
-unsafe fn weighted_sum<S: Simd>(
-    simd: S,
-    weights: *const f32,
-    (from, rows): (*const f32, usize),
-    to: *mut f32,
-    count: usize,
-) {
-    const WIDE: usize = 8;
-    let mut at = 0;
-    // SAFETY: the caller promises the floats.
-    unsafe {
-        while at < count {
-            let wide = if count - at >= WIDE * S::LANES { WIDE } else { 2 };
-            let mut sums = [simd.splat(0.0); WIDE];
-            for row in 0..rows {
-                let (weight, row) = (simd.splat(*weights.add(row)), from.add(row * count + at));
-                if wide == WIDE {
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        *sum = simd.fma(weight, simd.load(row.add(n * S::LANES)), *sum);
-                    }
-                } else {
-                    for (n, sum) in sums.iter_mut().enumerate().take(2) {
-                        *sum = simd.fma(weight, simd.load(row.add(n * S::LANES)), *sum);
+            for head in (0..wide).step_by(S::LANES) {
+                for at in (0..hidden).step_by(S::LANES) {
+                    let from = absorbed.as_ptr().add(head * hidden + at);
+                    let to = columns.words_mut().as_mut_ptr().add(head * hidden + at * S::LANES);
+                    simd.transpose(from, hidden, (heads - head).min(S::LANES), to);
+                }
+                let product = Product {
+                    groups: hidden,
+                    a: states.as_ptr().cast(),
+                    a_stride: hidden,
+                    b: columns.words().as_ptr().add(head * hidden),
+                    b_step: S::LANES,
+                    b_apart: S::LANES,
+                    start: zeros(),
+                };
+                let to = Place { to: scores.floats_mut().as_mut_ptr(), stride: wide };
+                tiles::<S, F32, _, 1>(simd, tokens, (0, head), product, to);
+                let scores = scores.floats_mut().as_mut_ptr().add(head);
+                let sums = softmax_down(simd, scores, wide, tokens);
+                simd.store(inverse.floats_mut().as_mut_ptr().add(head), simd.div(simd.splat(1.0), sums));
+                for token in (0..tokens).step_by(S::LANES) {
+                    let square = square.words_mut().as_mut_ptr();
+                    let from = scores.cast_const().cast::<u32>().add(token * wide);
+                    simd.transpose(from, wide, (tokens - token).min(S::LANES), square);
+                    for row in 0..S::LANES {
+                        let to = weights.floats_mut().as_mut_ptr().add((head + row) * weight_stride + token);
+                        simd.store(to, simd.load(square.add(row * S::LANES).cast()));
                     }
                 }
             }
-            for (n, &sum) in sums.iter().enumerate().take(wide) {
-                simd.store(to.add(at + n * S::LANES), sum);
+            for column in (0..hidden).step_by(2 * S::LANES) {
+                let product = Product {
+                    groups: tokens,
+                    a: weights.words().as_ptr(),
+                    a_stride: weight_stride,
+                    b: states.as_ptr().cast::<u32>().add(column),
+                    b_step: hidden,
+                    b_apart: S::LANES,
+                    start: zeros(),
+                };
+                let to = Scaled {
+                    to: Place { to: mixed.as_mut_ptr(), stride: hidden },
+                    inverse: inverse.floats().as_ptr(),
+                };
+                tiles::<S, F32, _, 2>(simd, heads, (0, column), product, to);
             }
-            at += wide * S::LANES;
+        }
+    }
+}
+
+/// Turns columns of scores, `rows` of them `stride` apart, into 2^(score - largest); their sums.
+///
+/// # Safety
+/// A vector lies at each row.
+#[inline(always)]
+unsafe fn softmax_down<S: Simd>(simd: S, scores: *mut f32, stride: usize, rows: usize) -> S::V {
+    let mut largest = simd.splat(f32::MIN);
+    let mut sum = simd.splat(0.0);
+    // SAFETY: the caller promises the rows.
+    unsafe {
+        for row in 0..rows {
+            largest = simd.max(largest, simd.load(scores.add(row * stride)));
+        }
+        for row in 0..rows {
+            let place = scores.add(row * stride);
+            let power = exp2(simd, simd.sub(simd.load(place), largest), &EXP2_RISING);
+            sum = simd.add(sum, power);
+            simd.store(place, power);
+        }
+    }
+    sum
+}
+
+/// Rows of f32 that have room.
+#[derive(Clone, Copy)]
+struct Place {
+    to: *mut f32,
+    stride: usize,
+}
+
+impl<S: Simd> Epilogue<S> for Place {
+    fn fits(&self, _: usize, columns: usize) -> bool {
+        columns <= self.stride
+    }
+    #[inline(always)]
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: `Mix` made room for all rows and columns.
+        unsafe { simd.store(self.to.add(row * self.stride + column), values) };
+    }
+}
+
+/// The same, each row multiplied by a factor of its own.
+#[derive(Clone, Copy)]
+struct Scaled {
+    to: Place,
+    inverse: *const f32,
+}
+
+impl<S: Simd> Epilogue<S> for Scaled {
+    fn fits(&self, rows: usize, columns: usize) -> bool {
+        Epilogue::<S>::fits(&self.to, rows, columns)
+    }
+    #[inline(always)]
+    unsafe fn put(self, simd: S, row: usize, column: usize, values: S::V) {
+        // SAFETY: `Mix` has a factor for each row, and room for all rows and columns.
+        unsafe {
+            let factor = simd.splat(*self.inverse.add(row));
+            self.to.put(simd, row, column, simd.mul(values, factor));
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::dtype::{F32, Input};
 use super::epilogue::Keep;
-use super::linear::{Dense, Linear, Operand, linear};
+use super::linear::{Dense, Linear, linear};
 use super::math::tanh;
+use super::operand::Operand;
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 
@@ -37,7 +38,7 @@ impl<S: Simd> Head<S> {
         scratch.input.fill::<S, F32>(simd, states, hidden);
         scratch.pooled.grow(states.len());
         let pooled = scratch.pooled.words_mut();
-        linear(simd, &scratch.input, &self.pooler, Keep::<F32>::new(pooled, hidden));
+        linear(simd, scratch.input.all(), &self.pooler, Keep::<F32>::new(pooled, hidden));
         let rows = scratch.pooled.floats().chunks_exact(hidden);
         for (row, logit) in rows.zip(logits) {
             *logit = simd.launch(TanhDot { row, weight: &self.weight.floats()[..hidden] }) + self.bias;

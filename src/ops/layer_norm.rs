@@ -1,8 +1,11 @@
 //! Layer norm (Ba et al. 2016) in place, in f32 and two passes: mean first, as the sum of squares
 //! alone cancels where the mean is large.
 
+use super::dtype::{Dtype, F32};
+use super::operand::{Operand, RowsMut};
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
+use std::marker::PhantomData;
 
 /// A layer norm's parameters, padded with zeros.
 pub struct Norm {
@@ -31,45 +34,91 @@ impl Norm {
 /// Normalises rows of `norm`'s stride; their padding is zero and stays so.
 pub fn layer_norm<S: Simd>(simd: S, norm: &Norm, rows: &mut [f32]) {
     assert!(rows.len().is_multiple_of(norm.stride), "rows are whole");
-    simd.launch(Rows { norm, rows });
+    simd.launch(InPlace { norm, rows });
 }
 
-struct Rows<'a> {
+/// The same, and writes them into an operand from one of its rows on, while they are hot.
+pub fn layer_norm_into<S: Simd, D: Dtype<S>>(
+    simd: S,
+    norm: &Norm,
+    rows: &mut [f32],
+    (operand, first): (&mut Operand, usize),
+) {
+    assert!(rows.len().is_multiple_of(norm.stride), "rows are whole");
+    let place = operand.range_mut::<S, D>(first..first + rows.len() / norm.stride, norm.stride);
+    simd.launch(AndEncode::<D> { norm, rows, place, _marker: PhantomData });
+}
+
+struct InPlace<'a> {
     norm: &'a Norm,
     rows: &'a mut [f32],
 }
 
-impl<S: Simd> Kernel<S> for Rows<'_> {
+impl<S: Simd> Kernel<S> for InPlace<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        let Norm { gain, bias, hidden, stride, epsilon } = self.norm;
-        let (gain, bias) = (gain.floats().as_ptr(), bias.floats().as_ptr());
-        for row in self.rows.chunks_exact_mut(*stride) {
-            let row = row.as_mut_ptr();
-            // SAFETY: rows, gain and bias have `stride` floats, a multiple of `LANES`.
-            unsafe {
-                let mut sum = simd.splat(0.0);
-                for at in (0..*stride).step_by(S::LANES) {
-                    sum = simd.add(sum, simd.load(row.add(at)));
-                }
-                let mean = simd.splat(simd.sum(sum) / *hidden as f32);
-                let mut squares = simd.splat(0.0);
-                for at in (0..*stride).step_by(S::LANES) {
-                    let centred = simd.sub(simd.load(row.add(at)), mean);
-                    let centred = match hidden.saturating_sub(at) {
-                        whole if whole >= S::LANES => centred,
-                        rest => simd.first(rest, centred, simd.splat(0.0)),
-                    };
-                    squares = simd.fma(centred, centred, squares);
-                }
-                let inverse = simd.splat(1.0 / (simd.sum(squares) / *hidden as f32 + epsilon).sqrt());
-                for at in (0..*stride).step_by(S::LANES) {
-                    let centred = simd.mul(simd.sub(simd.load(row.add(at)), mean), inverse);
-                    let value = simd.fma(centred, simd.load(gain.add(at)), simd.load(bias.add(at)));
-                    simd.store(row.add(at), value);
-                }
+        for row in self.rows.chunks_exact_mut(self.norm.stride) {
+            normalise(simd, self.norm, row);
+        }
+    }
+}
+
+struct AndEncode<'a, D> {
+    norm: &'a Norm,
+    rows: &'a mut [f32],
+    place: RowsMut<'a>,
+    _marker: PhantomData<D>,
+}
+
+impl<S: Simd, D: Dtype<S>> Kernel<S> for AndEncode<'_, D> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let Self { norm, rows, place, .. } = self;
+        let places = place.words.chunks_exact_mut(place.stride).zip(place.scales);
+        for (row, (to, scale)) in rows.chunks_exact_mut(norm.stride).zip(places) {
+            normalise(simd, norm, row);
+            // SAFETY: a row has `stride` values, and `range_mut` found room for them in words.
+            *scale = unsafe { D::encode::<F32>(simd, row.as_ptr().cast(), norm.stride, to.as_mut_ptr()) };
+        }
+    }
+}
+
+#[inline(always)]
+fn normalise<S: Simd>(simd: S, norm: &Norm, row: &mut [f32]) {
+    let Norm { gain, bias, hidden, stride, epsilon } = norm;
+    let (gain, bias) = (gain.floats().as_ptr(), bias.floats().as_ptr());
+    assert_eq!(row.len(), *stride);
+    let row = row.as_mut_ptr();
+    // SAFETY: row, gain and bias have `stride` floats, a multiple of two vectors.
+    unsafe {
+        // Two sums each, so that additions need not wait for one another.
+        let mut sums = [simd.splat(0.0); 2];
+        for at in (0..*stride).step_by(2 * S::LANES) {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = simd.add(*sum, simd.load(row.add(at + n * S::LANES)));
             }
+        }
+        let mean = simd.splat(simd.sum(simd.add(sums[0], sums[1])) / *hidden as f32);
+        let mut sums = [simd.splat(0.0); 2];
+        for at in (0..*stride).step_by(2 * S::LANES) {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                let at = at + n * S::LANES;
+                let centred = simd.sub(simd.load(row.add(at)), mean);
+                let centred = match hidden.saturating_sub(at) {
+                    whole if whole >= S::LANES => centred,
+                    rest => simd.first(rest, centred, simd.splat(0.0)),
+                };
+                *sum = simd.fma(centred, centred, *sum);
+            }
+        }
+        let squares = simd.add(sums[0], sums[1]);
+        let inverse = simd.splat(1.0 / (simd.sum(squares) / *hidden as f32 + epsilon).sqrt());
+        for at in (0..*stride).step_by(S::LANES) {
+            let centred = simd.mul(simd.sub(simd.load(row.add(at)), mean), inverse);
+            let value = simd.fma(centred, simd.load(gain.add(at)), simd.load(bias.add(at)));
+            simd.store(row.add(at), value);
         }
     }
 }

@@ -9,14 +9,16 @@
 
 use super::dtype::{Dtype, Input};
 use super::epilogue::Epilogue;
+use super::on_tiles::{Panels, on_tiles};
+use super::operand::Rows;
+use super::simd::tiles::TILE;
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// Vectors of a panel's width.
 const WIDE: usize = 2;
-/// Words between rows beyond what they hold: rows a power of two apart would share few cache sets.
-const GAP: usize = 16;
 /// As many zeros as the widest tile starts from.
 static ZEROS: [u32; 32] = [0; 32];
 
@@ -34,9 +36,11 @@ pub struct Dense {
 
 /// A linear map, packed for a processor in a dtype.
 pub struct Linear<S, D> {
-    /// `[outputs / width, groups, width]`, with `groups` words to an output's inputs.
-    panels: Buffer,
+    /// `[outputs / width, groups, width]` from a word on, with `groups` words to an output's inputs; other maps may lie
+    /// behind them.
+    panels: (Arc<Buffer>, usize),
     groups: usize,
+    inputs: usize,
     outputs: usize,
     /// What accumulators start from, `[outputs]`.
     start: Buffer,
@@ -52,10 +56,16 @@ impl<S: Simd, D: Dtype<S>> Linear<S, D> {
         let Dense { outputs, inputs, weight, bias } = dense;
         assert!(outputs.is_multiple_of(PAD) && inputs.is_multiple_of(PAD), "a map is padded");
         assert!(weight.len() == outputs * inputs && bias.len() == *outputs, "a map is whole");
-        let (groups, width) = (inputs / D::GROUP, WIDE * S::LANES);
+        let (mut groups, width) = (inputs / D::GROUP, WIDE * S::LANES);
+        if D::ON_TILES {
+            // Whole steps of a tile; what a row has beyond its inputs meets zeros.
+            groups = groups.next_multiple_of(TILE);
+        }
+        let mut panels = Buffer::zeros(outputs * groups);
         let mut packed = Self {
-            panels: Buffer::zeros(outputs * groups),
+            panels: (Arc::default(), 0),
             groups,
+            inputs: *inputs,
             outputs: *outputs,
             start: Buffer::zeros(*outputs),
             scale: Buffer::zeros(*outputs),
@@ -64,7 +74,7 @@ impl<S: Simd, D: Dtype<S>> Linear<S, D> {
         };
         for (output, (row, &bias)) in weight.chunks_exact(*inputs).zip(bias).enumerate() {
             let row = D::encode_weights(row, bias, input);
-            let panel = &mut packed.panels.words_mut()[output / width * groups * width..];
+            let panel = &mut panels.words_mut()[output / width * groups * width..];
             for (group, word) in row.words.into_iter().enumerate() {
                 panel[group * width + output % width] = word;
             }
@@ -72,7 +82,23 @@ impl<S: Simd, D: Dtype<S>> Linear<S, D> {
             packed.scale.floats_mut()[output] = row.scale;
             packed.bias.floats_mut()[output] = row.bias;
         }
+        packed.panels.0 = Arc::new(panels);
         packed
+    }
+
+    /// The panels, and what lies behind them.
+    fn words(&self) -> &[u32] {
+        &self.panels.0.words()[self.panels.1..]
+    }
+
+    /// What [`on_tiles`] reads.
+    fn tiled(&self) -> Panels<'_> {
+        Panels {
+            words: self.words(),
+            start: self.start.words(),
+            steps: self.groups / TILE,
+            columns: self.outputs,
+        }
     }
 
     /// Outputs, padding included.
@@ -81,75 +107,32 @@ impl<S: Simd, D: Dtype<S>> Linear<S, D> {
     }
 }
 
-/// Rows of words in a dtype, each with a scale: what linear maps read.
-#[derive(Default)]
-pub struct Operand {
-    pub(super) words: Buffer,
-    pub(super) scales: Vec<f32>,
-    pub(super) rows: usize,
-    groups: usize,
-}
-
-impl Operand {
-    /// Makes room for so many rows of so many words.
-    pub(super) fn shape(&mut self, rows: usize, groups: usize) {
-        (self.rows, self.groups) = (rows, groups);
-        self.words.grow(rows * self.stride());
-        if self.scales.len() < rows {
-            self.scales.resize(rows, 1.0);
-        }
+/// Lays the weights of maps end to end, in huge pages where the system gives them: in the order in which they are
+/// read, each panel is followed by the one that is needed next.
+pub fn lay_together<S: Simd, D: Dtype<S>>(maps: &mut [&mut Linear<S, D>]) {
+    let words = |map: &Linear<S, D>| map.outputs * map.groups;
+    let mut all = Buffer::in_huge_pages(maps.iter().map(|map| words(map)).sum());
+    let mut at = 0;
+    for map in maps.iter() {
+        all.words_mut()[at..at + words(map)].copy_from_slice(&map.words()[..words(map)]);
+        at += words(map);
     }
-
-    pub(super) fn stride(&self) -> usize {
-        self.groups + GAP
-    }
-
-    /// Takes rows of f32, `values` each, which follow one another.
-    pub fn fill<S: Simd, D: Dtype<S>>(&mut self, simd: S, from: &[f32], values: usize) {
-        assert!(values.is_multiple_of(PAD) && from.len().is_multiple_of(values), "rows are whole");
-        self.shape(from.len() / values, values / D::GROUP);
-        let stride = self.stride();
-        simd.launch(Fill::<D> {
-            from,
-            values,
-            to: self.words.words_mut(),
-            stride,
-            scales: &mut self.scales,
-            _marker: PhantomData,
-        });
-    }
-}
-
-struct Fill<'a, D> {
-    from: &'a [f32],
-    values: usize,
-    to: &'a mut [u32],
-    stride: usize,
-    scales: &'a mut [f32],
-    _marker: PhantomData<D>,
-}
-
-impl<S: Simd, D: Dtype<S>> Kernel<S> for Fill<'_, D> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self, simd: S) {
-        let rows = self.from.chunks_exact(self.values).zip(self.to.chunks_exact_mut(self.stride));
-        for ((from, to), scale) in rows.zip(self.scales) {
-            // SAFETY: `fill` made rows of `values` floats, and `shape` room for them in words.
-            *scale = unsafe { D::encode(simd, from.as_ptr(), self.values, to.as_mut_ptr()) };
-        }
+    let (all, mut at) = (Arc::new(all), 0);
+    for map in maps {
+        map.panels = (all.clone(), at);
+        at += words(map);
     }
 }
 
 /// Runs a linear map on every row of the input.
 pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
     simd: S,
-    input: &Operand,
+    input: Rows<'_>,
     map: &Linear<S, D>,
     epilogue: E,
 ) {
-    assert_eq!(input.groups, map.groups, "the input has what the map reads");
-    assert!(epilogue.fits(input.rows, map.outputs), "the result has a place");
+    assert_eq!(input.groups, map.inputs / D::GROUP, "the input has what the map reads");
+    assert!(epilogue.fits(input.count, map.outputs), "the result has a place");
     let width = WIDE * S::LANES;
     let finish = Finish::<D, E> {
         row_scales: input.scales.as_ptr(),
@@ -158,20 +141,23 @@ pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
         epilogue,
         _marker: PhantomData,
     };
+    if D::ON_TILES {
+        return on_tiles::<S, D, _>(simd, (input.words, input.stride, input.count), map.tiled(), finish);
+    }
     for panel in 0..map.outputs / width {
         let column = panel * width;
         let product = Product {
             groups: map.groups,
-            a: input.words.words().as_ptr(),
-            a_stride: input.stride(),
+            a: input.words.as_ptr(),
+            a_stride: input.stride,
             // `pack` made the panels and the starts.
-            b: map.panels.words()[column * map.groups..].as_ptr(),
+            b: map.words()[column * map.groups..].as_ptr(),
             b_step: width,
             b_apart: S::LANES,
             start: map.start.words()[column..].as_ptr(),
         };
         // SAFETY: the input has its rows, the map its panels, and the epilogue said that the result fits.
-        unsafe { tiles::<S, D, _, WIDE>(simd, input.rows, (0, column), product, finish) };
+        unsafe { tiles::<S, D, _, WIDE>(simd, input.count, (0, column), product, finish) };
     }
 }
 
@@ -250,13 +236,14 @@ pub(super) unsafe fn tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>, const N: usize>
         // SAFETY: the caller promises the rows.
         product.a = unsafe { product.a.add(done * product.a_stride) };
         let place = (row + done, column);
+        // Only those that a processor has are compiled for it.
         macro_rules! heights {
             ($($height:literal)*) => {
                 match height {
-                    $($height => simd.launch(Tile::<D, E, $height, N> {
+                    $($height if const { $height <= S::ROWS } => simd.launch(Tile::<D, E, $height, N> {
                         product, place, epilogue, _marker: PhantomData,
                     }),)*
-                    _ => unreachable!("no tile is higher than 12 rows"),
+                    _ => unreachable!("no tile is higher than `ROWS`"),
                 }
             };
         }

@@ -5,11 +5,14 @@ use super::Gelu;
 use super::simd::Simd;
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-/// 2^x on [-1/2, 1/2], least first: relative error 7.5e-8, with rounding 3e-7 (minimax, degree 5).
+/// 2^x on [-1/2, 1/2], least first: relative error 7.5e-8, with rounding 3e-7 (minimax, degree 5). Kernels use it.
 pub const EXP2: [f32; 6] =
     [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_135, 0.009_675_541, 0.001_327_640_8];
+/// The same on [0, 1], for processors that cut a number into its floor and the rest at once.
+pub(super) const EXP2_RISING: [f32; 6] =
+    [0.999_999_9, 0.693_153_1, 0.240_153_62, 0.055_826_318, 0.008_989_34, 0.001_877_576_7];
 /// The same to a relative error of 8e-5 (degree 3): bf16 rounds to 2e-3.
-pub(super) const EXP2_COARSE: [f32; 4] = [0.999_928_06, 0.693_261, 0.242_611_17, 0.055_171_337];
+pub(super) const EXP2_COARSE: [f32; 4] = [0.999_925_2, 0.695_833_5, 0.226_067_16, 0.078_024_52];
 /// u (1 - Phi(u)) on [0, 4], least first: absolute error 1.2e-4 there and beyond (minimax, degree 8).
 const GELU_COARSE: [f32; 9] = [
     1.112_254_1e-4,
@@ -38,19 +41,18 @@ fn polynomial<S: Simd>(simd: S, x: S::V, least_first: &[f32]) -> S::V {
     sum
 }
 
-/// 2^x for x up to 127, by one of the polynomials above; what is below -125 counts as that.
+/// 2^x for x up to 127, by one of the polynomials on [0, 1]; below -125 what comes out is some number up to 2^-125.
 #[inline(always)]
 pub(super) fn exp2<S: Simd>(simd: S, x: S::V, least_first: &[f32]) -> S::V {
-    let x = simd.max(x, simd.splat(-125.0));
-    let whole = simd.round(x);
-    simd.scale(polynomial(simd, simd.sub(x, whole), least_first), whole)
+    let x = if S::SCALES_TO_ZERO { x } else { simd.max(x, simd.splat(-125.0)) };
+    simd.scale(polynomial(simd, simd.fraction(x), least_first), x)
 }
 
 /// tanh(x) = 1 - 2 / (1 + e^2x), to 3e-7.
 #[inline(always)]
 pub(super) fn tanh<S: Simd>(simd: S, x: S::V) -> S::V {
     let twice = simd.min(simd.mul(x, simd.splat(2.0 * LOG2_E)), simd.splat(126.0));
-    let power = simd.add(exp2(simd, twice, &EXP2), simd.splat(1.0));
+    let power = simd.add(exp2(simd, twice, &EXP2_RISING), simd.splat(1.0));
     simd.sub(simd.splat(1.0), simd.div(simd.splat(2.0), power))
 }
 
@@ -60,7 +62,7 @@ pub(super) fn gelu_erf<S: Simd>(simd: S, x: S::V) -> S::V {
     let u = simd.abs(x);
     let t = simd.div(simd.splat(1.0), simd.fma(u, simd.splat(ERF_P * FRAC_1_SQRT_2), simd.splat(1.0)));
     let square = simd.mul(simd.mul(u, u), simd.splat(-0.5 * LOG2_E));
-    let tail = simd.mul(simd.mul(polynomial(simd, t, &ERF), t), exp2(simd, square, &EXP2));
+    let tail = simd.mul(simd.mul(polynomial(simd, t, &ERF), t), exp2(simd, square, &EXP2_RISING));
     // max(x, 0) - u (1 - Phi(u)), as Phi(-u) = 1 - Phi(u).
     let half = simd.mul(simd.mul(u, simd.splat(0.5)), tail);
     simd.sub(simd.max(x, simd.splat(0.0)), half)
@@ -117,12 +119,12 @@ mod tests {
             }
         };
     }
-    function!(Exp2, |simd, x| exp2(simd, x, &EXP2));
+    function!(Exp2, |simd, x| exp2(simd, x, &EXP2_RISING));
     function!(Exp2Coarse, |simd, x| exp2(simd, x, &EXP2_COARSE));
     function!(Tanh, |simd, x| tanh(simd, x));
     function!(GeluErf, |simd, x| gelu_erf(simd, x));
     function!(GeluErfCoarse, |simd, x| gelu_erf_coarse(simd, x));
-    function!(GeluTanh, |simd, x| gelu_tanh(simd, x, &EXP2));
+    function!(GeluTanh, |simd, x| gelu_tanh(simd, x, &EXP2_RISING));
     function!(GeluTanhCoarse, |simd, x| gelu_tanh(simd, x, &EXP2_COARSE));
 
     impl<S: Simd, F: Function<S>> Kernel<S> for Apply<F> {

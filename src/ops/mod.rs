@@ -2,13 +2,15 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `simd` | what an operation needs of a processor: AVX-512, AVX2, or plain Rust |
+//! | `simd` | what an operation needs of a processor: AVX-512 with or without AMX tiles, AVX2, or plain Rust |
+//! | `operand` | rows of words, as linear maps read them |
 //! | `dtype` | f32, bf16 and bytes: how numbers lie in words |
-//! | `linear` | matrix products, tile by tile |
+//! | `linear`, `on_tiles` | matrix products: on vectors, and on AMX tiles |
 //! | `epilogue`, `activate` | what follows them, fused in: residual, dtype, GELU |
-//! | `attention` | within each sequence |
-//! | `first_token` | the same, for the last layer's first token alone |
+//! | `attention`, `attention_on_tiles` | within each sequence |
+//! | `first_token` | the same, for the last layer's first tokens alone |
 //! | `layer_norm`, `embed`, `head` | what is left of an encoder |
+//! | `buffer`, `pages` | memory for vectors, in huge pages where it is large |
 //! | `math` | 2^x, tanh, GELU |
 //! | `cuda` | the same on a GPU: the launches of `kernels/` |
 //!
@@ -23,6 +25,7 @@
 
 mod activate;
 mod attention;
+mod attention_on_tiles;
 mod buffer;
 pub mod cuda;
 mod dtype;
@@ -33,23 +36,28 @@ mod head;
 mod layer_norm;
 mod linear;
 mod math;
+mod on_tiles;
+mod operand;
+mod pages;
 mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{Heads, Scratch, attention, attention_reference};
+pub use attention::{Heads, Projected, Scratch, attention, attention_reference};
 pub use buffer::Buffer;
 pub use dtype::{Bf16, Dtype, F32, Float, Input, Int8};
 pub use embed::{Table, embed};
 pub use epilogue::{AddTo, Epilogue, Keep, ScaleAndAddTo};
-pub use first_token::{FirstToken, first_token_attention};
+pub use first_token::{FirstScratch, FirstToken, first_token_attention};
 pub use head::{Head, HeadScratch};
-pub use layer_norm::{Norm, layer_norm, layer_norm_reference};
-pub use linear::{Dense, Linear, Operand, linear, linear_reference};
+pub use layer_norm::{Norm, layer_norm, layer_norm_into, layer_norm_reference};
+pub use linear::{Dense, Linear, lay_together, linear, linear_reference};
 pub use math::{ERF, ERF_P, EXP2, gelu_reference};
+pub use on_tiles::multiply_on_tiles;
+pub use operand::{Operand, Rows};
 #[cfg(target_arch = "x86_64")]
-pub use simd::{Avx2, Avx512};
-pub use simd::{Kernel, Portable, Simd, SimdBf16};
+pub use simd::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
+pub use simd::{Emulated, Kernel, Portable, Simd, SimdBf16, Tiles};
 
 /// Widths are multiples of this: two vectors of the widest processor.
 pub const PAD: usize = 32;

@@ -2,9 +2,10 @@
 //! magnitudes. Tolerances are at most twice the error of the naive version in the same dtype.
 
 use super::{
-    AddTo, Bf16, Dense, Dtype, F32, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input, Int8, Keep,
-    Linear, Norm, Operand, PAD, Portable, Scratch, Simd, attention, attention_reference,
-    first_token_attention, gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference,
+    AddTo, Bf16, Dense, Dtype, F32, FirstScratch, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input,
+    Int8, Keep, Linear, Norm, Operand, PAD, Portable, Projected, Scratch, Simd, attention,
+    attention_reference, first_token_attention, gelu_reference, layer_norm, layer_norm_into,
+    layer_norm_reference, linear, linear_reference,
 };
 use half::bf16;
 use rand::RngExt;
@@ -14,7 +15,11 @@ use rand_pcg::Pcg64;
 macro_rules! on_every_processor {
     (|$simd:ident| $body:expr) => {{
         {
-            let $simd = crate::ops::Portable;
+            let $simd = crate::ops::Portable::default();
+            $body
+        }
+        {
+            let $simd = crate::ops::Emulated::default();
             $body
         }
         #[cfg(target_arch = "x86_64")]
@@ -22,7 +27,16 @@ macro_rules! on_every_processor {
             if let Some($simd) = crate::ops::Avx2::detect() {
                 $body
             }
+            if let Some($simd) = crate::ops::AvxVnni::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::Avx512Vnni::detect() {
+                $body
+            }
             if let Some($simd) = crate::ops::Avx512::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::Amx::detect() {
                 $body
             }
         }
@@ -34,12 +48,21 @@ pub(super) use on_every_processor;
 macro_rules! on_every_bf16 {
     (|$simd:ident| $body:expr) => {{
         {
-            let $simd = Portable;
+            let $simd = Portable::default();
+            $body
+        }
+        {
+            let $simd = crate::ops::Emulated::default();
             $body
         }
         #[cfg(target_arch = "x86_64")]
-        if let Some($simd) = crate::ops::Avx512::detect() {
-            $body
+        {
+            if let Some($simd) = crate::ops::Avx512::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::Amx::detect() {
+                $body
+            }
         }
     }};
 }
@@ -79,7 +102,7 @@ fn product<S: Simd, D: Dtype<S>>(simd: S, x: &[f32], dense: &Dense, input: Input
     let mut operand = Operand::default();
     operand.fill::<S, D>(simd, x, dense.inputs);
     let mut y = vec![0.0; x.len() / dense.inputs * dense.outputs];
-    linear(simd, &operand, &packed, AddTo::new(&mut y, dense.outputs));
+    linear(simd, operand.all(), &packed, AddTo::new(&mut y, dense.outputs));
     y
 }
 
@@ -108,7 +131,7 @@ fn a_linear_map_is_the_reference_s_in_every_dtype() {
 fn bytes_are_the_same_on_every_processor() {
     let mut random = random(2);
     let (x, dense) = (values(&mut random, 13 * 96, 3.0), dense(&mut random, 64, 96));
-    let expected = product::<_, Int8>(Portable, &x, &dense, Input::Signed);
+    let expected = product::<_, Int8>(Portable::default(), &x, &dense, Input::Signed);
     on_every_processor!(|simd| {
         // The products are exact; the last step of AVX rounds once less.
         assert!(error(&product::<_, Int8>(simd, &x, &dense, Input::Signed), &expected) < 1e-6);
@@ -141,10 +164,10 @@ fn feed_forward<S: Simd, D: Dtype<S>, A: Float<S>>(
 ) -> Vec<f32> {
     let (mut input, mut staging, mut inner) = (Operand::default(), Operand::default(), Operand::default());
     input.fill::<S, D>(simd, x, up.inputs);
-    D::activate::<A>(simd, &input, &Linear::pack(up, Input::Signed), gelu, (&mut staging, &mut inner));
+    D::activate::<A>(simd, input.all(), &Linear::pack(up, Input::Signed), gelu, (&mut staging, &mut inner));
     let mut y = vec![0.0; x.len() / up.inputs * down.outputs];
     let packed = Linear::<S, D>::pack(down, Input::Activated);
-    linear(simd, &inner, &packed, AddTo::new(&mut y, down.outputs));
+    linear(simd, inner.all(), &packed, AddTo::new(&mut y, down.outputs));
     y
 }
 
@@ -172,7 +195,8 @@ fn the_feed_forward_part_is_the_reference_s_in_every_dtype() {
 fn attention_is_the_reference_s_at_ragged_lengths() {
     fn run<S: Simd, A: Float<S>>(simd: S, states: [&[f32]; 3], tokens: usize, heads: Heads) -> Vec<f32> {
         let (width, stride) = (heads.width(), (3 * heads.width() + 5 * A::GROUP) / A::GROUP);
-        let mut qkv = vec![0_u32; tokens * stride];
+        // Tiles read rows beyond the sequence, where anything may lie.
+        let mut qkv = vec![f32::NAN.to_bits(); tokens.next_multiple_of(32) * stride];
         // A linear map of ones on the diagonal writes each part where it belongs.
         for token in 0..tokens {
             let row = [0, 1, 2].map(|part| &states[part][token * width..][..width]).concat();
@@ -184,14 +208,19 @@ fn attention_is_the_reference_s_at_ragged_lengths() {
             let out = &mut qkv[token * stride..][..stride];
             linear(
                 simd,
-                &operand,
+                operand.all(),
                 &Linear::<S, F32>::pack(&dense, Input::Signed),
                 Keep::<A>::new(out, stride),
             );
         }
-        let (mut scratch, mut context) = (Scratch::default(), vec![f32::NAN; tokens * width]);
-        attention::<S, A>(simd, &qkv, stride, heads, (&mut scratch, &mut context));
-        context
+        let (mut scratch, mut context) = (Scratch::default(), Operand::default());
+        context.shape::<S, A>(tokens + 1, width);
+        let projected = Projected { words: &qkv, stride, tokens };
+        attention::<S, A>(simd, projected, heads, &mut scratch, (&mut context, 1));
+        let mut floats = Operand::default();
+        floats.fill_from::<S, F32, A>(simd, context.all());
+        let rows = floats.words.floats().chunks_exact(floats.stride()).skip(1).take(tokens);
+        rows.flat_map(|row| row[..width].to_vec()).collect()
     }
     let mut random = random(5);
     for (tokens, magnitude) in [(1, 1.0), (2, 1.0), (31, 3.0), (32, 1.0), (33, 20.0), (64, 1.0), (129, 1.0)] {
@@ -214,25 +243,30 @@ fn attention_is_the_reference_s_at_ragged_lengths() {
 }
 
 #[test]
-fn the_first_token_s_attention_is_that_of_the_whole_sequence() {
+fn the_first_tokens_attention_is_that_of_whole_sequences() {
     let mut random = random(6);
-    let heads = Heads { count: 3, size: 32 };
-    let (width, hidden) = (heads.width(), 3 * PAD);
-    for tokens in [1, 2, 31, 33, 130] {
+    for (count, lengths) in [(3, vec![1, 2, 31, 33, 130]), (18, vec![5; 40]), (1, vec![16])] {
+        let heads = Heads { count, size: 32 };
+        let (width, hidden) = (heads.width(), 3 * PAD);
+        let tokens: usize = lengths.iter().sum();
         let states = values(&mut random, tokens * hidden, 1.5);
-        let layer = FirstToken {
-            heads,
-            query: dense(&mut random, width, hidden),
-            key: dense(&mut random, width, hidden),
-            value: dense(&mut random, width, hidden),
-        };
-        let [query, key, value] =
-            [&layer.query, &layer.key, &layer.value].map(|map| linear_reference(&states, map));
-        let exact = attention_reference(&query, &key, &value, heads);
+        let maps = [(); 3].map(|()| dense(&mut random, width, hidden));
+        let [query, key, value] = [0, 1, 2].map(|map| linear_reference(&states, &maps[map]));
+        let mut starts = vec![0];
+        lengths.iter().for_each(|length| starts.push(starts[starts.len() - 1] + length));
+        let exact: Vec<f32> = starts
+            .windows(2)
+            .flat_map(|bounds| {
+                let rows = bounds[0] * width..bounds[1] * width;
+                let [query, key, value] = [&query, &key, &value].map(|states| &states[rows.clone()]);
+                attention_reference(query, key, value, heads)[..width].to_vec()
+            })
+            .collect();
         on_every_processor!(|simd| {
-            let (mut scratch, mut context) = (Scratch::default(), vec![f32::NAN; width]);
-            first_token_attention(simd, &layer, &states, (&mut scratch, &mut context));
-            assert!(error(&context, &exact[..width]) < 5e-6);
+            let (mut scratch, mut contexts) = (FirstScratch::default(), Vec::new());
+            let layer = FirstToken::new(heads, &maps);
+            first_token_attention(simd, &layer, (&states, &starts), &mut scratch, &mut contexts);
+            assert!(error(&contexts, &exact) < 5e-6, "{count} heads");
         });
     }
 }
@@ -241,12 +275,9 @@ fn the_first_token_s_attention_is_that_of_the_whole_sequence() {
 #[should_panic(expected = "maps go from states to heads")]
 fn a_map_that_is_cut_short_is_refused_before_a_pointer_is_made() {
     let mut random = random(9);
-    let map = |random: &mut Pcg64| dense(random, PAD, PAD);
-    let (query, mut key, value) = (map(&mut random), map(&mut random), map(&mut random));
-    key.weight.pop();
-    let layer = FirstToken { heads: Heads { count: 1, size: PAD }, query, key, value };
-    let (mut scratch, mut context) = (Scratch::default(), vec![0.0; PAD]);
-    first_token_attention(Portable, &layer, &[0.0; PAD], (&mut scratch, &mut context));
+    let mut maps = [(); 3].map(|()| dense(&mut random, PAD, PAD));
+    maps[1].weight.pop();
+    let _ = FirstToken::<Portable>::new(Heads { count: 1, size: PAD }, &maps);
 }
 
 #[test]
@@ -264,7 +295,13 @@ fn a_layer_norm_bears_a_large_mean_and_a_width_of_its_own() {
             for (to, from) in padded.chunks_exact_mut(stride).zip(rows.chunks_exact(hidden)) {
                 to[..hidden].copy_from_slice(from);
             }
+            let (mut into, mut operand) = (padded.clone(), Operand::default());
+            operand.fill::<_, F32>(simd, &vec![7.0; 4 * stride], stride);
             layer_norm(simd, &norm, &mut padded);
+            layer_norm_into::<_, F32>(simd, &norm, &mut into, (&mut operand, 1));
+            assert_eq!(into, padded);
+            let encoded = operand.words.floats().chunks_exact(operand.stride()).skip(1).take(3);
+            assert!(encoded.zip(padded.chunks_exact(stride)).all(|(found, row)| found[..stride] == *row));
             let found: Vec<f32> =
                 padded.chunks_exact(stride).flat_map(|row| row[..hidden].to_vec()).collect();
             // An f32 near 10^4 is known to 10^-3, before anything is computed.

@@ -86,6 +86,7 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
         tokenizer: tokenizer.clone(),
         pair_tokens_max: 128,
         dtype: "float32",
+        dtype_reason: "scripted".into(),
         device: "cpu".into(),
         calibration: Calibration::default(),
     };

@@ -4,33 +4,39 @@
 //! none is left; each works in memory of its own. A sequence's logit comes from the same operations in
 //! the same order wherever it runs, so that it depends neither on its neighbours nor on the threads.
 
+mod auto;
 mod stack;
 
 use super::{Precision, ScoreError, Scorer};
 use crate::model::{Encoder, Weights};
 #[cfg(target_arch = "x86_64")]
-use crate::ops::{Avx2, Avx512};
-use crate::ops::{Bf16, F32, Int8, Portable};
+use crate::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
+use crate::ops::{Bf16, Emulated, F32, Int8, Portable};
 use crate::token::Packed;
+use auto::{Choice, choose};
 use stack::{Forward, Stack, Workspace};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use thiserror::Error;
 
-/// Tokens of a chunk, if its first sequence is not longer: enough rows for the register tiles, few
-/// enough for the second-level cache.
-const CHUNK_TOKENS: u32 = 128;
-
 /// An instruction set that the operations are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Processor {
+    /// AVX-512 with VNNI, BF16, and AMX tiles that this process may use.
+    Amx,
     /// AVX-512 with VNNI and BF16.
     Avx512,
+    /// AVX-512 with VNNI.
+    Avx512Vnni,
+    /// AVX2 with FMA and AVX-VNNI.
+    AvxVnni,
     /// AVX2 with FMA.
     Avx2,
     /// Any.
     Portable,
+    /// Any, with tiles as AMX has them in plain Rust: slow, for tests.
+    Emulated,
 }
 
 impl Processor {
@@ -39,11 +45,35 @@ impl Processor {
         let mut here = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            here.extend(Amx::detect().map(|_| Self::Amx));
             here.extend(Avx512::detect().map(|_| Self::Avx512));
+            here.extend(Avx512Vnni::detect().map(|_| Self::Avx512Vnni));
+            here.extend(AvxVnni::detect().map(|_| Self::AvxVnni));
             here.extend(Avx2::detect().map(|_| Self::Avx2));
         }
-        here.push(Self::Portable);
+        here.extend([Self::Portable, Self::Emulated]);
         here
+    }
+
+    /// What of it matters, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amx => "AMX",
+            Self::Avx512 => "AVX-512 with bf16",
+            Self::Avx512Vnni => "AVX-512",
+            Self::AvxVnni => "AVX2 with VNNI",
+            Self::Avx2 => "AVX2",
+            Self::Portable => "any",
+            Self::Emulated => "emulated tiles",
+        }
+    }
+
+    /// Whether there is bf16.
+    pub fn has_bf16(self) -> bool {
+        match self {
+            Self::Amx | Self::Avx512 | Self::Portable | Self::Emulated => true,
+            Self::Avx512Vnni | Self::AvxVnni | Self::Avx2 => false,
+        }
     }
 }
 
@@ -65,6 +95,8 @@ pub struct CpuModel {
     encoder: Encoder,
     /// Neither [`Precision::Auto`] nor one for GPUs.
     precision: Precision,
+    processor: Processor,
+    reason: Arc<str>,
 }
 
 impl CpuModel {
@@ -73,6 +105,16 @@ impl CpuModel {
     /// # Errors
     /// [`NotHere`], where that was asked for.
     pub fn new(encoder: &Encoder, weights: &Weights, precision: Precision) -> Result<Self, NotHere> {
+        #[cfg(target_arch = "x86_64")]
+        if let Err(TilesMissing::Denied(errno)) = tiles_permission() {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| {
+                tracing::warn!(
+                    errno,
+                    "the processor has AMX, and arch_prctl(ARCH_REQ_XCOMP_PERM) is denied: AVX-512 is used, which is slower"
+                );
+            });
+        }
         Self::on(Processor::here()[0], encoder, weights, precision)
     }
 
@@ -90,43 +132,69 @@ impl CpuModel {
         precision: Precision,
     ) -> Result<Self, NotHere> {
         let missing = "the caller asks for what `Processor::here` lists";
-        let precision = match (precision, processor) {
-            (Precision::Auto, Processor::Avx512) => Precision::Bf16,
-            (Precision::Auto, Processor::Avx2 | Processor::Portable) => Precision::F32,
-            (Precision::Bf16, Processor::Avx2) => return Err(NotHere::Bf16),
-            (precision, _) if precision.is_for_gpus() => return Err(NotHere::Gpu(precision.name())),
-            (precision, _) => precision,
+        let Choice { precision, reason } = match precision {
+            Precision::Auto => choose(processor, encoder),
+            Precision::Bf16 if !processor.has_bf16() => return Err(NotHere::Bf16),
+            precision if precision.is_for_gpus() => return Err(NotHere::Gpu(precision.name())),
+            precision => Choice { precision, reason: "configured".into() },
         };
         macro_rules! stack {
             ($simd:expr, $linear:ty, $attention:ty) => {
                 Arc::new(Stack::<_, $linear, $attention>::new($simd, encoder, weights))
             };
         }
+        // In f32 a processor's levels are the same program.
         let forward: Arc<dyn Forward> = match (processor, precision) {
             #[cfg(target_arch = "x86_64")]
-            (Processor::Avx512, precision) => {
-                let simd = Avx512::detect().expect(missing);
-                match precision {
-                    Precision::F32 => stack!(simd, F32, F32),
-                    Precision::Int8 => stack!(simd, Int8, Bf16),
-                    _ => stack!(simd, Bf16, Bf16),
-                }
+            (Processor::Amx | Processor::Avx512 | Processor::Avx512Vnni, Precision::F32) => {
+                stack!(Avx512Vnni::detect().expect(missing), F32, F32)
             }
             #[cfg(target_arch = "x86_64")]
-            (Processor::Avx2, precision) => {
-                let simd = Avx2::detect().expect(missing);
-                match precision {
-                    Precision::Int8 => stack!(simd, Int8, F32),
-                    _ => stack!(simd, F32, F32),
-                }
+            (Processor::Amx, Precision::Int8) => stack!(Amx::detect().expect(missing), Int8, Bf16),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Amx, _) => stack!(Amx::detect().expect(missing), Bf16, Bf16),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Avx512, Precision::Int8) => stack!(Avx512::detect().expect(missing), Int8, Bf16),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Avx512, _) => stack!(Avx512::detect().expect(missing), Bf16, Bf16),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Avx512Vnni, _) => stack!(Avx512Vnni::detect().expect(missing), Int8, F32),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::AvxVnni | Processor::Avx2, Precision::F32) => {
+                stack!(Avx2::detect().expect(missing), F32, F32)
             }
+            #[cfg(target_arch = "x86_64")]
+            (Processor::AvxVnni, _) => stack!(AvxVnni::detect().expect(missing), Int8, F32),
+            #[cfg(target_arch = "x86_64")]
+            (Processor::Avx2, _) => stack!(Avx2::detect().expect(missing), Int8, F32),
             #[cfg(not(target_arch = "x86_64"))]
-            (Processor::Avx512 | Processor::Avx2, _) => panic!("{missing}"),
-            (Processor::Portable, Precision::Int8) => stack!(Portable, Int8, F32),
-            (Processor::Portable, Precision::Bf16) => stack!(Portable, Bf16, Bf16),
-            (Processor::Portable, _) => stack!(Portable, F32, F32),
+            (
+                Processor::Amx
+                | Processor::Avx512
+                | Processor::Avx512Vnni
+                | Processor::AvxVnni
+                | Processor::Avx2,
+                _,
+            ) => panic!("{missing}"),
+            (Processor::Portable | Processor::Emulated, Precision::F32) => {
+                stack!(Portable::default(), F32, F32)
+            }
+            (Processor::Portable, Precision::Int8) => stack!(Portable::default(), Int8, F32),
+            (Processor::Portable, _) => stack!(Portable::default(), Bf16, Bf16),
+            (Processor::Emulated, Precision::Int8) => stack!(Emulated::default(), Int8, Bf16),
+            (Processor::Emulated, _) => stack!(Emulated::default(), Bf16, Bf16),
         };
-        Ok(Self { forward, encoder: encoder.clone(), precision })
+        Ok(Self { forward, encoder: encoder.clone(), precision, processor, reason })
+    }
+
+    /// The instruction sets that it runs on.
+    pub fn processor(&self) -> Processor {
+        self.processor
+    }
+
+    /// Why it is computed in [`CpuModel::dtype`].
+    pub fn reason(&self) -> &Arc<str> {
+        &self.reason
     }
 
     /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
@@ -155,8 +223,11 @@ impl Cpu {
 impl Scorer for Cpu {
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
         self.model.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
-        let share =
-            Share { forward: &*self.model.forward, batch, chunks: chunks(batch), next: AtomicUsize::new(0) };
+        let forward = &*self.model.forward;
+        // A small batch is shared out too.
+        let each = batch.tokens().0.div_ceil(self.workspaces.len() as u64);
+        let chunk_tokens = each.min(forward.chunk_tokens().into()) as u32;
+        let share = Share { forward, batch, chunks: chunks(batch, chunk_tokens), next: AtomicUsize::new(0) };
         let helpers = share.chunks.len().min(self.workspaces.len()).saturating_sub(1);
         let (own, others) = self.workspaces.split_first_mut().expect("a scorer has a thread");
         let scored = std::thread::scope(|scope| {
@@ -177,13 +248,13 @@ impl Scorer for Cpu {
     }
 }
 
-/// Whole sequences up to [`CHUNK_TOKENS`], or one that is longer.
-fn chunks(batch: &Packed) -> Vec<Range<usize>> {
+/// Whole sequences up to so many tokens, or one that is longer.
+fn chunks(batch: &Packed, tokens_max: u32) -> Vec<Range<usize>> {
     let starts = batch.starts();
     let mut chunks: Vec<Range<usize>> = Vec::new();
     for sequence in 0..batch.len() {
         match chunks.last_mut() {
-            Some(chunk) if starts[sequence + 1] - starts[chunk.start] <= CHUNK_TOKENS => chunk.end += 1,
+            Some(chunk) if starts[sequence + 1] - starts[chunk.start] <= tokens_max => chunk.end += 1,
             _ => chunks.push(sequence..sequence + 1),
         }
     }
@@ -222,7 +293,7 @@ mod tests {
         for length in [100, 28, 1, 300, 64, 64, 1] {
             batch.push((0..length).map(|_| (1, 0)));
         }
-        assert_eq!(chunks(&batch), [0..2, 2..3, 3..4, 4..6, 6..7]);
-        assert!(chunks(&Packed::default()).is_empty());
+        assert_eq!(chunks(&batch, 128), [0..2, 2..3, 3..4, 4..6, 6..7]);
+        assert!(chunks(&Packed::default(), 128).is_empty());
     }
 }

@@ -3,25 +3,27 @@
 use crate::backend::layout::{Width, absorb, join, pad};
 use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
 use crate::ops::{
-    AddTo, Buffer, Dense, Dtype, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input, Keep, Linear,
-    Norm, Operand, ScaleAndAddTo, Scratch, Simd, Table, attention, embed, first_token_attention, layer_norm,
-    linear,
+    AddTo, Buffer, Dense, Dtype, FirstScratch, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input,
+    Keep, Linear, Norm, Operand, Projected, Rows, ScaleAndAddTo, Scratch, Simd, Table, attention, embed,
+    first_token_attention, lay_together, layer_norm, layer_norm_into, linear,
 };
 use crate::token::Packed;
+use std::any::TypeId;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-/// Rows that go through the linear maps of a layer together: their activations stay in the
-/// second-level cache, and weights are read once for all of them.
-const BLOCK: usize = 192;
 /// Words between the rows of queries, keys and values beyond what they hold.
 const GAP: usize = 16;
+/// Rows of queries, keys and values beyond the last token's, which tiles read.
+const BEYOND: usize = 32;
 
 /// A model that runs chunk by chunk, in anybody's workspace.
 pub(super) trait Forward: Send + Sync {
     /// Runs sequences of a batch up to the last layer's attention, and leaves what their first tokens
     /// have become in the workspace.
     fn chunk(&self, batch: &Packed, sequences: Range<usize>, workspace: &mut Workspace);
+    /// Tokens of a chunk, if its first sequence is not longer.
+    fn chunk_tokens(&self) -> u32;
     /// Takes the first tokens that chunks have left through the rest; a logit for each, in that order.
     fn finish(&self, workspace: &mut Workspace) -> Vec<f32>;
 }
@@ -31,15 +33,18 @@ pub(super) trait Forward: Send + Sync {
 pub(super) struct Workspace {
     /// Tokens' states, `[tokens, hidden]`.
     states: Buffer,
+    /// The same, as a layer's linear maps read them.
+    input: Operand,
     /// Queries, keys and values, `[tokens, stride]`.
     qkv: Buffer,
-    /// `[tokens, heads]`.
-    context: Buffer,
+    /// `[tokens, heads]`, in what attention is computed in.
+    context: Operand,
     attention: Scratch,
     block: Block,
     /// First tokens of the sequences so far: states `[sequences, hidden]`, contexts `[sequences, heads]`.
     firsts: Vec<f32>,
     first_contexts: Vec<f32>,
+    first: FirstScratch,
     head: HeadScratch,
 }
 
@@ -54,6 +59,7 @@ impl Workspace {
 /// The operands of a block's linear maps.
 #[derive(Default)]
 struct Block {
+    context: Operand,
     input: Operand,
     staging: Operand,
     inner: Operand,
@@ -72,7 +78,7 @@ pub(super) struct Stack<S, L, A> {
     embedding_norm: Norm,
     /// All layers but the last.
     full: Vec<(Linear<S, L>, Rest<S, L>)>,
-    last: (FirstToken, Rest<S, L>),
+    last: (FirstToken<S>, Rest<S, L>),
     head: Head<S>,
     _attention: std::marker::PhantomData<A>,
 }
@@ -90,6 +96,13 @@ struct Rest<S, L> {
 }
 
 impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
+    /// Rows that go through the linear maps of a layer together: their activations stay in the second-level cache, and
+    /// weights are read once for all of them. Tiles are so fast that weights from the third-level cache must serve more
+    /// rows.
+    const BLOCK: usize = if L::ON_TILES { 256 } else { 192 };
+    /// Enough rows for the register tiles, few enough for the second-level cache.
+    const CHUNK_TOKENS: u32 = if L::ON_TILES { 256 } else { 128 };
+
     /// Packs a model's weights.
     pub fn new(simd: S, encoder: &Encoder, weights: &Weights) -> Self {
         let hidden = Width::plain(encoder.hidden);
@@ -97,9 +110,8 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
         let (last, full) = weights.layers.split_last().expect("a model has a layer");
         let rest = |layer: &Layer| Rest::new(encoder, layer);
         let qkv = |layer: &Layer| Linear::pack(&join(projections(encoder, layer)), Input::Signed);
-        let [query, key, value] = projections(encoder, last);
         let table = |rows: &[f32]| Table::new(rows, encoder.hidden);
-        Self {
+        let mut stack = Self {
             simd,
             hidden: hidden.padded(),
             heads: heads.as_heads(),
@@ -110,28 +122,39 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
             types: table(&weights.token_types),
             embedding_norm: norm(encoder, &weights.embedding_norm),
             full: full.iter().map(|layer| (qkv(layer), rest(layer))).collect(),
-            last: (FirstToken { heads: heads.as_heads(), query, key, value }, rest(last)),
+            last: (FirstToken::new(heads.as_heads(), &projections(encoder, last)), rest(last)),
             head: Head::new(
                 &pad(&weights.pooler, hidden, hidden, 1.0),
                 &weights.classifier.weight,
                 weights.classifier.bias[0],
             ),
             _attention: std::marker::PhantomData,
-        }
+        };
+        let layers = stack.full.iter_mut().flat_map(|(qkv, rest)| std::iter::once(qkv).chain(rest.maps()));
+        lay_together(&mut layers.chain(stack.last.1.maps()).collect::<Vec<_>>());
+        stack
     }
 
-    /// From contexts to the layer's output: `states: [rows, hidden]`, `context: [rows, heads]`.
-    fn rest(&self, rest: &Rest<S, L>, states: &mut [f32], context: &[f32], block: &mut Block) {
+    /// From contexts to the layer's output, `states: [rows, hidden]`, and into the next layer's input from a row on.
+    fn rest(
+        &self,
+        rest: &Rest<S, L>,
+        states: &mut [f32],
+        context: Rows<'_>,
+        (block, next): (&mut Block, Option<(&mut Operand, usize)>),
+    ) {
         let (simd, hidden) = (self.simd, self.hidden);
-        block.input.fill::<S, L>(simd, context, self.heads.width());
-        linear(simd, &block.input, &rest.out, AddTo::new(states, hidden));
-        layer_norm(simd, &rest.attention_norm, states);
-        block.input.fill::<S, L>(simd, states, hidden);
+        linear(simd, context, &rest.out, AddTo::new(states, hidden));
+        block.input.shape::<S, L>(states.len() / hidden, hidden);
+        layer_norm_into::<S, L>(simd, &rest.attention_norm, states, (&mut block.input, 0));
         let (staging, inner) = (&mut block.staging, &mut block.inner);
-        L::activate::<A>(simd, &block.input, &rest.up, self.gelu, (staging, inner));
+        L::activate::<A>(simd, block.input.all(), &rest.up, self.gelu, (staging, inner));
         let gain = &rest.gain.floats()[..hidden];
-        linear(simd, &block.inner, &rest.down, ScaleAndAddTo::new(states, gain));
-        layer_norm(simd, &rest.out_norm, states);
+        linear(simd, block.inner.all(), &rest.down, ScaleAndAddTo::new(states, gain));
+        match next {
+            Some(place) => layer_norm_into::<S, L>(simd, &rest.out_norm, states, place),
+            None => layer_norm(simd, &rest.out_norm, states),
+        }
     }
 
     fn embed(&self, batch: &Packed, starts: &[u32], states: &mut [f32]) {
@@ -153,58 +176,89 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
         let starts = &batch.starts()[sequences.start..=sequences.end];
         let tokens = (starts[starts.len() - 1] - starts[0]) as usize;
         let stride = 3 * width / A::GROUP + GAP;
-        let Workspace { states, qkv, context, attention: scratch, block, firsts, first_contexts, .. } =
-            workspace;
+        let Workspace {
+            states,
+            input,
+            qkv,
+            context,
+            attention: scratch,
+            block,
+            firsts,
+            first_contexts,
+            first,
+            ..
+        } = workspace;
         states.grow(tokens * hidden);
-        qkv.grow(tokens * stride);
-        context.grow(tokens * width);
+        input.shape::<S, L>(tokens, hidden);
+        qkv.grow((tokens + BEYOND) * stride);
+        context.shape::<S, A>(tokens, width);
         let states = &mut states.floats_mut()[..tokens * hidden];
-        let qkv = &mut qkv.words_mut()[..tokens * stride];
-        let context = &mut context.floats_mut()[..tokens * width];
-        let local = |start: u32| (start - starts[0]) as usize;
-        let sequences = || starts.windows(2).map(|pair| local(pair[0])..local(pair[1]));
+        let local: Vec<usize> = starts.iter().map(|start| (start - starts[0]) as usize).collect();
+        let blocks = || (0..tokens).step_by(Self::BLOCK).map(move |row| row..tokens.min(row + Self::BLOCK));
+        // Contexts are read as they are where the maps are in the same dtype.
+        let is_same = TypeId::of::<L>() == TypeId::of::<A>();
 
         self.embed(batch, starts, states);
-        layer_norm(simd, &self.embedding_norm, states);
-        for (projection, rest) in &self.full {
-            for (states, qkv) in states.chunks(BLOCK * hidden).zip(qkv.chunks_mut(BLOCK * stride)) {
-                block.input.fill::<S, L>(simd, states, hidden);
-                linear(simd, &block.input, projection, Keep::<A>::new(qkv, stride));
+        layer_norm_into::<S, L>(simd, &self.embedding_norm, states, (input, 0));
+        for (layer, (projection, rest)) in self.full.iter().enumerate() {
+            for rows in blocks() {
+                let to = &mut qkv.words_mut()[rows.start * stride..rows.end * stride];
+                linear(simd, input.range(rows), projection, Keep::<A>::new(to, stride));
             }
-            for rows in sequences() {
-                let qkv = &qkv[rows.start * stride..rows.end * stride];
-                let context = &mut context[rows.start * width..rows.end * width];
-                attention::<S, A>(simd, qkv, stride, self.heads, (scratch, context));
+            for rows in local.windows(2) {
+                let words = &qkv.words()[rows[0] * stride..];
+                let projected = Projected { words, stride, tokens: rows[1] - rows[0] };
+                attention::<S, A>(simd, projected, self.heads, scratch, (context, rows[0]));
             }
-            for (states, context) in states.chunks_mut(BLOCK * hidden).zip(context.chunks(BLOCK * width)) {
-                self.rest(rest, states, context, block);
+            for rows in blocks() {
+                let states = &mut states[rows.start * hidden..rows.end * hidden];
+                let next = (layer + 1 < self.full.len()).then_some((&mut *input, rows.start));
+                let mut own = std::mem::take(&mut block.context);
+                let context = context.range(rows);
+                let context = if is_same {
+                    context
+                } else {
+                    own.fill_from::<S, L, A>(simd, context);
+                    own.all()
+                };
+                self.rest(rest, states, context, (block, next));
+                block.context = own;
             }
         }
-        for rows in sequences() {
-            let states = &states[rows.start * hidden..rows.end * hidden];
-            let end = first_contexts.len();
-            first_contexts.resize(end + width, 0.0);
-            let context = &mut first_contexts[end..];
-            first_token_attention(simd, &self.last.0, states, (scratch, context));
-            firsts.extend_from_slice(&states[..hidden]);
+        first_token_attention(simd, &self.last.0, (states, &local), first, first_contexts);
+        for &row in &local[..local.len() - 1] {
+            firsts.extend_from_slice(&states[row * hidden..][..hidden]);
         }
+    }
+
+    fn chunk_tokens(&self) -> u32 {
+        Self::CHUNK_TOKENS
     }
 
     fn finish(&self, workspace: &mut Workspace) -> Vec<f32> {
         let Workspace { block, firsts, first_contexts, head, .. } = workspace;
         let mut logits = vec![0.0; firsts.len() / self.hidden];
+        let width = self.heads.width();
+        let mut own = std::mem::take(&mut block.context);
         let blocks =
-            firsts.chunks_mut(BLOCK * self.hidden).zip(first_contexts.chunks(BLOCK * self.heads.width()));
-        for ((states, context), logits) in blocks.zip(logits.chunks_mut(BLOCK)) {
-            self.rest(&self.last.1, states, context, block);
+            firsts.chunks_mut(Self::BLOCK * self.hidden).zip(first_contexts.chunks(Self::BLOCK * width));
+        for ((states, context), logits) in blocks.zip(logits.chunks_mut(Self::BLOCK)) {
+            own.fill::<S, L>(self.simd, context, width);
+            self.rest(&self.last.1, states, own.all(), (block, None));
             self.head.logits(self.simd, states, head, logits);
         }
+        block.context = own;
         workspace.forget();
         logits
     }
 }
 
 impl<S: Simd, L: Dtype<S>> Rest<S, L> {
+    /// Its maps, in the order in which they are read.
+    fn maps(&mut self) -> [&mut Linear<S, L>; 3] {
+        [&mut self.out, &mut self.up, &mut self.down]
+    }
+
     fn new(encoder: &Encoder, layer: &Layer) -> Self {
         let (hidden, inner) = (Width::plain(encoder.hidden), Width::plain(encoder.intermediate));
         let heads = Width::heads(encoder.heads, encoder.hidden);

@@ -1,40 +1,119 @@
 //! AVX2 with FMA: Intel from Haswell, AMD from Zen.
 
+use super::tiles::NoTiles;
 use super::{Kernel, Simd};
 use std::arch::x86_64::{
     __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps,
     _mm_movehl_ps, _mm_packus_epi16, _mm_storel_epi64, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps,
     _mm256_and_si256, _mm256_blendv_ps, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps,
     _mm256_castsi256_si128, _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_div_ps,
-    _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32,
-    _mm256_permute2x128_si256, _mm256_round_ps, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16, _mm256_slli_epi32,
-    _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps,
-    _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
+    _mm256_dpbusd_avx_epi32, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_floor_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_ps, _mm256_min_ps,
+    _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute2x128_si256, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16,
+    _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_sub_ps, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32,
+    _mm256_unpacklo_epi64,
 };
-
-/// Eight lanes. Its existence proves AVX2 and FMA.
-#[derive(Clone, Copy, Debug)]
-pub struct Avx2(());
-
-impl Avx2 {
-    /// On a processor that has both.
-    pub fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
-    }
-}
+use std::marker::PhantomData;
 
 /// Each `unsafe` below is an instruction that `self` proves, or the caller's promise about a pointer.
 macro_rules! lanes {
     ($expression:expr) => {
-        // SAFETY: `Avx2` exists only where `detect` found the instructions; what is behind a
+        // SAFETY: `Ymm` exists only where `detect` found the instructions; what is behind a
         // pointer is promised by who calls, as `Simd` demands.
         unsafe { $expression }
     };
 }
 
-impl Simd for Avx2 {
+/// What a processor with AVX2 and FMA has beyond these.
+pub trait Level: Copy + Send + Sync + 'static {
+    /// Whether this machine is such a processor.
+    fn is_here() -> bool;
+    /// Runs a kernel compiled for it.
+    ///
+    /// # Safety
+    /// [`Level::is_here`].
+    unsafe fn launch<K: Kernel<Ymm<Self>>>(simd: Ymm<Self>, kernel: K) -> K::Output;
+    /// [`Simd::dot_bytes`].
+    ///
+    /// # Safety
+    /// [`Level::is_here`].
+    unsafe fn dot_bytes(c: __m256i, a: __m256i, b: __m256i) -> __m256i;
+}
+
+/// Nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain;
+
+impl Level for Plain {
+    fn is_here() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    }
+    #[inline(always)]
+    unsafe fn launch<K: Kernel<Ymm<Self>>>(simd: Ymm<Self>, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn with<K: Kernel<Avx2>>(simd: Avx2, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        // SAFETY: the caller promises the level, which has these features.
+        unsafe { with(simd, kernel) }
+    }
+    #[inline(always)]
+    unsafe fn dot_bytes(c: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // Even and odd bytes apart, as 16-bit values: `maddubs` would saturate.
+        lanes!({
+            let low = _mm256_set1_epi16(0xff);
+            let (a_even, a_odd) = (_mm256_and_si256(a, low), _mm256_srli_epi16::<8>(a));
+            let b_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+            let b_odd = _mm256_srai_epi16::<8>(b);
+            let even = _mm256_add_epi32(c, _mm256_madd_epi16(a_even, b_even));
+            _mm256_add_epi32(even, _mm256_madd_epi16(a_odd, b_odd))
+        })
+    }
+}
+
+/// Byte dot products (AVX-VNNI): Intel's clients from Alder Lake.
+#[derive(Clone, Copy, Debug)]
+pub struct WithVnni;
+
+impl Level for WithVnni {
+    fn is_here() -> bool {
+        Plain::is_here() && is_x86_feature_detected!("avxvnni")
+    }
+    #[inline(always)]
+    unsafe fn launch<K: Kernel<Ymm<Self>>>(simd: Ymm<Self>, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,avxvnni")]
+        fn with<K: Kernel<AvxVnni>>(simd: AvxVnni, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        // SAFETY: the caller promises the level, which has these features.
+        unsafe { with(simd, kernel) }
+    }
+    #[inline(always)]
+    unsafe fn dot_bytes(c: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        lanes!(_mm256_dpbusd_avx_epi32(c, a, b))
+    }
+}
+
+/// Eight lanes. Its existence proves the instructions of its level.
+#[derive(Clone, Copy, Debug)]
+pub struct Ymm<L>(PhantomData<L>);
+
+/// AVX2 with FMA.
+pub type Avx2 = Ymm<Plain>;
+/// The same with VNNI on 256 bits.
+pub type AvxVnni = Ymm<WithVnni>;
+
+impl<L: Level> Ymm<L> {
+    /// On a processor that has all of it.
+    pub fn detect() -> Option<Self> {
+        L::is_here().then_some(Self(PhantomData))
+    }
+}
+
+impl<L: Level> Simd for Ymm<L> {
+    type Tiles = NoTiles;
     type V = __m256;
     type W = __m256i;
     const LANES: usize = 8;
@@ -42,11 +121,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn launch<K: Kernel<Self>>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,fma")]
-        fn with<K: Kernel<Avx2>>(simd: Avx2, kernel: K) -> K::Output {
-            kernel.run(simd)
-        }
-        lanes!(with(self, kernel))
+        lanes!(L::launch(self, kernel))
     }
 
     #[inline(always)]
@@ -86,14 +161,13 @@ impl Simd for Avx2 {
         lanes!(_mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX))))
     }
     #[inline(always)]
-    fn round(self, a: __m256) -> __m256 {
-        // 8: to the nearest, and no exceptions.
-        lanes!(_mm256_round_ps::<8>(a))
+    fn fraction(self, a: __m256) -> __m256 {
+        lanes!(_mm256_sub_ps(a, _mm256_floor_ps(a)))
     }
     #[inline(always)]
     fn scale(self, a: __m256, exponent: __m256) -> __m256 {
         lanes!({
-            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(exponent));
+            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(_mm256_floor_ps(exponent)));
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponent))
         })
     }
@@ -140,15 +214,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn dot_bytes(self, c: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        // Even and odd bytes apart, as 16-bit values: `maddubs` would saturate.
-        lanes!({
-            let low = _mm256_set1_epi16(0xff);
-            let (a_even, a_odd) = (_mm256_and_si256(a, low), _mm256_srli_epi16::<8>(a));
-            let b_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
-            let b_odd = _mm256_srai_epi16::<8>(b);
-            let even = _mm256_add_epi32(c, _mm256_madd_epi16(a_even, b_even));
-            _mm256_add_epi32(even, _mm256_madd_epi16(a_odd, b_odd))
-        })
+        lanes!(L::dot_bytes(c, a, b))
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
-//! AVX-512 with byte dot products (VNNI) and bf16: AMD from Zen 4, Intel from Sapphire Rapids.
+//! AVX-512 with byte dot products (VNNI), and what later processors add: bf16, tiles.
 
+use super::amx::{HardwareTiles, tiles_permission};
+use super::tiles::{NoTiles, Tiles};
 use super::{Kernel, Simd, SimdBf16};
 use std::arch::x86_64::{
     __m256i, __m512, __m512bh, __m512i, _mm_storeu_si128, _mm256_loadu_si256, _mm256_storeu_si256,
@@ -7,51 +9,123 @@ use std::arch::x86_64::{
     _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32, _mm512_cvtusepi32_epi8, _mm512_div_ps,
     _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
     _mm512_mask_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_ps, _mm512_scalef_ps, _mm512_set1_epi32,
     _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps,
     _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
     _mm512_unpacklo_epi64,
 };
+use std::marker::PhantomData;
 
-/// Sixteen lanes. Its existence proves AVX-512 F, BW, DQ, VL, VNNI and BF16.
+/// What a processor with AVX-512 F, BW, DQ, VL and VNNI has beyond these.
+pub trait Level: Copy + Send + Sync + 'static {
+    /// Its tiles.
+    type Tiles: Tiles;
+    /// Whether this machine is such a processor.
+    fn is_here() -> bool;
+    /// Runs a kernel compiled for it.
+    ///
+    /// # Safety
+    /// [`Level::is_here`].
+    unsafe fn launch<K: Kernel<Zmm<Self>>>(simd: Zmm<Self>, kernel: K) -> K::Output;
+}
+
+/// A level with dot products of bf16.
+pub trait HasBf16: Level {}
+
+macro_rules! level {
+    ($name:ident, $doc:literal, $tiles:ty, $features:literal, $is_here:expr) => {
+        #[doc = $doc]
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
+
+        impl Level for $name {
+            type Tiles = $tiles;
+            fn is_here() -> bool {
+                $is_here
+            }
+            #[inline(always)]
+            unsafe fn launch<K: Kernel<Zmm<Self>>>(simd: Zmm<Self>, kernel: K) -> K::Output {
+                #[target_feature(enable = $features)]
+                fn with<K: Kernel<Zmm<$name>>>(simd: Zmm<$name>, kernel: K) -> K::Output {
+                    kernel.run(simd)
+                }
+                // SAFETY: the caller promises the level, which has these features.
+                unsafe { with(simd, kernel) }
+            }
+        }
+    };
+}
+
+level!(
+    VnniOnly,
+    "Nothing: Intel's Cascade Lake and Ice Lake.",
+    NoTiles,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    has_vnni()
+);
+level!(
+    WithBf16,
+    "bf16: AMD from Zen 4, Intel from Sapphire Rapids.",
+    NoTiles,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
+    has_vnni() && is_x86_feature_detected!("avx512bf16")
+);
+level!(
+    WithTiles,
+    "bf16 and AMX: Intel's servers from Sapphire Rapids.",
+    HardwareTiles,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
+    WithBf16::is_here() && tiles_permission().is_ok()
+);
+impl HasBf16 for WithBf16 {}
+impl HasBf16 for WithTiles {}
+
+fn has_vnni() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+/// Sixteen lanes. Its existence proves the instructions of its level.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512(());
+pub struct Zmm<L>(PhantomData<L>);
 
-impl Avx512 {
+/// AVX-512 with VNNI.
+pub type Avx512Vnni = Zmm<VnniOnly>;
+/// AVX-512 with VNNI and bf16.
+pub type Avx512 = Zmm<WithBf16>;
+/// The same with tiles, which this process may use.
+pub type Amx = Zmm<WithTiles>;
+
+impl<L: Level> Zmm<L> {
     /// On a processor that has all of it.
     pub fn detect() -> Option<Self> {
-        let has = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx512bf16");
-        has.then_some(Self(()))
+        L::is_here().then_some(Self(PhantomData))
     }
 }
 
 /// Each `unsafe` below is an instruction that `self` proves, or the caller's promise about a pointer.
 macro_rules! lanes {
     ($expression:expr) => {
-        // SAFETY: `Avx512` exists only where `detect` found the instructions; what is behind a
+        // SAFETY: `Zmm` exists only where `detect` found the instructions; what is behind a
         // pointer is promised by who calls, as `Simd` demands.
         unsafe { $expression }
     };
 }
 
-impl Simd for Avx512 {
+impl<L: Level> Simd for Zmm<L> {
+    type Tiles = L::Tiles;
     type V = __m512;
     type W = __m512i;
     const LANES: usize = 16;
     const ROWS: usize = 12;
+    const SCALES_TO_ZERO: bool = true;
 
     #[inline(always)]
     fn launch<K: Kernel<Self>>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-        fn with<K: Kernel<Avx512>>(simd: Avx512, kernel: K) -> K::Output {
-            kernel.run(simd)
-        }
-        lanes!(with(self, kernel))
+        lanes!(L::launch(self, kernel))
     }
 
     #[inline(always)]
@@ -91,9 +165,9 @@ impl Simd for Avx512 {
         lanes!(_mm512_abs_ps(a))
     }
     #[inline(always)]
-    fn round(self, a: __m512) -> __m512 {
-        // 8: to the nearest, and no exceptions.
-        lanes!(_mm512_roundscale_ps::<8>(a))
+    fn fraction(self, a: __m512) -> __m512 {
+        // 9: down, and no exceptions.
+        lanes!(_mm512_reduce_ps::<9>(a))
     }
     #[inline(always)]
     fn scale(self, a: __m512, exponent: __m512) -> __m512 {
@@ -193,7 +267,7 @@ impl Simd for Avx512 {
     }
 }
 
-impl SimdBf16 for Avx512 {
+impl<L: HasBf16> SimdBf16 for Zmm<L> {
     #[inline(always)]
     fn dot_bf16(self, c: __m512, a: __m512i, b: __m512i) -> __m512 {
         // The types differ in name only.

@@ -5,16 +5,22 @@
 //! implementing type is the proof that the processor has the instructions: it comes from `detect`.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+pub(super) mod tiles;
 
 #[cfg(target_arch = "x86_64")]
-pub use avx2::Avx2;
+pub use amx::{TilesMissing, tiles_permission};
 #[cfg(target_arch = "x86_64")]
-pub use avx512::Avx512;
-pub use portable::Portable;
+pub use avx2::{Avx2, AvxVnni};
+#[cfg(target_arch = "x86_64")]
+pub use avx512::{Amx, Avx512, Avx512Vnni};
+pub use portable::{Emulated, Portable};
+pub use tiles::Tiles;
 
 /// Vectors of 32-bit lanes, as floats (`V`) or as words (`W`): bits, integers, two bf16 or four bytes.
 ///
@@ -22,6 +28,8 @@ pub use portable::Portable;
 /// through a pointer is not: its caller upholds that `LANES` lanes lie behind it (or as many bf16 or
 /// bytes); nothing needs to be aligned.
 pub trait Simd: Copy + Send + Sync + 'static {
+    /// Its tiles; vectors have 16 lanes where there are any.
+    type Tiles: Tiles;
     /// `LANES` values of f32.
     type V: Copy;
     /// `LANES` words of 32 bits.
@@ -30,6 +38,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Rows of the register tile: as many as leave registers for two vectors of the other operand.
     const ROWS: usize;
+
+    /// Whether [`Simd::scale`] takes exponents that are too small for a number.
+    const SCALES_TO_ZERO: bool = false;
 
     /// Runs a kernel compiled for this processor.
     fn launch<K: Kernel<Self>>(self, kernel: K) -> K::Output;
@@ -52,9 +63,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// Without the sign.
     fn abs(self, a: Self::V) -> Self::V;
-    /// The nearest integer, ties to even.
-    fn round(self, a: Self::V) -> Self::V;
-    /// a 2^exponent, for whole exponents from -126 to 127 and `a` near 1.
+    /// a - floor(a).
+    fn fraction(self, a: Self::V) -> Self::V;
+    /// a 2^floor(exponent), for `a` from 1 to 2 and exponents from -125 (or any, see [`Simd::SCALES_TO_ZERO`]) to 127.
     fn scale(self, a: Self::V, exponent: Self::V) -> Self::V;
     /// The sum of all lanes.
     fn sum(self, a: Self::V) -> f32;

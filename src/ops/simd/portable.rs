@@ -1,25 +1,44 @@
 //! Plain Rust, for any processor; the compiler makes of it what it can.
 
+use super::tiles::{EmulatedTiles, NoTiles, Tiles};
 use super::{Kernel, Simd, SimdBf16};
 use half::bf16;
+use std::marker::PhantomData;
 
-/// Eight lanes in an array.
+/// `LANES` lanes in an array, and perhaps tiles.
 #[derive(Clone, Copy, Debug)]
-pub struct Portable;
+pub struct Plain<const LANES: usize, T>(PhantomData<T>);
 
-const LANES: usize = 8;
+impl<const LANES: usize, T> Default for Plain<LANES, T> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// Eight lanes.
+pub type Portable = Plain<8, NoTiles>;
+/// Sixteen lanes and tiles, as AMX has them: slow, for tests.
+pub type Emulated = Plain<16, EmulatedTiles>;
+
+/// Of numbers that an `i32` holds; `f32::floor` is a call on plain x86-64.
+#[inline(always)]
+fn floor(a: f32) -> i32 {
+    let cut = a as i32;
+    cut - i32::from(cut as f32 > a)
+}
 
 #[inline(always)]
-fn each<A: Copy, B>(a: [A; LANES], f: impl Fn(A) -> B) -> [B; LANES] {
+fn each<const LANES: usize, A: Copy, B>(a: [A; LANES], f: impl Fn(A) -> B) -> [B; LANES] {
     a.map(f)
 }
 
 #[inline(always)]
-fn both<A: Copy, B>(a: [A; LANES], b: [A; LANES], f: impl Fn(A, A) -> B) -> [B; LANES] {
+fn both<const LANES: usize, A: Copy, B>(a: [A; LANES], b: [A; LANES], f: impl Fn(A, A) -> B) -> [B; LANES] {
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
-impl Simd for Portable {
+impl<const LANES: usize, T: Tiles + Copy + Send + Sync + 'static> Simd for Plain<LANES, T> {
+    type Tiles = T;
     type V = [f32; LANES];
     type W = [u32; LANES];
     const LANES: usize = LANES;
@@ -71,17 +90,21 @@ impl Simd for Portable {
         each(a, f32::abs)
     }
     #[inline(always)]
-    fn round(self, a: Self::V) -> Self::V {
-        each(a, f32::round_ties_even)
+    fn fraction(self, a: Self::V) -> Self::V {
+        each(a, |a| a - floor(a) as f32)
     }
     #[inline(always)]
     fn scale(self, a: Self::V, exponent: Self::V) -> Self::V {
-        both(a, exponent, |a, exponent| a * f32::from_bits(((exponent as i32 + 127) << 23).cast_unsigned()))
+        both(a, exponent, |a, exponent| a * f32::from_bits(((floor(exponent) + 127) << 23).cast_unsigned()))
     }
     #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
-        let four: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
-        (four[0] + four[2]) + (four[1] + four[3])
+        let (mut a, mut half) = (a, LANES / 2);
+        while half > 0 {
+            (0..half).for_each(|i| a[i] += a[i + half]);
+            half /= 2;
+        }
+        a[0]
     }
     #[inline(always)]
     fn largest(self, a: Self::V) -> f32 {
@@ -153,7 +176,7 @@ impl Simd for Portable {
     }
 }
 
-impl SimdBf16 for Portable {
+impl<const LANES: usize, T: Tiles + Copy + Send + Sync + 'static> SimdBf16 for Plain<LANES, T> {
     #[inline(always)]
     fn dot_bf16(self, c: Self::V, a: Self::W, b: Self::W) -> Self::V {
         let lower = |word: u32| f32::from_bits(word << 16);

@@ -1,0 +1,160 @@
+//! Attention on tiles: what [`attention`](super::attention) does where its dtype has them.
+//!
+//! A head's queries are tiles as they lie; its keys are transposed word by word, and its values paired by tokens, once
+//! for all rows. Then 32 rows at a time: scores by all keys, softmax while they are in the first-level cache, contexts.
+
+use super::attention::{Heads, LINE, Projected, Scratch, softmax};
+use super::dtype::Float;
+use super::linear::zeros;
+use super::simd::tiles::{BLOCK, Block, TILE};
+use super::simd::{Kernel, Simd};
+use std::marker::PhantomData;
+
+/// All heads of a sequence.
+pub(super) struct OnTiles<'a, A> {
+    pub projected: Projected<'a>,
+    pub heads: Heads,
+    /// Has room for the sequence's keys and values, and for 32 rows of scores and weights.
+    pub scratch: &'a mut Scratch,
+    /// Rows of contexts, `to_stride` words apart, for every token and head.
+    pub to: *mut u32,
+    pub to_stride: usize,
+    pub _marker: PhantomData<A>,
+}
+
+/// A head's contexts of 32 rows, 32 columns at a time.
+#[repr(C, align(64))]
+struct Sums([u32; BLOCK * BLOCK]);
+
+impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let Self { projected, heads, scratch, to, to_stride, .. } = self;
+        let Projected { words, stride, tokens } = projected;
+        let (groups, width) = (heads.size / A::GROUP, heads.width() / A::GROUP);
+        let padded = tokens.next_multiple_of(BLOCK);
+        let (score_stride, weight_stride) = (padded + LINE, padded / A::GROUP + LINE);
+        let keys = scratch.keys.words_mut().as_mut_ptr();
+        let values = scratch.values.words_mut().as_mut_ptr();
+        let scores = scratch.scores.floats_mut().as_mut_ptr();
+        let weights = scratch.weights.words_mut().as_mut_ptr();
+        let mut sums = Sums([0; BLOCK * BLOCK]);
+        let sums = sums.0.as_mut_ptr();
+        let same = Block {
+            rows: 0,
+            steps: 0,
+            a: words.as_ptr(),
+            a_stride: stride,
+            b: keys,
+            b_stride: TILE,
+            b_apart: groups * TILE,
+            start: zeros(),
+            start_stride: 0,
+            sums,
+            sums_stride: BLOCK,
+            fetch: words.as_ptr(),
+            fetch_lines: 0,
+        };
+        for head in 0..heads.count {
+            // SAFETY: `attention` asserted that the three parts of every token lie in `words`, and whole tiles of
+            // rows behind the last one, made room in the scratch and for the contexts, and keeps the session.
+            unsafe {
+                let part = |number: usize| words.as_ptr().add(number * width + head * groups);
+                pack_keys(simd, (part(1), stride, tokens), groups, keys);
+                pack_values::<S, A>(simd, (part(2), stride, tokens), heads.size, values);
+                for row in (0..tokens).step_by(BLOCK) {
+                    let rows = (tokens - row).min(BLOCK);
+                    for key in (0..padded).step_by(BLOCK) {
+                        A::multiply(&Block {
+                            rows,
+                            steps: groups / TILE,
+                            a: part(0).add(row * stride),
+                            b: keys.add(key * groups),
+                            sums: scores.add(key).cast(),
+                            sums_stride: score_stride,
+                            ..same
+                        });
+                    }
+                    let mut inverse = [0.0; BLOCK];
+                    for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {
+                        let weights = weights.add(i * weight_stride);
+                        *inverse = 1.0 / softmax::<S, A>(simd, scores.add(i * score_stride), tokens, weights);
+                        if tokens.next_multiple_of(S::LANES) < padded {
+                            A::store(simd, weights, padded - S::LANES, simd.splat(0.0));
+                        }
+                    }
+                    for column in (0..heads.size).step_by(BLOCK) {
+                        A::multiply(&Block {
+                            rows,
+                            steps: padded / A::GROUP / TILE,
+                            a: weights,
+                            a_stride: weight_stride,
+                            b: values.add(column),
+                            b_stride: heads.size,
+                            b_apart: TILE,
+                            ..same
+                        });
+                        for (i, &inverse) in inverse.iter().enumerate().take(rows) {
+                            let to = to.add((row + i) * to_stride + head * groups);
+                            for at in [0, TILE] {
+                                let sums = simd.load(sums.add(i * BLOCK + at).cast());
+                                A::store(simd, to, column + at, simd.mul(sums, simd.splat(inverse)));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Keys word by word, 16 at a time: `[keys / 16, groups, 16]`, zeros up to a whole block.
+///
+/// # Safety
+/// `tokens` rows of `groups` words lie `stride` apart behind `from`, and whole blocks of them have room behind `to`.
+#[inline(always)]
+unsafe fn pack_keys<S: Simd>(
+    simd: S,
+    (from, stride, tokens): (*const u32, usize, usize),
+    groups: usize,
+    to: *mut u32,
+) {
+    for key in (0..tokens.next_multiple_of(BLOCK)).step_by(TILE) {
+        let rows = tokens.saturating_sub(key).min(TILE);
+        for group in (0..groups).step_by(TILE) {
+            // SAFETY: the caller promises the rows that are there, and room for all.
+            unsafe {
+                let from = from.wrapping_add(key * stride + group);
+                simd.transpose(from, stride, rows, to.add(key * groups + group * TILE));
+            }
+        }
+    }
+}
+
+/// Values of as many tokens to a word as a word holds: `[tokens / GROUP, size]`, zeros up to a whole block.
+///
+/// # Safety
+/// `tokens` rows of `size` values lie `stride` words apart behind `from`, and whole blocks of them have room behind
+/// `to`.
+#[inline(always)]
+unsafe fn pack_values<S: Simd, A: Float<S>>(
+    simd: S,
+    (from, stride, tokens): (*const u32, usize, usize),
+    size: usize,
+    to: *mut u32,
+) {
+    for first in (0..tokens.next_multiple_of(BLOCK)).step_by(A::GROUP) {
+        for at in (0..size).step_by(S::LANES) {
+            // SAFETY: the caller promises the rows that are there, and room for all.
+            unsafe {
+                let words = if first < tokens {
+                    A::pair_rows(simd, from.add(first * stride), stride, tokens - first, at)
+                } else {
+                    simd.splat_word(0)
+                };
+                simd.store(to.add(first / A::GROUP * size + at).cast(), simd.as_floats(words));
+            }
+        }
+    }
+}
