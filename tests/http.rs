@@ -64,16 +64,21 @@ fn body(dialect: Dialect, query: &str, documents: &[&str]) -> (&'static str, Val
         Dialect::CohereV2 => {
             ("/v2/rerank", json!({"model": "m", "query": query, "documents": documents}), "/message")
         }
-        Dialect::Jina => ("/v1/rerank", plain, "/detail"),
+        // Without a pin its path answers in Cohere's words.
+        Dialect::Jina => ("/v1/rerank", plain, "/message"),
         Dialect::Voyage => {
             ("/v1/rerank", json!({"query": query, "documents": documents, "top_k": 5}), "/detail")
         }
         Dialect::Tei => ("/rerank", json!({"query": query, "texts": documents}), "/error"),
         Dialect::Vllm => ("/rerank", plain, "/error/message"),
         Dialect::VllmScore => ("/score", json!({"text_1": query, "text_2": documents}), "/error/message"),
+        Dialect::TeiPredict => {
+            let inputs: Vec<_> = documents.iter().map(|text| json!([query, text])).collect();
+            ("/predict", json!({"inputs": inputs}), "/error")
+        }
         Dialect::Infinity => (
             "/rerank",
-            json!({"query": query, "documents": documents, "return_documents": false}),
+            json!({"query": query, "documents": documents, "raw_scores": false}),
             "/error/message",
         ),
         Dialect::Nim => {
@@ -136,29 +141,6 @@ fn a_body_of_ten_megabytes_is_read_and_cut_to_what_the_model_reads() {
     let document = "abc ".repeat(10 << 18);
     let reply = server.post("/v1/rank", json!({"query": "q", "documents": [document]}).to_string());
     assert_eq!((reply.status, reply.header("x-podium-truncated")), (200, Some("1")), "{}", reply.text());
-}
-
-#[test]
-fn a_query_longer_than_the_model_reads_is_cut_and_said_in_headers_and_body() {
-    let server = server();
-    let body = json!({"query": "a ".repeat(200), "documents": ["b"]}).to_string();
-    let reply = server.post("/v1/rank", &body);
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    assert_eq!(reply.header("x-podium-truncated"), None);
-    assert_eq!(reply.header("x-podium-truncated-query-tokens"), Some("104"));
-    assert_eq!(reply.json()["truncated"], json!({"documents": 0, "query_tokens": 104}));
-    let reply = server.post_with("/v1/rank", "x-podium-truncation: refuse\r\n", &body);
-    assert_eq!(reply.status, 400);
-    let message = "query: the query has 200 tokens and must have fewer than 125 to leave room for a document";
-    assert_eq!(reply.json()["error"]["message"], message);
-    let reply = server.post_with("/v1/rank", "x-podium-pair-tokens-max: 2\r\n", &body);
-    assert_eq!((reply.status, &reply.json()["error"]["field"]), (400, &json!("pair_tokens_max")));
-    // Nothing is said where nothing was lost.
-    let reply = server.post("/v1/rank", json!({"query": "a", "documents": ["b"]}).to_string());
-    assert_eq!(
-        (reply.header("x-podium-truncated-query-tokens"), &reply.json()["truncated"]),
-        (None, &Value::Null)
-    );
 }
 
 #[test]
@@ -288,6 +270,13 @@ fn what_is_not_http_is_answered_or_cut_and_nothing_else_is_lost() {
         let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
     }
+    // One that speaks TLS is told that the port is plain.
+    let mut stream = server.connect();
+    let hello = [&b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03"[..], &[7; 64]].concat();
+    stream.write_all(&hello).unwrap();
+    let reply = Reply::read(&mut BufReader::new(stream)).unwrap();
+    assert_eq!((reply.status, reply.header("x-podium-error")), (400, Some("invalid_request")));
+    assert!(reply.text().contains("it is TLS, and this port is plain: use http://"), "{}", reply.text());
     works(&server);
 }
 
@@ -299,7 +288,10 @@ fn a_header_past_its_bounds_is_refused() {
     for headers in [large, many] {
         let mut stream = server.connect();
         let _ = stream.write_all(&post("/v1/rank", &headers, plain().to_string()));
-        assert_eq!(Reply::read(&mut BufReader::new(stream)).unwrap().status, 431);
+        let reply = Reply::read(&mut BufReader::new(stream)).unwrap();
+        assert_eq!((reply.status, reply.header("x-podium-error")), (431, Some("header_too_large")));
+        let body = reply.json();
+        assert!(body["error"]["message"].as_str().unwrap().contains("http.headers_max"), "{body}");
     }
     works(&server);
 }
@@ -436,9 +428,14 @@ fn tls_serves_both_versions_by_what_the_client_prefers() {
         assert_eq!(start, begins);
         assert_eq!(stream.conn.alpn_protocol(), Some(protocol));
     }
-    // A client that speaks no TLS is cut, and only it.
-    let mut stream = server.connect();
-    stream.write_all(&post("/v1/rank", "", "{}")).unwrap();
+    // A client that speaks no TLS is told so, and only it.
+    let mut stream = BufReader::new(server.connect());
+    stream.get_mut().write_all(&post("/v1/rank", "", "{}")).unwrap();
+    let reply = Reply::read(&mut stream).unwrap();
+    assert_eq!(
+        (reply.status, &reply.json()["error"]["message"]),
+        (400, &json!("this port speaks TLS: use https://"))
+    );
     let _ = stream.read_to_end(&mut Vec::new());
     assert_eq!(server.handle.inside(), 0);
 }

@@ -219,13 +219,15 @@ fn the_example_configuration_has_every_key() {
         .filter_map(|line| line.split_once(" = "))
         .map(|(key, _)| key)
         .collect();
-    let tables =
-        ["otlp", "primary", "fallback", "tenants", "wire", "pins", "http", "tls", "prices", "devices"];
+    let tables = [
+        "aliases", "otlp", "primary", "fallback", "tenants", "wire", "pins", "http", "tls", "prices",
+        "devices",
+    ];
     for (path, name) in [
         ("src/cli/config.rs", "Config"),
         ("src/cli/config.rs", "TierConfig"),
         ("src/cli/config.rs", "TenantEntry"),
-        ("src/wire/mod.rs", "Settings"),
+        ("src/wire/settings.rs", "Settings"),
         ("src/wire/select.rs", "Pins"),
         ("src/http/server.rs", "ServerLimits"),
         ("src/http/tls.rs", "TlsFiles"),

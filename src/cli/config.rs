@@ -276,7 +276,7 @@ impl Config {
         }
         self.http.check().map_err(|message| Failure::usage(format!("http.{message}")))?;
         self.truncation.check().map_err(|message| Failure::usage(format!("truncation.{message}")))?;
-        self.wire.pins.check().map_err(|message| Failure::usage(format!("wire.pins.{message}")))?;
+        self.wire.check().map_err(|message| Failure::usage(format!("wire.{message}")))?;
         if let Some(otlp) = &self.otlp {
             otlp.check().map_err(|message| Failure::usage(format!("otlp.{message}")))?;
         }

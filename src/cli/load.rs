@@ -37,7 +37,8 @@ pub(super) struct Args {
     /// The server.
     #[arg(long, value_name = "URL", default_value = "http://localhost:8080")]
     url: String,
-    /// What it speaks: podium, cohere, cohere_v2, jina, voyage, tei, vllm, vllm_score, infinity, nim or oip.
+    /// What it speaks: podium, cohere, cohere_v2, jina, voyage, vllm, vllm_score, tei, tei_predict, infinity,
+    /// nim or oip.
     #[arg(long, value_name = "DIALECT", default_value = "podium", value_parser = dialect)]
     dialect: Dialect,
     /// The model that requests name; cohere_v2, voyage and oip need one.

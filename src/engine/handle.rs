@@ -6,9 +6,10 @@ use super::driver::{Message, Submission};
 use super::mailbox::Post;
 use super::prepare::{Prepare, Prepared};
 use crate::base::{Ns, PerTier, TenantId, Tier};
-use crate::rerank::{Outcome, Policy, Refusal, Request};
+use crate::rerank::{Outcome, Overflow, Policy, Refusal, Request};
 use crate::sched::{Arrival, JobId};
 use crate::telemetry::metrics::Metrics;
+use crate::token::Tokenizer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::oneshot;
@@ -61,6 +62,19 @@ pub struct ModelInfo {
     pub created_unix: u64,
 }
 
+/// What the engine takes at once, and what it does with texts that are too long.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Requests that are neither answered nor refused.
+    pub requests_max: usize,
+    /// Tokens of the largest lane's batch.
+    pub batch_tokens_max: u64,
+    /// Threads that tokenise.
+    pub tokenizers: usize,
+    /// Whether pairs that are too long are cut where a request does not say.
+    pub truncates: bool,
+}
+
 pub(super) struct Shared {
     clock: Clock,
     driver: Post<Message>,
@@ -71,9 +85,11 @@ pub(super) struct Shared {
     default_budget: Option<Ns>,
     state: AtomicU8,
     jobs: AtomicU64,
-    /// Requests between the door and their answer, and how many there may be.
+    /// Requests between the door and their answer.
     inside: AtomicUsize,
-    inside_max: usize,
+    capacity: Capacity,
+    /// The primary's tokenizer, or the fallback's where it is alone.
+    tokenizer: Arc<Tokenizer>,
 }
 
 impl Shared {
@@ -102,8 +118,17 @@ impl Shared {
             state: AtomicU8::new(State::Loading as u8),
             jobs: AtomicU64::new(0),
             inside: AtomicUsize::new(0),
-            // Those being tokenised come on top of the scheduler's own bound.
-            inside_max: setup.limits.jobs_max + setup.prepare.queued_max,
+            capacity: Capacity {
+                // Those being tokenised come on top of the scheduler's own bound.
+                requests_max: setup.limits.jobs_max + setup.prepare.queued_max,
+                batch_tokens_max: setup.lanes.iter().map(|lane| lane.batch_tokens_max).max().unwrap_or(0),
+                tokenizers: setup.prepare.threads,
+                truncates: setup.truncation.policy != Overflow::Refuse,
+            },
+            tokenizer: {
+                let tier = setup.tiers.primary.as_ref().or(setup.tiers.fallback.as_ref());
+                tier.expect("a setup that was checked has a model").tokenizer.clone()
+            },
         }
     }
 
@@ -193,6 +218,16 @@ impl Handle {
         self.shared.prepare.lookups()
     }
 
+    /// The tokenizer of the model that answers where nothing is degraded.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.shared.tokenizer
+    }
+
+    /// What is taken at once.
+    pub fn capacity(&self) -> Capacity {
+        self.shared.capacity
+    }
+
     /// Requests that are neither answered nor refused.
     pub fn inside(&self) -> usize {
         self.shared.inside.load(Ordering::Relaxed)
@@ -212,7 +247,7 @@ impl Handle {
         }
         let policy = self.policy(&request)?;
         let job = JobId(shared.jobs.fetch_add(1, Ordering::Relaxed));
-        if shared.inside.fetch_add(1, Ordering::Relaxed) >= shared.inside_max {
+        if shared.inside.fetch_add(1, Ordering::Relaxed) >= shared.capacity.requests_max {
             shared.inside.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Overloaded { retry_after: Ns::from_millis(100) });
         }

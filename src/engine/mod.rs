@@ -28,7 +28,7 @@ mod prepare;
 
 pub use books::BooksSetup;
 pub use clock::Clock;
-pub use handle::{Caller, Handle, ModelInfo, State};
+pub use handle::{Caller, Capacity, Handle, ModelInfo, State};
 pub use journal::{Entry as JournalEntry, Journal};
 pub use lane::MakeScorer;
 pub use prepare::PrepareLimits;

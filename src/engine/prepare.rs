@@ -316,12 +316,16 @@ impl Reading {
             let place = if self.queries == 1 { 0 } else { document };
             let fitted = Pair::fit(ids(place), ids(self.queries + document), template, &fit);
             fitted.map_err(|error| {
-                let field = match error {
-                    FitError::QueryTooLong { .. } => self.field(place),
-                    FitError::PairTooLong { .. } => self.field(self.queries + document),
-                    FitError::LimitTooShort { .. } => "pair_tokens_max".to_owned(),
-                };
-                Refusal::Invalid { field, message: error.to_string() }
+                let message = error.to_string();
+                match error {
+                    FitError::QueryTooLong { .. } => Refusal::TooLong { field: self.field(place), message },
+                    FitError::PairTooLong { .. } => {
+                        Refusal::TooLong { field: self.field(self.queries + document), message }
+                    }
+                    FitError::LimitTooShort { .. } => {
+                        Refusal::Invalid { field: "pair_tokens_max".to_owned(), message }
+                    }
+                }
             })
         };
         let pairs: Result<Vec<Pair>, Refusal> = (0..request.documents.len()).map(pair).collect();

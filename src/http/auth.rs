@@ -63,7 +63,7 @@ impl Auth {
 fn given(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked("bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii_start())
     });
     let other = || headers.get("x-api-key").or_else(|| headers.get("api-key")).map(|value| value.as_bytes());
     bearer.or_else(other)
@@ -89,6 +89,7 @@ mod tests {
             ("authorization", "bearer second", Some(TenantId(1))),
             ("x-api-key", "third", Some(TenantId(1))),
             ("api-key", "third", Some(TenantId(1))),
+            ("authorization", "Bearer  first", Some(TenantId(0))),
             ("authorization", "Basic first", None),
             ("authorization", "Bearer firs", None),
             ("authorization", "Bearer first ", None),

@@ -20,6 +20,8 @@ pub(super) struct Guarded<IO> {
     write_patience: Duration,
     /// While the client takes nothing.
     writing: Option<Pin<Box<Sleep>>>,
+    /// An answer that is sent in the place of hyper's, and how much of it has been sent.
+    explained: Option<(Vec<u8>, usize)>,
 }
 
 impl<IO> Guarded<IO> {
@@ -27,8 +29,38 @@ impl<IO> Guarded<IO> {
     /// that it lets us wait.
     pub fn new(stream: IO, open_patience: Duration, write_patience: Duration) -> Self {
         let opening = Some(Box::pin(sleep(open_patience)));
-        Self { stream, read: 0, opening, write_patience, writing: None }
+        Self { stream, read: 0, opening, write_patience, writing: None, explained: None }
     }
+}
+
+/// How hyper's own answers to what is no request begin.
+const REFUSED: &[u8] = b"HTTP/1.1 4";
+/// What they have instead of a body; ours always have one.
+const BARE: &str = "content-length: 0\r\n";
+
+/// An answer that hyper itself makes, with a body that says what is wrong; none for any other.
+fn explained(head: &[u8]) -> Option<Vec<u8>> {
+    let head = std::str::from_utf8(head.starts_with(REFUSED).then_some(head)?).ok()?;
+    let (code, message) = match head.get(9..12)? {
+        "400" => ("invalid_request", "this is not HTTP, or it is TLS, and this port is plain: use http://"),
+        "408" => ("timeout", "the header did not come in time (http.header_ms_max)"),
+        "414" => ("header_too_large", "the path is too long (http.header_bytes_max)"),
+        "431" => {
+            let message =
+                "the header is too large (http.header_bytes_max) or has too many fields (http.headers_max)";
+            ("header_too_large", message)
+        }
+        _ => return None,
+    };
+    let bare = head.contains(BARE) && head.ends_with("\r\n\r\n");
+    bare.then(|| {
+        let body = format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#);
+        let length = body.len();
+        let fields = format!(
+            "content-type: application/json\r\nx-podium-error: {code}\r\ncontent-length: {length}\r\n"
+        );
+        (head.replacen(BARE, &fields, 1) + &body).into_bytes()
+    })
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
@@ -79,7 +111,21 @@ impl<IO: AsyncWrite + Unpin> Guarded<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.patient(cx, |stream, cx| stream.poll_write(cx, bytes))
+        let Some((text, mut sent)) = self.explained.take().or_else(|| Some((explained(bytes)?, 0))) else {
+            return self.patient(cx, |stream, cx| stream.poll_write(cx, bytes));
+        };
+        while sent < text.len() {
+            match self.patient(cx, |stream, cx| stream.poll_write(cx, &text[sent..])) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(more)) => sent += more,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.explained = Some((text, sent));
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -95,7 +141,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.patient(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
+        match slices {
+            [head, rest @ ..] if head.starts_with(REFUSED) && rest.iter().all(|slice| slice.is_empty()) => {
+                self.poll_write(cx, head)
+            }
+            _ => self.patient(cx, |stream, cx| stream.poll_write_vectored(cx, slices)),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -115,6 +166,32 @@ mod tests {
         // Paused time jumps to the next timer whenever nothing else happens.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.unwrap().block_on(future)
+    }
+
+    #[test]
+    fn an_answer_without_a_body_gets_one_that_says_what_is_wrong() {
+        for (status, code) in [("400 Bad Request", "invalid_request"), ("431 Too Large", "header_too_large")]
+        {
+            let bare = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            block_on(async {
+                // The pipe is narrower than the answer.
+                let (mut client, server) = duplex(16);
+                let mut guarded = Guarded::new(server, LONG, LONG);
+                let write = async {
+                    guarded.write_all(bare.as_bytes()).await.unwrap();
+                    drop(guarded);
+                };
+                let mut answer = String::new();
+                let (read, ()) = tokio::join!(client.read_to_string(&mut answer), write);
+                read.unwrap();
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+                let body: serde_json::Value = serde_json::from_str(body).unwrap();
+                assert_eq!(body["error"]["code"], code);
+            });
+        }
+        let ours = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(explained(ours), None);
     }
 
     #[test]

@@ -6,19 +6,20 @@ use super::rank::{Answer, Ask};
 use super::route::{Route, route};
 use super::server::{Connections, ServerLimits};
 use crate::base::Ns;
-use crate::engine::{Caller, Handle};
+use crate::engine::{Caller, Handle, State};
 use crate::ledger::store::Store;
 use crate::telemetry::metrics::ServerFacts;
 use crate::telemetry::spans::Spans;
 use crate::telemetry::trace::TraceContext;
 use crate::wire::{ApiError, Code, Dialect, Encoded, ModelRef, Place, Settings, Stamp, encode_error};
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use rand::Rng;
 use rand_pcg::Pcg64;
+use serde_json::Value;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -54,21 +55,35 @@ impl App {
     /// Answers one request.
     pub async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let arrived = self.handle.now();
-        match route(request.method(), request.uri().path()) {
+        let path = self.settings.canonical(request.uri().path());
+        match route(request.method(), path) {
             Route::Rank(place) => self.ranked(place, request, arrived).await,
             Route::Live => pages::text(StatusCode::OK, "live"),
+            Route::Ready if accepts_json(request.headers()) => {
+                pages::ready_json(self.handle.state(), self.handle.unix_ns())
+            }
             Route::Ready => pages::ready(self.handle.state()),
             Route::Metrics => pages::metrics(self.metrics().await),
             Route::Models => pages::json(&pages::models(self.handle.models())),
+            Route::ModelStats => pages::json(&pages::model_stats(&self.handle)),
+            Route::Version => pages::json(&pages::version()),
+            Route::Tokenize => self.tokenize(request).await,
+            Route::Decode => self.detokenize(request).await,
             Route::OpenApi => pages::bytes(crate::wire::openapi()),
             Route::Info => pages::json(&pages::info(&self.handle, &self.settings)),
             Route::OipServer => pages::json(&pages::oip_server()),
+            Route::OipLive => pages::json(&pages::oip_live()),
+            Route::OipReady => self.oip_ready(pages::oip_live()),
             Route::OipModel(model) => match pages::oip_model(self.handle.models(), &model) {
                 Some(page) => pages::json(&page),
                 None => self.not_served(&model),
             },
+            Route::OipModelConfig(model) => match pages::oip_config(self.handle.models(), &model) {
+                Some(page) => pages::json(&page),
+                None => self.not_served(&model),
+            },
             Route::OipModelReady(model) => match pages::oip_model(self.handle.models(), &model) {
-                Some(_) => pages::ready(self.handle.state()),
+                Some(_) => self.oip_ready(pages::oip_model_ready(&model)),
                 None => self.not_served(&model),
             },
             Route::Costs => self.costs(&request).await,
@@ -79,11 +94,20 @@ impl App {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
                 response
             }
-            Route::Unknown => {
+            Route::Unknown { dialect } => {
                 let message =
                     format!("no path {}; /openapi.json lists those that there are", request.uri().path());
-                self.fail(Dialect::Podium, Code::NotFound, message)
+                self.fail(dialect, Code::NotFound, message)
             }
+        }
+    }
+
+    /// A page of the Open Inference Protocol, where requests are taken.
+    fn oip_ready(&self, page: Value) -> Response<Full<Bytes>> {
+        match self.handle.state() {
+            State::Ready => pages::json(&page),
+            State::Loading => self.fail(Dialect::Oip, Code::Unavailable, "the models are loading"),
+            State::Draining => self.fail(Dialect::Oip, Code::Unavailable, "the server is draining"),
         }
     }
 
@@ -127,7 +151,7 @@ impl App {
     }
 
     /// Reads a body within its bounds of bytes and time.
-    async fn body(&self, headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
+    pub(super) async fn body(&self, headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
         if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             let encoding = encoding.to_str().unwrap_or("?");
             let message = format!("content-encoding: a body is sent as it is, and not in {encoding}");
@@ -155,7 +179,7 @@ impl App {
     }
 
     fn not_served(&self, model: &ModelRef) -> Response<Full<Bytes>> {
-        self.fail(Dialect::Oip, Code::UnknownModel, format!("model `{}` is not served", model.name))
+        self.fail(Dialect::Oip, Code::UnknownModel, pages::not_served(model))
     }
 
     /// An error of a page.
@@ -165,8 +189,13 @@ impl App {
         code: Code,
         message: impl Into<String>,
     ) -> Response<Full<Bytes>> {
+        self.fail_with(dialect, &ApiError::new(code, message))
+    }
+
+    /// The same with what is known of it.
+    pub(super) fn fail_with(&self, dialect: Dialect, error: &ApiError) -> Response<Full<Bytes>> {
         let (_, stamp) = self.trace(&HeaderMap::new());
-        respond(encode_error(dialect, &ApiError::new(code, message), &stamp))
+        respond(encode_error(dialect, error, &stamp))
     }
 
     async fn metrics(&self) -> String {
@@ -206,4 +235,10 @@ fn respond(encoded: Encoded) -> Response<Full<Bytes>> {
         response.headers_mut().append(name, value);
     }
     response
+}
+
+/// Whether JSON is asked for by name.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("application/json"))
 }

@@ -10,6 +10,7 @@
 //! | `handler` | the life of a request, on one screen |
 //! | `rank` | from a request's bytes to its answer's, for any transport |
 //! | `admin` | costs and the drain |
+//! | `tokens` | TEI's tokens of texts |
 //! | `pages` | models, health, descriptions |
 
 mod admin;
@@ -21,6 +22,7 @@ mod rank;
 mod route;
 mod server;
 mod tls;
+mod tokens;
 
 pub use auth::{Admin, Auth};
 pub use handler::App;

@@ -1,7 +1,7 @@
 //! What is served, in the shapes that clients ask for it.
 
 use crate::engine::{Handle, ModelInfo, State};
-use crate::wire::{ModelRef, Settings};
+use crate::wire::{LABEL, ModelRef, Settings};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -45,6 +45,14 @@ pub(super) fn ready(state: State) -> Response<Full<Bytes>> {
     }
 }
 
+/// The same in JSON, as Infinity says it: the time, where requests are taken.
+pub(super) fn ready_json(state: State, unix_ns: u64) -> Response<Full<Bytes>> {
+    match state {
+        State::Ready => json(&value!({"unix": unix_ns as f64 / 1e9})),
+        State::Loading | State::Draining => ready(state),
+    }
+}
+
 /// OpenAI's list of models.
 pub(super) fn models(models: &[ModelInfo]) -> Value {
     let model = |model: &ModelInfo| {
@@ -57,15 +65,39 @@ pub(super) fn models(models: &[ModelInfo]) -> Value {
     value!({"object": "list", "data": models.iter().map(model).collect::<Vec<_>>()})
 }
 
+/// Infinity's list of models; its clients take no other owner than itself.
+pub(super) fn model_stats(handle: &Handle) -> Value {
+    let (inside, capacity) = (handle.inside(), handle.capacity());
+    let model = |model: &ModelInfo| {
+        value!({
+            "id": *model.name, "object": "model", "owned_by": "infinity", "created": model.created_unix,
+            "backend": "podium", "capabilities": ["rerank"],
+            "stats": {
+                "queue_fraction": inside as f64 / capacity.requests_max as f64, "queue_absolute": inside,
+                "results_pending": inside, "batch_size": capacity.batch_tokens_max,
+            },
+        })
+    };
+    value!({"object": "list", "data": handle.models().iter().map(model).collect::<Vec<_>>()})
+}
+
+/// vLLM's.
+pub(super) fn version() -> Value {
+    value!({"version": env!("CARGO_PKG_VERSION")})
+}
+
 /// TEI's description.
 pub(super) fn info(handle: &Handle, settings: &Settings) -> Value {
-    let model = &handle.models()[0];
+    let (model, capacity) = (&handle.models()[0], handle.capacity());
     value!({
         "model_id": *model.name, "model_sha": *model.version, "model_dtype": model.dtype,
-        "model_dtype_reason": *model.dtype_reason,
-        "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
-        "max_input_length": model.pair_tokens_max, "max_client_batch_size": settings.documents_max,
-        "version": env!("CARGO_PKG_VERSION"),
+        "model_dtype_reason": *model.dtype_reason, "served_model_name": *model.name,
+        "model_type": {"reranker": {"id2label": {"0": LABEL}, "label2id": {LABEL: 0}}},
+        "max_concurrent_requests": capacity.requests_max, "max_input_length": model.pair_tokens_max,
+        "max_batch_tokens": capacity.batch_tokens_max, "max_batch_requests": null,
+        "max_client_batch_size": settings.documents_max, "auto_truncate": capacity.truncates,
+        "tokenization_workers": capacity.tokenizers, "version": env!("CARGO_PKG_VERSION"),
+        "sha": null, "docker_label": null,
     })
 }
 
@@ -74,14 +106,40 @@ pub(super) fn oip_server() -> Value {
     value!({"name": "podium", "version": env!("CARGO_PKG_VERSION"), "extensions": ["binary_tensor_data"]})
 }
 
-/// Its model metadata; none for a model or version that is not served.
-pub(super) fn oip_model(models: &[ModelInfo], asked: &ModelRef) -> Option<Value> {
+/// The server is there.
+pub(super) fn oip_live() -> Value {
+    value!({"live": true, "ready": true})
+}
+
+/// A model that answers.
+pub(super) fn oip_model_ready(asked: &ModelRef) -> Value {
+    value!({"name": asked.name, "ready": true})
+}
+
+/// The model that a path names; none for a model or version that is not served.
+fn served<'a>(models: &'a [ModelInfo], asked: &ModelRef) -> Option<&'a ModelInfo> {
     let model = models.iter().find(|model| *model.name == asked.name)?;
-    if asked.version.as_ref().is_some_and(|version| *version != *model.version) {
-        return None;
+    asked.version.as_ref().is_none_or(|version| is_version(model, version)).then_some(model)
+}
+
+/// Whether a model is served in a version: its own, which is of the weights, or 1, which Triton's clients know.
+pub(super) fn is_version(model: &ModelInfo, version: &str) -> bool {
+    version == "1" || *version == *model.version
+}
+
+/// What an error says of a model or version that is not served.
+pub(super) fn not_served(asked: &ModelRef) -> String {
+    match &asked.version {
+        Some(version) => format!("version `{version}` of model `{}` is not served", asked.name),
+        None => format!("model `{}` is not served", asked.name),
     }
+}
+
+/// Its model metadata.
+pub(super) fn oip_model(models: &[ModelInfo], asked: &ModelRef) -> Option<Value> {
+    let model = served(models, asked)?;
     Some(value!({
-        "name": *model.name, "versions": [*model.version], "platform": "podium",
+        "name": *model.name, "versions": ["1", *model.version], "platform": "podium",
         "inputs": [
             {"name": "QUERY", "datatype": "BYTES", "shape": [-1]},
             {"name": "PASSAGE", "datatype": "BYTES", "shape": [-1]},
@@ -89,6 +147,22 @@ pub(super) fn oip_model(models: &[ModelInfo], asked: &ModelRef) -> Option<Value>
         "outputs": [
             {"name": "SCORE", "datatype": "FP32", "shape": [-1]},
             {"name": "INDEX", "datatype": "INT64", "shape": [-1]},
+        ],
+    }))
+}
+
+/// Its configuration, as Triton has it.
+pub(super) fn oip_config(models: &[ModelInfo], asked: &ModelRef) -> Option<Value> {
+    let model = served(models, asked)?;
+    Some(value!({
+        "name": *model.name, "platform": "podium", "backend": "podium", "max_batch_size": 0,
+        "input": [
+            {"name": "QUERY", "data_type": "TYPE_STRING", "dims": [-1]},
+            {"name": "PASSAGE", "data_type": "TYPE_STRING", "dims": [-1]},
+        ],
+        "output": [
+            {"name": "SCORE", "data_type": "TYPE_FP32", "dims": [-1]},
+            {"name": "INDEX", "data_type": "TYPE_INT64", "dims": [-1]},
         ],
     }))
 }

@@ -1,16 +1,20 @@
 //! A request that ranks, from its bytes to its answer's: what every transport shares.
 
 use super::handler::App;
+use super::pages;
 use crate::base::TenantId;
 use crate::engine::Caller;
 use crate::rerank::Receipt;
 use crate::telemetry::spans::SpanFacts;
-use crate::wire::{ApiError, Decoded, Dialect, Encoded, Place, Stamp, decode, encode_error};
+use crate::wire::{ApiError, Code, Decoded, Dialect, Encoded, ModelRef, Place, Stamp, decode, encode_error};
 use bytes::Bytes;
 use http::HeaderMap;
 
 /// A body larger than this is decoded off the I/O threads; it takes about half a millisecond.
 const DECODE_INLINE_MAX: usize = 256 << 10;
+
+/// Characters of an unknown model's name that go into a header.
+const NAME_CHARS_MAX: usize = 64;
 
 /// What a transport has received.
 pub(super) struct Ask {
@@ -27,10 +31,16 @@ impl App {
     /// Answers.
     pub(super) async fn rank(&self, ask: Ask, stamp: &Stamp) -> Answer {
         let caller = ask.caller;
-        let Decoded { request, reply, warnings } = match self.decode(ask).await {
+        let version = ask.place.version().map(str::to_owned);
+        let Decoded { request, reply, mut warnings } = match self.decode(ask).await {
             Ok(decoded) => decoded,
             Err((dialect, error)) => return self.refuse(dialect, Some(caller.tenant), &error, stamp),
         };
+        match self.named(request.model.as_deref(), version) {
+            Ok(None) => {}
+            Ok(Some(warning)) => warnings.push(warning),
+            Err(error) => return self.refuse(reply.dialect(), Some(caller.tenant), &error, stamp),
+        }
         match self.handle.rank(request.clone(), caller).await {
             Ok(outcome) => {
                 let (metrics, dialect) = (self.handle.metrics(), reply.dialect().name());
@@ -44,6 +54,25 @@ impl App {
             }
             Err(refusal) => self.refuse(reply.dialect(), Some(caller.tenant), &reply.error(&refusal), stamp),
         }
+    }
+
+    /// Looks at the model and the version that a request names: what its caller is to be told of them.
+    ///
+    /// # Errors
+    /// For a version that is not served. A model that is not served is the engine's business.
+    fn named(&self, model: Option<&str>, version: Option<String>) -> Result<Option<String>, ApiError> {
+        let models = self.handle.models();
+        let found = model.and_then(|name| models.iter().find(|model| *model.name == *name));
+        let answers = found.unwrap_or(&models[0]);
+        if version.as_deref().is_some_and(|version| !pages::is_version(answers, version)) {
+            let asked = ModelRef { name: model.unwrap_or_default().to_owned(), version };
+            return Err(ApiError::new(Code::UnknownModel, pages::not_served(&asked)));
+        }
+        let unknown = model.filter(|_| found.is_none());
+        Ok(unknown.map(|name| {
+            let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+            format!("model `{name}` is not served: `{}` answers, as any_model is true", answers.name)
+        }))
     }
 
     /// Answers with an error, and counts it.

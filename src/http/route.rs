@@ -12,6 +12,13 @@ pub(super) enum Route {
     Ready,
     Metrics,
     Models,
+    /// Infinity's list of models, with what they are doing.
+    ModelStats,
+    /// vLLM's.
+    Version,
+    /// TEI's: texts to tokens, and back.
+    Tokenize,
+    Decode,
     /// Who used what, for the admin.
     Costs,
     OpenApi,
@@ -19,8 +26,12 @@ pub(super) enum Route {
     Info,
     /// The Open Inference Protocol's description of the server.
     OipServer,
+    OipLive,
+    OipReady,
     /// Its description of a model.
     OipModel(ModelRef),
+    /// Its configuration, as Triton has it.
+    OipModelConfig(ModelRef),
     /// Whether a model is ready.
     OipModelReady(ModelRef),
     AdminDrain,
@@ -29,36 +40,49 @@ pub(super) enum Route {
         allow: &'static str,
         dialect: Dialect,
     },
-    Unknown,
+    Unknown {
+        dialect: Dialect,
+    },
 }
 
 /// Finds the route of a request.
 pub(super) fn route(method: &Method, path: &str) -> Route {
+    let is_get = *method == Method::GET || *method == Method::HEAD;
+    // All that is below it is the Open Inference Protocol's, but for Cohere's second version.
+    let oip = path == "/v2" || path.starts_with("/v2/");
+    let page_dialect = if oip { Dialect::Oip } else { Dialect::Podium };
     let (wanted, found, dialect) = match (Place::of(path), ModelRef::of(path)) {
+        (Some(_), _) if path == "/" && is_get => (Method::GET, Route::Ready, Dialect::Tei),
         (Some(place), _) => {
             let dialect = place.dialect();
             (Method::POST, Route::Rank(place), dialect)
         }
-        (None, Some((model, "ready"))) => (Method::GET, Route::OipModelReady(model), Dialect::Podium),
-        (None, Some((model, _))) => (Method::GET, Route::OipModel(model), Dialect::Podium),
+        (None, Some((model, "ready"))) => (Method::GET, Route::OipModelReady(model), Dialect::Oip),
+        (None, Some((model, "config"))) => (Method::GET, Route::OipModelConfig(model), Dialect::Oip),
+        (None, Some((model, _))) => (Method::GET, Route::OipModel(model), Dialect::Oip),
         (None, None) => {
             let (method, page) = match path {
-                "/health/live" | "/v2/health/live" => (Method::GET, Route::Live),
-                "/health/ready" | "/health" | "/v2/health/ready" => (Method::GET, Route::Ready),
+                "/health/live" => (Method::GET, Route::Live),
+                "/health/ready" | "/health" | "/ping" => (Method::GET, Route::Ready),
                 "/metrics" => (Method::GET, Route::Metrics),
                 "/v1/models" => (Method::GET, Route::Models),
+                "/models" => (Method::GET, Route::ModelStats),
                 "/v1/costs" => (Method::GET, Route::Costs),
                 "/openapi.json" => (Method::GET, Route::OpenApi),
                 "/info" => (Method::GET, Route::Info),
-                "/v2" | "/v2/" => (Method::GET, Route::OipServer),
+                "/version" => (Method::GET, Route::Version),
+                "/tokenize" => (Method::POST, Route::Tokenize),
+                "/decode" => (Method::POST, Route::Decode),
+                "/v2" => (Method::GET, Route::OipServer),
+                "/v2/health/live" => (Method::GET, Route::OipLive),
+                "/v2/health/ready" => (Method::GET, Route::OipReady),
                 "/admin/drain" => (Method::POST, Route::AdminDrain),
-                _ => return Route::Unknown,
+                _ => return Route::Unknown { dialect: page_dialect },
             };
-            (method, page, Dialect::Podium)
+            (method, page, page_dialect)
         }
     };
-    let head = *method == Method::HEAD && wanted == Method::GET;
-    match *method == wanted || head {
+    match *method == wanted || (is_get && wanted == Method::GET) {
         true => found,
         false if wanted == Method::POST => Route::WrongMethod { allow: "POST", dialect },
         false => Route::WrongMethod { allow: "GET, HEAD", dialect },
@@ -76,7 +100,7 @@ mod tests {
             for method in methods.as_object().unwrap().keys().filter(|key| *key != "parameters") {
                 let method: Method = method.to_uppercase().parse().unwrap();
                 let found = route(&method, &path.replace("{model}", "m"));
-                let routed = !matches!(found, Route::Unknown | Route::WrongMethod { .. });
+                let routed = !matches!(found, Route::Unknown { .. } | Route::WrongMethod { .. });
                 assert!(routed, "{method} {path}: {found:?}");
             }
         }
@@ -96,8 +120,18 @@ mod tests {
             (Method::POST, "/v2/models/a%2Fb/versions/3/infer", rank("/v2/models/a/b/versions/3/infer")),
             (Method::GET, "/v2/models/a%2Fb/versions/3", Route::OipModel(model())),
             (Method::GET, "/v2/models/a/b/versions/3/ready", Route::OipModelReady(model())),
-            (Method::GET, "/v2/models/", Route::Unknown),
-            (Method::GET, "/nowhere", Route::Unknown),
+            (Method::GET, "/v2/models/a/b/versions/3/config", Route::OipModelConfig(model())),
+            (Method::POST, "/v2/models/m", wrong("GET, HEAD", Dialect::Oip)),
+            (Method::GET, "/v2/models", Route::Unknown { dialect: Dialect::Oip }),
+            (Method::GET, "/v2x", Route::Unknown { dialect: Dialect::Podium }),
+            (Method::GET, "/nowhere", Route::Unknown { dialect: Dialect::Podium }),
+            // TEI's root, and SageMaker's paths.
+            (Method::GET, "/", Route::Ready),
+            (Method::POST, "/", rank("/")),
+            (Method::GET, "/ping", Route::Ready),
+            (Method::POST, "/invocations", rank("/invocations")),
+            (Method::GET, "/version", Route::Version),
+            (Method::GET, "/models", Route::ModelStats),
         ];
         for (method, path, expected) in rows {
             assert_eq!(route(&method, path), expected, "{method} {path}");

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -171,11 +171,20 @@ impl Server {
             let patience = Duration::from_millis(this.app.limits.header_ms_max);
             match &this.tls {
                 None => this.serve(stream, watcher).await,
-                Some(tls) => match tokio::time::timeout(patience, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => this.serve(stream, watcher).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                    Err(_) => tracing::debug!("a TLS handshake took too long"),
-                },
+                Some(tls) => {
+                    let handshake = async {
+                        match is_plain(&stream).await {
+                            true => Err(stream),
+                            false => Ok(tls.accept(stream).await),
+                        }
+                    };
+                    match tokio::time::timeout(patience, handshake).await {
+                        Ok(Ok(Ok(stream))) => this.serve(stream, watcher).await,
+                        Ok(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake failed"),
+                        Ok(Err(stream)) => turn_away(stream, "400 Bad Request", &WANTS_TLS).await,
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    }
+                }
             }
         });
     }
@@ -213,6 +222,32 @@ impl Server {
             tracing::debug!(%error, "a connection ended early");
         }
     }
+}
+
+/// What a client that speaks plain HTTP to a port with TLS is told.
+const WANTS_TLS: [&str; 2] = ["invalid_request", "this port speaks TLS: use https://"];
+
+/// The type of the first record of a TLS connection (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// Whether a client speaks something else than TLS.
+async fn is_plain(stream: &TcpStream) -> bool {
+    let mut first = [HANDSHAKE];
+    stream.peek(&mut first).await.is_ok_and(|read| read == 1) && first[0] != HANDSHAKE
+}
+
+/// Answers a client whatever it asked, and ends its connection.
+async fn turn_away(mut stream: TcpStream, status: &str, [code, message]: &[&str; 2]) {
+    // What has come is read: a connection that ends with some unread is reset, and its answer lost.
+    let _ = stream.try_read(&mut [0; 4_096]);
+    let body = format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#);
+    let length = body.len();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         x-podium-error: {code}\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 /// Counts a connection until it is dropped.

@@ -170,6 +170,14 @@ pub enum Refusal {
         /// What is wrong, with the limit.
         message: String,
     },
+    /// A text or a pair has more tokens than are read, and the request lets nothing be cut.
+    #[error("{field}: {message}")]
+    TooLong {
+        /// Our name of the field; dialects translate it.
+        field: String,
+        /// The tokens and the limit.
+        message: String,
+    },
     /// The request names a model that is not served.
     #[error("model: {name} is not served here")]
     UnknownModel {

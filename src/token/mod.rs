@@ -11,4 +11,4 @@ pub use cache::TokenCache;
 pub use packed::Packed;
 pub use pair::{Cut, Fit, FitError, Pair};
 pub use reader::{PairReader, ReadError};
-pub use tokenizer::{Template, Tokenizer, TokenizerError};
+pub use tokenizer::{Piece, Template, Tokenizer, TokenizerError};

@@ -36,6 +36,17 @@ pub enum TokenizerError {
     },
 }
 
+/// A token as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its id.
+    pub id: u32,
+    /// Its part of the text, or a special token's name.
+    pub text: String,
+    /// Where that begins and ends in the text, in characters; none for a special token.
+    pub place: Option<(usize, usize)>,
+}
+
 /// The special tokens around the two texts of a pair, each with its token type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
@@ -95,6 +106,34 @@ impl Tokenizer {
         let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
+    }
+
+    /// A text's tokens, for people: with the text of each and its place, and with the special tokens of a text alone
+    /// where those are wanted.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn pieces(&self, text: &str, specials: bool) -> Result<Vec<Piece>, TokenizerError> {
+        let encoding = self.inner.encode_char_offsets(text, specials);
+        let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
+        let chars: Vec<char> = text.chars().collect();
+        let piece = |place: usize| {
+            let (id, (start, stop)) = (encoding.get_ids()[place], encoding.get_offsets()[place]);
+            match encoding.get_special_tokens_mask()[place] {
+                0 => Piece { id, text: chars[start..stop].iter().collect(), place: Some((start, stop)) },
+                _ => Piece { id, text: encoding.get_tokens()[place].clone(), place: None },
+            }
+        };
+        Ok((0..encoding.len()).map(piece).collect())
+    }
+
+    /// The text of ids.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn decode(&self, ids: &[u32], skip_specials: bool) -> Result<String, TokenizerError> {
+        let text = self.inner.decode(ids, skip_specials);
+        text.map_err(|error| TokenizerError::Encode { reason: error.to_string() })
     }
 
     /// The special tokens of a pair.

@@ -38,7 +38,7 @@ impl Dialect {
     /// The body of a client's request.
     pub fn ask(self, model: Option<&str>, ask: Ask) -> Vec<u8> {
         let mut body = (self.spec().ask)(&ask);
-        // TEI has no such field, and the Open Inference Protocol has it in the path.
+        // The Open Inference Protocol has it in the path.
         if let Some(model) = model.filter(|_| self.spec().fields.contains(&"model")) {
             body["model"] = json!(model);
         }
@@ -131,6 +131,9 @@ mod tests {
                 }
                 Dialect::Voyage => format!(r#"{{"data":{}}}"#, rows("relevance_score")),
                 Dialect::Tei => rows("score"),
+                Dialect::TeiPredict => {
+                    r#"[[{"score":-1,"label":"A"}],[{"score":2.5,"label":"A"}]]"#.to_owned()
+                }
                 Dialect::VllmScore => format!(r#"{{"data":{}}}"#, rows("score")),
                 Dialect::Nim => format!(r#"{{"rankings":{}}}"#, rows("logit")),
                 Dialect::Oip => r#"{"outputs":[{"name":"SCORE","shape":[2],"data":[-1,2.5]}]}"#.to_owned(),
@@ -161,7 +164,7 @@ mod tests {
         assert_eq!(Dialect::Oip.ask_path(Some("a b/c")), "/v2/models/a%20b/c/infer");
         for dialect in Dialect::ALL {
             let body: Value = serde_json::from_slice(&dialect.ask(Some("m"), ask)).unwrap();
-            let named = !matches!(dialect, Dialect::Tei | Dialect::Oip);
+            let named = !matches!(dialect, Dialect::TeiPredict | Dialect::Oip);
             assert_eq!(body.get("model").is_some(), named, "{}", dialect.name());
         }
     }

@@ -51,7 +51,16 @@ const FIELDS_V1: &[&str] = &[
     "max_tokens_per_doc",
     "user",
 ];
-const FIELDS_V2: &[&str] = &["model", "query", "documents", "top_n", "max_tokens_per_doc", "priority"];
+const FIELDS_V2: &[&str] = &[
+    "model",
+    "query",
+    "documents",
+    "top_n",
+    "max_tokens_per_doc",
+    "priority",
+    // The first version's: LiteLLM's client sends it to the second as well, where it has no effect.
+    "return_documents",
+];
 
 /// Cohere's own default.
 const DOCUMENT_TOKENS_MAX: u32 = 4_096;
@@ -190,10 +199,11 @@ fn write_v2(answer: &Answered) -> Written {
     })
 }
 
-/// Whoever shares the path finds its own field.
+/// The message stands where Cohere has it. Jina's clients print `detail`, and vLLM's read `error`; both have the code.
 fn error_v1(failure: &Failure) -> Value {
-    let Failure { message, stamp, .. } = failure;
-    json!({"message": message, "id": stamp.id, "detail": message, "error": failure.openai()})
+    let mut openai = failure.openai();
+    openai["message"] = failure.error.code.name().into();
+    json!({"message": failure.message, "id": failure.stamp.id, "detail": failure.error.code.name(), "error": openai})
 }
 
 fn error_v2(failure: &Failure) -> Value {

@@ -37,6 +37,12 @@ macro_rules! codes {
 codes! {
     /// The request cannot be understood or is past a limit.
     InvalidRequest = "invalid_request", BAD_REQUEST, "BadRequestError";
+    /// A list that must not be empty is.
+    Empty = "invalid_request", BAD_REQUEST, "BadRequestError";
+    /// More documents than are taken at once.
+    TooMany = "invalid_request", BAD_REQUEST, "BadRequestError";
+    /// More tokens than the model reads, and nothing may be cut.
+    TooLong = "invalid_request", BAD_REQUEST, "BadRequestError";
     /// No key, or one that is not known.
     Unauthorized = "unauthorized", UNAUTHORIZED, "AuthenticationError";
     /// A key that does not open this.
@@ -70,7 +76,9 @@ codes! {
 /// The status in FastAPI's dialects: a body that does not validate cannot be processed.
 pub(super) fn unprocessable(code: Code) -> StatusCode {
     match code {
-        Code::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::InvalidRequest | Code::Empty | Code::TooMany | Code::TooLong => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         other => other.status(),
     }
 }
@@ -108,12 +116,12 @@ impl ApiError {
         }
     }
 
-    /// The same error with the field under the dialect's name for it.
-    pub(super) fn in_words_of(mut self, dialect: Dialect) -> Self {
+    /// The same error with the field under another name for it, where there is one in `names`.
+    pub(super) fn named(mut self, names: &[(&str, &str)]) -> Self {
         let Some(field) = &self.field else { return self };
         // `documents[3]` is `texts[3]`.
         let name = &field[..field.find('[').unwrap_or(field.len())];
-        if let Some((ours, theirs)) = dialect.spec().names.iter().find(|(ours, _)| *ours == name) {
+        if let Some((ours, theirs)) = names.iter().find(|(ours, _)| *ours == name) {
             self.field = Some(format!("{theirs}{}", &field[ours.len()..]));
         }
         self
@@ -129,6 +137,9 @@ impl From<&Refusal> for ApiError {
             Refusal::QuotaExceeded { retry_after } => (Code::QuotaExceeded, Some(*retry_after)),
             Refusal::BudgetSpent { .. } => (Code::BudgetSpent, None),
             Refusal::Invalid { field, message } => return Self::invalid(field, message),
+            Refusal::TooLong { field, message } => {
+                return Self { code: Code::TooLong, ..Self::invalid(field, message) };
+            }
             Refusal::UnknownModel { .. } => (Code::UnknownModel, None),
             Refusal::ModelFailed => (Code::ModelFailed, None),
             Refusal::Unavailable | Refusal::Draining => (Code::Unavailable, Some(Ns::from_millis(1_000))),
@@ -202,7 +213,8 @@ mod tests {
             assert_eq!(encode(dialect, &error), (status, body), "{dialect:?}");
         }
         let (_, shared) = encode(Dialect::Cohere, &error);
-        assert_eq!((&shared["message"], &shared["detail"]), (&json!(message), &json!(message)));
+        assert_eq!((&shared["message"], &shared["detail"]), (&json!(message), &json!("invalid_request")));
+        assert_eq!(shared["error"]["param"], "documents[3]");
     }
 
     #[test]
@@ -228,7 +240,7 @@ mod tests {
             (Dialect::Podium, "policy", "policy"),
         ];
         for (dialect, field, expected) in rows {
-            let error = ApiError::from(&refusal(field)).in_words_of(dialect);
+            let error = ApiError::from(&refusal(field)).named(dialect.spec().names);
             assert_eq!(error.field.as_deref(), Some(expected));
         }
     }

@@ -21,11 +21,20 @@ static NAMES: LazyLock<Vec<&str>> = LazyLock::new(|| {
 });
 
 /// The fields of a body, in its order; those that were taken are null.
+#[derive(Default)]
 pub(super) struct Fields {
     known: Vec<(&'static str, Field)>,
     unknown: Vec<String>,
     /// The documents' own ids, where the dialect gives them back.
     pub ids: Vec<Option<String>>,
+    /// Whether another dialect on the path reads this body as well.
+    pub shared: bool,
+    /// Whether the answer is that of one pair, and not of a list of them.
+    pub single: bool,
+    /// Our names and the names that the body has, where the dialect has several.
+    pub names: Vec<(&'static str, &'static str)>,
+    /// What was read in another way than it was written; for the caller.
+    pub warnings: Vec<String>,
 }
 
 /// A value of a known field.
@@ -42,6 +51,7 @@ pub(super) enum Field {
 pub(super) enum Item {
     Text(Arc<str>),
     Object(Map<String, Value>),
+    List(Vec<Item>),
     /// What else it is.
     Other(&'static str),
 }
@@ -66,6 +76,7 @@ impl Fields {
     /// Says where the body stops being an object in JSON.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
+        let body = without_bom(body);
         if body.is_empty() {
             return Err(invalid("the body is empty, and must be a JSON object".to_owned()));
         }
@@ -77,6 +88,11 @@ impl Fields {
     /// Whether the body has a field, null or not.
     pub fn has(&self, name: &str) -> bool {
         self.known.iter().any(|(known, _)| *known == name)
+    }
+
+    /// How many fields of the body a dialect does not know; those that no dialect knows are left out.
+    pub fn foreign(&self, known: &[&str]) -> usize {
+        self.known.iter().filter(|(name, _)| !known.contains(name)).count()
     }
 
     /// Fields that a dialect does not know.
@@ -98,7 +114,7 @@ impl Fields {
                 Some(Value::String(id)) => Ok(Some(id.clone())),
                 Some(_) => Err(ApiError::invalid(format!("documents[{place}]"), "`id` must be a string")),
             },
-            Item::Text(_) | Item::Other(_) => Ok(None),
+            Item::Text(_) | Item::List(_) | Item::Other(_) => Ok(None),
         };
         let ids: Vec<Option<String>> = items.iter().enumerate().map(id).collect::<Result<_, _>>()?;
         Ok(if ids.iter().all(Option::is_none) { Vec::new() } else { ids })
@@ -128,7 +144,25 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Field::Bool(value)) => Ok(Some(value)),
+            Some(Field::Text(text))
+                if ["true", "false"].iter().any(|word| text.eq_ignore_ascii_case(word)) =>
+            {
+                self.warnings.push(format!("`{name}` is a string, and was read as a boolean"));
+                Ok(Some(text.eq_ignore_ascii_case("true")))
+            }
             Some(other) => Err(must_be(name, "a boolean", &other)),
+        }
+    }
+
+    /// Takes a whole number, which may be negative.
+    pub fn integer(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Field::Number(value)) if value.fract() == 0.0 => Ok(Some(value as i64)),
+            Some(Field::Number(value)) => {
+                Err(ApiError::invalid(name, format!("{value} is not a whole number")))
+            }
+            Some(other) => Err(must_be(name, "a whole number", &other)),
         }
     }
 
@@ -187,6 +221,13 @@ impl Fields {
     pub fn documents(&mut self, name: &str) -> Result<Vec<Arc<str>>, ApiError> {
         let items = self.items(name)?;
         items.into_iter().enumerate().map(|(place, item)| item.text_or_object(name, place)).collect()
+    }
+
+    /// Whether a field is a list of strings and nothing else.
+    pub fn is_list_of_texts(&self, name: &str) -> bool {
+        let field = self.known.iter().find(|(known, _)| *known == name);
+        let Some((_, Field::List(items))) = field else { return false };
+        items.iter().all(|item| matches!(item, Item::Text(_)))
     }
 
     /// Takes one of several words.
@@ -270,9 +311,16 @@ pub(super) fn shared_query(name: &str, text: &str) -> Result<Query, ApiError> {
 
 pub(super) fn not_empty<T>(name: &str, list: &[T]) -> Result<(), ApiError> {
     match list {
-        [] => Err(ApiError::invalid(name, "must have at least one element")),
+        [] => {
+            Err(ApiError { code: Code::Empty, ..ApiError::invalid(name, "must have at least one element") })
+        }
         _ => Ok(()),
     }
+}
+
+/// What follows a mark of the byte order, which some editors and clients put before UTF-8.
+pub(super) fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 pub(super) fn must_be(name: &str, wanted: &str, found: &Field) -> ApiError {
@@ -284,6 +332,7 @@ impl Item {
         match self {
             Self::Text(_) => "a string",
             Self::Object(_) => "an object",
+            Self::List(_) => "a list",
             Self::Other(kind) => kind,
         }
     }
@@ -309,7 +358,8 @@ impl Item {
                 Some(_) => invalid("`text` must be a string".to_owned()),
                 None => invalid("the object has no `text`".to_owned()),
             },
-            Self::Other(kind) => {
+            Self::List(_) | Self::Other(_) => {
+                let kind = self.kind();
                 invalid(format!("must be a string or an object with a `text`, and is {kind}"))
             }
         }
@@ -328,7 +378,7 @@ impl<'de> Deserialize<'de> for Fields {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Fields { known: Vec::new(), unknown: Vec::new(), ids: Vec::new() };
+                let mut fields = Fields::default();
                 while let Some(name) = map.next_key::<std::borrow::Cow<str>>()? {
                     match NAMES.binary_search(&&*name).ok().map(|place| NAMES[place]) {
                         Some(known) if fields.has(known) => {
@@ -436,8 +486,11 @@ impl<'de> Deserialize<'de> for Item {
             );
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Item, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Item::Other("a list"))
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    items.push(item);
+                }
+                Ok(Item::List(items))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Item, A::Error> {

@@ -21,7 +21,7 @@ pub(super) const SPEC: Spec = Spec {
     write,
     error: |failure| json!({"error": failure.openai()}),
     status: unprocessable,
-    ask: |ask| json!({"query": ask.query, "documents": ask.documents, "return_documents": false}),
+    ask: |ask| json!({"query": ask.query, "documents": ask.documents, "raw_scores": false}),
     scores: relevances,
 };
 

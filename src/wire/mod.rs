@@ -5,12 +5,13 @@
 //! | `podium` | our own `/v1/rank` |
 //! | `cohere` | `/v1/rerank`, `/v2/rerank` |
 //! | `jina`, `voyage` | `/v1/rerank` |
-//! | `tei` | `/rerank` with `texts` |
+//! | `tei` | `/rerank` with `texts`, `/`, `/invocations`, `/predict` |
 //! | `vllm` | `/rerank`, `/v1/rerank`, `/v2/rerank`, `/score`, `/v1/score` |
 //! | `infinity` | `/rerank` |
 //! | `nim` | `/v1/ranking` |
 //! | `oip` | `/v2/models/{model}/infer`, JSON and binary tensors |
 //! | `select` | which of them a body is in, where a path serves several |
+//! | `settings` | what a server accepts, and by which paths |
 //! | `spec` | what a dialect is: a file, its constant `SPEC` and its row in [`Dialect`] |
 //! | `path` | a request's path, parsed |
 //! | `ask` | the dialects from the client's side |
@@ -32,6 +33,7 @@ mod openapi;
 mod path;
 mod podium;
 mod select;
+mod settings;
 mod spec;
 mod tei;
 #[cfg(test)]
@@ -45,8 +47,10 @@ pub use error::{ApiError, Code, encode_error};
 pub use openapi::openapi;
 pub use path::{ModelRef, Place};
 pub use select::Pins;
+pub use settings::Settings;
+pub use tei::LABEL;
 
-use crate::rerank::{Outcome, Ranked, Refusal, Request, rank};
+use crate::rerank::{Outcome, Ranked, Refusal, Request, ScoreForm, rank, sigmoid};
 use fields::Fields;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use select::select;
@@ -93,36 +97,20 @@ dialects! {
     Jina = jina::SPEC,
     /// Voyage's.
     Voyage = voyage::SPEC,
-    /// Infinity's.
-    Infinity = infinity::SPEC,
-    /// Text Embeddings Inference's.
-    Tei = tei::SPEC,
     /// vLLM's rerank.
     Vllm = vllm::RERANK,
     /// vLLM's score.
     VllmScore = vllm::SCORE,
+    /// Text Embeddings Inference's rerank.
+    Tei = tei::RERANK,
+    /// Its predict, of pairs.
+    TeiPredict = tei::PREDICT,
+    /// Infinity's.
+    Infinity = infinity::SPEC,
     /// NVIDIA NIM's.
     Nim = nim::SPEC,
     /// The Open Inference Protocol, version 2.
     Oip = oip::SPEC,
-}
-
-/// What a server accepts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// Most documents of a request. Bounds what one caller can ask for at once.
-    pub documents_max: usize,
-    /// Whether unknown fields are errors; else they are named in a warning.
-    pub strict: bool,
-    /// Dialects of the paths that serve several.
-    pub pins: Pins,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { documents_max: 10_000, strict: false, pins: Pins::default() }
-    }
 }
 
 /// A request and what its answer needs to know of it.
@@ -132,7 +120,7 @@ pub struct Decoded {
     pub request: Arc<Request>,
     /// The way back.
     pub reply: Reply,
-    /// What was ignored; goes into `x-podium-warning`.
+    /// What was ignored or read in another way than it was written; goes into `x-podium-warning`.
     pub warnings: Vec<String>,
 }
 
@@ -142,6 +130,10 @@ pub struct Reply {
     dialect: Dialect,
     /// The documents' own ids, where the dialect has such.
     ids: Vec<Option<String>>,
+    /// Whether the answer is that of one pair, and not of a list of them.
+    single: bool,
+    /// Our names and the names that the body has, where the dialect has several.
+    names: Vec<(&'static str, &'static str)>,
     /// How the Open Inference Protocol's outputs were asked for.
     oip: Option<oip::Wanted>,
 }
@@ -180,23 +172,26 @@ pub fn decode(
 ) -> Result<Decoded, (Dialect, ApiError)> {
     let guess = place.dialect();
     let in_guess = |error| (guess, error);
-    let (mut request, unknown, reply) = match &guess.spec().read {
+    let (mut request, unknown, warnings, reply) = match &guess.spec().read {
         Read::Whole(read) => {
             let (request, unknown, wanted) = read(place, headers, body).map_err(in_guess)?;
-            (request, unknown, Reply { dialect: guess, ids: Vec::new(), oip: Some(wanted) })
+            let reply = Reply { oip: Some(wanted), ..Reply::of(guess, Fields::default()) };
+            (request, unknown, Vec::new(), reply)
         }
         Read::Fields(_) => {
             let mut fields = Fields::parse(body).map_err(in_guess)?;
-            let dialect = select(place, &fields, &settings.pins);
+            let (dialect, shared) = select(place, &fields, &settings.pins);
+            fields.shared = shared;
             let Spec { read: Read::Fields(read), fields: known, .. } = dialect.spec() else {
                 unreachable!("dialects that share a path have fields");
             };
             let unknown = fields.unknown(known);
             let request = read(&mut fields).map_err(|error| (dialect, error))?;
-            (request, unknown, Reply { dialect, ids: fields.ids, oip: None })
+            let warnings = std::mem::take(&mut fields.warnings);
+            (request, unknown, warnings, Reply::of(dialect, fields))
         }
     };
-    let Reply { dialect, .. } = reply;
+    let dialect = reply.dialect;
     let in_dialect = |error: ApiError| (dialect, error);
     if let Some(unknown) = unknown.first().filter(|_| settings.strict) {
         return Err(in_dialect(ApiError::invalid(unknown, "is not a field of this endpoint")));
@@ -207,9 +202,10 @@ pub fn decode(
     if request.documents.len() > limit {
         let found = request.documents.len();
         let error = ApiError::invalid("documents", format!("{found} are given, and the limit is {limit}"));
-        return Err(in_dialect(error.in_words_of(dialect)));
+        let error = ApiError { code: Code::TooMany, ..error };
+        return Err(in_dialect(reply.named(error)));
     }
-    Ok(Decoded { request: Arc::new(request), reply, warnings: told(&unknown) })
+    Ok(Decoded { request: Arc::new(request), reply, warnings: [warnings, told(&unknown)].concat() })
 }
 
 /// Fields whose names go into headers: clients bear a hundred of those, and proxies 8 KiB.
@@ -224,6 +220,11 @@ fn told(unknown: &[String]) -> Vec<String> {
 }
 
 impl Reply {
+    fn of(dialect: Dialect, fields: Fields) -> Self {
+        let Fields { ids, single, names, .. } = fields;
+        Self { dialect, ids, single, names, oip: None }
+    }
+
     /// The dialect that was selected.
     pub fn dialect(&self) -> Dialect {
         self.dialect
@@ -256,7 +257,11 @@ impl Reply {
 
     /// A refusal in the words of the dialect.
     pub fn error(&self, refusal: &Refusal) -> ApiError {
-        ApiError::from(refusal).in_words_of(self.dialect)
+        self.named(ApiError::from(refusal))
+    }
+
+    fn named(&self, error: ApiError) -> ApiError {
+        error.named(&[self.names.as_slice(), self.dialect.spec().names].concat())
     }
 }
 
@@ -279,6 +284,12 @@ impl Answered<'_> {
 
     fn tokens(&self) -> u64 {
         self.outcome.tokens.0
+    }
+
+    /// Scores in the caller's order.
+    fn scores(&self) -> impl Iterator<Item = f32> {
+        let logit = self.request.score == ScoreForm::Logit;
+        self.outcome.scores.iter().map(move |&score| if logit { score } else { sigmoid(score) })
     }
 
     fn text(&self, ranked: Ranked) -> &str {

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 pub(super) const SPEC: Spec = Spec {
     name: "nim",
-    paths: &["/v1/ranking"],
-    fields: &["model", "query", "passages", "truncate"],
+    // The second is NVIDIA's own service's, which LiteLLM asks.
+    paths: &["/v1/ranking", "/v1/retrieval/{model}/reranking"],
+    fields: &["model", "query", "passages", "truncate", "top_k"],
     names: &[("query", "query.text"), ("documents", "passages")],
     documents_max: usize::MAX,
     needs_model: false,
@@ -46,6 +47,7 @@ fn read(fields: &mut Fields) -> Result<Request, ApiError> {
     not_empty("passages", &documents)?;
     Ok(Request {
         model: fields.text("model")?,
+        top_n: fields.top("top_k")?,
         score: ScoreForm::Logit,
         truncation: Truncation { policy: fields.word("truncate", TRUNCATE)?, ..Truncation::default() },
         ..Request::plain(query, documents)

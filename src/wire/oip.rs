@@ -2,15 +2,15 @@
 //! and with its binary tensor data extension.
 //!
 //! Inputs are `QUERY` (one text, or one for each passage) and `PASSAGE`; outputs are `SCORE`
-//! (FP32, in the order and shape of the passages) and, if asked for, `INDEX` (INT64, best first).
+//! (FP32, in the order and shape of the passages) and `INDEX` (INT64, best first): both, where a request names none.
 
 use super::ask::{Ask, Rows, parse};
 use super::error::ApiError;
-use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query};
+use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query, without_bom};
 use super::path::Place;
 use super::spec::{Read, Spec, Whole, Written};
 use super::{Answered, Code};
-use crate::rerank::{Options, Query, Request, ScoreForm, order, sigmoid};
+use crate::rerank::{Options, Priority, Query, Request, ScoreForm, order};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -34,7 +34,7 @@ pub(super) const SPEC: Spec = Spec {
 
 /// Request parameters that are read; `binary_data_output` is the protocol's own.
 const PARAMETERS: &[&str] =
-    &["raw_scores", "latency_budget_ms", "priority", "policy", "top_k", "binary_data_output"];
+    &["raw_scores", "latency_budget_ms", "timeout", "priority", "policy", "top_k", "binary_data_output"];
 
 /// Where the JSON part of a binary body ends.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -91,6 +91,7 @@ fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiErr
     let model = place.model.as_ref().map(|model| model.name.clone()).unwrap_or_default();
     let (head, mut binary) = split(headers, body)?;
     let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
+    let head = without_bom(head);
     let text = std::str::from_utf8(head)
         .map_err(|error| invalid(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
     let body: Body =
@@ -230,8 +231,18 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
     if let Some(value) = parameters.get("latency_budget_ms") {
         options.latency_budget = Some(budget("latency_budget_ms", value.as_f64().unwrap_or(f64::NAN))?);
     }
+    // Triton's: microseconds.
+    if let Some(value) = parameters.get("timeout").filter(|value| value.as_u64() != Some(0)) {
+        options.latency_budget = Some(budget("timeout", value.as_f64().unwrap_or(f64::NAN) / 1e3)?);
+    }
     if let Some(value) = parameters.get("priority") {
-        options.priority = one_of("priority", value.as_str().unwrap_or_default(), PRIORITIES)?;
+        options.priority = match value.as_u64() {
+            // Triton's: 1 is the highest, and 0 stands for the default.
+            Some(1) => Priority::High,
+            Some(0 | 2) => Priority::Normal,
+            Some(_) => Priority::Low,
+            None => one_of("priority", value.as_str().unwrap_or_default(), PRIORITIES)?,
+        };
     }
     if let Some(value) = parameters.get("policy") {
         options.policy = one_of("policy", value.as_str().unwrap_or_default(), POLICIES)?;
@@ -246,7 +257,7 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
 
 fn outputs(asked: Option<Vec<Output>>, all_binary: bool) -> Result<Vec<(Name, bool)>, ApiError> {
     let Some(asked) = asked.filter(|asked| !asked.is_empty()) else {
-        return Ok(vec![(Name::Score, all_binary)]);
+        return Ok(vec![(Name::Score, all_binary), (Name::Index, all_binary)]);
     };
     let output = |output: Output| {
         let name = match output.name.as_str() {
@@ -269,11 +280,7 @@ fn is_true(parameters: &Map<String, Value>, name: &str) -> bool {
 
 fn write(answer: &Answered) -> Written {
     let wanted = answer.reply.oip.as_ref().expect("a request of this protocol says what it wants");
-    let logits = &answer.outcome.scores;
-    let scores: Vec<f32> = match answer.request.score {
-        ScoreForm::Logit => logits.clone(),
-        ScoreForm::Probability => logits.iter().map(|&logit| sigmoid(logit)).collect(),
-    };
+    let scores: Vec<f32> = answer.scores().collect();
     let mut outputs = Vec::new();
     let mut binary: Vec<u8> = Vec::new();
     for &(name, is_binary) in &wanted.outputs {
@@ -283,7 +290,7 @@ fn write(answer: &Answered) -> Written {
                 (json!({"name": "SCORE", "datatype": "FP32", "shape": wanted.shape}), numbers(&scores), bytes)
             }
             Name::Index => {
-                let order = order(logits).expect("the scores were ranked before");
+                let order = order(&answer.outcome.scores).expect("the scores were ranked before");
                 let order: Vec<i64> = order.into_iter().map(|index| index as i64).collect();
                 let bytes = order.iter().flat_map(|index| index.to_le_bytes()).collect();
                 (json!({"name": "INDEX", "datatype": "INT64", "shape": [order.len()]}), json!(order), bytes)

@@ -21,18 +21,25 @@ pub struct ModelRef {
 }
 
 /// What can be asked of a model, after its name.
-const VERBS: [&str; 2] = ["infer", "ready"];
+const VERBS: [&str; 3] = ["infer", "ready", "config"];
 
 impl Place {
     /// The place of a path; none for a path that ranks nothing.
     pub fn of(path: &str) -> Option<Self> {
-        let (path, model) = match ModelRef::of(path) {
-            Some((model, "infer")) => ("/v2/models/{model}/infer", Some(model)),
-            Some(_) => return None,
-            None => (path, None),
+        let hosted = path.strip_prefix("/v1/retrieval/").and_then(|rest| rest.strip_suffix("/reranking"));
+        let (path, model) = match (ModelRef::of(path), hosted) {
+            (Some((model, "infer")), _) => ("/v2/models/{model}/infer", Some(model)),
+            (Some(_), _) => return None,
+            (None, Some(_)) => ("/v1/retrieval/{model}/reranking", None),
+            (None, None) => (path, None),
         };
         let paths = Dialect::ALL.into_iter().flat_map(|dialect| dialect.spec().paths);
         paths.copied().find(|known| *known == path).map(|path| Self { path, model })
+    }
+
+    /// The version that the path asks for.
+    pub fn version(&self) -> Option<&str> {
+        self.model.as_ref()?.version.as_deref()
     }
 
     /// The dialect, as far as the path alone tells: the first that has it.

@@ -39,28 +39,29 @@ impl Pins {
     }
 }
 
-/// The dialect of a body, where its path serves several.
-pub(super) fn select(place: &Place, fields: &Fields, pins: &Pins) -> Dialect {
-    let has = |field: &str| fields.has(field);
-    match place.path {
-        "/rerank" => pins.rerank.unwrap_or_else(|| match () {
-            () if has("texts") => Dialect::Tei,
-            // vLLM has neither field, and always gives the documents back.
-            () if has("return_documents") || has("raw_scores") => Dialect::Infinity,
-            () if has("documents") => Dialect::Vllm,
-            () => Dialect::Infinity,
-        }),
-        "/v1/rerank" => pins.v1_rerank.unwrap_or_else(|| match () {
-            () if has("top_k") || has("truncation") => Dialect::Voyage,
-            () if has("truncate_prompt_tokens") => Dialect::Vllm,
-            () => Dialect::Cohere,
-        }),
-        "/v2/rerank" => pins.v2_rerank.unwrap_or_else(|| match has("truncate_prompt_tokens") {
-            true => Dialect::Vllm,
-            false => Dialect::CohereV2,
-        }),
-        _ => place.dialect(),
+/// The dialect of a body, where its path serves several, and whether another reads it as well.
+///
+/// It is the one that has the body's candidates and knows the most of its fields. Where several do, it is the
+/// first of them in [`Dialect`].
+pub(super) fn select(place: &Place, fields: &Fields, pins: &Pins) -> (Dialect, bool) {
+    let pin = match place.path {
+        "/rerank" => pins.rerank,
+        "/v1/rerank" => pins.v1_rerank,
+        "/v2/rerank" => pins.v2_rerank,
+        _ => None,
+    };
+    if let Some(pin) = pin {
+        return (pin, false);
     }
+    let misfit = |dialect: &Dialect| {
+        let spec = dialect.spec();
+        (!fields.has(spec.theirs("documents")), fields.foreign(spec.fields))
+    };
+    let all = || Dialect::ALL.into_iter().filter(|dialect| dialect.spec().paths.contains(&place.path));
+    let least = all().map(|dialect| misfit(&dialect)).min();
+    let mut best = all().filter(|dialect| Some(misfit(dialect)) == least);
+    let first = best.next().expect("a place is a path of a dialect");
+    (first, best.next().is_some())
 }
 
 #[cfg(test)]
@@ -70,20 +71,55 @@ mod tests {
     #[test]
     fn the_fields_select_where_a_path_serves_several() {
         let rows = [
-            ("/rerank", r#"{"query": "q", "texts": []}"#, Dialect::Tei),
-            ("/rerank", r#"{"query": "q", "documents": []}"#, Dialect::Vllm),
-            ("/rerank", r#"{"query": "q", "documents": [], "raw_scores": true}"#, Dialect::Infinity),
-            ("/rerank", r#"{"query": "q", "documents": [], "return_documents": false}"#, Dialect::Infinity),
-            ("/v1/rerank", r#"{"documents": [], "top_k": null}"#, Dialect::Voyage),
-            ("/v1/rerank", r#"{"documents": [], "truncation": true}"#, Dialect::Voyage),
-            ("/v1/rerank", r#"{"documents": [], "top_n": 3}"#, Dialect::Cohere),
-            ("/v1/rerank", r#"{"documents": [], "truncate_prompt_tokens": 3}"#, Dialect::Vllm),
-            ("/v2/rerank", r#"{"documents": []}"#, Dialect::CohereV2),
+            ("/rerank", r#"{"query": "q", "texts": []}"#, Dialect::Tei, false),
+            // What LiteLLM, `rerankers`, SGLang's and llama.cpp's clients send beside texts.
+            (
+                "/rerank",
+                r#"{"query": "q", "texts": [], "raw_scores": false, "top_n": 3}"#,
+                Dialect::Tei,
+                false,
+            ),
+            (
+                "/rerank",
+                r#"{"model": "m", "query": "q", "texts": [], "top_n": 3, "return_text": true}"#,
+                Dialect::Tei,
+                false,
+            ),
+            ("/rerank", r#"{"query": "q", "texts": [], "top_k": 3}"#, Dialect::Tei, false),
+            ("/rerank", r#"{"query": "q", "texts": [], "return_documents": true}"#, Dialect::Tei, false),
+            // What a client of TEI left out keeps its error.
+            ("/rerank", r#"{"query": "q", "truncate": true}"#, Dialect::Tei, false),
+            ("/rerank", r#"{"query": "q", "return_text": true, "raw_scores": true}"#, Dialect::Tei, false),
+            ("/rerank", r#"{"query": "q", "documents": []}"#, Dialect::Vllm, true),
+            // LiteLLM's clients of vLLM and of Infinity send the same.
+            ("/rerank", r#"{"model": "m", "query": "q", "documents": [], "top_n": 2}"#, Dialect::Vllm, true),
+            ("/rerank", r#"{"query": "q", "documents": [], "return_documents": true}"#, Dialect::Vllm, true),
+            (
+                "/rerank",
+                r#"{"query": "q", "documents": [], "return_documents": true, "truncate_prompt_tokens": 9}"#,
+                Dialect::Vllm,
+                false,
+            ),
+            ("/rerank", r#"{"query": "q", "documents": [], "raw_scores": true}"#, Dialect::Infinity, false),
+            (
+                "/rerank",
+                r#"{"query": "q", "documents": [], "return_documents": false, "raw_scores": false}"#,
+                Dialect::Infinity,
+                false,
+            ),
+            ("/v1/rerank", r#"{"documents": [], "top_k": null}"#, Dialect::Voyage, false),
+            ("/v1/rerank", r#"{"documents": [], "truncation": true}"#, Dialect::Voyage, false),
+            ("/v1/rerank", r#"{"documents": [], "top_n": 3}"#, Dialect::Cohere, true),
+            ("/v1/rerank", r#"{"documents": [], "truncate_prompt_tokens": 3}"#, Dialect::Vllm, false),
+            ("/v1/rerank", r#"{"documents": [], "rank_fields": ["a"]}"#, Dialect::Cohere, false),
+            ("/v2/rerank", r#"{"documents": [], "max_tokens_per_doc": 3}"#, Dialect::CohereV2, true),
+            ("/v2/rerank", r#"{"documents": [], "return_documents": true}"#, Dialect::CohereV2, true),
+            ("/v2/rerank", r#"{"documents": [], "truncate_prompt_tokens": 3}"#, Dialect::Vllm, false),
         ];
-        for (path, body, expected) in rows {
+        for (path, body, expected, shared) in rows {
             let fields = Fields::parse(body.as_bytes()).unwrap();
             let place = Place::of(path).unwrap();
-            assert_eq!(select(&place, &fields, &Pins::default()), expected, "{path} {body}");
+            assert_eq!(select(&place, &fields, &Pins::default()), (expected, shared), "{path} {body}");
         }
     }
 
@@ -91,8 +127,8 @@ mod tests {
     fn a_pin_wins_over_the_fields() {
         let pins = Pins { rerank: Some(Dialect::Infinity), ..Pins::default() };
         let fields = Fields::parse(br#"{"texts": []}"#).unwrap();
-        assert_eq!(select(&Place::of("/rerank").unwrap(), &fields, &pins), Dialect::Infinity);
+        assert_eq!(select(&Place::of("/rerank").unwrap(), &fields, &pins), (Dialect::Infinity, false));
         let error = Pins { rerank: Some(Dialect::Nim), ..Pins::default() }.check().unwrap_err();
-        assert_eq!(error, "rerank: `nim` has no such path; infinity, tei, vllm have");
+        assert_eq!(error, "rerank: `nim` has no such path; vllm, tei, infinity have");
     }
 }

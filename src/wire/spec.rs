@@ -40,6 +40,13 @@ pub(super) struct Spec {
     pub scores: fn(&[u8]) -> Result<Rows, String>,
 }
 
+impl Spec {
+    /// The dialect's name of a field of ours.
+    pub fn theirs(&self, ours: &'static str) -> &'static str {
+        self.names.iter().find(|(name, _)| *name == ours).map_or(ours, |(_, theirs)| theirs)
+    }
+}
+
 /// How a request is read.
 pub(super) enum Read {
     /// From the fields of a JSON object.

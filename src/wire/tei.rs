@@ -1,45 +1,114 @@
-//! Text Embeddings Inference: `POST /rerank` with `texts`; the answer is a bare list.
+//! Text Embeddings Inference: `POST /rerank` with `texts`, whose answer is a bare list, and `POST /predict` of pairs.
 
-use super::ask::{Score, pairs, parse};
+use super::ask::{Rows, Score, pairs, parse};
 use super::error::{ApiError, Failure, unprocessable};
-use super::fields::Fields;
+use super::fields::{Field, Fields, Item, not_empty};
 use super::spec::{Read, Spec, Written};
 use super::{Answered, Code};
-use crate::base::Side;
-use crate::rerank::{Overflow, Ranked, Request, Truncation};
-use http::StatusCode;
-use serde::Serialize;
+use crate::base::{Ns, Side};
+use crate::rerank::{Overflow, Query, Ranked, Request, Truncation};
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
-pub(super) const SPEC: Spec = Spec {
+pub(super) const RERANK: Spec = Spec {
     name: "tei",
-    paths: &["/rerank"],
-    fields: &["query", "texts", "truncate", "truncation_direction", "raw_scores", "return_text"],
+    // A reranker's root, and SageMaker's path.
+    paths: &["/rerank", "/", "/invocations"],
+    fields: &[
+        "query",
+        "texts",
+        "truncate",
+        "truncation_direction",
+        "raw_scores",
+        "return_text",
+        // Of clients that have one request for several servers, and of SGLang's and llama.cpp's.
+        "model",
+        "top_n",
+        "top_k",
+    ],
     names: &[("documents", "texts")],
     documents_max: usize::MAX,
     needs_model: false,
-    read: Read::Fields(read),
-    write,
+    read: Read::Fields(read_rerank),
+    write: write_rerank,
     error,
     status,
     ask: |ask| json!({"query": ask.query, "texts": ask.documents, "truncate": true}),
     scores: |body| Ok(pairs(parse::<Vec<Score>>(body)?)),
 };
 
+pub(super) const PREDICT: Spec = Spec {
+    name: "tei_predict",
+    paths: &["/predict"],
+    fields: &["inputs", "truncate", "truncation_direction", "raw_scores"],
+    names: &[("query", "inputs"), ("documents", "inputs")],
+    read: Read::Fields(read_predict),
+    write: write_predict,
+    ask: |ask| {
+        let inputs: Vec<[&str; 2]> = ask.documents.iter().map(|text| [ask.query, text.as_str()]).collect();
+        json!({"inputs": inputs, "truncate": true})
+    },
+    scores: scores_predict,
+    ..RERANK
+};
+
+/// The label of a reranker's only class.
+pub const LABEL: &str = "LABEL_0";
+
 const DIRECTIONS: &[(&str, Side)] =
     &[("Right", Side::Right), ("right", Side::Right), ("Left", Side::Left), ("left", Side::Left)];
 
-fn read(fields: &mut Fields) -> Result<Request, ApiError> {
-    let policy = match fields.bool("truncate")? {
-        Some(true) => Overflow::LongestFirst,
-        Some(false) | None => Overflow::Refuse,
-    };
-    let side = fields.word("truncation_direction", DIRECTIONS)?;
+fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
+    let top_n = fields.top("top_n")?;
+    let top_k = fields.top("top_k")?;
     Ok(Request {
+        model: fields.text("model")?,
+        top_n: top_n.or(top_k),
         return_documents: fields.bool("return_text")?.unwrap_or(false),
         score: fields.raw_scores()?,
-        truncation: Truncation { side, ..Truncation::by(policy) },
+        truncation: truncation(fields)?,
         ..Request::plain(fields.query()?, fields.texts("texts")?)
+    })
+}
+
+/// `["a", "b"]` is a pair, and `[["a", "b"], …]` a list of them.
+fn read_predict(fields: &mut Fields) -> Result<Request, ApiError> {
+    let wrong = |place: Option<usize>| {
+        let field = place.map_or("inputs".to_owned(), |place| format!("inputs[{place}]"));
+        ApiError::invalid(field, "must be a pair of strings: this model scores pairs")
+    };
+    let Some(Field::List(items)) = fields.take("inputs") else { return Err(wrong(None)) };
+    not_empty("inputs", &items)?;
+    fields.single = items.iter().any(|item| matches!(item, Item::Text(_)));
+    let list = if fields.single { vec![Item::List(items)] } else { items };
+    let (mut queries, mut documents) = (Vec::new(), Vec::<Arc<str>>::new());
+    for (place, item) in list.into_iter().enumerate() {
+        let pair = match item {
+            Item::List(pair) => <[Item; 2]>::try_from(pair).ok(),
+            Item::Text(_) | Item::Object(_) | Item::Other(_) => None,
+        };
+        let Some([Item::Text(query), Item::Text(document)]) = pair else {
+            return Err(wrong((!fields.single).then_some(place)));
+        };
+        queries.push(query.as_ref().to_owned());
+        documents.push(document);
+    }
+    Ok(Request {
+        score: fields.raw_scores()?,
+        truncation: truncation(fields)?,
+        ..Request::plain(Query::PerDocument(queries), documents)
+    })
+}
+
+/// Without `truncate` the server's default holds, as with TEI's `--auto-truncate`.
+fn truncation(fields: &mut Fields) -> Result<Truncation, ApiError> {
+    let policy = |truncate| if truncate { Overflow::LongestFirst } else { Overflow::Refuse };
+    Ok(Truncation {
+        policy: fields.bool("truncate")?.map(policy),
+        side: fields.word("truncation_direction", DIRECTIONS)?,
+        ..Truncation::default()
     })
 }
 
@@ -51,17 +120,61 @@ struct Rank<'a> {
     score: f32,
 }
 
-fn write(answer: &Answered) -> Written {
+fn write_rerank(answer: &Answered) -> Written {
     let rank = |&ranked: &Ranked| Rank {
         index: ranked.index,
         text: answer.text_if_wanted(ranked),
         score: ranked.score,
     };
-    Written::json(&answer.ranked.iter().map(rank).collect::<Vec<_>>())
+    let body = Written::json(&answer.ranked.iter().map(rank).collect::<Vec<_>>());
+    Written { headers: times(answer), ..body }
+}
+
+#[derive(Deserialize, Serialize)]
+struct Prediction<T = f32, L = &'static str> {
+    score: T,
+    label: L,
+}
+
+/// In the order of the inputs.
+fn write_predict(answer: &Answered) -> Written {
+    let prediction = |score| [Prediction { score, label: LABEL }];
+    let predictions: Vec<[Prediction; 1]> = answer.scores().map(prediction).collect();
+    let body = match predictions.as_slice() {
+        [one] if answer.reply.single => Written::json(one),
+        all => Written::json(&all),
+    };
+    Written { headers: times(answer), ..body }
+}
+
+fn scores_predict(body: &[u8]) -> Result<Rows, String> {
+    let rows = parse::<Vec<[Prediction<f64, String>; 1]>>(body)?;
+    Ok(rows.into_iter().map(|[prediction]| prediction.score).enumerate().collect())
+}
+
+/// TEI's own headers: times are in whole milliseconds. What it calls the time of tokenisation is in our queue's.
+fn times(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
+    let receipt = &answer.outcome.receipt;
+    let queries = match &answer.request.query {
+        Query::Shared(query) => query.chars().count() * answer.request.documents.len(),
+        Query::PerDocument(queries) => queries.iter().map(|query| query.chars().count()).sum(),
+    };
+    let documents: usize = answer.request.documents.iter().map(|text| text.chars().count()).sum();
+    let millis = |ns: Ns| HeaderValue::from(ns.0 / 1_000_000);
+    vec![
+        (HeaderName::from_static("x-compute-time"), millis(receipt.elapsed)),
+        (HeaderName::from_static("x-compute-characters"), (queries + documents).into()),
+        (HeaderName::from_static("x-compute-tokens"), answer.tokens().into()),
+        (HeaderName::from_static("x-total-time"), millis(receipt.elapsed)),
+        (HeaderName::from_static("x-queue-time"), millis(receipt.queue)),
+        (HeaderName::from_static("x-inference-time"), millis(receipt.compute)),
+    ]
 }
 
 fn status(code: Code) -> StatusCode {
     match code {
+        Code::Empty => StatusCode::BAD_REQUEST,
+        Code::TooMany | Code::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
         Code::ModelFailed => StatusCode::FAILED_DEPENDENCY,
         other => unprocessable(other),
     }
@@ -72,7 +185,10 @@ fn error(failure: &Failure) -> Value {
         Code::Overloaded | Code::QuotaExceeded | Code::BudgetTooShort | Code::BudgetSpent => "Overloaded",
         Code::ModelFailed => "Backend",
         Code::Unavailable => "Unhealthy",
+        Code::Empty => "Empty",
         Code::InvalidRequest
+        | Code::TooMany
+        | Code::TooLong
         | Code::Unauthorized
         | Code::Forbidden
         | Code::NotFound

@@ -3,8 +3,8 @@
 use super::{ApiError, Code, Decoded, Dialect, Encoded, Pins, Place, Settings, Stamp};
 use crate::base::{DeviceNs, Nanodollars, Ns, Side, Tokens};
 use crate::rerank::{
-    Degradation, Outcome, Overflow, PairTokens, Priority, Query, Receipt, ScoreForm, Served, Truncated,
-    Truncation,
+    Degradation, Outcome, Overflow, PairTokens, Priority, Query, Receipt, Refusal, ScoreForm, Served,
+    Truncated, Truncation,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -86,7 +86,6 @@ fn podium_says_everything() {
         "tier": "topk", "k": 2, "degraded": "predicted_late", "budget_ms": 50.0, "elapsed_ms": 12.0,
         "queue_ms": 4.0, "compute_ms": 8.0, "model": "served", "version": "0123456789ab",
         "cost": {"device_ns": 1234, "nanodollars": 56, "usd": 5.6e-8, "joules": 0.25},
-        "truncated": {"documents": 1, "query_tokens": 91},
         "usage": {"tokens": 21, "documents": 3},
     });
     assert_eq!(answer("/v1/rank", &body, &[-1.0, 2.5, 0.5]), expected);
@@ -211,7 +210,7 @@ fn voyage_answers_with_data() {
 fn tei_answers_with_a_bare_list() {
     let body = json!({"query": "q", "texts": ["a", "b"], "raw_scores": true, "return_text": true});
     let request = &decoded("/rerank", &body).request;
-    assert_eq!((request.truncation, request.score), (Truncation::by(Overflow::Refuse), ScoreForm::Logit));
+    assert_eq!((request.truncation, request.score), (Truncation::default(), ScoreForm::Logit));
     let expected =
         json!([{"index": 1, "text": "b", "score": 3.25}, {"index": 0, "text": "a", "score": -1.0}]);
     assert_eq!(answer("/rerank", &body, &[-1.0, 3.25]), expected);
@@ -226,7 +225,7 @@ fn tei_answers_with_a_bare_list() {
 fn vllm_s_top_n_of_0_means_all() {
     let body = json!({"query": "q", "documents": ["a", "b"], "top_n": 0, "truncate_prompt_tokens": 7});
     for path in ["/rerank", "/v1/rerank", "/v2/rerank"] {
-        assert_eq!(decoded(path, &body).request.truncation.pair_tokens, PairTokens::AtMost(7));
+        assert_eq!(decoded(path, &body).request.truncation.pair_tokens, PairTokens::Within(7));
         let answer = answer(path, &body, &[0.0, -1.0]);
         assert_eq!(answer["results"].as_array().unwrap().len(), 2);
         assert_eq!(answer["results"][0]["document"], json!({"text": "a"}));
@@ -249,7 +248,9 @@ fn vllm_scores_one_to_many_and_many_to_many_in_order() {
 
 #[test]
 fn infinity_gives_documents_as_strings() {
-    let body = json!({"model": "m", "query": "q", "documents": ["a"], "return_documents": true});
+    let body = json!({
+        "model": "m", "query": "q", "documents": ["a"], "return_documents": true, "raw_scores": false,
+    });
     let answer = answer("/rerank", &body, &[0.0]);
     assert_eq!(answer["object"], "rerank");
     assert_eq!(answer["results"], json!([{"relevance_score": 0.5, "index": 0, "document": "a"}]));
@@ -260,6 +261,11 @@ fn nim_ranks_by_logits() {
     let body = json!({"model": "m", "query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]});
     let expected = json!({"rankings": [{"index": 1, "logit": 2.0}, {"index": 0, "logit": -3.5}]});
     assert_eq!(answer("/v1/ranking", &body, &[-3.5, 2.0]), expected);
+    // As LiteLLM asks.
+    let mut top = body;
+    top["top_k"] = json!(1);
+    let path = "/v1/retrieval/nvidia/some-model/reranking";
+    assert_eq!(answer(path, &top, &[-3.5, 2.0]), json!({"rankings": [{"index": 1, "logit": 2.0}]}));
 }
 
 fn oip_json() -> Value {
@@ -471,4 +477,362 @@ fn a_score_that_is_no_number_is_an_error() {
     let decoded = decoded("/v1/rank", &json!({"query": "q", "documents": ["a"]}));
     let encoded = encode(&decoded, &[f32::NAN]);
     assert_eq!((encoded.status.as_u16(), header(&encoded, "x-podium-error")), (500, Some("model_failed")));
+}
+
+#[test]
+fn a_body_that_vllm_and_infinity_read_is_answered_with_what_both_clients_read() {
+    // As LiteLLM sends it: to vLLM with `return_documents`, to Infinity with or without.
+    let rows = [
+        (json!({"model": "m", "query": "q", "documents": ["a"], "top_n": 1}), 0),
+        (json!({"model": "m", "query": "q", "documents": ["a"], "return_documents": true}), 1),
+        (json!({"model": "m", "query": "q", "documents": ["a"], "return_documents": false}), 0),
+    ];
+    for (body, warnings) in rows {
+        let decoded = decoded("/rerank", &body);
+        assert_eq!(decoded.warnings.len(), warnings, "{:?}", decoded.warnings);
+        let answer: Value = serde_json::from_slice(&encode(&decoded, &[0.0]).body).unwrap();
+        assert_eq!(answer["results"], json!([{"index": 0, "relevance_score": 0.5}]));
+        assert_eq!((&answer["object"], &answer["created"]), (&json!("rerank"), &json!(1_700_000_000)));
+        assert_eq!(answer["usage"], json!({"prompt_tokens": 21, "total_tokens": 21}));
+    }
+    // What only vLLM takes gets vLLM's answer.
+    for body in [
+        json!({"query": "q", "documents": ["a"], "top_n": 0}),
+        json!({"query": "q", "documents": ["a"], "top_n": -1}),
+        json!({"query": "q", "documents": [{"text": "a"}]}),
+        json!({"query": "q", "documents": "a"}),
+        json!({"query": "q", "documents": ["a"], "use_activation": true}),
+        json!({"query": "q", "documents": ["a"], "max_tokens_per_doc": 9}),
+    ] {
+        let results = json!([{"index": 0, "relevance_score": 0.5, "document": {"text": "a"}}]);
+        assert_eq!(answer("/rerank", &body, &[0.0])["results"], results, "{body}");
+    }
+    let pinned = |dialect| {
+        let settings =
+            Settings { pins: Pins { rerank: Some(dialect), ..Pins::default() }, ..Settings::default() };
+        let body = br#"{"query": "q", "documents": ["a"], "return_documents": true}"#;
+        let decoded = decode("/rerank", &HeaderMap::new(), body, &settings).unwrap();
+        let answer: Value = serde_json::from_slice(&encode(&decoded, &[0.0]).body).unwrap();
+        answer["results"][0]["document"].clone()
+    };
+    assert_eq!(pinned(Dialect::Vllm), json!({"text": "a"}));
+    assert_eq!(pinned(Dialect::Infinity), json!("a"));
+}
+
+#[test]
+fn tei_truncates_unless_that_is_declined() {
+    let of = |body: Value| decoded("/rerank", &body).request.truncation.policy;
+    assert_eq!(of(json!({"query": "q", "texts": ["a"]})), None);
+    assert_eq!(of(json!({"query": "q", "texts": ["a"], "truncate": null})), None);
+    assert_eq!(of(json!({"query": "q", "texts": ["a"], "truncate": true})), Some(Overflow::LongestFirst));
+    assert_eq!(of(json!({"query": "q", "texts": ["a"], "truncate": false})), Some(Overflow::Refuse));
+}
+
+#[test]
+fn tei_answers_at_its_root_and_sagemaker_s_path_and_takes_a_number() {
+    let body = json!({"model": "m", "query": "q", "texts": ["a", "b", "c"], "top_n": 2});
+    for path in ["/", "/invocations", "/rerank"] {
+        let expected = json!([{"index": 2, "score": 1.0}, {"index": 0, "score": 0.5}]);
+        assert_eq!(answer(path, &body, &[0.0, -1.0, 40.0]), expected);
+        assert!(decoded(path, &body).warnings.is_empty());
+    }
+    let sglang = json!({"query": "q", "texts": ["a", "b"], "top_k": 1});
+    assert_eq!(answer("/rerank", &sglang, &[0.0, -1.0]), json!([{"index": 0, "score": 0.5}]));
+}
+
+#[test]
+fn tei_s_headers_count_and_time() {
+    let encoded = encode(&decoded("/rerank", &json!({"query": "ä?", "texts": ["abc", "d"]})), &[0.0, 1.0]);
+    for (name, expected) in [
+        ("x-compute-characters", "8"),
+        ("x-compute-tokens", "21"),
+        ("x-compute-time", "12"),
+        ("x-total-time", "12"),
+        ("x-queue-time", "4"),
+        ("x-inference-time", "8"),
+    ] {
+        assert_eq!(header(&encoded, name), Some(expected), "{name}");
+    }
+}
+
+#[test]
+fn tei_predicts_a_pair_or_many_in_order() {
+    let one = json!({"inputs": ["q", "a"]});
+    assert_eq!(answer("/predict", &one, &[0.0]), json!([{"score": 0.5, "label": "LABEL_0"}]));
+    let many = json!({"inputs": [["p", "a"], ["q", "b"]], "raw_scores": true});
+    let expected = json!([[{"score": -1.5, "label": "LABEL_0"}], [{"score": 2.0, "label": "LABEL_0"}]]);
+    assert_eq!(answer("/predict", &many, &[-1.5, 2.0]), expected);
+    assert_eq!(decoded("/predict", &many).request.query, Query::PerDocument(vec!["p".into(), "q".into()]));
+    // A list of one is a list.
+    let list = json!({"inputs": [["q", "a"]]});
+    assert_eq!(answer("/predict", &list, &[0.0]), json!([[{"score": 0.5, "label": "LABEL_0"}]]));
+    let pair = "must be a pair of strings: this model scores pairs";
+    for (body, expected) in [
+        (json!({"inputs": "alone"}), format!("inputs: {pair}")),
+        (json!({"inputs": ["alone"]}), format!("inputs: {pair}")),
+        (json!({"inputs": ["a", "b", "c"]}), format!("inputs: {pair}")),
+        (json!({"inputs": [["a", "b"], ["alone"]]}), format!("inputs[1]: {pair}")),
+        (json!({"inputs": [["a", "b"], ["a", 7]]}), format!("inputs[1]: {pair}")),
+        (json!({}), format!("inputs: {pair}")),
+    ] {
+        assert_eq!(try_decode("/predict", &body).unwrap_err(), (Dialect::TeiPredict, expected), "{body}");
+    }
+}
+
+#[test]
+fn an_error_has_the_status_that_the_peer_gives_it() {
+    let settings = Settings { documents_max: 3, ..Settings::default() };
+    let rows = [
+        ("/rerank", json!({"query": "q", "texts": []}), 400, "/error_type", "Empty"),
+        ("/rerank", json!({"query": "q", "texts": ["a", "b", "c", "d"]}), 413, "/error_type", "Validation"),
+        ("/rerank", json!({"query": "q", "texts": "a"}), 422, "/error_type", "Validation"),
+        ("/rerank", json!({"query": "q", "return_text": true}), 422, "/error", "texts: is missing"),
+        ("/predict", json!({"inputs": []}), 400, "/error_type", "Empty"),
+        (
+            "/rerank",
+            json!({"query": "q", "documents": ["a"], "raw_scores": true, "top_n": 0}),
+            422,
+            "/error/param",
+            "top_n",
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "documents": ["a"], "raw_scores": true, "top_n": -1}),
+            422,
+            "/error/param",
+            "top_n",
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "documents": ["a"], "truncate_prompt_tokens": -2}),
+            400,
+            "/error/param",
+            "truncate_prompt_tokens",
+        ),
+        ("/score", json!({"queries": "q"}), 400, "/error/message", "documents: is missing"),
+        ("/v2/models/m/infer", json!({"inputs": []}), 400, "/error", "QUERY: is missing"),
+    ];
+    let stamp = Stamp { id: "7".into(), created_unix: 0 };
+    for (path, body, status, place, expected) in rows {
+        let bytes = serde_json::to_vec(&body).unwrap();
+        let (dialect, error) = decode(path, &HeaderMap::new(), &bytes, &settings).unwrap_err();
+        let encoded = super::encode_error(dialect, &error, &stamp);
+        let answer: Value = serde_json::from_slice(&encoded.body).unwrap();
+        let found = (encoded.status.as_u16(), answer.pointer(place).cloned());
+        assert_eq!(found, (status, Some(json!(expected))), "{path} {body}: {answer}");
+    }
+}
+
+#[test]
+fn what_the_engine_refuses_has_the_status_that_the_peer_gives_it() {
+    let long = Refusal::TooLong { field: "query".into(), message: "has 600 tokens".into() };
+    let unknown = Refusal::UnknownModel { name: "m".into() };
+    let plain = json!({"query": "q", "documents": ["a"], "truncate_prompt_tokens": 9});
+    let rows = [
+        ("/rerank", json!({"query": "q", "texts": ["a"]}), &long, 413, "/error", "query: has 600 tokens"),
+        ("/predict", json!({"inputs": ["q", "a"]}), &long, 413, "/error", "inputs: has 600 tokens"),
+        (
+            "/v1/rerank",
+            plain,
+            &long,
+            400,
+            "/error/message",
+            "query: has 600 tokens. Please reduce the length of the input prompt.",
+        ),
+        (
+            "/score",
+            json!({"data_1": "q", "data_2": ["a"]}),
+            &long,
+            400,
+            "/error/message",
+            "data_1: has 600 tokens. Please reduce the length of the input prompt.",
+        ),
+        (
+            "/rerank",
+            json!({"query": "q", "documents": ["a"], "raw_scores": true}),
+            &long,
+            422,
+            "/error/message",
+            "query: has 600 tokens",
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "q", "documents": ["a"], "top_k": 1}),
+            &unknown,
+            400,
+            "/detail",
+            "model: m is not served here",
+        ),
+        (
+            "/v1/rerank",
+            json!({"query": "q", "documents": ["a"]}),
+            &unknown,
+            404,
+            "/message",
+            "model: m is not served here",
+        ),
+    ];
+    let stamp = Stamp { id: "7".into(), created_unix: 0 };
+    for (path, body, refusal, status, place, expected) in rows {
+        let reply = decoded(path, &body).reply;
+        let encoded = super::encode_error(reply.dialect(), &reply.error(refusal), &stamp);
+        let answer: Value = serde_json::from_slice(&encoded.body).unwrap();
+        let found = (encoded.status.as_u16(), answer.pointer(place).cloned());
+        assert_eq!(found, (status, Some(json!(expected))), "{path} {body}: {answer}");
+    }
+}
+
+#[test]
+fn vllm_s_fields_are_honoured() {
+    let body = json!({
+        "query": "q", "documents": ["a"], "truncate_prompt_tokens": -1, "truncation_side": "left",
+        "max_tokens_per_doc": 9, "max_tokens_per_query": 5, "use_activation": false, "priority": -3,
+    });
+    let expected = Truncation {
+        side: Some(Side::Left),
+        query_tokens_max: Some(5),
+        document_tokens_max: Some(9),
+        ..Truncation::default()
+    };
+    for path in ["/rerank", "/v1/rerank"] {
+        let decoded = decoded(path, &body);
+        assert!(decoded.warnings.is_empty(), "{:?}", decoded.warnings);
+        let request = &decoded.request;
+        assert_eq!((request.truncation, request.options.priority), (expected, Priority::High));
+        assert_eq!(answer(path, &body, &[-2.5])["results"][0]["relevance_score"], -2.5);
+    }
+    let logits = json!({"text_1": "q", "text_2": ["a", "b"], "use_activation": false});
+    let data = json!([
+        {"index": 0, "object": "score", "score": -2.5}, {"index": 1, "object": "score", "score": 3.0},
+    ]);
+    assert_eq!(answer("/score", &logits, &[-2.5, 3.0])["data"], data);
+}
+
+#[test]
+fn vllm_s_texts_come_in_many_forms() {
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let rows = [
+        json!({"text_1": "q", "text_2": ["a", "b"]}),
+        json!({"queries": "q", "documents": ["a", "b"]}),
+        json!({"queries": ["q"], "items": ["a", "b"]}),
+        json!({"data_1": "q", "data_2": ["a", "b"]}),
+        json!({"data_1": {"content": [part("q")]}, "data_2": {"content": [part("a"), part("b")]}}),
+        json!({"queries": part("q"), "documents": [part("a"), {"content": [part("b")]}]}),
+        json!({"queries": {"content": "q"}, "documents": [{"text": "a"}, {"content": "b"}]}),
+    ];
+    for body in rows {
+        let request = &decoded("/score", &body).request;
+        assert_eq!(request.query, Query::Shared("q".to_owned()), "{body}");
+        let documents: Vec<&str> = request.documents.iter().map(|text| &**text).collect();
+        assert_eq!(documents, ["a", "b"], "{body}");
+    }
+    let one = json!({"query": "q", "documents": "a", "truncate_prompt_tokens": 9});
+    assert_eq!(&*decoded("/rerank", &one).request.documents[0], "a");
+    let two = json!({"query": "q", "documents": [{"content": [part("a"), part("b")]}]});
+    assert_eq!(&*decoded("/rerank", &two).request.documents[0], "a\nb");
+    let image = json!({"query": "q", "documents": ["a", {"type": "image_url", "image_url": {"url": "x"}}]});
+    let (_, error) = try_decode("/rerank", &image).unwrap_err();
+    assert_eq!(error, "documents[1]: must have a text, or content of type text");
+}
+
+#[test]
+fn the_open_inference_protocol_s_parameters_are_triton_s() {
+    let of = |parameters: Value| {
+        let mut body = oip_json();
+        body["parameters"] = parameters;
+        decoded("/v2/models/m/infer", &body).request.options
+    };
+    let rows = [
+        (json!(0), Priority::Normal),
+        (json!(1), Priority::High),
+        (json!(2), Priority::Normal),
+        (json!(7), Priority::Low),
+        (json!("high"), Priority::High),
+    ];
+    for (priority, expected) in rows {
+        assert_eq!(of(json!({"priority": priority})).priority, expected, "{priority}");
+    }
+    assert_eq!(of(json!({"timeout": 20_000})).latency_budget, Some(Ns::from_millis(20)));
+    assert_eq!(of(json!({"timeout": 0})).latency_budget, None);
+    let mut wrong = oip_json();
+    wrong["parameters"] = json!({"priority": -1});
+    assert!(try_decode("/v2/models/m/infer", &wrong).is_err());
+    let mut all = oip_json();
+    all.as_object_mut().unwrap().remove("outputs");
+    let answer = answer("/v2/models/m/infer", &all, &[-1.5, 2.0]);
+    let names: Vec<&Value> =
+        answer["outputs"].as_array().unwrap().iter().map(|output| &output["name"]).collect();
+    assert_eq!(names, ["SCORE", "INDEX"]);
+}
+
+#[test]
+fn a_boolean_as_a_string_is_read_and_said() {
+    // RAGFlow's clients write them so.
+    let body = json!({"query": "q", "documents": ["a"], "return_documents": "True"});
+    let decoded = decoded("/v1/rerank", &body);
+    assert!(decoded.request.return_documents);
+    assert_eq!(decoded.warnings, ["`return_documents` is a string, and was read as a boolean"]);
+    let (_, error) =
+        try_decode("/v1/rerank", &json!({"query": "q", "documents": ["a"], "return_documents": "yes"}))
+            .unwrap_err();
+    assert_eq!(error, "return_documents: must be a boolean, and is a string");
+}
+
+#[test]
+fn a_mark_of_the_byte_order_is_left_out() {
+    for (path, body) in [
+        ("/v1/rank", json!({"query": "q", "documents": ["a"]})),
+        ("/rerank", json!({"query": "q", "texts": ["a"]})),
+        ("/v2/models/m/infer", oip_json()),
+    ] {
+        let bytes = [b"\xef\xbb\xbf".as_slice(), &serde_json::to_vec(&body).unwrap()].concat();
+        assert!(decode(path, &HeaderMap::new(), &bytes, &Settings::default()).is_ok(), "{path}");
+    }
+}
+
+#[test]
+fn a_message_stands_once_in_an_error() {
+    for path in ["/v1/rank", "/v1/rerank", "/v2/rerank", "/rerank", "/score", "/predict", "/v1/ranking"] {
+        let (dialect, error) =
+            decode(path, &HeaderMap::new(), br#"{"query": 7}"#, &Settings::default()).unwrap_err();
+        let stamp = Stamp { id: "7".into(), created_unix: 0 };
+        let body = String::from_utf8(super::encode_error(dialect, &error, &stamp).body).unwrap();
+        assert_eq!(body.matches(&error.message).count(), 1, "{path}: {body}");
+    }
+}
+
+#[test]
+fn a_path_is_known_with_a_slash_below_a_base_and_by_another_name() {
+    let aliases = [("/v1/reranking", "/v1/rerank"), ("/api/v1/rerank", "/v1/rerank")];
+    let settings = Settings {
+        base_path: "/podium".to_owned(),
+        aliases: aliases.map(|(alias, path)| (alias.to_owned(), path.to_owned())).into(),
+        ..Settings::default()
+    };
+    assert_eq!(settings.check(), Ok(()));
+    for (path, expected) in [
+        ("/v1/rerank", "/v1/rerank"),
+        ("/v1/rerank/", "/v1/rerank"),
+        ("/podium/v1/rerank", "/v1/rerank"),
+        ("/podium/v1/reranking//", "/v1/rerank"),
+        ("/api/v1/rerank", "/v1/rerank"),
+        ("/podiumx/v1/rerank", "/podiumx/v1/rerank"),
+        ("/podium", "/"),
+        ("/", "/"),
+    ] {
+        assert_eq!(settings.canonical(path), expected, "{path}");
+    }
+    assert_eq!(Settings::default().canonical("/rerank/"), "/rerank");
+    for (base_path, alias, expected) in [
+        ("podium", "", "base_path: `podium` must begin with a slash, and not end with one"),
+        ("/podium/", "", "base_path: `/podium/` must begin with a slash, and not end with one"),
+        ("", "x", "aliases: `x` must begin with a slash, and `/metrics` be a path that ranks"),
+        ("", "/x", "aliases: `/x` must begin with a slash, and `/metrics` be a path that ranks"),
+    ] {
+        let aliases =
+            [(alias.to_owned(), "/metrics".to_owned())].into_iter().filter(|(alias, _)| !alias.is_empty());
+        let settings =
+            Settings { base_path: base_path.to_owned(), aliases: aliases.collect(), ..Settings::default() };
+        assert_eq!(settings.check(), Err(expected.to_owned()));
+    }
 }

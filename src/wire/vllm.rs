@@ -2,25 +2,40 @@
 
 use super::ask::{Data, Score, pairs, parse, relevances};
 use super::declare::Declared;
-use super::error::ApiError;
+use super::error::{ApiError, Failure};
 use super::fields::{Field, Fields, Item, not_empty, shared_query};
 use super::spec::{Read, Spec, Written};
-use super::{Answered, Code, Relevance, TextObject, Usage};
-use crate::rerank::{PairTokens, Query, Request, Truncation, sigmoid};
+use super::{Answered, Code, Relevance, TextObject, Usage, truncation};
+use crate::rerank::{Options, PairTokens, Priority, Query, Request, ScoreForm, Truncation};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 pub(super) const RERANK: Spec = Spec {
     name: "vllm",
     paths: &["/rerank", "/v1/rerank", "/v2/rerank"],
-    fields: &["model", "query", "documents", "top_n", "truncate_prompt_tokens", "user"],
-    names: &[("pair_tokens_max", "truncate_prompt_tokens")],
+    fields: &[
+        "model",
+        "query",
+        "documents",
+        "top_n",
+        "user",
+        "priority",
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "max_tokens_per_doc",
+        "max_tokens_per_query",
+        "use_activation",
+        "activation",
+        // LiteLLM's client of vLLM sends it.
+        "return_documents",
+    ],
+    names: NAMES,
     documents_max: usize::MAX,
     needs_model: false,
     read: Read::Fields(read_rerank),
     write: write_rerank,
-    error: |failure| json!({"error": failure.openai()}),
+    error,
     status: Code::status,
     ask: |ask| ask.plain(),
     scores: relevances,
@@ -29,8 +44,24 @@ pub(super) const RERANK: Spec = Spec {
 pub(super) const SCORE: Spec = Spec {
     name: "vllm_score",
     paths: &["/score", "/v1/score"],
-    fields: &["model", "queries", "documents", "text_1", "text_2", "truncate_prompt_tokens", "user"],
-    names: &[("query", "text_1"), ("pair_tokens_max", "truncate_prompt_tokens")],
+    fields: &[
+        "model",
+        "text_1",
+        "text_2",
+        "queries",
+        "documents",
+        "items",
+        "data_1",
+        "data_2",
+        "user",
+        "priority",
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "max_tokens_per_doc",
+        "max_tokens_per_query",
+        "use_activation",
+        "activation",
+    ],
     read: Read::Fields(read_score),
     write: write_score,
     ask: |ask| json!({"text_1": ask.query, "text_2": ask.documents}),
@@ -38,21 +69,44 @@ pub(super) const SCORE: Spec = Spec {
     ..RERANK
 };
 
+const NAMES: &[(&str, &str)] = &[
+    ("pair_tokens_max", "truncate_prompt_tokens"),
+    ("document_tokens_max", "max_tokens_per_doc"),
+    ("query_tokens_max", "max_tokens_per_query"),
+];
+
+/// The names of a score's two sides, the newest first.
+const SIDES: [(&str, &str); 4] =
+    [("queries", "items"), ("queries", "documents"), ("data_1", "data_2"), ("text_1", "text_2")];
+
 fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
-    let query = fields.query()?;
-    let documents = fields.documents("documents")?;
-    not_empty("documents", &documents)?;
-    // 0 means all.
-    let top_n = fields.count("top_n", 0)?.filter(|&top_n| top_n > 0).map(|top_n| top_n as usize);
-    Ok(Request { top_n, return_documents: true, ..common(fields, query, documents)? })
+    let [query] = <[Arc<str>; 1]>::try_from(one_or_many(fields, "query")?)
+        .map_err(|_| ApiError::invalid("query", "must be one text"))?;
+    let query = shared_query("query", &query)?;
+    // Infinity takes strings alone, and at least 1.
+    let plain = fields.is_list_of_texts("documents");
+    let documents = one_or_many(fields, "documents")?;
+    // 0 and less mean all.
+    let top_n = fields.integer("top_n")?;
+    let shared = fields.shared && plain && top_n.is_none_or(|top_n| top_n > 0);
+    let wanted = fields.bool("return_documents")?;
+    // vLLM gives objects and Infinity strings; both read an answer without.
+    let return_documents = wanted.unwrap_or(true) && !shared;
+    if wanted == Some(true) && shared {
+        let warning = "documents are left out: vLLM's and Infinity's clients read them in different shapes; \
+                       wire.pins.rerank says which";
+        fields.warnings.push(warning.to_owned());
+    }
+    let top_n = top_n.and_then(|top_n| usize::try_from(top_n).ok()).filter(|&top_n| top_n > 0);
+    Ok(Request { top_n, return_documents, ..common(fields, query, documents)? })
 }
 
 /// One text against one, one against many, or as many against as many.
 fn read_score(fields: &mut Fields) -> Result<Request, ApiError> {
-    let (ours, theirs) = match fields.has("text_1") || fields.has("text_2") {
-        true => ("text_1", "text_2"),
-        false => ("queries", "documents"),
-    };
+    let there = |name: &str| fields.has(name);
+    let both = SIDES.into_iter().find(|(ours, theirs)| there(ours) && there(theirs));
+    let either = || SIDES.into_iter().rev().find(|(ours, theirs)| there(ours) || there(theirs));
+    let (ours, theirs) = both.or_else(either).unwrap_or(("text_1", "text_2"));
     let queries = one_or_many(fields, ours)?;
     let documents = one_or_many(fields, theirs)?;
     let query = match queries.as_slice() {
@@ -69,41 +123,95 @@ fn read_score(fields: &mut Fields) -> Result<Request, ApiError> {
             return Err(ApiError::invalid(ours, message));
         }
     };
+    fields.names = vec![("query", ours), ("documents", theirs)];
     common(fields, query, documents)
 }
 
 fn one_or_many(fields: &mut Fields, name: &str) -> Result<Vec<Arc<str>>, ApiError> {
+    let wrong = |message: &str| ApiError::invalid(name, message);
     match fields.take(name) {
-        None => Err(ApiError::invalid(name, "is missing")),
+        None => Err(wrong("is missing")),
         Some(Field::Text(text)) => Ok(vec![text]),
         Some(Field::List(items)) => {
             not_empty(name, &items)?;
-            let text = |(place, item): (usize, Item)| item.text(name, place);
+            let text = |(place, item): (usize, Item)| match item {
+                Item::Object(object) => content(&object).ok_or_else(|| {
+                    ApiError::invalid(format!("{name}[{place}]"), "must have a text, or content of type text")
+                }),
+                item => item.text(name, place),
+            };
             items.into_iter().enumerate().map(text).collect()
         }
-        Some(Field::Null | Field::Bool(_) | Field::Number(_) | Field::Object(_)) => {
-            Err(ApiError::invalid(name, "must be a string or a list of strings"))
+        Some(Field::Object(object)) => match object.get("content") {
+            // Each part is a text of its own.
+            Some(Value::Array(parts)) => {
+                let texts = parts.iter().map(|part| part.as_object().and_then(content));
+                texts.collect::<Option<_>>().ok_or_else(|| wrong("must have content of type text only"))
+            }
+            _ => content(&object).map(|text| vec![text]).ok_or_else(|| wrong("has no text")),
+        },
+        Some(Field::Null | Field::Bool(_) | Field::Number(_)) => {
+            Err(wrong("must be a string or a list of strings"))
         }
+    }
+}
+
+/// The text of `{text}`, of a part `{type: "text", text}`, or of `{content}` of one or more parts.
+fn content(object: &Map<String, Value>) -> Option<Arc<str>> {
+    let is_text = object.get("type").is_none_or(|kind| kind == "text");
+    match (object.get("text"), object.get("content")) {
+        (Some(Value::String(text)), _) if is_text => Some(text.as_str().into()),
+        (None, Some(Value::String(text))) => Some(text.as_str().into()),
+        (None, Some(Value::Array(parts))) => {
+            let parts = parts.iter().map(|part| part.as_object().and_then(content));
+            let texts: Option<Vec<Arc<str>>> = parts.collect();
+            Some(texts?.join("\n").into())
+        }
+        _ => None,
     }
 }
 
 fn common(fields: &mut Fields, query: Query, documents: Vec<Arc<str>>) -> Result<Request, ApiError> {
     fields.text("user")?;
+    let activation = fields.bool("use_activation")?;
+    let activation = activation.or(fields.bool("activation")?).unwrap_or(true);
+    let priority = match fields.integer("priority")? {
+        Some(..0) => Priority::High,
+        Some(0) | None => Priority::Normal,
+        Some(1..) => Priority::Low,
+    };
     Ok(Request {
         model: fields.text("model")?,
+        score: if activation { ScoreForm::Probability } else { ScoreForm::Logit },
         truncation: Truncation {
-            pair_tokens: fields
-                .count("truncate_prompt_tokens", 1)?
-                .map_or(PairTokens::Model, PairTokens::AtMost),
-            ..Truncation::default()
+            policy: None,
+            side: fields.word("truncation_side", truncation::SIDES)?,
+            pair_tokens: truncation::pair_tokens(fields, "truncate_prompt_tokens", PairTokens::Within)?
+                .unwrap_or_default(),
+            query_tokens_max: fields.count("max_tokens_per_query", 1)?,
+            document_tokens_max: fields.count("max_tokens_per_doc", 1)?,
         },
+        options: Options { priority, ..Options::default() },
         ..Request::plain(query, documents)
     })
+}
+
+/// Clients know by vLLM's sentence that a shorter input would do.
+fn error(failure: &Failure) -> Value {
+    let mut error = failure.openai();
+    if failure.error.code == Code::TooLong {
+        error["message"] =
+            format!("{}. Please reduce the length of the input prompt.", failure.message).into();
+    }
+    json!({"error": error})
 }
 
 #[derive(Serialize)]
 struct RerankBody<'a> {
     id: String,
+    // These two are Infinity's, which shares the path.
+    object: &'static str,
+    created: u64,
     model: &'a str,
     usage: Usage,
     results: Vec<Relevance<TextObject<'a>>>,
@@ -131,6 +239,8 @@ struct Datum {
 fn write_rerank(answer: &Answered) -> Written {
     Written::json(&RerankBody {
         id: format!("rerank-{}", answer.stamp.id),
+        object: "rerank",
+        created: answer.stamp.created_unix,
         model: answer.model(),
         usage: Usage::of(answer),
         results: answer.relevances(TextObject::of),
@@ -140,13 +250,13 @@ fn write_rerank(answer: &Answered) -> Written {
 
 /// In the caller's order: a score belongs to its pair.
 fn write_score(answer: &Answered) -> Written {
-    let datum = |(index, &logit): (usize, &f32)| Datum { index, object: "score", score: sigmoid(logit) };
+    let datum = |(index, score): (usize, f32)| Datum { index, object: "score", score };
     Written::json(&ScoreBody {
         id: format!("score-{}", answer.stamp.id),
         object: "list",
         created: answer.stamp.created_unix,
         model: answer.model(),
-        data: answer.outcome.scores.iter().enumerate().map(datum).collect(),
+        data: answer.scores().enumerate().map(datum).collect(),
         usage: Usage::of(answer),
         podium: Declared::of(&answer.outcome.receipt),
     })

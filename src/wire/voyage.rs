@@ -7,6 +7,7 @@ use super::fields::Fields;
 use super::spec::{Read, Spec, Written};
 use super::{Answered, Code, Relevance};
 use crate::rerank::{Overflow, Request, Truncation};
+use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 
@@ -20,7 +21,10 @@ pub(super) const SPEC: Spec = Spec {
     read: Read::Fields(read),
     write,
     error: |failure| failure.detail(),
-    status: Code::status,
+    status: |code| match code {
+        Code::UnknownModel => StatusCode::BAD_REQUEST,
+        other => other.status(),
+    },
     ask: |ask| json!({"query": ask.query, "documents": ask.documents, "truncation": true}),
     scores: |body| Ok(ask::pairs(ask::parse::<ask::Data<ask::Relevance>>(body)?.data)),
 };

@@ -13,8 +13,16 @@ import sys
 import traceback
 
 import cohere
+import httpx
 import huggingface_hub
+import infinity_client
+import infinity_client.api.default
+import infinity_client.models
+import litellm
+import llama_index.core.schema
+import llama_index.postprocessor.tei_rerank
 import numpy
+import rerankers
 import requests
 import tritonclient.http
 import voyageai
@@ -129,6 +137,13 @@ def open_inference_protocol():
         scores = answer.as_numpy("SCORE").reshape(-1)
         logits(list(enumerate(scores)), order=[0, 1, 2])
         assert answer.get_response()["id"] == "7"
+    inputs = [bytes_input("QUERY", [QUERY], True), bytes_input("PASSAGE", DOCUMENTS, True)]
+    answer = client.infer(MODEL, inputs, model_version="1", priority=1, timeout=20_000_000)
+    right(list(enumerate(answer.as_numpy("SCORE").reshape(-1))), order=[0, 1, 2])
+    assert list(answer.as_numpy("INDEX")) == ORDER
+    assert client.is_model_ready(MODEL, "1") and not client.is_model_ready(MODEL, "9")
+    assert client.get_model_config(MODEL)["output"][0]["data_type"] == "TYPE_FP32"
+    raised(tritonclient.utils.InferenceServerException, lambda: client.infer(MODEL, inputs, model_version="9"))
     error = raised(
         tritonclient.utils.InferenceServerException,
         lambda: client.infer(MODEL, [bytes_input("QUERY", [QUERY], True)]),
@@ -189,6 +204,87 @@ def nim():
     logits(ranked(post("/v1/ranking", body)["rankings"], "logit"))
     error = post("/v1/ranking", body | {"query": {}}, status=400)
     assert "query.text" in str(error), error
+
+
+def lite(model, path="", **more):
+    """Through LiteLLM, in the words of one of its providers."""
+    answer = litellm.rerank(
+        model=model, query=QUERY, documents=DOCUMENTS, api_base=BASE + path, api_key="a key", **more
+    )
+    return [(result["index"], result["relevance_score"]) for result in answer.results], answer
+
+
+@check
+def litellm_s_providers():
+    # The first two send the same body to the same path, and read `document` in different shapes.
+    for provider in ("hosted_vllm", "infinity"):
+        right(lite(f"{provider}/{MODEL}")[0])
+        right(lite(f"{provider}/{MODEL}", return_documents=False, top_n=2)[0], order=ORDER[:2])
+    answer = lite(f"hosted_vllm/{MODEL}", truncate_prompt_tokens=-1, max_tokens_per_doc=400)[1]
+    assert [result["document"]["text"] for result in answer.results] == [DOCUMENTS[place] for place in ORDER]
+    right(lite(f"huggingface/{MODEL}", top_n=2)[0], order=ORDER[:2])
+    right(lite(f"voyage/{MODEL}")[0])
+    right(lite(f"cohere/{MODEL}", "/v2/rerank", top_n=2)[0], order=ORDER[:2])
+    right(lite(f"jina_ai/{MODEL}", "/v1/rerank")[0])
+    logits(lite(f"nvidia_nim/{MODEL}")[0])
+
+
+@check
+def infinity_s_client():
+    client = infinity_client.Client(base_url=BASE)
+    body = infinity_client.models.RerankInput(
+        query=QUERY, documents=DOCUMENTS, model=MODEL, return_documents=True, top_n=2
+    )
+    answer = infinity_client.api.default.rerank.sync(client=client, body=body)
+    right([(result.index, result.relevance_score) for result in answer.results], order=ORDER[:2])
+    assert [result.document for result in answer.results] == [DOCUMENTS[place] for place in ORDER[:2]]
+    models = infinity_client.api.default.models.sync(client=client)
+    assert models.data[0].id == MODEL and models.data[0].stats["queue_absolute"] == 0
+    body.top_n = 0
+    assert infinity_client.api.default.rerank.sync_detailed(client=client, body=body).status_code == 422
+    answer = httpx.get(BASE + "/health", headers={"accept": "application/json"})
+    assert answer.json()["unix"] > 1.7e9
+
+
+@check
+def llama_index_s_client_of_tei():
+    nodes = [
+        llama_index.core.schema.NodeWithScore(node=llama_index.core.schema.TextNode(text=text * times), score=0.0)
+        for text, times in zip(DOCUMENTS, (1, 1, 500))  # the last is longer than the model reads
+    ]
+    client = llama_index.postprocessor.tei_rerank.TextEmbeddingInference(base_url=BASE, top_n=3)
+    answer = client.postprocess_nodes(nodes, query_str=QUERY)
+    assert [node.node.text for node in answer][0] == DOCUMENTS[1], answer
+    assert abs(answer[0].score - sigmoid(LOGITS[1])) < 1e-3
+
+
+@check
+def rerankers_of_several_services():
+    for provider, path in (("text-embeddings-inference", "/rerank"), ("jina", "/v1/rerank"), ("voyage", "/v1/rerank")):
+        ranker = rerankers.Reranker(MODEL, model_type="api", api_provider=provider, api_key="a key", url=BASE + path, verbose=0)
+        answer = ranker.rank(QUERY, DOCUMENTS)
+        right([(result.document.doc_id, result.score) for result in answer.results])
+
+
+@check
+def bodies_of_ragflow_and_dify():
+    body = {"model": MODEL, "query": QUERY, "documents": DOCUMENTS, "top_n": 3, "return_documents": "true"}
+    answer = post("/v1/rerank", body)
+    right(ranked(answer["results"]))
+    assert answer["results"][0]["document"]["text"] == DOCUMENTS[1]
+    right(ranked(post("/rerank", body | {"return_documents": True})["results"]))
+
+
+@check
+def tei_beside_rerank():
+    predictions = post("/predict", {"inputs": [[QUERY, text] for text in DOCUMENTS], "raw_scores": True})
+    logits([(place, one["score"]) for place, [one] in enumerate(predictions)], order=[0, 1, 2])
+    for path in ("/", "/invocations"):
+        right(ranked(post(path, {"query": QUERY, "texts": DOCUMENTS}), "score"))
+    tokens = requests.post(BASE + "/tokenize", json={"inputs": "Berlin?"}, timeout=30).json()[0]
+    assert [token["text"] for token in tokens if not token["special"]] == ["Berlin", "?"], tokens
+    ids = [token["id"] for token in tokens]
+    assert requests.post(BASE + "/decode", json={"ids": ids}, timeout=30).json() == ["berlin?"]
 
 
 @check
