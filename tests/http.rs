@@ -76,11 +76,9 @@ fn body(dialect: Dialect, query: &str, documents: &[&str]) -> (&'static str, Val
             let inputs: Vec<_> = documents.iter().map(|text| json!([query, text])).collect();
             ("/predict", json!({"inputs": inputs}), "/error")
         }
-        Dialect::Infinity => (
-            "/rerank",
-            json!({"query": query, "documents": documents, "raw_scores": false}),
-            "/error/message",
-        ),
+        Dialect::Infinity => {
+            ("/rerank", json!({"query": query, "documents": documents, "raw_scores": false}), "/detail/0/msg")
+        }
         Dialect::Nim => {
             let passages: Vec<_> = documents.iter().map(|text| json!({"text": text})).collect();
             ("/v1/ranking", json!({"query": {"text": query}, "passages": passages}), "/detail")
@@ -141,6 +139,29 @@ fn a_body_of_ten_megabytes_is_read_and_cut_to_what_the_model_reads() {
     let document = "abc ".repeat(10 << 18);
     let reply = server.post("/v1/rank", json!({"query": "q", "documents": [document]}).to_string());
     assert_eq!((reply.status, reply.header("x-podium-truncated")), (200, Some("1")), "{}", reply.text());
+}
+
+#[test]
+fn a_query_longer_than_the_model_reads_is_cut_and_said_in_headers_and_body() {
+    let server = server();
+    let body = json!({"query": "a ".repeat(200), "documents": ["b"]}).to_string();
+    let reply = server.post("/v1/rank", &body);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.header("x-podium-truncated"), None);
+    assert_eq!(reply.header("x-podium-truncated-query-tokens"), Some("104"));
+    assert_eq!(reply.json()["truncated"], json!({"documents": 0, "query_tokens": 104}));
+    let reply = server.post_with("/v1/rank", "x-podium-truncation: refuse\r\n", &body);
+    assert_eq!(reply.status, 400);
+    let message = "query: the query has 200 tokens and must have fewer than 125 to leave room for a document";
+    assert_eq!(reply.json()["error"]["message"], message);
+    let reply = server.post_with("/v1/rank", "x-podium-pair-tokens-max: 2\r\n", &body);
+    assert_eq!((reply.status, &reply.json()["error"]["field"]), (400, &json!("pair_tokens_max")));
+    // Nothing is said where nothing was lost.
+    let reply = server.post("/v1/rank", json!({"query": "a", "documents": ["b"]}).to_string());
+    assert_eq!(
+        (reply.header("x-podium-truncated-query-tokens"), &reply.json()["truncated"]),
+        (None, &Value::Null)
+    );
 }
 
 #[test]

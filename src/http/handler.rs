@@ -59,9 +59,10 @@ impl App {
         match route(request.method(), path) {
             Route::Rank(place) => self.ranked(place, request, arrived).await,
             Route::Live => pages::text(StatusCode::OK, "live"),
-            Route::Ready if accepts_json(request.headers()) => {
+            Route::Health if !wants_text(request.headers()) => {
                 pages::ready_json(self.handle.state(), self.handle.unix_ns())
             }
+            Route::Health => pages::ready(self.handle.state()),
             Route::Ready => pages::ready(self.handle.state()),
             Route::Metrics => pages::metrics(self.metrics().await),
             Route::Models => pages::json(&pages::models(self.handle.models())),
@@ -237,8 +238,8 @@ fn respond(encoded: Encoded) -> Response<Full<Bytes>> {
     response
 }
 
-/// Whether JSON is asked for by name.
-fn accepts_json(headers: &HeaderMap) -> bool {
+/// Whether text is asked for by name.
+fn wants_text(headers: &HeaderMap) -> bool {
     let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-    accepted.is_some_and(|accepted| accepted.contains("application/json"))
+    accepted.is_some_and(|accepted| accepted.contains("text/"))
 }

@@ -10,6 +10,8 @@ pub(super) enum Route {
     Rank(Place),
     Live,
     Ready,
+    /// The same as Infinity says it.
+    Health,
     Metrics,
     Models,
     /// Infinity's list of models, with what they are doing.
@@ -63,7 +65,8 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
         (None, None) => {
             let (method, page) = match path {
                 "/health/live" => (Method::GET, Route::Live),
-                "/health/ready" | "/health" | "/ping" => (Method::GET, Route::Ready),
+                "/health" => (Method::GET, Route::Health),
+                "/health/ready" | "/ping" => (Method::GET, Route::Ready),
                 "/metrics" => (Method::GET, Route::Metrics),
                 "/v1/models" => (Method::GET, Route::Models),
                 "/models" => (Method::GET, Route::ModelStats),

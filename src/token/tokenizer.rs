@@ -132,7 +132,11 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`].
     pub fn decode(&self, ids: &[u32], skip_specials: bool) -> Result<String, TokenizerError> {
-        let text = self.inner.decode(ids, skip_specials);
+        // Not every file marks the special tokens of its template as such.
+        let Template { before, between, after, .. } = &*self.template;
+        let special = |id: &u32| [before, between, after].into_iter().flatten().any(|(known, _)| known == id);
+        let ids: Vec<u32> = ids.iter().copied().filter(|id| !(skip_specials && special(id))).collect();
+        let text = self.inner.decode(&ids, skip_specials);
         text.map_err(|error| TokenizerError::Encode { reason: error.to_string() })
     }
 

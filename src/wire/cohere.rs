@@ -8,7 +8,7 @@ use super::declare::Declared;
 use super::error::{ApiError, Failure};
 use super::fields::{Field, Fields, Item, not_empty};
 use super::spec::{Read, Spec, Written};
-use super::{Answered, Code, Relevance, TextObject, Usage};
+use super::{Answered, Code, Dialect, Relevance, TextObject, Usage};
 use crate::rerank::{Options, Priority, Request, Truncation};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -144,6 +144,9 @@ struct BodyV1<'a> {
     object: &'static str,
     model: &'a str,
     results: Vec<Relevance<TextObject<'a>>>,
+    /// Voyage's, where its clients send the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Vec<Relevance<&'a str>>>,
     meta: Meta<'a>,
     usage: Usage,
 }
@@ -178,6 +181,8 @@ struct Billed {
 #[derive(Serialize)]
 struct Tokens {
     input_tokens: u64,
+    // A reranker writes none; RAGFlow's and Xinference's clients add up both.
+    output_tokens: u64,
 }
 
 fn write_v1(answer: &Answered) -> Written {
@@ -186,6 +191,7 @@ fn write_v1(answer: &Answered) -> Written {
         object: "rerank",
         model: answer.model(),
         results: answer.relevances(TextObject::of),
+        data: answer.reply.shared.contains(&Dialect::Voyage).then(|| answer.relevances(|text| text)),
         meta: meta(answer, "1"),
         usage: Usage::of(answer),
     })
@@ -214,7 +220,7 @@ fn meta<'a>(answer: &'a Answered, version: &'static str) -> Meta<'a> {
     Meta {
         api_version: Version { version },
         billed_units: Billed { search_units: answer.request.documents.len().div_ceil(SEARCH_UNIT) },
-        tokens: Tokens { input_tokens: answer.tokens() },
+        tokens: Tokens { input_tokens: answer.tokens(), output_tokens: 0 },
         warnings: answer.warnings,
         podium: Declared::of(&answer.outcome.receipt),
     }

@@ -152,7 +152,7 @@ impl From<&Refusal> for ApiError {
 pub(super) struct Failure<'a> {
     pub error: &'a ApiError,
     pub message: String,
-    status: StatusCode,
+    pub status: StatusCode,
     pub stamp: &'a Stamp,
 }
 

@@ -27,8 +27,8 @@ pub(super) struct Fields {
     unknown: Vec<String>,
     /// The documents' own ids, where the dialect gives them back.
     pub ids: Vec<Option<String>>,
-    /// Whether another dialect on the path reads this body as well.
-    pub shared: bool,
+    /// The other dialects on the path that read this body as well.
+    pub shared: Vec<Dialect>,
     /// Whether the answer is that of one pair, and not of a list of them.
     pub single: bool,
     /// Our names and the names that the body has, where the dialect has several.

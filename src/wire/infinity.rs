@@ -2,13 +2,14 @@
 
 use super::ask::relevances;
 use super::declare::Declared;
-use super::error::{ApiError, unprocessable};
+use super::error::{ApiError, Failure, unprocessable};
 use super::fields::Fields;
 use super::spec::{Read, Spec, Written};
 use super::{Answered, Relevance, Usage};
 use crate::rerank::Request;
+use http::StatusCode;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub(super) const SPEC: Spec = Spec {
     name: "infinity",
@@ -19,7 +20,7 @@ pub(super) const SPEC: Spec = Spec {
     needs_model: false,
     read: Read::Fields(read),
     write,
-    error: |failure| json!({"error": failure.openai()}),
+    error,
     status: unprocessable,
     ask: |ask| json!({"query": ask.query, "documents": ask.documents, "raw_scores": false}),
     scores: relevances,
@@ -56,4 +57,17 @@ fn write(answer: &Answered) -> Written {
         created: answer.stamp.created_unix,
         podium: Declared::of(&answer.outcome.receipt),
     })
+}
+
+/// A body that does not validate is told as FastAPI does it, and all else as OpenAI.
+fn error(failure: &Failure) -> Value {
+    if failure.status != StatusCode::UNPROCESSABLE_ENTITY {
+        return json!({"error": failure.openai()});
+    }
+    // `documents[3]` is `documents` and 3.
+    let place = failure.error.field.as_deref().unwrap_or_default().split(['[', ']']);
+    let part = |part: &str| part.parse::<usize>().map_or(json!(part), |index| json!(index));
+    let parts = place.filter(|part| !part.is_empty()).map(part);
+    let place: Vec<Value> = std::iter::once(json!("body")).chain(parts).collect();
+    json!({"detail": [{"loc": place, "msg": failure.error.message, "type": "value_error"}]})
 }

@@ -134,6 +134,8 @@ pub struct Reply {
     single: bool,
     /// Our names and the names that the body has, where the dialect has several.
     names: Vec<(&'static str, &'static str)>,
+    /// The other dialects on the path that read the request as well.
+    shared: Vec<Dialect>,
     /// How the Open Inference Protocol's outputs were asked for.
     oip: Option<oip::Wanted>,
 }
@@ -221,8 +223,8 @@ fn told(unknown: &[String]) -> Vec<String> {
 
 impl Reply {
     fn of(dialect: Dialect, fields: Fields) -> Self {
-        let Fields { ids, single, names, .. } = fields;
-        Self { dialect, ids, single, names, oip: None }
+        let Fields { ids, single, names, shared, .. } = fields;
+        Self { dialect, ids, single, names, shared, oip: None }
     }
 
     /// The dialect that was selected.

@@ -39,11 +39,11 @@ impl Pins {
     }
 }
 
-/// The dialect of a body, where its path serves several, and whether another reads it as well.
+/// The dialect of a body, where its path serves several, and the others that read it as well.
 ///
 /// It is the one that has the body's candidates and knows the most of its fields. Where several do, it is the
 /// first of them in [`Dialect`].
-pub(super) fn select(place: &Place, fields: &Fields, pins: &Pins) -> (Dialect, bool) {
+pub(super) fn select(place: &Place, fields: &Fields, pins: &Pins) -> (Dialect, Vec<Dialect>) {
     let pin = match place.path {
         "/rerank" => pins.rerank,
         "/v1/rerank" => pins.v1_rerank,
@@ -51,7 +51,7 @@ pub(super) fn select(place: &Place, fields: &Fields, pins: &Pins) -> (Dialect, b
         _ => None,
     };
     if let Some(pin) = pin {
-        return (pin, false);
+        return (pin, Vec::new());
     }
     let misfit = |dialect: &Dialect| {
         let spec = dialect.spec();
@@ -61,7 +61,7 @@ pub(super) fn select(place: &Place, fields: &Fields, pins: &Pins) -> (Dialect, b
     let least = all().map(|dialect| misfit(&dialect)).min();
     let mut best = all().filter(|dialect| Some(misfit(dialect)) == least);
     let first = best.next().expect("a place is a path of a dialect");
-    (first, best.next().is_some())
+    (first, best.collect())
 }
 
 #[cfg(test)]
@@ -119,7 +119,8 @@ mod tests {
         for (path, body, expected, shared) in rows {
             let fields = Fields::parse(body.as_bytes()).unwrap();
             let place = Place::of(path).unwrap();
-            assert_eq!(select(&place, &fields, &Pins::default()), (expected, shared), "{path} {body}");
+            let (found, others) = select(&place, &fields, &Pins::default());
+            assert_eq!((found, !others.is_empty()), (expected, shared), "{path} {body}");
         }
     }
 
@@ -127,7 +128,7 @@ mod tests {
     fn a_pin_wins_over_the_fields() {
         let pins = Pins { rerank: Some(Dialect::Infinity), ..Pins::default() };
         let fields = Fields::parse(br#"{"texts": []}"#).unwrap();
-        assert_eq!(select(&Place::of("/rerank").unwrap(), &fields, &pins), (Dialect::Infinity, false));
+        assert_eq!(select(&Place::of("/rerank").unwrap(), &fields, &pins), (Dialect::Infinity, Vec::new()));
         let error = Pins { rerank: Some(Dialect::Nim), ..Pins::default() }.check().unwrap_err();
         assert_eq!(error, "rerank: `nim` has no such path; vllm, tei, infinity have");
     }

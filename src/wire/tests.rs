@@ -1,6 +1,6 @@
 //! Each dialect from bytes to bytes, and what it makes of bad input.
 
-use super::{ApiError, Code, Decoded, Dialect, Encoded, Pins, Place, Settings, Stamp};
+use super::{ApiError, Ask, Code, Decoded, Dialect, Encoded, Pins, Place, Settings, Stamp};
 use crate::base::{DeviceNs, Nanodollars, Ns, Side, Tokens};
 use crate::rerank::{
     Degradation, Outcome, Overflow, PairTokens, Priority, Query, Receipt, Refusal, ScoreForm, Served,
@@ -86,6 +86,7 @@ fn podium_says_everything() {
         "tier": "topk", "k": 2, "degraded": "predicted_late", "budget_ms": 50.0, "elapsed_ms": 12.0,
         "queue_ms": 4.0, "compute_ms": 8.0, "model": "served", "version": "0123456789ab",
         "cost": {"device_ns": 1234, "nanodollars": 56, "usd": 5.6e-8, "joules": 0.25},
+        "truncated": {"documents": 1, "query_tokens": 91},
         "usage": {"tokens": 21, "documents": 3},
     });
     assert_eq!(answer("/v1/rank", &body, &[-1.0, 2.5, 0.5]), expected);
@@ -164,6 +165,24 @@ fn cohere_v1_carries_what_jina_and_vllm_look_for() {
     assert_eq!(answer["meta"]["billed_units"]["search_units"], 1);
     assert_eq!(answer["meta"]["podium"]["tier"], "topk");
     assert_eq!((&answer["model"], &answer["usage"]["total_tokens"]), (&json!("m"), &json!(21)));
+    assert_eq!(answer["meta"]["tokens"], json!({"input_tokens": 21, "output_tokens": 0}));
+    // Voyage's clients send the same where they are asked for all.
+    assert_eq!(answer["data"][0], json!({"index": 1, "relevance_score": 1.0, "document": "b"}));
+    let cohere = decoded("/v1/rerank", &json!({"query": "q", "documents": ["a"], "top_n": 1}));
+    let answer: Value = serde_json::from_slice(&encode(&cohere, &[0.0]).body).unwrap();
+    assert_eq!(answer.get("data"), None);
+}
+
+#[test]
+fn infinity_tells_what_does_not_validate_as_fastapi_does() {
+    let body = json!({"query": "q", "documents": ["a", 7], "raw_scores": true});
+    let bytes = serde_json::to_vec(&body).unwrap();
+    let (dialect, error) = decode("/rerank", &HeaderMap::new(), &bytes, &Settings::default()).unwrap_err();
+    let stamp = Stamp { id: "7".into(), created_unix: 0 };
+    let answer: Value = serde_json::from_slice(&super::encode_error(dialect, &error, &stamp).body).unwrap();
+    let message = "must be a string, and is a number";
+    let detail = json!([{"loc": ["body", "documents", 1], "msg": message, "type": "value_error"}]);
+    assert_eq!(answer, json!({"detail": detail}));
 }
 
 #[test]
@@ -592,14 +611,14 @@ fn an_error_has_the_status_that_the_peer_gives_it() {
             "/rerank",
             json!({"query": "q", "documents": ["a"], "raw_scores": true, "top_n": 0}),
             422,
-            "/error/param",
+            "/detail/0/loc/1",
             "top_n",
         ),
         (
             "/rerank",
             json!({"query": "q", "documents": ["a"], "raw_scores": true, "top_n": -1}),
             422,
-            "/error/param",
+            "/detail/0/loc/1",
             "top_n",
         ),
         (
@@ -652,8 +671,8 @@ fn what_the_engine_refuses_has_the_status_that_the_peer_gives_it() {
             json!({"query": "q", "documents": ["a"], "raw_scores": true}),
             &long,
             422,
-            "/error/message",
-            "query: has 600 tokens",
+            "/detail/0/msg",
+            "has 600 tokens",
         ),
         (
             "/v1/rerank",
@@ -834,5 +853,43 @@ fn a_path_is_known_with_a_slash_below_a_base_and_by_another_name() {
         let settings =
             Settings { base_path: base_path.to_owned(), aliases: aliases.collect(), ..Settings::default() };
         assert_eq!(settings.check(), Err(expected.to_owned()));
+    }
+}
+
+#[test]
+fn every_dialect_s_fields_and_answer_are_described() {
+    let document: Value = serde_json::from_slice(super::openapi()).unwrap();
+    let schema = |dialect: Dialect, kind: &str| {
+        document["components"]["schemas"][format!("{}_{kind}", dialect.name())].clone()
+    };
+    let names =
+        |object: &Value| -> BTreeSet<String> { object.as_object().unwrap().keys().cloned().collect() };
+    let documents = ["a".to_owned()];
+    for dialect in Dialect::ALL.into_iter().filter(|dialect| *dialect != Dialect::Podium) {
+        let known = match dialect {
+            Dialect::Oip => &["id", "parameters", "inputs", "outputs"],
+            _ => dialect.spec().fields,
+        };
+        let known: BTreeSet<String> = known.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(names(&schema(dialect, "request")["properties"]), known, "{}", dialect.name());
+        // What our own client asks.
+        let pin = |path| dialect.spec().paths.contains(&path).then_some(dialect);
+        let pins =
+            Pins { rerank: pin("/rerank"), v1_rerank: pin("/v1/rerank"), v2_rerank: pin("/v2/rerank") };
+        let settings = Settings { pins, ..Settings::default() };
+        let body = dialect.ask(Some("m"), Ask { query: "q", documents: &documents });
+        let decoded = decode(&dialect.ask_path(Some("m")), &HeaderMap::new(), &body, &settings).unwrap();
+        assert_eq!(decoded.reply.dialect(), dialect);
+        let answer: Value = serde_json::from_slice(&encode(&decoded, &[0.0]).body).unwrap();
+        let described = schema(dialect, "answer");
+        if answer.is_object() {
+            let (found, all) = (names(&answer), names(&described["properties"]));
+            assert!(found.is_subset(&all), "{}: {found:?}", dialect.name());
+            for required in described["required"].as_array().unwrap() {
+                assert!(found.contains(required.as_str().unwrap()), "{}: {required}", dialect.name());
+            }
+        } else {
+            assert!(described["type"] == "array" || described["oneOf"].is_array(), "{}", dialect.name());
+        }
     }
 }

@@ -5,7 +5,7 @@ use super::declare::Declared;
 use super::error::{ApiError, Failure};
 use super::fields::{Field, Fields, Item, not_empty, shared_query};
 use super::spec::{Read, Spec, Written};
-use super::{Answered, Code, Relevance, TextObject, Usage, truncation};
+use super::{Answered, Code, Dialect, Relevance, TextObject, Usage, truncation};
 use crate::rerank::{Options, PairTokens, Priority, Query, Request, ScoreForm, Truncation};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -88,7 +88,7 @@ fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
     let documents = one_or_many(fields, "documents")?;
     // 0 and less mean all.
     let top_n = fields.integer("top_n")?;
-    let shared = fields.shared && plain && top_n.is_none_or(|top_n| top_n > 0);
+    let shared = fields.shared.contains(&Dialect::Infinity) && plain && top_n.is_none_or(|top_n| top_n > 0);
     let wanted = fields.bool("return_documents")?;
     // vLLM gives objects and Infinity strings; both read an answer without.
     let return_documents = wanted.unwrap_or(true) && !shared;
