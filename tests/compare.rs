@@ -225,7 +225,7 @@ fn bad_input_is_named() {
         (&["--server", "url=http://x,weight=2"], 64, "--server: weight: a server gets requests of one kind"),
         (&["--server", "url=http://x,tier=1"], 64, "--server: `tier` is not one of "),
         (&["--keep", "2"], 64, "--keep: 2 is not between"),
-        (&["--primary", "/nowhere"], 64, "--primary: /nowhere is missing"),
+        (&["--primary", "/nowhere"], 64, "--primary: there is no directory /nowhere; give a directory"),
         (&["--tune", &at("empty")], 65, "no query has both judgements and candidates"),
         (&["--tune", &at("bad")], 65, "corpus.jsonl:2: "),
         (&["--tune", &at("nowhere")], 66, "nowhere/corpus.jsonl: "),

@@ -194,7 +194,7 @@ fn bad_input_is_named_before_any_work() {
         (&["--heads", "3"], 64, "--heads: 3 does not divide --hidden 32"),
         (&["--rate", "2"], 64, "more than 0, up to 1"),
         (&["--candidates", "1"], 64, "1 is not in 4..=1000"),
-        (&["--teacher", "/nowhere"], 64, "--teacher: /nowhere is missing"),
+        (&["--teacher", "/nowhere"], 64, "--teacher: there is no directory /nowhere; give a directory"),
         (&["--steps", "0"], 64, "--steps: 0 trains nothing"),
         (&["--student", bundled], 64, "its tokenizer is not the teacher's"),
         (&["--blend", bundled], 64, "what it is blended with has another shape"),
@@ -294,7 +294,7 @@ fn labels_that_a_gpu_made_serve_without_one() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.to_str().unwrap().contains("scores-"))
         .collect();
-    let name = scores[0].to_str().unwrap().rsplit_once('-').unwrap().0.to_owned() + "-float16.bin";
+    let name = scores[0].to_str().unwrap().replace("-float32-", "-float16-");
     fs::write(name, scores.iter().flat_map(|path| fs::read(path).unwrap()).collect::<Vec<u8>>()).unwrap();
     scores.iter().for_each(|path| fs::remove_file(path).unwrap());
     let (code, _, told) = distil(place, teacher.path(), "two", &["--precision", "f16"]);
