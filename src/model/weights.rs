@@ -139,7 +139,10 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for shard in shards.iter() {
             let damaged = |reason| WeightError::Shard { file: shard.name.to_string(), reason };
-            for (name, tensor) in SafeTensors::deserialize(&shard.bytes).map_err(damaged)?.tensors() {
+            let mut found = SafeTensors::deserialize(&shard.bytes).map_err(damaged)?.tensors();
+            // The same error for the same files.
+            found.sort_by(|(one, _), (other, _)| one.cmp(other));
+            for (name, tensor) in found {
                 if let Some(first) = files.insert(name.clone(), &shard.name) {
                     let files = [first.to_owned(), shard.name.to_string()];
                     return Err(WeightError::Twice { name, files });

@@ -258,7 +258,7 @@ mod tests {
         assert_eq!((found.specials(), found), (2, expected));
         for (pair, reason) in [
             ("[CLS] $B [SEP] $A", "the document comes before the query"),
-            ("$A [SEP] $B $A", "special tokens stand inside one of the texts"),
+            ("$A [SEP] $B [SEP] $B", "special tokens stand inside one of the texts"),
         ] {
             let error = template(pair).unwrap_err().to_string();
             assert!(error.ends_with(reason), "{error}");

@@ -87,7 +87,7 @@ fn podium_says_everything() {
         "queue_ms": 4.0, "compute_ms": 8.0, "model": "served", "version": "0123456789ab",
         "cost": {"device_ns": 1234, "nanodollars": 56, "usd": 5.6e-8, "joules": 0.25},
         "truncated": {"documents": 1, "query_tokens": 91},
-        "usage": {"tokens": 21, "documents": 3},
+        "usage": {"tokens": 21, "documents": 3}, "truncated": {"documents": 1, "query_tokens": 91},
     });
     assert_eq!(answer("/v1/rank", &body, &[-1.0, 2.5, 0.5]), expected);
 }
