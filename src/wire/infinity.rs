@@ -69,5 +69,5 @@ fn error(failure: &Failure) -> Value {
     let part = |part: &str| part.parse::<usize>().map_or(json!(part), |index| json!(index));
     let parts = place.filter(|part| !part.is_empty()).map(part);
     let place: Vec<Value> = std::iter::once(json!("body")).chain(parts).collect();
-    json!({"detail": [{"loc": place, "msg": failure.error.message, "type": "value_error"}]})
+    json!({"detail": [{"loc": place, "msg": failure.message, "type": "value_error"}]})
 }

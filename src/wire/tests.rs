@@ -180,7 +180,7 @@ fn infinity_tells_what_does_not_validate_as_fastapi_does() {
     let (dialect, error) = decode("/rerank", &HeaderMap::new(), &bytes, &Settings::default()).unwrap_err();
     let stamp = Stamp { id: "7".into(), created_unix: 0 };
     let answer: Value = serde_json::from_slice(&super::encode_error(dialect, &error, &stamp).body).unwrap();
-    let message = "must be a string, and is a number";
+    let message = "documents[1]: must be a string, and is a number";
     let detail = json!([{"loc": ["body", "documents", 1], "msg": message, "type": "value_error"}]);
     assert_eq!(answer, json!({"detail": detail}));
 }
@@ -672,7 +672,7 @@ fn what_the_engine_refuses_has_the_status_that_the_peer_gives_it() {
             &long,
             422,
             "/detail/0/msg",
-            "has 600 tokens",
+            "query: has 600 tokens",
         ),
         (
             "/v1/rerank",
