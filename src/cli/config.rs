@@ -76,7 +76,7 @@ pub(super) struct TierConfig {
     #[serde(default)]
     pub max_tokens: Option<u32>,
     /// The kind of device that the lanes run on, by the name that `prices.devices` use. Default: `gpu` on one,
-    /// else `cpu`.
+    /// else `cpu`. Tiers on one device give it the same name.
     #[serde(default)]
     pub device: Option<String>,
     /// What runs the model. Default `auto`.

@@ -5,7 +5,7 @@ use super::job::Job;
 use super::lane::Health;
 use super::stage::Stage;
 use super::{Scheduler, Timer};
-use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier, Used};
 use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 
@@ -42,12 +42,8 @@ impl Scheduler {
         }
         if job.pairs() == 0 {
             self.stats.answered += 1;
-            let answer = Answer {
-                served: Served::Full,
-                degraded: None,
-                charged: PerTier::default(),
-                compute: Ns::ZERO,
-            };
+            let answer =
+                Answer { served: Served::Full, degraded: None, charged: Used::default(), compute: Ns::ZERO };
             out.push(Action::Answer { job: id, answer });
             return;
         }

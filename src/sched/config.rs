@@ -1,6 +1,6 @@
 //! What the scheduler is given once: lanes, tenants and bounds.
 
-use crate::base::{DeviceNs, Ns, PerTier, Tier};
+use crate::base::{DeviceId, DeviceNs, Ns, PerTier, Tier};
 use crate::forecast::predict::Measured;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub struct Config {
 pub struct LaneConfig {
     /// Which model it runs.
     pub tier: Tier,
+    /// What its time is spent on.
+    pub on: DeviceId,
     /// Most tokens of a batch.
     pub batch_tokens_max: u64,
     /// Batches that it may hold at once; with 2 a GPU does not wait for the host.

@@ -26,9 +26,9 @@ fn seeds(pair_ns: u64) -> Vec<Measured> {
 }
 
 fn config() -> Config {
-    let lane = |tier| LaneConfig { tier, batch_tokens_max: 4096, depth: 1 };
+    let lane = |tier, on| LaneConfig { tier, on: DeviceId(on), batch_tokens_max: 4096, depth: 1 };
     Config {
-        lanes: vec![lane(Tier::Primary), lane(Tier::Fallback)],
+        lanes: vec![lane(Tier::Primary, 0), lane(Tier::Fallback, 1)],
         tenants: vec![TenantConfig::default(), TenantConfig::default()],
         seeds: PerTier { primary: seeds(MS), fallback: seeds(MS / 10) },
         limits: Limits { batch_ns_max: Ns::from_millis(10), ..Limits::default() },
@@ -393,7 +393,10 @@ fn a_client_that_leaves_frees_the_queue_and_pays_for_what_ran() {
     assert!(world.sched.is_empty());
     let actions = world.done(PRIMARY, running.batch, Ok(()));
     let tenant = Some(TenantId(0));
-    assert_eq!(actions, [Action::Discard { tenant, tier: Tier::Primary, device: DeviceNs(5 * MS) }]);
+    assert_eq!(
+        actions,
+        [Action::Discard { tenant, tier: Tier::Primary, on: DeviceId(0), device: DeviceNs(5 * MS) }]
+    );
 }
 
 #[test]

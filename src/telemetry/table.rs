@@ -88,9 +88,9 @@ table! {
     faults: Counter = Counter::default(),
         "podium_faults_total", "Faults of lanes, out of memory included";
     device: Family<UseLabels, Seconds> = Family::default(),
-        "podium_device_seconds_total", "Device seconds by use (charged, discarded, idle); idle is known when scraped";
+        "podium_device_seconds_total", "Device seconds by device, model and use (charged, discarded); idle is of no model, and known when scraped";
     cost: Family<CostLabels, Seconds> = Family::default(),
-        "podium_cost_dollars_total", "Dollars on responses, by tenant";
+        "podium_cost_dollars_total", "Dollars on responses, by tenant; absent without a price";
     energy: Family<CostLabels, Seconds> = Family::default(),
         "podium_energy_joules_total", "Joules of responses by tenant, where devices tell what they draw (GPUs)";
     memory: Family<ModelLabels, Gauge> = Family::default(),
@@ -156,6 +156,7 @@ pub(super) struct BatchLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct UseLabels {
+    pub device: Arc<str>,
     pub model: Arc<str>,
     pub version: Arc<str>,
     pub tier: &'static str,

@@ -90,7 +90,13 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
         device: "cpu".into(),
         calibration: Calibration::default(),
     };
-    let lane = |tier: Tier, make: MakeScorer| LaneSetup { tier, batch_tokens_max: 4_096, depth: 2, make };
+    let lane = |tier: Tier, make: MakeScorer| LaneSetup {
+        tier,
+        device: "cpu".into(),
+        batch_tokens_max: 4_096,
+        depth: 2,
+        make,
+    };
     let tiers = PerTier { primary: Some(tier("large")), fallback: fallback.as_ref().map(|_| tier("small")) };
     let mut lanes = vec![lane(Tier::Primary, Arc::new(move || Ok(Box::new(primary.clone()))))];
     lanes.extend(fallback.map(|scorer| lane(Tier::Fallback, Arc::new(move || Ok(Box::new(scorer.clone()))))));
