@@ -7,11 +7,13 @@ use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
 use crate::ledger::price::PriceConfig;
 use crate::model::BUNDLED;
+use crate::rerank::Policy;
 use crate::rerank::TruncationDefaults;
 use crate::sched::Limits;
 use crate::telemetry::spans::OtlpConfig;
-use crate::wire::Settings;
+use crate::wire::{Place, Settings};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +35,10 @@ pub(super) struct Config {
     pub fallback: Option<TierConfig>,
     /// The latency budget of requests that bring none, in milliseconds. Default none: no limit.
     pub latency_budget_ms: Option<f64>,
+    /// The policy of requests that name none. Default `auto`.
+    pub default_policy: Policy,
+    /// The same by path, before the one above. Default none.
+    pub path_policies: BTreeMap<String, Policy>,
     /// Whether a request that names a model which is not served gets the primary. Default true.
     pub any_model: bool,
     /// Who may ask. Default: everybody, as one tenant `anonymous`.
@@ -133,6 +139,9 @@ pub(super) struct TenantEntry {
     /// Device milliseconds that it may use in each second. Default none: no quota.
     #[serde(default)]
     pub quota_ms_per_s: Option<u64>,
+    /// The policy of its requests that name none. Default: that of their path.
+    #[serde(default)]
+    pub default_policy: Option<Policy>,
 }
 
 fn weight() -> u32 {
@@ -146,6 +155,8 @@ impl Default for Config {
             primary: None,
             fallback: None,
             latency_budget_ms: None,
+            default_policy: Policy::Auto,
+            path_policies: BTreeMap::new(),
             any_model: true,
             tenants: Vec::new(),
             wire: Settings::default(),
@@ -283,7 +294,32 @@ impl Config {
         if self.admin_key.as_ref().is_some_and(|key| key.len() < 8) {
             return wrong("admin_key: a key has at least 8 bytes".to_owned());
         }
+        self.check_policies()?;
         self.check_tenants()
+    }
+
+    /// Checks that default policies are of paths that rank, and have the tiers that they need.
+    fn check_policies(&self) -> Result<(), Failure> {
+        let server = [("default_policy".to_owned(), self.default_policy)];
+        let mut all = Vec::from(server);
+        for (path, &policy) in &self.path_policies {
+            if Place::of(path).is_none_or(|place| place.path() != path) {
+                let message = format!("path_policies: `{path}` is no path that ranks; README lists those");
+                return Err(Failure::usage(message));
+            }
+            all.push((format!("path_policies.\"{path}\""), policy));
+        }
+        for (place, tenant) in self.tenants.iter().enumerate() {
+            let key = || format!("tenants[{place}].default_policy");
+            all.extend(tenant.default_policy.map(|policy| (key(), policy)));
+        }
+        let needs_fallback = |policy: Policy| matches!(policy, Policy::TopK | Policy::Fallback);
+        match all.iter().find(|(_, policy)| needs_fallback(*policy) && self.fallback.is_none()) {
+            Some((key, policy)) => {
+                Err(Failure::usage(format!("{key}: `{}` needs a fallback, and there is none", policy.name())))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Checks that a tier's device has a price, where any has.
@@ -352,6 +388,32 @@ mod tests {
         });
         let on = on.collect::<Vec<_>>().join("\n");
         toml::from_str::<Config>(&on).unwrap().check().unwrap();
+    }
+
+    #[test]
+    fn a_default_policy_is_of_a_path_that_ranks_and_has_its_tiers() {
+        let fallback = "[fallback]\nmodel = 'y'\n";
+        for (text, expected) in [
+            ("default_policy = 'full'", ""),
+            ("default_policy = 'topk'", "default_policy: `topk` needs a fallback, and there is none"),
+            ("default_policy = 'best'", "unknown variant `best`"),
+            ("[path_policies]\n'/v1/rerank' = 'full'\n'/v2/models/{model}/infer' = 'auto'", ""),
+            ("[path_policies]\n'/v1/costs' = 'full'", "path_policies: `/v1/costs` is no path that ranks"),
+            (
+                "[path_policies]\n'/rerank' = 'fallback'",
+                "path_policies.\"/rerank\": `fallback` needs a fallback",
+            ),
+            (
+                "[[tenants]]\nname = 'a'\nkeys = ['12345678']\ndefault_policy = 'topk'",
+                "tenants[0].default_policy: `topk` needs a fallback",
+            ),
+        ] {
+            let found = complaint(text);
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{text}: {found}");
+            if expected.contains("needs a fallback") {
+                assert_eq!(complaint(&format!("{}\n{fallback}", text)), "", "{text}");
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::backend::Precision;
 use crate::base::{TenantId, line_text};
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::model::BUNDLED;
-use crate::rerank::{Ranked, Refusal, Request, ScoreForm, Truncated, rank};
+use crate::rerank::{Policy, Ranked, Refusal, Request, ScoreForm, Truncated, rank};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
@@ -123,7 +123,7 @@ async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) ->
     let mut logits = Vec::with_capacity(documents.len());
     let mut truncated = Truncated::default();
     for group in documents.chunks(GROUP) {
-        let caller = Caller { tenant: TenantId(0), arrived: handle.now() };
+        let caller = Caller { tenant: TenantId(0), arrived: handle.now(), policy: Policy::Full };
         let request = Request { truncation: args.truncation.truncation(), ..Request::new(query, group) };
         let outcome = handle.rank(Arc::new(request), caller).await;
         let outcome = outcome.map_err(|refusal| refused(refusal, logits.len()))?;

@@ -5,7 +5,7 @@ use super::{Failure, pool};
 use crate::backend::Precision;
 use crate::base::{TenantId, Tier};
 use crate::engine::{BooksSetup, Clock, Engine, Journal, Setup};
-use crate::http::{App, Auth, Connections, Server, listen};
+use crate::http::{App, Auth, Connections, Policies, Server, listen};
 use crate::ledger::price::PriceBook;
 use crate::ledger::store::Store;
 use crate::telemetry::spans::Spans;
@@ -237,6 +237,11 @@ async fn serve(
         settings: Arc::new(config.wire.clone()),
         auth: auth(config),
         limits: config.http.clone(),
+        policies: Policies {
+            server: config.default_policy,
+            paths: config.path_policies.clone().into_iter().collect(),
+            tenants: config.tenants.iter().map(|tenant| tenant.default_policy).collect(),
+        },
         connections: Arc::new(Connections::default()),
         // The system's own seed; ids need to be distinct, not secret.
         ids: Mutex::new(Pcg64::new(seed(), seed())),

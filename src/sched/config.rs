@@ -53,7 +53,8 @@ pub struct Limits {
     pub jobs_max: usize,
     /// Pairs inside at once. Bounds memory where requests are large.
     pub pairs_max: u64,
-    /// Predicted wait past which a job without a deadline is refused. Nobody waits longer.
+    /// Predicted wait for others past which a job without a deadline is refused, what it takes itself not counted.
+    /// Nobody waits longer.
     pub wait_ns_max: Ns,
     /// Longest predicted time of a batch. Bounds how long an urgent job waits for a lane.
     pub batch_ns_max: Ns,

@@ -9,7 +9,7 @@ use crate::base::{DeviceNs, Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
 use crate::forecast::predict::Load;
 use crate::ledger::books::{Accounts, Charge, DeviceAccount, LaneAccount, Ledger, TierAccount};
 use crate::ledger::price::{DevicePrice, PriceBook, PriceConfig};
-use crate::rerank::{Degradation, Refusal, Served};
+use crate::rerank::{Degradation, Policy, Refusal, Served};
 use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId};
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, LogNormal};
@@ -58,6 +58,7 @@ struct Client {
     tenant: TenantId,
     arrived: Ns,
     deadline: Option<Ns>,
+    policy: Policy,
     lengths: PerTier<Arc<[u32]>>,
     /// For each candidate, which tiers have scored it.
     scored: Vec<PerTier<bool>>,
@@ -168,10 +169,10 @@ impl<'a> World<'a> {
         if let Some(leaves) = leaves {
             self.at(leaves, Happening::Leaves(arrival.job));
         }
-        let Arrival { tenant, arrived, deadline, .. } = arrival;
+        let Arrival { tenant, arrived, deadline, policy, .. } = arrival;
         let lengths = arrival.lengths.clone();
         let scored = vec![PerTier::default(); lengths.primary.len().max(lengths.fallback.len())];
-        let client = Client { tenant, arrived, deadline, lengths, scored, order: None };
+        let client = Client { tenant, arrived, deadline, policy, lengths, scored, order: None };
         self.clients.insert(arrival.job, client);
         arrival
     }
@@ -322,6 +323,9 @@ impl<'a> World<'a> {
         let late = client.deadline.is_some_and(|deadline| self.now > deadline);
         let declared = answer.degraded == Some(Degradation::Late);
         assert!(!late || declared, "nothing late goes undeclared");
+        let is_less = matches!(answer.degraded, Some(Degradation::PredictedLate | Degradation::PrimaryLate));
+        let has_limit = client.deadline.is_some() || client.policy != Policy::Auto;
+        assert!(!is_less || has_limit, "without a budget an answer is not less for its lateness");
         let own = self.scenario.alone(&client.lengths.primary);
         let latency = self.now.saturating_sub(client.arrived);
         let arrived = client.arrived;

@@ -245,7 +245,7 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
         };
     }
     if let Some(value) = parameters.get("policy") {
-        options.policy = one_of("policy", value.as_str().unwrap_or_default(), POLICIES)?;
+        options.policy = Some(one_of("policy", value.as_str().unwrap_or_default(), POLICIES)?);
     }
     if let Some(value) = parameters.get("top_k") {
         let count = value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0);

@@ -7,7 +7,7 @@ use podium::base::{Ns, PerTier, TenantId, Tier};
 use podium::engine::{
     BooksSetup, Clock, Engine, Handle, LaneSetup, MakeScorer, PrepareLimits, Setup, TierSetup,
 };
-use podium::http::{App, Auth, Connections, Server, ServerLimits, TlsFiles};
+use podium::http::{App, Auth, Connections, Policies, Server, ServerLimits, TlsFiles};
 use podium::model::{Calibration, Encoder, Family, Layer, Linear, Norm, Weights};
 use podium::ops::Gelu;
 use podium::rerank::TruncationDefaults;
@@ -129,6 +129,7 @@ pub fn logit(query: &str, document: &str) -> f32 {
 #[derive(Default)]
 pub struct Options {
     pub limits: ServerLimits,
+    pub policies: Policies,
     pub settings: Settings,
     pub keys: Vec<(&'static str, TenantId)>,
     pub admin: Option<&'static str>,
@@ -165,6 +166,7 @@ impl TestServer {
                     settings: Arc::new(options.settings),
                     auth: Auth::new(options.keys, options.admin),
                     limits: options.limits.clone(),
+                    policies: options.policies,
                     connections: open.clone(),
                     ids: Mutex::new(Pcg64::new(1, 2)),
                     drain: for_app,
