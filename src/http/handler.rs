@@ -213,6 +213,7 @@ impl App {
             connections: connections.open.load(Ordering::Relaxed),
             accepted: connections.accepted.load(Ordering::Relaxed),
             rejected: connections.rejected.load(Ordering::Relaxed),
+            accept_failures: self.connections.failed.load(Ordering::Relaxed),
             ledger_failures: self.store.as_ref().map_or(0, |store| store.failures()),
         })
     }

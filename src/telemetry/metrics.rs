@@ -98,6 +98,8 @@ pub struct ServerFacts {
     pub accepted: u64,
     /// Connections turned away.
     pub rejected: u64,
+    /// Connections that could not be accepted.
+    pub accept_failures: u64,
     /// Writes of the ledger that failed.
     pub ledger_failures: u64,
 }
@@ -233,6 +235,7 @@ impl Metrics {
         self.table.connections.set(facts.connections as i64);
         put(&self.table.accepted, facts.accepted);
         put(&self.table.rejected, facts.rejected);
+        put(&self.table.accept_failures, facts.accept_failures);
         put(&self.table.ledger_failures, facts.ledger_failures);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes all that is written");
@@ -264,6 +267,7 @@ mod tests {
         connections: 5,
         accepted: 9,
         rejected: 1,
+        accept_failures: 0,
         ledger_failures: 0,
     };
 
@@ -308,6 +312,20 @@ mod tests {
             "podium_connections 5",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_service_level_of_a_round_number_is_a_bucket() {
+        let metrics = metrics();
+        metrics.answered("tei", TenantId(0), &outcome(180));
+        metrics.answered("tei", TenantId(0), &outcome(210));
+        let text = metrics.scrape(&SERVER);
+        for (seconds, count) in [("0.15", 0), ("0.2", 1), ("0.25", 2), ("60.0", 2), ("+Inf", 2)] {
+            let line = format!(
+                r#"podium_request_seconds_bucket{{le="{seconds}",model="m",version="v",served="full"}} {count}"#
+            );
+            assert!(text.contains(&line), "{line}\n{text}");
         }
     }
 
