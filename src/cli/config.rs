@@ -14,7 +14,7 @@ use crate::telemetry::spans::OtlpConfig;
 use crate::wire::{Place, Settings};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 /// The file that is read where none is named, if it is there.
@@ -26,8 +26,8 @@ const NONE: &str = "none";
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Config {
-    /// Addresses to listen on. Default `["127.0.0.1:8080"]`.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen, `HOST:PORT` each; a name stands for all of its addresses. Default `["127.0.0.1:8080"]`.
+    pub listen: Vec<String>,
     /// The large model. Default: the bundled one.
     pub primary: Option<TierConfig>,
     /// The small model that answers when the primary cannot. Default: the bundled one, unless that is the
@@ -151,7 +151,7 @@ fn weight() -> u32 {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            listen: vec!["127.0.0.1:8080".to_owned()],
             primary: None,
             fallback: None,
             latency_budget_ms: None,
@@ -213,6 +213,20 @@ impl Config {
         self.fallback.take_if(|fallback| fallback.model == NONE);
     }
 
+    /// The addresses to listen on, each with the entry of `listen` that it is of. Asks the system's resolver.
+    pub fn addresses(&self) -> Result<Vec<(SocketAddr, &str)>, Failure> {
+        let mut all: Vec<(SocketAddr, &str)> = Vec::new();
+        for listen in &self.listen {
+            let complain = |error| Failure::usage(format!("listen: `{listen}`: {error}"));
+            for address in listen.to_socket_addrs().map_err(complain)? {
+                if all.iter().all(|(known, _)| *known != address || address.port() == 0) {
+                    all.push((address, listen));
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Checks what types cannot say; names the key.
     pub fn check(&self) -> Result<(), Failure> {
         let wrong = |message: String| Err(Failure::usage(message));
@@ -221,6 +235,14 @@ impl Config {
         }
         if self.listen.is_empty() {
             return wrong("listen: at least one address is needed".to_owned());
+        }
+        let is_place = |listen: &String| {
+            listen
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if let Some(listen) = self.listen.iter().find(|listen| !is_place(listen)) {
+            return wrong(format!("listen: `{listen}` is not HOST:PORT with a port up to 65535"));
         }
         for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
             let Some(tier) = tier else { continue };
@@ -388,6 +410,33 @@ mod tests {
         });
         let on = on.collect::<Vec<_>>().join("\n");
         toml::from_str::<Config>(&on).unwrap().check().unwrap();
+    }
+
+    #[test]
+    fn a_place_to_listen_is_a_host_and_a_port() {
+        for (listen, expected) in [
+            ("127.0.0.1:8080", ""),
+            ("[::1]:8080", ""),
+            ("localhost:0", ""),
+            ("localhost", "listen: `localhost` is not HOST:PORT"),
+            (":8080", "listen: `:8080` is not HOST:PORT"),
+            ("localhost:80800", "listen: `localhost:80800` is not HOST:PORT"),
+        ] {
+            let found = complaint(&format!("listen = ['{listen}']"));
+            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{found}");
+        }
+        let addresses = |text: &str| {
+            let config: Config = toml::from_str(text).unwrap();
+            let found = config.addresses().map_err(|failure| failure.message)?;
+            Ok::<_, String>(found.into_iter().map(|(address, _)| address.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            addresses("listen = ['127.0.0.1:1', '[::1]:1', '127.0.0.1:1']").unwrap(),
+            ["127.0.0.1:1", "[::1]:1"]
+        );
+        assert!(addresses("listen = ['localhost:1']").unwrap().iter().all(|address| address.ends_with(":1")));
+        let error = addresses("listen = ['no-such-host.invalid:1']").unwrap_err();
+        assert!(error.starts_with("listen: `no-such-host.invalid:1`: "), "{error}");
     }
 
     #[test]

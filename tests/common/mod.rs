@@ -374,14 +374,24 @@ pub fn podium(arguments: &[&str]) -> Command {
 pub struct Serving {
     pub child: Child,
     pub address: String,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Serving {
     pub fn start(arguments: &[&str]) -> Self {
-        let mut child = podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::of(podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat()))
+    }
+
+    /// The same, started by another command that takes this one as its arguments.
+    pub fn start_by(mut starter: Command, arguments: &[&str]) -> Self {
+        let serve = podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
+        starter.arg(serve.get_program()).args(serve.get_args()).stdin(Stdio::null());
+        starter.env_remove("PODIUM_PRIMARY").env("NO_COLOR", "1");
+        Self::of(starter)
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut address = String::new();
         for line in lines.by_ref() {
@@ -394,8 +404,17 @@ impl Serving {
             }
         }
         // What else it logs must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line));
+        });
+        Self { child, address, log }
+    }
+
+    /// How many lines of the log since it was ready have this text.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
 
     pub fn connect(&self) -> TcpStream {
