@@ -7,7 +7,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
-use podium::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use podium::base::{DeviceId, DeviceNs, Ns, PerTier, TenantId, Tier};
 use podium::forecast::predict::{Load, Measured};
 use podium::rerank::{Policy, Priority};
 use podium::sched::{
@@ -67,7 +67,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let lane = |tier| LaneConfig { tier, batch_tokens_max: 16_384, depth: 2 };
+        let lane = |tier| LaneConfig { tier, on: DeviceId(tier as u32), batch_tokens_max: 16_384, depth: 2 };
         let seeds = |pair_ns: u64| {
             let measured = |power: u64| {
                 let load = Load::of(vec![100; 1 << power]);

@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Serving, data, podium, post, small_model};
+use common::{Reply, Serving, data, podium, post, small_model};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -407,6 +407,84 @@ fn a_ledger_outlives_kill_9_and_agrees_with_the_answers() {
         assert!(after.0 == requests || after.0 == requests + 1, "{after:?}");
         (requests, device, dollars) = after;
     }
+}
+
+#[test]
+fn a_terminal_that_closes_drains_the_server_and_nohup_keeps_it() {
+    let signal = |server: &Serving, name: &str| {
+        let killed = Command::new("kill").args([name, &server.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    };
+    let mut server = Serving::start(&[]);
+    server.rank();
+    signal(&server, "-HUP");
+    // Killed by the signal it would have no code.
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+
+    let mut server = Serving::start_by(Command::new("nohup"), &[]);
+    signal(&server, "-HUP");
+    server.rank();
+    signal(&server, "-TERM");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn tiers_on_one_device_give_it_one_price() {
+    let model = small_model();
+    let file = model.path().join("podium.toml");
+    let check = |fallback: &str| {
+        let prices = ["fast", "slow"]
+            .map(|name| format!("[[prices.devices]]\nname = '{name}'\ndollars_per_hour = 0.05\n"));
+        let primary =
+            format!("[primary]\nmodel = '{}'\ndevice = 'fast'\nengine = 'cpu'\n", model.path().display());
+        fs::write(&file, format!("{primary}[fallback]\ndevice = '{fallback}'\n{}", prices.concat())).unwrap();
+        run(&["serve", "--check", "--config", file.to_str().unwrap()])
+    };
+    assert_eq!(check("fast").0, 0);
+    let (code, _, log) = check("slow");
+    assert!(code == 64 && log.contains("cpu is `fast` to one tier and `slow` to the other"), "{log}");
+}
+
+#[test]
+fn a_name_is_listened_on_with_all_its_addresses() {
+    let (code, printed, log) = run(&["serve", "--check", "--listen", "localhost:8123"]);
+    assert!(code == 0 && printed.contains("listen    http://127.0.0.1:8123"), "{printed}{log}");
+    let (code, _, log) = run(&["serve", "--check", "--listen", "no-such-host.invalid:80"]);
+    assert!(code == 64 && log.contains("listen: `no-such-host.invalid:80`: "), "{log}");
+    let (code, _, log) = run(&["serve", "--check", "--listen", "8080"]);
+    assert!(code == 64 && log.contains("listen: `8080` is not HOST:PORT"), "{log}");
+}
+
+#[test]
+fn a_variable_that_no_command_reads_is_an_error() {
+    let told = podium(&["serve", "--check"]).env("PODIUM_LISTN", "127.0.0.1:1").output().unwrap();
+    let log = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.status.code() == Some(64) && log.contains("the nearest name is PODIUM_LISTEN"), "{log}");
+    let told = podium(&["rank", "--help"]).output().unwrap();
+    let help = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(help.contains("--primary <DIR_OR_HUB_ID>") && help.contains("[env: PODIUM_PRIMARY"), "{help}");
+}
+
+#[test]
+fn a_server_without_file_descriptors_says_so_once_counts_it_and_goes_on() {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]);
+    let server = Serving::start_by(limited, &[]);
+    // It is asked by a connection that it has already.
+    let mut asks = BufReader::new(server.connect());
+    let failures = |asks: &mut BufReader<TcpStream>| {
+        asks.get_mut().write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let metrics = Reply::read(asks).unwrap().text();
+        let line = metrics.lines().find(|line| line.starts_with("podium_accept_failures_total ")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as usize
+    };
+    assert_eq!(failures(&mut asks), 0);
+    let flood: Vec<TcpStream> = (0..100).map(|_| server.connect()).collect();
+    while failures(&mut asks) < 10 {}
+    drop(flood);
+    server.rank();
+    let (told, failed) = (server.logged("connections could not be accepted"), failures(&mut asks));
+    assert!((1..=1 + failed / 100).contains(&told), "{told} lines for {failed} failures");
 }
 
 #[test]

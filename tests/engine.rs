@@ -31,7 +31,7 @@ async fn up(setup: Setup) -> Engine {
 }
 
 async fn rank(handle: &Handle, request: Request) -> Result<Outcome, Refusal> {
-    let caller = Caller { tenant: TenantId(0), arrived: handle.now() };
+    let caller = Caller { tenant: TenantId(0), arrived: handle.now(), policy: Policy::Auto };
     handle.rank(Arc::new(request), caller).await
 }
 
@@ -352,7 +352,7 @@ fn a_top_k_declares_what_either_tier_did_not_read() {
         setup.tiers.fallback.as_mut().unwrap().pair_tokens_max = 16;
         let engine = up(setup).await;
         let ask = async |policy: Policy| {
-            let options = Options { policy, top_k: Some(1), ..Options::default() };
+            let options = Options { policy: Some(policy), top_k: Some(1), ..Options::default() };
             let documents = ["x", &words(0..20), &words(0..130)];
             rank(&engine.handle(), Request { options, ..Request::new("ab", documents) }).await.unwrap()
         };
@@ -467,7 +467,7 @@ fn a_lane_that_hangs_does_not_make_an_answer_late() {
 fn a_policy_without_its_tier_is_refused_by_name() {
     block_on(async {
         let engine = up(setup(Scripted::default(), None)).await;
-        let options = Options { policy: Policy::Fallback, ..Options::default() };
+        let options = Options { policy: Some(Policy::Fallback), ..Options::default() };
         let refusal = rank(&engine.handle(), Request { options, ..plain() }).await.unwrap_err().to_string();
         assert_eq!(refusal, "policy: `fallback` needs a fallback model, and none is configured");
     });

@@ -6,12 +6,13 @@ use common::{Options, Reply, TestServer, logit, post, setup};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use podium::backend::{Play, Script, Scripted};
-use podium::base::{Hour, TenantId};
+use podium::base::{Hour, Ns, TenantId};
 use podium::engine::{BooksSetup, Setup};
-use podium::http::{ServerLimits, TlsFiles};
+use podium::http::{Policies, ServerLimits, TlsFiles};
 use podium::ledger::price::{DevicePrice, PriceBook, PriceConfig};
 use podium::ledger::report::Query;
 use podium::ledger::store::Store;
+use podium::rerank::Policy;
 use podium::sched::{Limits, TenantConfig};
 use podium::telemetry::spans::{OtlpConfig, Spans};
 use podium::wire::{Dialect, Settings};
@@ -622,13 +623,19 @@ fn a_trace_is_continued_and_metrics_and_ledger_agree_with_the_answers() {
     }
     // The file says the same, and loaded costs add up to what the devices cost.
     let file = Store::query(store.path(), &Query { from: Hour(0), ..Query::default() }).unwrap();
-    assert_eq!(file[0].nanodollars.0, sums[0].1 + sums[1].1);
+    assert_eq!(file[0].nanodollars.unwrap().0, sums[0].1 + sums[1].1);
     assert!(file[0].loaded_nanodollars > file[0].nanodollars);
+    // Both lanes are on one CPU, whose hour costs its price once.
+    let (loaded, elapsed) = (file[0].loaded_nanodollars.unwrap(), server.handle.now());
+    assert!(u128::from(loaded.0) * 3600 <= 900 * u128::from(elapsed.0), "{loaded:?} in {elapsed:?}");
 
     // Idle time goes on while nothing happens.
     let idle = || -> f64 {
         let metrics = server.get("/metrics", "").text();
-        let line = metrics.lines().find(|line| line.contains(r#"tier="primary",use="idle""#)).unwrap();
+        let line = metrics
+            .lines()
+            .find(|line| line.contains(r#"device="cpu",model="",version="",tier="",use="idle""#))
+            .unwrap();
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
     let before = idle();
@@ -641,6 +648,56 @@ fn a_trace_is_continued_and_metrics_and_ledger_agree_with_the_answers() {
         r#"podium_lanes_up{model="large",version="0123456789ab",tier="primary"} 1"#,
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+}
+
+#[test]
+fn a_flood_without_budgets_is_answered_in_full_or_refused_and_never_degraded() {
+    let slow = Scripted { per_token: Duration::from_micros(50), ..Scripted::default() };
+    let mut setup = setup(slow, Some(Scripted::default()));
+    setup.limits.wait_ns_max = Ns::from_millis(10);
+    let server = TestServer::start(setup, Options::default());
+    let full: usize = std::thread::scope(|scope| {
+        let ask = || {
+            let reply = server.post("/v1/rank", plain().to_string());
+            if reply.status == 200 {
+                assert_eq!(
+                    (reply.header("x-podium-tier"), reply.header("x-podium-degraded")),
+                    (Some("full"), None)
+                );
+                return 1;
+            }
+            assert_eq!((reply.status, reply.header("x-podium-error")), (429, Some("overloaded")));
+            assert!(reply.header("retry-after").is_some());
+            0
+        };
+        let clients: Vec<_> =
+            (0..16).map(|_| scope.spawn(move || (0..5).map(|_| ask()).sum::<usize>())).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert!(full > 0);
+}
+
+#[test]
+fn a_request_without_a_policy_gets_that_of_its_tenant_or_its_path_or_the_server() {
+    let policies = Policies {
+        server: Policy::Fallback,
+        paths: vec![("/v1/rerank".to_owned(), Policy::Full)],
+        tenants: vec![None, Some(Policy::TopK)],
+    };
+    let keys = vec![("key-of-acme", TenantId(0)), ("key-of-zeta", TenantId(1))];
+    let tenants = ["acme", "zeta"].map(|name| (name.into(), TenantConfig::default())).to_vec();
+    let setup = Setup { tenants, ..setup(Scripted::default(), Some(Scripted::default())) };
+    let server = TestServer::start(setup, Options { keys, policies, ..Options::default() });
+    for (key, path, header, expected) in [
+        ("key-of-acme", "/v1/rank", "", "fallback"),
+        ("key-of-acme", "/v1/rerank", "", "full"),
+        ("key-of-acme", "/v1/rank", "x-podium-policy: full\r\n", "full"),
+        ("key-of-zeta", "/v1/rerank", "", "topk"),
+        ("key-of-zeta", "/v1/rerank", "x-podium-policy: auto\r\n", "full"),
+    ] {
+        let reply = server.post_with(path, &format!("x-api-key: {key}\r\n{header}"), plain().to_string());
+        assert_eq!(reply.header("x-podium-tier"), Some(expected), "{key} {path} {header}: {}", reply.text());
     }
 }
 

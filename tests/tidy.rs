@@ -220,8 +220,18 @@ fn the_example_configuration_has_every_key() {
         .map(|(key, _)| key)
         .collect();
     let tables = [
-        "aliases", "otlp", "primary", "fallback", "tenants", "wire", "pins", "http", "tls", "prices",
+        "aliases",
+        "otlp",
+        "primary",
+        "fallback",
+        "tenants",
+        "wire",
+        "pins",
+        "http",
+        "tls",
+        "prices",
         "devices",
+        "path_policies",
     ];
     for (path, name) in [
         ("src/cli/config.rs", "Config"),

@@ -6,10 +6,12 @@ mod lines;
 mod side;
 mod split;
 mod units;
+mod used;
 
 pub use calendar::Hour;
 pub use hex::hex;
 pub use lines::{FileError, each_line, line_text};
 pub use side::Side;
 pub use split::{shares, split};
-pub use units::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier, Tokens};
+pub use units::{DeviceId, DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier, Tokens};
+pub use used::Used;

@@ -114,6 +114,11 @@ impl From<Ns> for Duration {
 #[serde(transparent)]
 pub struct TenantId(pub u32);
 
+/// A device's place among this machine's: what time and memory are spent on. Lanes may share one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DeviceId(pub u32);
+
 /// Which of the two models does the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -30,8 +30,9 @@ use std::sync::Arc;
 /// Servers, Podium or a peer, are asked over HTTP and stand beside: their order, the latency that was
 /// seen, and the cost that their receipts say.
 ///
-///     podium compare cranfield cisi --primary ./my-cross-encoder --html report.html
-///     podium compare cranfield --primary ./ce --server url=http://localhost:8081,dialect=tei
+///     podium compare cranfield cisi --primary ./ce --html report.html
+///     podium compare cranfield --primary ./ce \
+///         --server url=http://localhost:8081,dialect=tei
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {

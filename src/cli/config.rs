@@ -7,12 +7,14 @@ use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
 use crate::ledger::price::PriceConfig;
 use crate::model::BUNDLED;
+use crate::rerank::Policy;
 use crate::rerank::TruncationDefaults;
 use crate::sched::Limits;
 use crate::telemetry::spans::OtlpConfig;
-use crate::wire::Settings;
+use crate::wire::{Place, Settings};
 use serde::Deserialize;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 /// The file that is read where none is named, if it is there.
@@ -24,8 +26,8 @@ const NONE: &str = "none";
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Config {
-    /// Addresses to listen on. Default `["127.0.0.1:8080"]`.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen, `HOST:PORT` each; a name stands for all of its addresses. Default `["127.0.0.1:8080"]`.
+    pub listen: Vec<String>,
     /// The large model. Default: the bundled one.
     pub primary: Option<TierConfig>,
     /// The small model that answers when the primary cannot. Default: the bundled one, unless that is the
@@ -33,6 +35,10 @@ pub(super) struct Config {
     pub fallback: Option<TierConfig>,
     /// The latency budget of requests that bring none, in milliseconds. Default none: no limit.
     pub latency_budget_ms: Option<f64>,
+    /// The policy of requests that name none. Default `auto`.
+    pub default_policy: Policy,
+    /// The same by path, before the one above. Default none.
+    pub path_policies: BTreeMap<String, Policy>,
     /// Whether a request that names a model which is not served gets the primary. Default true.
     pub any_model: bool,
     /// Who may ask. Default: everybody, as one tenant `anonymous`.
@@ -76,7 +82,7 @@ pub(super) struct TierConfig {
     #[serde(default)]
     pub max_tokens: Option<u32>,
     /// The kind of device that the lanes run on, by the name that `prices.devices` use. Default: `gpu` on one,
-    /// else `cpu`.
+    /// else `cpu`. Tiers on one device give it the same name.
     #[serde(default)]
     pub device: Option<String>,
     /// What runs the model. Default `auto`.
@@ -133,6 +139,9 @@ pub(super) struct TenantEntry {
     /// Device milliseconds that it may use in each second. Default none: no quota.
     #[serde(default)]
     pub quota_ms_per_s: Option<u64>,
+    /// The policy of its requests that name none. Default: that of their path.
+    #[serde(default)]
+    pub default_policy: Option<Policy>,
 }
 
 fn weight() -> u32 {
@@ -142,10 +151,12 @@ fn weight() -> u32 {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            listen: vec!["127.0.0.1:8080".to_owned()],
             primary: None,
             fallback: None,
             latency_budget_ms: None,
+            default_policy: Policy::Auto,
+            path_policies: BTreeMap::new(),
             any_model: true,
             tenants: Vec::new(),
             wire: Settings::default(),
@@ -202,6 +213,20 @@ impl Config {
         self.fallback.take_if(|fallback| fallback.model == NONE);
     }
 
+    /// The addresses to listen on, each with the entry of `listen` that it is of. Asks the system's resolver.
+    pub fn addresses(&self) -> Result<Vec<(SocketAddr, &str)>, Failure> {
+        let mut all: Vec<(SocketAddr, &str)> = Vec::new();
+        for listen in &self.listen {
+            let complain = |error| Failure::usage(format!("listen: `{listen}`: {error}"));
+            for address in listen.to_socket_addrs().map_err(complain)? {
+                if all.iter().all(|(known, _)| *known != address || address.port() == 0) {
+                    all.push((address, listen));
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Checks what types cannot say; names the key.
     pub fn check(&self) -> Result<(), Failure> {
         let wrong = |message: String| Err(Failure::usage(message));
@@ -210,6 +235,14 @@ impl Config {
         }
         if self.listen.is_empty() {
             return wrong("listen: at least one address is needed".to_owned());
+        }
+        let is_place = |listen: &String| {
+            listen
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if let Some(listen) = self.listen.iter().find(|listen| !is_place(listen)) {
+            return wrong(format!("listen: `{listen}` is not HOST:PORT with a port up to 65535"));
         }
         for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
             let Some(tier) = tier else { continue };
@@ -283,7 +316,32 @@ impl Config {
         if self.admin_key.as_ref().is_some_and(|key| key.len() < 8) {
             return wrong("admin_key: a key has at least 8 bytes".to_owned());
         }
+        self.check_policies()?;
         self.check_tenants()
+    }
+
+    /// Checks that default policies are of paths that rank, and have the tiers that they need.
+    fn check_policies(&self) -> Result<(), Failure> {
+        let server = [("default_policy".to_owned(), self.default_policy)];
+        let mut all = Vec::from(server);
+        for (path, &policy) in &self.path_policies {
+            if Place::of(path).is_none_or(|place| place.path() != path) {
+                let message = format!("path_policies: `{path}` is no path that ranks; README lists those");
+                return Err(Failure::usage(message));
+            }
+            all.push((format!("path_policies.\"{path}\""), policy));
+        }
+        for (place, tenant) in self.tenants.iter().enumerate() {
+            let key = || format!("tenants[{place}].default_policy");
+            all.extend(tenant.default_policy.map(|policy| (key(), policy)));
+        }
+        let needs_fallback = |policy: Policy| matches!(policy, Policy::TopK | Policy::Fallback);
+        match all.iter().find(|(_, policy)| needs_fallback(*policy) && self.fallback.is_none()) {
+            Some((key, policy)) => {
+                Err(Failure::usage(format!("{key}: `{}` needs a fallback, and there is none", policy.name())))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Checks that a tier's device has a price, where any has.
@@ -352,6 +410,59 @@ mod tests {
         });
         let on = on.collect::<Vec<_>>().join("\n");
         toml::from_str::<Config>(&on).unwrap().check().unwrap();
+    }
+
+    #[test]
+    fn a_place_to_listen_is_a_host_and_a_port() {
+        for (listen, expected) in [
+            ("127.0.0.1:8080", ""),
+            ("[::1]:8080", ""),
+            ("localhost:0", ""),
+            ("localhost", "listen: `localhost` is not HOST:PORT"),
+            (":8080", "listen: `:8080` is not HOST:PORT"),
+            ("localhost:80800", "listen: `localhost:80800` is not HOST:PORT"),
+        ] {
+            let found = complaint(&format!("listen = ['{listen}']"));
+            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{found}");
+        }
+        let addresses = |text: &str| {
+            let config: Config = toml::from_str(text).unwrap();
+            let found = config.addresses().map_err(|failure| failure.message)?;
+            Ok::<_, String>(found.into_iter().map(|(address, _)| address.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            addresses("listen = ['127.0.0.1:1', '[::1]:1', '127.0.0.1:1']").unwrap(),
+            ["127.0.0.1:1", "[::1]:1"]
+        );
+        assert!(addresses("listen = ['localhost:1']").unwrap().iter().all(|address| address.ends_with(":1")));
+        let error = addresses("listen = ['no-such-host.invalid:1']").unwrap_err();
+        assert!(error.starts_with("listen: `no-such-host.invalid:1`: "), "{error}");
+    }
+
+    #[test]
+    fn a_default_policy_is_of_a_path_that_ranks_and_has_its_tiers() {
+        let fallback = "[fallback]\nmodel = 'y'\n";
+        for (text, expected) in [
+            ("default_policy = 'full'", ""),
+            ("default_policy = 'topk'", "default_policy: `topk` needs a fallback, and there is none"),
+            ("default_policy = 'best'", "unknown variant `best`"),
+            ("[path_policies]\n'/v1/rerank' = 'full'\n'/v2/models/{model}/infer' = 'auto'", ""),
+            ("[path_policies]\n'/v1/costs' = 'full'", "path_policies: `/v1/costs` is no path that ranks"),
+            (
+                "[path_policies]\n'/rerank' = 'fallback'",
+                "path_policies.\"/rerank\": `fallback` needs a fallback",
+            ),
+            (
+                "[[tenants]]\nname = 'a'\nkeys = ['12345678']\ndefault_policy = 'topk'",
+                "tenants[0].default_policy: `topk` needs a fallback",
+            ),
+        ] {
+            let found = complaint(text);
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{text}: {found}");
+            if expected.contains("needs a fallback") {
+                assert_eq!(complaint(&format!("{}\n{fallback}", text)), "", "{text}");
+            }
+        }
     }
 
     #[test]

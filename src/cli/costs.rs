@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// Prints who used what and owes what, from the ledger of a server that runs or ran.
 ///
 /// `marginal` is the sum of the prices on responses; `loaded` has the idle time shared out, and so
-/// adds up to what the devices cost.
+/// adds up to what the devices cost. Both are `-` (in JSON null) where no price was configured.
 ///
 ///     podium costs --ledger podium.sqlite --by tenant,model --from 2026-11-24
 #[derive(clap::Args)]
@@ -70,10 +70,11 @@ fn headings(by: &[GroupBy]) -> Vec<&'static str> {
         .collect()
 }
 
-fn group(row: &CostRow) -> Vec<String> {
+fn group(row: &CostRow, by: &[GroupBy]) -> Vec<String> {
     let group = &row.group;
     let hour = group.hour.map(|hour| hour.to_string());
-    let tier = group.tier.map(|tier| tier.name().to_owned());
+    // Idle time of nobody is of no tier.
+    let tier = by.contains(&GroupBy::Tier).then(|| group.tier.map_or("", |tier| tier.name()).to_owned());
     let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
     [hour, text(&group.tenant), text(&group.model), text(&group.version), tier]
         .into_iter()
@@ -84,9 +85,12 @@ fn group(row: &CostRow) -> Vec<String> {
 const NUMBERS: [&str; 6] =
     ["requests", "pairs", "device_ns", "discarded_ns", "nanodollars", "loaded_nanodollars"];
 
-fn numbers(row: &CostRow) -> [u64; 6] {
+/// None where there is no price.
+fn numbers(row: &CostRow) -> [Option<u64>; 6] {
     let CostRow { requests, pairs, device_ns, discarded_ns, nanodollars, loaded_nanodollars, .. } = row;
-    [*requests, *pairs, device_ns.0, discarded_ns.0, nanodollars.0, loaded_nanodollars.0]
+    let counts = [*requests, *pairs, device_ns.0, discarded_ns.0].map(Some);
+    let [a, b, c, d] = counts;
+    [a, b, c, d, nanodollars.map(|cost| cost.0), loaded_nanodollars.map(|cost| cost.0)]
 }
 
 fn csv(out: &mut impl Write, rows: &[CostRow], by: &[GroupBy]) -> io::Result<()> {
@@ -98,8 +102,8 @@ fn csv(out: &mut impl Write, rows: &[CostRow], by: &[GroupBy]) -> io::Result<()>
     let heading: Vec<&str> = headings(by).into_iter().chain(NUMBERS).collect();
     writeln!(out, "{}", heading.join(","))?;
     for row in rows {
-        let numbers = numbers(row).map(|number| number.to_string());
-        let fields: Vec<String> = group(row).into_iter().map(quoted).chain(numbers).collect();
+        let numbers = numbers(row).map(|number| number.map_or_else(String::new, |number| number.to_string()));
+        let fields: Vec<String> = group(row, by).into_iter().map(quoted).chain(numbers).collect();
         writeln!(out, "{}", fields.join(","))?;
     }
     Ok(())
@@ -110,15 +114,21 @@ fn table(out: &mut impl Write, rows: &[CostRow], by: &[GroupBy]) -> io::Result<(
     let shown = ["requests", "pairs", "device s", "discarded s", "marginal $", "loaded $"];
     let mut lines: Vec<Vec<String>> =
         vec![labels.iter().chain(&shown).map(|&heading| heading.to_owned()).collect()];
-    let figures = |[requests, pairs, device, discarded, cost, loaded]: [u64; 6]| {
-        let nine = |value: u64| format!("{}.{:09}", value / 1_000_000_000, value % 1_000_000_000);
-        [requests.to_string(), pairs.to_string(), nine(device), nine(discarded), nine(cost), nine(loaded)]
+    let figures = |[requests, pairs, device, discarded, cost, loaded]: [Option<u64>; 6]| {
+        let shown = |value: Option<u64>, show: fn(u64) -> String| value.map_or_else(|| "-".to_owned(), show);
+        let whole = |value| shown(value, |value| value.to_string());
+        let nine =
+            |value| shown(value, |value| format!("{}.{:09}", value / 1_000_000_000, value % 1_000_000_000));
+        [whole(requests), whole(pairs), nine(device), nine(discarded), nine(cost), nine(loaded)]
     };
-    let mut total = [0; 6];
+    let mut total = [None; 6];
     for row in rows {
         let numbers = numbers(row);
-        total.iter_mut().zip(numbers).for_each(|(total, number)| *total += number);
-        lines.push(group(row).into_iter().chain(figures(numbers)).collect());
+        let add = |(total, number): (&mut Option<u64>, Option<u64>)| {
+            *total = number.map(|number| number + total.unwrap_or(0)).or(*total);
+        };
+        total.iter_mut().zip(numbers).for_each(add);
+        lines.push(group(row, by).into_iter().chain(figures(numbers)).collect());
     }
     if rows.len() > 1 {
         let blank =
@@ -149,8 +159,8 @@ mod tests {
             requests,
             pairs: 10 * requests,
             device_ns: DeviceNs(1_500_000_000),
-            nanodollars: Nanodollars(cost),
-            loaded_nanodollars: Nanodollars(2 * cost),
+            nanodollars: Some(Nanodollars(cost)),
+            loaded_nanodollars: Some(Nanodollars(2 * cost)),
             ..CostRow::default()
         };
         vec![row("acme, inc", 3, 1_000_000_000), row("zeta", 20, 5)]
@@ -183,6 +193,26 @@ total            23    230  3.000000000  0.000000000  1.000000005  2.000000010
             Some("tenant,requests,pairs,device_ns,discarded_ns,nanodollars,loaded_nanodollars")
         );
         assert_eq!(lines.next(), Some("\"acme, inc\",3,30,1500000000,0,1000000000,2000000000"));
+    }
+
+    #[test]
+    fn what_has_no_price_shows_none() {
+        let row = |row: CostRow| CostRow { nanodollars: None, loaded_nanodollars: None, ..row };
+        let unpriced: Vec<_> = rows().into_iter().map(row).collect();
+        let text = printed(|out| table(out, &unpriced, &[GroupBy::Tenant]));
+        assert_eq!(text.lines().filter(|line| line.ends_with(" -         -")).count(), 3, "{text}");
+        let text = printed(|out| csv(out, &unpriced, &[GroupBy::Tenant]));
+        assert_eq!(text.lines().last(), Some("zeta,20,200,1500000000,0,,"));
+        let json = serde_json::to_value(&unpriced[0]).unwrap();
+        assert!(json["loaded_nanodollars"].is_null(), "{json}");
+    }
+
+    #[test]
+    fn idle_time_of_nobody_is_of_no_tier() {
+        let row = CostRow { loaded_nanodollars: Some(Nanodollars(7)), ..CostRow::default() };
+        let rows = [row];
+        let text = printed(|out| csv(out, &rows, &[GroupBy::Tier]));
+        assert_eq!(text.lines().last(), Some(",0,0,0,0,,7"));
     }
 
     #[test]

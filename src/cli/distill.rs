@@ -26,8 +26,9 @@ use std::process::Command;
 /// An interrupted run goes on from --work when it is started again: labels are never made twice,
 /// training goes on from its last evaluation.
 ///
-///     podium distill --teacher DIR --queries queries.tsv --passages passages.tsv --out student
-///     podium distill --teacher DIR --student bundled --steps 2000 --queries log.jsonl --passages log.jsonl --out ours
+///     podium distill --teacher DIR --queries q.tsv --passages p.tsv --out student
+///     podium distill --teacher DIR --student bundled --steps 2000 \
+///         --queries log.jsonl --passages log.jsonl --out ours
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {

@@ -28,7 +28,7 @@ const DRAWN: usize = 1_000;
 /// Without --requests or --set, requests are drawn. Failures are counted apart. A client that fell
 /// behind its own schedule ends with code 75: its latencies are not the server's.
 ///
-///     podium load --rate 20 --mix budget=100,weight=3 --mix policy=full --html load.html
+///     podium load --rate 20 --mix budget=100,weight=3 --mix policy=full
 ///     podium load --slo p99=200 --requests log.jsonl
 ///     podium load --rate 5 --versus url=http://localhost:8081,dialect=tei
 #[derive(clap::Args)]

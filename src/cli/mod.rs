@@ -14,11 +14,13 @@ mod server_fields;
 mod shown;
 mod simulate;
 mod truncation;
+mod variables;
 
 use crate::backend::Precision;
 use crate::base::FileError;
 use crate::eval::SetError;
-use clap::{Parser, Subcommand};
+use clap::builder::StyledStr;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shown::Shown;
 use std::io::Write;
 use std::path::Path;
@@ -145,9 +147,39 @@ fn folder_name(folder: &Path) -> Option<String> {
     Some(name.to_string_lossy().into_owned())
 }
 
+/// The commands, with help that breaks its lines where the terminal ends.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        let text = |text: Option<&StyledStr>| reflowed(&text.map(ToString::to_string).unwrap_or_default());
+        let about = text(command.get_about());
+        let long = text(command.get_long_about().or(command.get_about()));
+        command.about(about).long_about(long)
+    })
+}
+
+/// Joins the lines of each paragraph; indented ones, which are examples, stay.
+fn reflowed(text: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let goes_on = !line.is_empty() && !line.starts_with("    ");
+        match lines.last_mut().filter(|last| goes_on && !last.is_empty() && !last.starts_with("    ")) {
+            Some(last) => *last = format!("{last} {line}"),
+            None => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let command = command();
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    if let Err(Failure { code, message }) = variables::check(&command, names) {
+        eprintln!("podium: {message}");
+        return ExitCode::from(code);
+    }
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -169,5 +201,36 @@ pub fn main() -> ExitCode {
             eprintln!("podium: {message}");
             ExitCode::from(code)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_breaks_no_line_within_a_sentence() {
+        let command = command();
+        for sub in command.get_subcommands() {
+            let name = sub.get_name();
+            let about = sub.get_about().unwrap().to_string();
+            assert_eq!(about.lines().count(), 1, "{name}: {about}");
+            let long = sub.get_long_about().map(|text| text.to_string()).unwrap_or_default();
+            let lines: Vec<&str> = long.lines().collect();
+            for pair in lines.windows(2) {
+                let is_text = |line: &str| !line.is_empty() && !line.starts_with("    ");
+                assert!(!(is_text(pair[0]) && is_text(pair[1])), "{name}: {pair:?}");
+            }
+            // An example that is wider than a terminal would be broken.
+            let widest =
+                lines.iter().filter(|line| line.starts_with("    ")).map(|line| line.chars().count());
+            assert!(widest.max().unwrap_or(0) <= 80, "{name}: {long}");
+        }
+    }
+
+    #[test]
+    fn paragraphs_are_joined_and_examples_are_not() {
+        let text = "One\ntwo.\n\nThree\nfour.\n\n    podium a\n    podium b\n\nFive.";
+        assert_eq!(reflowed(text), "One two.\n\nThree four.\n\n    podium a\n    podium b\n\nFive.");
     }
 }

@@ -15,16 +15,19 @@ const CPU_DEPTH: usize = 1;
 #[cfg(feature = "cuda")]
 const GPU_DEPTH: usize = 2;
 
+/// The name of the device that is this machine's cores, all of them together: lanes on it share it.
+const CPU: &str = "cpu";
+
 /// A tier's scorers: what they compute in, and where.
 pub(super) struct Placed {
-    /// What makes a lane's scorer, for each lane.
-    pub makes: Vec<MakeScorer>,
+    /// For each lane the device that it is on, and what makes its scorer.
+    pub lanes: Vec<(Arc<str>, MakeScorer)>,
     /// `float16`, for example.
     pub dtype: &'static str,
     /// Why.
     pub dtype_reason: Arc<str>,
-    /// What prices call the device.
-    pub device: String,
+    /// What prices call these devices.
+    pub kind: String,
     /// Most tokens of a batch.
     pub batch_tokens_max: u64,
     /// Batches that a lane may hold at once.
@@ -81,10 +84,10 @@ fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
 
 fn on(configured: &TierConfig, make: &MakeScorer, (dtype, dtype_reason): (&'static str, Arc<str>)) -> Placed {
     Placed {
-        makes: vec![make.clone(); configured.lanes.unwrap_or(1)],
+        lanes: vec![(CPU.into(), make.clone()); configured.lanes.unwrap_or(1)],
         dtype,
         dtype_reason,
-        device: configured.device.clone().unwrap_or_else(|| "cpu".to_owned()),
+        kind: configured.device.clone().unwrap_or_else(|| "cpu".to_owned()),
         batch_tokens_max: configured.batch_tokens_max.unwrap_or(CPU_BATCH_TOKENS),
         depth: configured.depth.unwrap_or(CPU_DEPTH),
     }
@@ -93,7 +96,7 @@ fn on(configured: &TierConfig, make: &MakeScorer, (dtype, dtype_reason): (&'stat
 #[cfg(feature = "cuda")]
 mod gpu {
     use super::{MakeScorer, Model, Placed, Precision, TierConfig};
-    use crate::backend::{Cuda, GPU_BATCH_TOKENS};
+    use crate::backend::{Cuda, GPU_BATCH_TOKENS, Scorer};
     use crate::ops::cuda::Nvidia;
     use std::sync::{Arc, Mutex};
 
@@ -127,15 +130,16 @@ mod gpu {
         });
         let name = loaded[0].1.device().name().map_err(|error| error.to_string())?;
         tracing::info!(gpus, lanes = loaded.len(), name, dtype, "GPUs are used");
-        let make = |(gpu, loaded): (usize, Cuda<Nvidia>)| -> MakeScorer {
+        let lane = |(gpu, loaded): (usize, Cuda<Nvidia>)| -> (Arc<str>, MakeScorer) {
             let (model, loaded) = (model.clone(), Mutex::new(Some(loaded)));
-            Arc::new(move || {
+            let make = move || -> Result<Box<dyn Scorer>, String> {
                 let first = loaded.lock().expect("nobody panics with the lock").take();
                 Ok(Box::new(first.map_or_else(|| load(&model, gpu), Ok)?))
-            })
+            };
+            (format!("gpu {gpu}").into(), Arc::new(make))
         };
-        let makes = loaded.into_iter().map(make).collect();
-        let device = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
+        let lanes = loaded.into_iter().map(lane).collect();
+        let kind = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
         let depth = configured.depth.unwrap_or(super::GPU_DEPTH);
         let dtype_reason = match precision {
             Precision::Auto => "what auto is on a GPU",
@@ -143,7 +147,7 @@ mod gpu {
             _ => "configured",
         };
         let dtype_reason = dtype_reason.into();
-        Ok(Placed { makes, dtype, dtype_reason, device, batch_tokens_max: tokens_max, depth })
+        Ok(Placed { lanes, dtype, dtype_reason, kind, batch_tokens_max: tokens_max, depth })
     }
 
     /// What could be loaded of many, with its GPU; what could not is said in the log, or is the error where nothing

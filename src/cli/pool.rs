@@ -24,7 +24,8 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
         config.check_price(tier.name(), &setup.device)?;
         tiers[tier] = Some(setup);
         let (batch_tokens_max, depth) = (placed.batch_tokens_max, placed.depth);
-        lanes.extend(placed.makes.into_iter().map(|make| LaneSetup { tier, batch_tokens_max, depth, make }));
+        let lane = |(device, make)| LaneSetup { tier, device, batch_tokens_max, depth, make };
+        lanes.extend(placed.lanes.into_iter().map(lane));
     }
     if let PerTier { primary: Some(primary), fallback: Some(fallback) } = &tiers
         && primary.name == fallback.name
@@ -33,7 +34,7 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
         let message = format!("fallback.name: the primary is called `{name}`, too, and requests name models");
         return Err(Failure::usage(message));
     }
-    Ok(Setup {
+    let setup = Setup {
         clock,
         tiers,
         lanes,
@@ -44,7 +45,9 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
         default_budget: config.latency_budget_ms.map(|budget| Ns((budget * 1e6) as u64)),
         any_model: config.any_model,
         books,
-    })
+    };
+    setup.check().map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(setup)
 }
 
 /// The tenants as the scheduler wants them; without any, everybody is one.
@@ -99,7 +102,7 @@ fn open(
         dtype_reason: placed.dtype_reason.clone(),
         tokenizer,
         pair_tokens_max,
-        device: placed.device.as_str().into(),
+        device: placed.kind.as_str().into(),
         calibration: model.manifest.calibration,
     };
     Ok((setup, placed))

@@ -7,7 +7,7 @@ use crate::backend::Precision;
 use crate::base::{TenantId, line_text};
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::model::BUNDLED;
-use crate::rerank::{Ranked, Refusal, Request, ScoreForm, Truncated, rank};
+use crate::rerank::{Policy, Ranked, Refusal, Request, ScoreForm, Truncated, rank};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
@@ -28,10 +28,11 @@ const GROUP: usize = 64;
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
-    /// A directory in Hugging Face layout, or a hub id (owner/name or owner/name@revision); `bundled` is the
-    /// small model that is in the program.
-    #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID", default_value = BUNDLED)]
-    model: String,
+    /// The model that scores: a directory in Hugging Face layout, a hub id (owner/name or owner/name@revision), or
+    /// `bundled`, the small model that is in the program. No configuration file is read.
+    #[arg(long, visible_alias = "model", env = "PODIUM_PRIMARY")]
+    #[arg(value_name = "DIR_OR_HUB_ID", default_value = BUNDLED)]
+    primary: String,
     /// What the lines are judged against.
     #[arg(long, short, required_unless_present = "jsonl", conflicts_with = "jsonl")]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -68,7 +69,7 @@ struct Line {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let model = TierConfig { precision: args.precision, ..TierConfig::new(args.model.clone()) };
+    let model = TierConfig { precision: args.precision, ..TierConfig::new(args.primary.clone()) };
     let config = Config { primary: Some(model), ..Config::default() };
     let setup = pool::setup(&config, Clock::start(), BooksSetup::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
@@ -123,7 +124,7 @@ async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) ->
     let mut logits = Vec::with_capacity(documents.len());
     let mut truncated = Truncated::default();
     for group in documents.chunks(GROUP) {
-        let caller = Caller { tenant: TenantId(0), arrived: handle.now() };
+        let caller = Caller { tenant: TenantId(0), arrived: handle.now(), policy: Policy::Full };
         let request = Request { truncation: args.truncation.truncation(), ..Request::new(query, group) };
         let outcome = handle.rank(Arc::new(request), caller).await;
         let outcome = outcome.map_err(|refusal| refused(refusal, logits.len()))?;

@@ -5,20 +5,21 @@ use super::{Failure, pool};
 use crate::backend::Precision;
 use crate::base::{TenantId, Tier};
 use crate::engine::{BooksSetup, Clock, Engine, Journal, Setup};
-use crate::http::{App, Auth, Connections, Server, listen};
+use crate::http::{App, Auth, Connections, Policies, Server, listen};
 use crate::ledger::price::PriceBook;
 use crate::ledger::store::Store;
 use crate::telemetry::spans::Spans;
 use rand_pcg::Pcg64;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -48,9 +49,10 @@ pub(super) struct Args {
     /// f32), f32, f16 or fp8 (on a GPU, the primary alone), bf16 or int8.
     #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
     precision: Option<Precision>,
-    /// Where to listen; may be given several times [default: 127.0.0.1:8080].
-    #[arg(long, env = "PODIUM_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
-    listen: Vec<SocketAddr>,
+    /// Where to listen: an address, or a name, which stands for all of its addresses; may be given several times
+    /// [default: 127.0.0.1:8080].
+    #[arg(long, env = "PODIUM_LISTEN", value_name = "HOST:PORT", value_delimiter = ',')]
+    listen: Vec<String>,
     /// The latency budget of requests that bring none.
     #[arg(long, env = "PODIUM_LATENCY_BUDGET_MS", value_name = "MS", allow_negative_numbers = true)]
     latency_budget_ms: Option<f64>,
@@ -81,6 +83,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     init_log(&args.log, args.log_json)?;
     let (check, config) = (args.check, merge(args)?);
     config.check()?;
+    let addresses = config.addresses()?;
     let tls = config.tls.as_ref().map(|files| files.load()).transpose();
     let tls = tls.map_err(|message| Failure::usage(format!("tls: {message}")))?;
     let clock = Clock::start();
@@ -88,7 +91,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let mut setup = pool::setup(&config, clock, BooksSetup { prices, ..BooksSetup::default() })?;
     if check {
         check_files(&config)?;
-        return super::printed(describe(&config, &setup, std::io::stdout().lock()));
+        return super::printed(describe(&config, &addresses, &setup, std::io::stdout().lock()));
     }
     open_books(&config, &mut setup.books)?;
     let spans = config.otlp.as_ref().map(Spans::start).transpose();
@@ -103,7 +106,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Err(error) = rlimit::increase_nofile_limit(config.http.connections_max as u64 + 256) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-    let result = runtime.block_on(serve(&config, setup, tls, spans.clone()));
+    let result = runtime.block_on(serve((&config, addresses.as_slice()), setup, tls, spans.clone()));
     if let Some(spans) = spans {
         spans.shutdown();
     }
@@ -188,7 +191,12 @@ fn merge(args: Args) -> Result<Config, Failure> {
 }
 
 /// Prints what would run.
-fn describe(config: &Config, setup: &Setup, mut out: impl Write) -> std::io::Result<()> {
+fn describe(
+    config: &Config,
+    addresses: &[(SocketAddr, &str)],
+    setup: &Setup,
+    mut out: impl Write,
+) -> std::io::Result<()> {
     for tier in Tier::ALL {
         let Some(model) = &setup.tiers[tier] else { continue };
         let lanes: Vec<_> = setup.lanes.iter().filter(|lane| lane.tier == tier).collect();
@@ -211,23 +219,19 @@ fn describe(config: &Config, setup: &Setup, mut out: impl Write) -> std::io::Res
     let budget = config.latency_budget_ms.map_or("none".to_owned(), |budget| format!("{budget} ms"));
     writeln!(out, "budget    {budget} where a request brings none")?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    for address in &config.listen {
+    for (address, _) in addresses {
         writeln!(out, "listen    {scheme}://{address}")?;
     }
     Ok(())
 }
 
 async fn serve(
-    config: &Config,
+    (config, addresses): (&Config, &[(SocketAddr, &str)]),
     setup: Setup,
     tls: Option<tokio_rustls::TlsAcceptor>,
     spans: Option<Arc<Spans>>,
 ) -> Result<(), Failure> {
-    let mut listeners = Vec::new();
-    for &address in &config.listen {
-        let complain = |error| Failure::unavailable(format!("listen: {address}: {error}"));
-        listeners.push(listen(address).map_err(complain)?);
-    }
+    let listeners = listeners(addresses)?;
     let store = setup.books.store.clone();
     let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
     let handle = engine.handle();
@@ -237,6 +241,11 @@ async fn serve(
         settings: Arc::new(config.wire.clone()),
         auth: auth(config),
         limits: config.http.clone(),
+        policies: Policies {
+            server: config.default_policy,
+            paths: config.path_policies.clone().into_iter().collect(),
+            tenants: config.tenants.iter().map(|tenant| tenant.default_policy).collect(),
+        },
         connections: Arc::new(Connections::default()),
         // The system's own seed; ids need to be distinct, not secret.
         ids: Mutex::new(Pcg64::new(seed(), seed())),
@@ -261,15 +270,43 @@ async fn serve(
     result
 }
 
+/// Listens on every address. One of a name's addresses may be of a kind that this machine lacks, IPv6 for example: it
+/// is left out where the name has another. A port that is taken is an error.
+fn listeners(addresses: &[(SocketAddr, &str)]) -> Result<Vec<TcpListener>, Failure> {
+    let mut listeners = Vec::new();
+    for &(address, entry) in addresses {
+        let has_others = addresses.iter().any(|&(other, of)| of == entry && other != address);
+        match listen(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if has_others && !is_taken(&error) => {
+                tracing::warn!(%address, listen = entry, %error, "this machine has no such address");
+            }
+            Err(error) => return Err(Failure::unavailable(format!("listen: {address}: {error}"))),
+        }
+    }
+    match listeners.is_empty() {
+        true => Err(Failure::unavailable("listen: this machine has none of the addresses")),
+        false => Ok(listeners),
+    }
+}
+
+/// Whether an address is there and not ours to have.
+fn is_taken(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied)
+}
+
 /// Waits for a signal, an admin, or a failure.
 async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>) -> Result<(), Failure> {
     let handler = |kind| signal(kind).map_err(|error| Failure::unavailable(format!("signals: {error}")));
     let (mut terminate, mut interrupt) =
         (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    // A terminal that closes ends the server as well as a signal does; `nohup` is the user's word that it must not.
+    let mut hang_up = if ignores_hang_up() { None } else { Some(handler(SignalKind::hangup())?) };
     let mut stop = pin!(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            Some(()) = hung_up(hang_up.as_mut()) => {}
             _ = draining.wait_for(|&draining| draining) => {}
         }
     });
@@ -289,6 +326,22 @@ async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>)
         () = engine.ended() => Err(Failure::internal("the scheduler ended; its panic is above")),
         () = stop => Ok(()),
     }
+}
+
+/// Never, where the signal is ignored.
+async fn hung_up(signal: Option<&mut Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with SIGHUP ignored, as `nohup` does; Linux tells.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // SIGHUP is signal 1, and so the lowest bit.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 fn auth(config: &Config) -> Auth {

@@ -96,7 +96,7 @@ impl Entry {
             compute: answer.compute,
             model: setup.name.clone(),
             version: setup.version.clone(),
-            device: answer.charged.primary + answer.charged.fallback,
+            device: answer.charged.total(),
             cost: price.cost,
             joules: price.joules,
             truncated: all,

@@ -5,12 +5,14 @@ use super::journal::Journal;
 use super::{LaneSetup, Setup};
 use crate::backend::DeviceState;
 use crate::base::{Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
-use crate::ledger::books::{Accounts, Charge, Ledger, TierAccount};
+use crate::ledger::books::{
+    Accounts, Charge, DeviceAccount, LaneAccount, Ledger, TierAccount, Totals, add_cost,
+};
 use crate::ledger::price::PriceBook;
 use crate::ledger::store::Store;
 use crate::rerank::Served;
 use crate::sched::{Action, Answer, Config, Done, Event, LaneId, Scheduler};
-use crate::telemetry::metrics::{BatchFacts, CountFacts, Metrics, ModelLabels, TierFacts};
+use crate::telemetry::metrics::{BatchFacts, CountFacts, DeviceFacts, Metrics, ModelLabels, TierFacts};
 use std::sync::Arc;
 
 /// Facts are handed on this long after the first of them; a kill loses no more.
@@ -32,8 +34,8 @@ pub struct BooksSetup {
 /// What a request pays for its device time, over both tiers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Price {
-    /// Money.
-    pub cost: Nanodollars,
+    /// Money, where the devices have a price.
+    pub cost: Option<Nanodollars>,
     /// Energy, by the devices that tell what they draw.
     pub joules: Option<f64>,
 }
@@ -56,16 +58,19 @@ pub(super) struct Books {
 impl Books {
     pub fn new(setup: &mut Setup) -> Self {
         let BooksSetup { mut prices, store, journal } = std::mem::take(&mut setup.books);
-        let tiers = &setup.tiers;
+        let kinds: Vec<_> = setup.devices().map(|(name, kind)| (name.clone(), prices.kind(kind))).collect();
         let accounts = Accounts {
             tiers: PerTier::from_fn(|tier| {
-                tiers[tier].as_ref().map(|model| TierAccount {
+                setup.tiers[tier].as_ref().map(|model| TierAccount {
                     model: model.name.clone(),
                     version: model.version.clone(),
-                    device: prices.kind(&model.device),
+                    kind: prices.kind(&model.device),
                 })
             }),
-            lanes: setup.lanes.iter().map(|lane| lane.tier).collect(),
+            devices: kinds.into_iter().map(|(name, kind)| DeviceAccount { name, kind }).collect(),
+            lanes: (setup.lanes.iter())
+                .map(|lane| LaneAccount { tier: lane.tier, on: setup.device_of(lane) })
+                .collect(),
             tenants: setup.tenants.iter().map(|(name, _)| name.clone()).collect(),
             prices,
         };
@@ -104,11 +109,21 @@ impl Books {
         }
     }
 
-    /// A batch ended; called before the scheduler divides its device time.
-    pub fn batch(&mut self, done: &Done, (pairs, tokens): (usize, u64)) {
+    /// A lane is sent a batch.
+    pub fn begin_batch(&mut self, now: Ns, lane: LaneId) {
+        self.ledger.begin(lane.0 as usize, now);
+    }
+
+    /// A lane is made anew, and what it held is lost.
+    pub fn restart(&mut self, now: Ns, lane: LaneId) {
+        self.ledger.restart(lane.0 as usize, now);
+    }
+
+    /// A batch ended: it gets its share of the device's time, which the scheduler then divides.
+    pub fn end_batch(&mut self, now: Ns, done: &mut Done, (pairs, tokens): (usize, u64)) {
         self.fresh = true;
         let lane = &self.lanes[done.lane.0 as usize];
-        self.ledger.busy(self.hour(), done.lane.0 as usize, done.device);
+        done.device = self.ledger.end(self.hour(), done.lane.0 as usize, now, done.device);
         let result = done.result.map_or_else(|fault| fault.name(), |()| "ok");
         let (tier, tokens_max, device) = (lane.tier, lane.batch_tokens_max, done.device);
         self.metrics.batch(&BatchFacts { tier, result, pairs, tokens, tokens_max, device });
@@ -143,15 +158,16 @@ impl Books {
             Served::TopK { k } => (Tier::Primary, PerTier { primary: u64::from(k), fallback: all }),
             Served::Fallback => (Tier::Fallback, PerTier { primary: 0, fallback: all }),
         };
-        let mut price = Price { cost: Nanodollars::ZERO, joules: None };
+        let mut price = Price { cost: None, joules: None };
         for tier in Tier::ALL {
-            let (device, pairs) = (answer.charged[tier], pairs[tier]);
+            let (device, pairs) = (answer.charged.tier(tier), pairs[tier]);
             let requests = u64::from(tier == answering);
             if requests + pairs + device.0 > 0 {
-                let cost = self.ledger.charge(&Charge { hour, tenant, tier, requests, pairs, device });
+                let charge = Charge { hour, tenant, tier, requests, pairs };
+                let cost = self.ledger.charge(&charge, answer.charged.of(tier));
                 let joules = self.watts(tier).map(|watts| watts * device.0 as f64 / 1e9);
                 self.metrics.charged(tier, tenant, cost, joules);
-                price.cost += cost;
+                add_cost(&mut price.cost, cost);
                 price.joules = joules.map(|joules| joules + price.joules.unwrap_or(0.0)).or(price.joules);
             }
         }
@@ -159,11 +175,15 @@ impl Books {
     }
 
     /// Device time that no response shows.
-    pub fn act(&mut self, action: &Action) {
+    pub fn act(&mut self, now: Ns, action: &Action) {
         let hour = self.hour();
         match action {
-            Action::GaveUp { lane, device } => self.ledger.busy(hour, lane.0 as usize, *device),
-            Action::Discard { tenant, tier, device } => self.ledger.discard(hour, *tenant, *tier, *device),
+            Action::GaveUp { lane } => {
+                self.ledger.give_up(hour, lane.0 as usize, now);
+            }
+            Action::Discard { tenant, tier, on, device } => {
+                self.ledger.discard(hour, *tenant, *tier, (*on, *device));
+            }
             _ => return,
         }
         self.fresh = true;
@@ -187,12 +207,12 @@ impl Books {
         if let Some(journal) = &mut self.journal {
             journal.flush();
         }
-        let increments = self.ledger.take_dirty(self.hour(), now);
+        let increments = self.ledger.take_increments(self.hour(), now);
         if let Some(store) = &self.store {
             store.add(increments);
         }
         for tier in Tier::ALL {
-            let (gauge, totals) = (sched.gauge(tier), self.ledger.totals(tier, now));
+            let gauge = sched.gauge(tier);
             self.metrics.tier(
                 tier,
                 &TierFacts {
@@ -201,13 +221,15 @@ impl Books {
                     work: gauge.work,
                     lanes_up: gauge.lanes_up,
                     prediction_error: sched.predictor(tier).error(),
-                    charged: totals.charged,
-                    discarded: totals.discarded,
-                    idle: totals.idle,
                     memory_bytes: self.devices(tier).map(|state| state.memory_bytes).sum(),
                     watts: self.watts(tier),
                 },
             );
+        }
+        let devices: Vec<_> = self.ledger.devices().map(|(on, name)| (on, name.clone())).collect();
+        for (on, name) in devices {
+            let Totals { charged, discarded, idle, .. } = self.ledger.totals(on, now);
+            self.metrics.device(&name, &DeviceFacts { charged, discarded, idle });
         }
         let stats = sched.stats();
         self.metrics.counts(&CountFacts {

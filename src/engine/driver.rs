@@ -246,7 +246,7 @@ impl Running {
                 seat.failures += 1;
                 self.restart(report.lane);
             }
-            News::Ended { done, logits } => {
+            News::Ended { mut done, logits } => {
                 let (batch, slices, tokens) =
                     seat.running.pop_front().expect("a lane reports only batches that it was sent");
                 assert_eq!(batch, done.batch, "a lane runs its batches in order");
@@ -261,7 +261,7 @@ impl Running {
                         }
                     }
                 }
-                self.books.batch(&done, (logits.len(), tokens));
+                self.books.end_batch(self.clock.now(), &mut done, (logits.len(), tokens));
                 self.step(Event::Done(done));
             }
         }
@@ -287,7 +287,7 @@ impl Running {
 
     fn act(&mut self, now: Ns, action: Action) {
         match action {
-            Action::Dispatch(dispatch) => self.dispatch(dispatch),
+            Action::Dispatch(dispatch) => self.dispatch(now, dispatch),
             Action::Rank { job } => {
                 let order = match self.entries.get_mut(&job) {
                     Some(entry) => entry.rank(),
@@ -307,13 +307,15 @@ impl Running {
             }
             Action::Restart { lane, fault } => {
                 tracing::error!(lane = lane.0, ?fault, "a lane is restarted");
+                self.books.restart(now, lane);
                 self.restart(lane);
             }
-            Action::GaveUp { .. } | Action::Discard { .. } => self.books.act(&action),
+            Action::GaveUp { .. } | Action::Discard { .. } => self.books.act(now, &action),
         }
     }
 
-    fn dispatch(&mut self, dispatch: Dispatch) {
+    fn dispatch(&mut self, now: Ns, dispatch: Dispatch) {
+        self.books.begin_batch(now, dispatch.lane);
         let seat = &mut self.seats[dispatch.lane.0 as usize];
         let tier = seat.seat.tier;
         let mut tokens = 0;

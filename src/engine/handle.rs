@@ -27,6 +27,8 @@ pub struct Caller {
     pub tenant: TenantId,
     /// When the request was accepted, by [`Handle::now`].
     pub arrived: Ns,
+    /// What holds where the request names no policy.
+    pub policy: Policy,
 }
 
 /// Whether the engine takes requests.
@@ -245,7 +247,7 @@ impl Handle {
             State::Draining => return Err(Refusal::Draining),
             State::Ready => {}
         }
-        let policy = self.policy(&request)?;
+        let policy = self.policy(&request, caller.policy)?;
         let job = JobId(shared.jobs.fetch_add(1, Ordering::Relaxed));
         if shared.inside.fetch_add(1, Ordering::Relaxed) >= shared.capacity.requests_max {
             shared.inside.fetch_sub(1, Ordering::Relaxed);
@@ -288,10 +290,10 @@ impl Handle {
 
     /// The policy that holds: a request that names the fallback's model wants only that, and a
     /// policy needs its tiers.
-    fn policy(&self, request: &Request) -> Result<Policy, Refusal> {
+    fn policy(&self, request: &Request, default: Policy) -> Result<Policy, Refusal> {
         let shared = &*self.shared;
         let served = |tier: Tier| shared.models.iter().find(|model| model.tier == tier);
-        let mut policy = request.options.policy;
+        let mut policy = request.options.policy.unwrap_or(default);
         if let Some(name) = request.model.as_deref() {
             let named = shared.models.iter().find(|model| &*model.name == name);
             match named.map(|model| model.tier) {

@@ -33,7 +33,7 @@ pub use journal::{Entry as JournalEntry, Journal};
 pub use lane::MakeScorer;
 pub use prepare::PrepareLimits;
 
-use crate::base::{Ns, PerTier, Tier};
+use crate::base::{DeviceId, Ns, PerTier, Tier};
 use crate::model::Calibration;
 use crate::rerank::TruncationDefaults;
 use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
@@ -60,14 +60,14 @@ impl Engine {
     /// Starts loading. The handle refuses requests until every lane is up.
     ///
     /// # Errors
-    /// [`StartError::Incomplete`]; a lane that does not come up is told by [`Engine::ready`].
+    /// Those of [`Setup::check`]; a lane that does not come up is told by [`Engine::ready`].
     pub fn start(mut setup: Setup) -> Result<Self, StartError> {
         setup.check()?;
         let clock = setup.clock;
         let (driver_sender, inbox) = mailbox::mailbox();
         let seats = pool::seats(&setup.lanes, &setup.tiers, setup.limits.batch_ns_max, clock, &driver_sender);
         let config = Config {
-            lanes: setup.lanes.iter().map(LaneSetup::config).collect(),
+            lanes: setup.lanes.iter().map(|lane| setup.lane_config(lane)).collect(),
             tenants: setup.tenants.iter().map(|(_, config)| config.clone()).collect(),
             seeds: PerTier::default(),
             limits: setup.limits.clone(),
@@ -157,7 +157,11 @@ pub struct Setup {
 }
 
 impl Setup {
-    fn check(&self) -> Result<(), StartError> {
+    /// Checks that models, lanes and devices go together.
+    ///
+    /// # Errors
+    /// [`StartError::Incomplete`] and [`StartError::TwoKinds`].
+    pub fn check(&self) -> Result<(), StartError> {
         let incomplete = |tier, what| Err(StartError::Incomplete { tier, what });
         if self.tiers.primary.is_none() && self.tiers.fallback.is_none() {
             return incomplete(Tier::Primary, "no model, and nor has the other");
@@ -170,7 +174,37 @@ impl Setup {
                 (Some(_), 1..) | (None, 0) => {}
             }
         }
+        for (name, kind) in self.devices() {
+            let on_it = self.lanes.iter().filter(|lane| lane.device == *name);
+            let kinds = on_it.filter_map(|lane| self.tiers[lane.tier].as_ref().map(|tier| &tier.device));
+            if let Some(other) = kinds.into_iter().find(|other| *other != kind) {
+                let (device, kinds) = (name.clone(), [kind.clone(), other.clone()]);
+                return Err(StartError::TwoKinds { device, kinds });
+            }
+        }
         Ok(())
+    }
+
+    /// The devices with their kinds, by [`DeviceId`].
+    fn devices(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        let first = |place: usize| {
+            let device = &self.lanes[place].device;
+            self.lanes[..place].iter().all(|lane| lane.device != *device)
+        };
+        (0..self.lanes.len()).filter(move |&place| first(place)).filter_map(move |place| {
+            let lane = &self.lanes[place];
+            Some((&lane.device, &self.tiers[lane.tier].as_ref()?.device))
+        })
+    }
+
+    fn device_of(&self, lane: &LaneSetup) -> DeviceId {
+        let place = self.devices().position(|(name, _)| *name == lane.device);
+        DeviceId(place.expect("a lane's device is among the lanes' devices") as u32)
+    }
+
+    fn lane_config(&self, lane: &LaneSetup) -> LaneConfig {
+        let LaneSetup { tier, batch_tokens_max, depth, .. } = *lane;
+        LaneConfig { tier, on: self.device_of(lane), batch_tokens_max, depth }
     }
 }
 
@@ -203,18 +237,14 @@ pub struct TierSetup {
 pub struct LaneSetup {
     /// Whose model it runs.
     pub tier: Tier,
+    /// The device that it runs on, by a name that lanes on the same one share: `cpu`, or `gpu 0`.
+    pub device: Arc<str>,
     /// Most tokens of a batch.
     pub batch_tokens_max: u64,
     /// Batches that it may hold at once.
     pub depth: usize,
     /// Makes its scorer.
     pub make: MakeScorer,
-}
-
-impl LaneSetup {
-    fn config(&self) -> LaneConfig {
-        LaneConfig { tier: self.tier, batch_tokens_max: self.batch_tokens_max, depth: self.depth }
-    }
 }
 
 /// An engine that could not start.
@@ -227,6 +257,17 @@ pub enum StartError {
         tier: Tier,
         /// What is wrong with it.
         what: &'static str,
+    },
+    /// Two tiers on one device call it by different kinds, and so by two prices.
+    #[error(
+        "{device} is `{}` to one tier and `{}` to the other: tiers on one device give it one name in `device`",
+        .kinds[0], .kinds[1]
+    )]
+    TwoKinds {
+        /// The device.
+        device: Arc<str>,
+        /// What it is called.
+        kinds: [Arc<str>; 2],
     },
     /// A lane's scorer could not be made.
     #[error("lane {lane} did not come up: {why}")]

@@ -2,6 +2,7 @@
 
 use super::auth::Auth;
 use super::pages;
+use super::policy::Policies;
 use super::rank::{Answer, Ask};
 use super::route::{Route, route};
 use super::server::{Connections, ServerLimits};
@@ -39,6 +40,8 @@ pub struct App {
     pub auth: Auth,
     /// The bounds.
     pub limits: ServerLimits,
+    /// The policies of requests that name none.
+    pub policies: Policies,
     /// The connections, for metrics.
     pub connections: Arc<Connections>,
     /// Makes requests' ids.
@@ -145,7 +148,9 @@ impl App {
         };
         match self.body(&headers, body).await {
             Ok(body) => {
-                self.rank(Ask { place, headers, body, caller: Caller { tenant, arrived } }, stamp).await
+                let policy = self.policies.of(tenant, &place);
+                let caller = Caller { tenant, arrived, policy };
+                self.rank(Ask { place, headers, body, caller }, stamp).await
             }
             Err(error) => self.refuse(place.dialect(), Some(tenant), &error, stamp),
         }
@@ -208,6 +213,7 @@ impl App {
             connections: connections.open.load(Ordering::Relaxed),
             accepted: connections.accepted.load(Ordering::Relaxed),
             rejected: connections.rejected.load(Ordering::Relaxed),
+            accept_failures: self.connections.failed.load(Ordering::Relaxed),
             ledger_failures: self.store.as_ref().map_or(0, |store| store.failures()),
         })
     }

@@ -6,6 +6,7 @@
 //! | `guard` | a stream that gives up on clients that stall |
 //! | `tls` | certificate and key |
 //! | `auth` | API keys to tenants |
+//! | `policy` | the policy of a request that names none |
 //! | `route` | from method and path to what is wanted |
 //! | `handler` | the life of a request, on one screen |
 //! | `rank` | from a request's bytes to its answer's, for any transport |
@@ -18,6 +19,7 @@ mod auth;
 mod guard;
 mod handler;
 mod pages;
+mod policy;
 mod rank;
 mod route;
 mod server;
@@ -26,5 +28,6 @@ mod tokens;
 
 pub use auth::{Admin, Auth};
 pub use handler::App;
+pub use policy::Policies;
 pub use server::{Connections, Server, ServerLimits, listen};
 pub use tls::TlsFiles;

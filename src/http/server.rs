@@ -2,6 +2,7 @@
 
 use super::guard::Guarded;
 use super::handler::App;
+use crate::base::Ns;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -20,6 +21,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// A system that has no more file descriptors gets some back within this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// A system that is out of descriptors fails again with each try; the log says so this often.
+const ACCEPT_FAILURES_TOLD_EVERY: Ns = Ns::from_millis(10_000);
 
 /// Connections that may wait to be accepted; the system bounds it too. With fewer a burst of
 /// clients finds the door shut, and tries again only after a second.
@@ -99,6 +102,8 @@ pub struct Connections {
     pub accepted: AtomicU64,
     /// Turned away since the start, because too many were open.
     pub rejected: AtomicU64,
+    /// Not to be had from the system since the start.
+    pub failed: AtomicU64,
 }
 
 /// Listens on an address.
@@ -127,6 +132,7 @@ impl Server {
     /// is up.
     pub async fn run(self, listener: TcpListener, mut drain: watch::Receiver<bool>) {
         let graceful = GracefulShutdown::new();
+        let mut failures = Failures::default();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -134,9 +140,13 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => self.accept(stream, &graceful),
+                // A client that was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Out of descriptors, or a client that was gone before it was accepted.
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    self.app.connections.failed.fetch_add(1, Ordering::Relaxed);
+                    if let Some(failures) = failures.count(self.app.handle.now()) {
+                        tracing::warn!(%error, failures, "connections could not be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
@@ -250,11 +260,44 @@ async fn turn_away(mut stream: TcpStream, status: &str, [code, message]: &[&str;
     let _ = stream.shutdown().await;
 }
 
+/// Failures to accept, and when the log last had them.
+#[derive(Default)]
+struct Failures {
+    since: u64,
+    told: Option<Ns>,
+}
+
+impl Failures {
+    /// Counts one; how many there are since the log last had any, where it is to have them now.
+    fn count(&mut self, now: Ns) -> Option<u64> {
+        self.since += 1;
+        if self.told.is_some_and(|told| now < told.saturating_add(ACCEPT_FAILURES_TOLD_EVERY)) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
+}
+
 /// Counts a connection until it is dropped.
 struct Open(Arc<Connections>);
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_to_accept_are_told_at_once_and_then_every_ten_seconds() {
+        let mut failures = Failures::default();
+        let told: Vec<(u64, u64)> = (0..500_u64)
+            .filter_map(|try_| Some((try_ * 50, failures.count(Ns::from_millis(try_ * 50))?)))
+            .collect();
+        assert_eq!(told, [(0, 1), (10_000, 200), (20_000, 200)]);
     }
 }

@@ -1,13 +1,22 @@
 //! Who used which device for how long, and what it cost. The books always balance.
 //!
-//! For each tier, to the nanosecond and after every entry:
+//! For each device, to the nanosecond and after every entry:
 //! `charged + discarded + pending + idle == elapsed`. Charged time is on a response; discarded time
-//! is on none (losers of races, clients that left, faults); pending time was worked for jobs that
-//! are not settled yet, and is zero when there is none. [`Ledger::charge`] prices each answer once,
-//! so rows, totals and receipts are sums of the same whole nanodollars.
+//! is on none (losers of races, clients that left, faults); pending time is that of batches at work
+//! and of jobs that are not settled yet, and is zero when there is none.
+//!
+//! Elapsed time is wall time, however many lanes a device has. At each moment it is divided equally
+//! among the lanes that are busy then: alone a lane pays for the whole device, as nobody else had it,
+//! and two that work at once pay a half each. So a device's hour costs its price once. (The
+//! alternative, lanes times time at a price divided by the lanes, would charge a lane that works alone
+//! for a part of the device and call the rest idle.) A batch is charged for no more than the device
+//! itself says that it took; what is left of its share is idle.
+//!
+//! [`Ledger::charge`] prices each answer once, so rows, totals and receipts are sums of the same whole
+//! nanodollars.
 
 use super::price::{DeviceKind, PriceBook};
-use crate::base::{DeviceNs, Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
+use crate::base::{DeviceId, DeviceNs, Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,23 +29,43 @@ pub const HOUSE: &str = "podium";
 pub struct Accounts {
     /// What device time costs.
     pub prices: PriceBook,
-    /// The models; none where a tier is not served. All lanes of a tier use one kind of device.
+    /// The models; none where a tier is not served.
     pub tiers: PerTier<Option<TierAccount>>,
-    /// The tier of each lane.
-    pub lanes: Vec<Tier>,
+    /// The devices, by [`DeviceId`].
+    pub devices: Vec<DeviceAccount>,
+    /// The lanes.
+    pub lanes: Vec<LaneAccount>,
     /// The tenants' names, by [`TenantId`].
     pub tenants: Vec<Arc<str>>,
 }
 
-/// What a tier runs and on what.
+/// What a tier runs.
 #[derive(Clone, Debug)]
 pub struct TierAccount {
     /// The model's name.
     pub model: Arc<str>,
     /// The model's version.
     pub version: Arc<str>,
-    /// What its lanes run on.
-    pub device: DeviceKind,
+    /// What all of its lanes run on.
+    pub kind: DeviceKind,
+}
+
+/// A device: what time is spent on.
+#[derive(Clone, Debug)]
+pub struct DeviceAccount {
+    /// Its name among this machine's devices.
+    pub name: Arc<str>,
+    /// What it is priced as.
+    pub kind: DeviceKind,
+}
+
+/// A lane, by its place among the lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneAccount {
+    /// Whose model it runs.
+    pub tier: Tier,
+    /// On what.
+    pub on: DeviceId,
 }
 
 /// One answer's part in one tier.
@@ -52,8 +81,6 @@ pub struct Charge {
     pub requests: u64,
     /// Pairs of the answer that the tier scored.
     pub pairs: u64,
-    /// For how long.
-    pub device: DeviceNs,
 }
 
 /// What a row adds up; all fields only grow.
@@ -65,8 +92,8 @@ pub struct Sums {
     pub pairs: u64,
     /// Device time on responses.
     pub device: DeviceNs,
-    /// The prices on those responses.
-    pub cost: Nanodollars,
+    /// The prices on those responses; none where their device has no price.
+    pub cost: Option<Nanodollars>,
     /// Device time on no response.
     pub discarded: DeviceNs,
 }
@@ -77,12 +104,19 @@ impl Sums {
         self.requests += other.requests;
         self.pairs += other.pairs;
         self.device += other.device;
-        self.cost += other.cost;
+        add_cost(&mut self.cost, other.cost);
         self.discarded += other.discarded;
     }
 }
 
-/// What one tenant used of one model within an hour.
+/// Adds money to a sum: none is what has no price, and only nones make none.
+pub fn add_cost(sum: &mut Option<Nanodollars>, cost: Option<Nanodollars>) {
+    if let Some(cost) = cost {
+        *sum = Some(sum.unwrap_or_default() + cost);
+    }
+}
+
+/// What one tenant used of one model on one kind of device within an hour.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowKey {
     /// When.
@@ -95,36 +129,38 @@ pub struct RowKey {
     pub version: Arc<str>,
     /// The model's tier.
     pub tier: Tier,
+    /// The name of the kind of device.
+    pub kind: Arc<str>,
 }
 
-/// What the lanes of one tier were there for, within an hour.
+/// What one device was there for, within an hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LaneSums {
-    /// Time in which the lanes were ours.
+pub struct DeviceSums {
+    /// Wall time in which the device was ours.
     pub elapsed: DeviceNs,
-    /// The part of it in which they worked.
+    /// The part of it that batches were given.
     pub busy: DeviceNs,
-    /// What the elapsed time costs.
-    pub cost: Nanodollars,
+    /// What the elapsed time costs; none without a price.
+    pub cost: Option<Nanodollars>,
 }
 
-impl LaneSums {
+impl DeviceSums {
     /// Adds another row's.
     pub fn add(&mut self, other: &Self) {
         self.elapsed += other.elapsed;
         self.busy += other.busy;
-        self.cost += other.cost;
+        add_cost(&mut self.cost, other.cost);
     }
 }
 
-/// The devices of one tier within an hour.
+/// One device within an hour.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LaneKey {
+pub struct DeviceKey {
     /// When.
     pub hour: Hour,
-    /// The tier that the lanes serve.
-    pub tier: Tier,
-    /// The name of the kind of device.
+    /// The name of its kind.
+    pub kind: Arc<str>,
+    /// Its own name.
     pub device: Arc<str>,
 }
 
@@ -133,8 +169,8 @@ pub struct LaneKey {
 pub struct Increments {
     /// What tenants used.
     pub rows: BTreeMap<RowKey, Sums>,
-    /// What lanes did.
-    pub lanes: BTreeMap<LaneKey, LaneSums>,
+    /// What devices did.
+    pub devices: BTreeMap<DeviceKey, DeviceSums>,
 }
 
 impl Increments {
@@ -143,25 +179,25 @@ impl Increments {
         for (key, sums) in later.rows {
             self.rows.entry(key).or_default().add(&sums);
         }
-        for (key, sums) in later.lanes {
-            self.lanes.entry(key).or_default().add(&sums);
+        for (key, sums) in later.devices {
+            self.devices.entry(key).or_default().add(&sums);
         }
     }
 
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.lanes.is_empty()
+        self.rows.is_empty() && self.devices.is_empty()
     }
 }
 
-/// Where a tier's device time went; the first four are the fifth.
+/// Where a device's time went; the first four are the fifth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
-    /// On responses.
-    pub charged: DeviceNs,
-    /// On no response.
-    pub discarded: DeviceNs,
-    /// Worked for jobs that are not settled yet.
+    /// On responses, by tier.
+    pub charged: PerTier<DeviceNs>,
+    /// On no response, by tier.
+    pub discarded: PerTier<DeviceNs>,
+    /// At work now, or worked for jobs that are not settled yet.
     pub pending: DeviceNs,
     /// Not worked.
     pub idle: DeviceNs,
@@ -173,124 +209,196 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Ledger {
     accounts: Accounts,
-    since: Ns,
     lanes: Vec<Lane>,
-    books: PerTier<Book>,
+    devices: Vec<Device>,
+    costs: PerTier<Nanodollars>,
     fresh: Increments,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Lane {
-    busy: DeviceNs,
-    /// Elapsed time and its price that [`Ledger::take_dirty`] has told of.
-    told: (DeviceNs, Nanodollars),
+    /// Batches that it holds; the oldest is at work.
+    batches: usize,
+    /// The part of the device's time that the oldest has had so far.
+    share: DeviceNs,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Book {
-    busy: DeviceNs,
-    charged: DeviceNs,
-    discarded: DeviceNs,
-    cost: Nanodollars,
+struct Device {
+    /// Up to when its time is divided.
+    at: Ns,
+    elapsed: DeviceNs,
+    /// Given to batches that have ended.
+    worked: DeviceNs,
+    idle: DeviceNs,
+    charged: PerTier<DeviceNs>,
+    discarded: PerTier<DeviceNs>,
+    /// Elapsed time and its price that [`Ledger::take_increments`] has told of.
+    told: (DeviceNs, Option<Nanodollars>),
 }
 
 impl Ledger {
-    /// Opens the books; all lanes are ours from `now` on.
+    /// Opens the books; all devices are ours from `now` on.
     pub fn new(accounts: Accounts, now: Ns) -> Self {
-        let is_known = |tier: &Tier| accounts.tiers[*tier].is_some();
-        assert!(accounts.lanes.iter().all(is_known), "a lane's tier has an account");
+        for lane in &accounts.lanes {
+            let tier = accounts.tiers[lane.tier].as_ref().expect("a lane's tier has an account");
+            let device = &accounts.devices[lane.on.0 as usize];
+            assert_eq!(tier.kind, device.kind, "all lanes of a tier are on one kind of device");
+        }
         Self {
             lanes: vec![Lane::default(); accounts.lanes.len()],
+            devices: vec![Device { at: now, ..Device::default() }; accounts.devices.len()],
             accounts,
-            since: now,
-            books: PerTier::default(),
+            costs: PerTier::default(),
             fresh: Increments::default(),
         }
     }
 
-    /// Books the end of a batch, before what is charged or discarded of it.
-    pub fn busy(&mut self, hour: Hour, lane: usize, device: DeviceNs) {
-        let tier = self.accounts.lanes[lane];
-        self.lanes[lane].busy += device;
-        self.books[tier].busy += device;
-        let key = self.lane_key(hour, tier);
-        self.fresh.lanes.entry(key).or_default().busy += device;
+    /// Books that a lane is sent a batch.
+    pub fn begin(&mut self, lane: usize, now: Ns) {
+        self.divide(self.accounts.lanes[lane].on, now);
+        self.lanes[lane].batches += 1;
     }
 
-    /// Charges an answer's device time in one tier, and returns its price.
-    pub fn charge(&mut self, charge: &Charge) -> Nanodollars {
-        let Charge { hour, tenant, tier, requests, pairs, device } = *charge;
-        let cost = self.accounts.prices.price(self.account(tier).device, device);
-        let book = &mut self.books[tier];
-        book.charged += device;
-        book.cost += cost;
-        self.balance(tier);
+    /// Books the end of a lane's oldest batch, which says that it took so much of the device, and returns
+    /// what of that it is given: call before that is charged or discarded.
+    pub fn end(&mut self, hour: Hour, lane: usize, now: Ns, took: DeviceNs) -> DeviceNs {
+        let on = self.accounts.lanes[lane].on;
+        self.divide(on, now);
+        let Lane { batches, share } = &mut self.lanes[lane];
+        assert!(*batches > 0, "a batch that ends was begun");
+        *batches -= 1;
+        let share = std::mem::take(share);
+        let given = took.min(share);
+        let device = &mut self.devices[on.0 as usize];
+        device.worked += given;
+        device.idle += share - given;
+        let key = self.device_key(hour, on);
+        self.fresh.devices.entry(key).or_default().busy += given;
+        given
+    }
+
+    /// Books a lane's oldest batch as lost: the house pays for all that it had. Returns how much that was.
+    pub fn give_up(&mut self, hour: Hour, lane: usize, now: Ns) -> DeviceNs {
+        let LaneAccount { tier, on } = self.accounts.lanes[lane];
+        let given = self.end(hour, lane, now, DeviceNs::MAX);
+        self.discard(hour, None, tier, (on, given));
+        given
+    }
+
+    /// Books that a lane's scorer is made anew: what it still held has not been worked on.
+    pub fn restart(&mut self, lane: usize, now: Ns) {
+        let on = self.accounts.lanes[lane].on;
+        self.divide(on, now);
+        let Lane { share, .. } = std::mem::take(&mut self.lanes[lane]);
+        self.devices[on.0 as usize].idle += share;
+    }
+
+    /// Gives a device's time up to `now` to the lanes that were busy on it, in equal parts; where there are
+    /// none it was idle.
+    fn divide(&mut self, on: DeviceId, now: Ns) {
+        let device = &mut self.devices[on.0 as usize];
+        let passed = now.saturating_sub(device.at).0;
+        device.at = device.at.max(now);
+        device.elapsed += DeviceNs(passed);
+        let is_here = |account: &LaneAccount| account.on == on;
+        let lanes = || self.accounts.lanes.iter().zip(&self.lanes);
+        let busy = lanes().filter(|(account, lane)| is_here(account) && lane.batches > 0).count() as u64;
+        if busy == 0 {
+            device.idle += DeviceNs(passed);
+            return;
+        }
+        // The i-th part ends at floor(passed * i / busy): the parts are the whole.
+        let end = |i: u64| (u128::from(passed) * u128::from(i) / u128::from(busy)) as u64;
+        let lanes = self.accounts.lanes.iter().zip(&mut self.lanes);
+        let at_work = lanes.filter(|(account, lane)| is_here(account) && lane.batches > 0);
+        for ((_, lane), i) in at_work.zip(0..) {
+            lane.share += DeviceNs(end(i + 1) - end(i));
+        }
+    }
+
+    /// Charges an answer's time on each device in one tier, and returns its price, if there is one.
+    pub fn charge(
+        &mut self,
+        charge: &Charge,
+        used: impl Iterator<Item = (DeviceId, DeviceNs)>,
+    ) -> Option<Nanodollars> {
+        let Charge { hour, tenant, tier, requests, pairs } = *charge;
+        let mut device = DeviceNs::ZERO;
+        for (on, part) in used {
+            self.devices[on.0 as usize].charged[tier] += part;
+            self.balance(on);
+            device += part;
+        }
+        let cost = self.accounts.prices.price(self.account(tier).kind, device);
+        self.costs[tier] += cost.unwrap_or_default();
         let sums = Sums { requests, pairs, device, cost, discarded: DeviceNs::ZERO };
         self.row(hour, Some(tenant), tier).add(&sums);
         cost
     }
 
     /// Books device time that is on no response; the house's where nobody asked for it.
-    pub fn discard(&mut self, hour: Hour, tenant: Option<TenantId>, tier: Tier, device: DeviceNs) {
-        self.books[tier].discarded += device;
-        self.balance(tier);
+    pub fn discard(
+        &mut self,
+        hour: Hour,
+        tenant: Option<TenantId>,
+        tier: Tier,
+        (on, device): (DeviceId, DeviceNs),
+    ) {
+        self.devices[on.0 as usize].discarded[tier] += device;
+        self.balance(on);
         self.row(hour, tenant, tier).discarded += device;
     }
 
-    /// Takes what was added since the last time, the lanes' elapsed time up to `now` included.
-    pub fn take_dirty(&mut self, hour: Hour, now: Ns) -> Increments {
-        for place in 0..self.lanes.len() {
-            let tier = self.accounts.lanes[place];
-            let elapsed = self.elapsed(place, now);
+    /// Takes what was added since the last time, the devices' elapsed time up to `now` included.
+    pub fn take_increments(&mut self, hour: Hour, now: Ns) -> Increments {
+        for place in 0..self.devices.len() {
+            let on = DeviceId(place as u32);
+            self.divide(on, now);
+            let elapsed = self.devices[place].elapsed;
             // The price of the whole, less what was told: no rounding adds up.
-            let cost = self.accounts.prices.price(self.account(tier).device, elapsed);
-            let told = std::mem::replace(&mut self.lanes[place].told, (elapsed, cost));
-            let more = LaneSums { elapsed: elapsed - told.0, busy: DeviceNs::ZERO, cost: cost - told.1 };
-            let key = self.lane_key(hour, tier);
-            self.fresh.lanes.entry(key).or_default().add(&more);
+            let cost = self.accounts.prices.price(self.accounts.devices[place].kind, elapsed);
+            let told = std::mem::replace(&mut self.devices[place].told, (elapsed, cost));
+            let more = DeviceSums {
+                elapsed: elapsed - told.0,
+                busy: DeviceNs::ZERO,
+                cost: cost.map(|cost| cost - told.1.unwrap_or_default()),
+            };
+            let key = self.device_key(hour, on);
+            self.fresh.devices.entry(key).or_default().add(&more);
         }
         std::mem::take(&mut self.fresh)
     }
 
-    /// How long a lane has been ours.
-    ///
-    /// No less than its work: a stalled batch counts from its planned start, which may lie before
-    /// the end of the one before it.
-    pub fn elapsed(&self, lane: usize, now: Ns) -> DeviceNs {
-        let lane = &self.lanes[lane];
-        DeviceNs(now.saturating_sub(self.since).0).max(lane.busy).max(lane.told.0)
+    /// The devices' names, by [`DeviceId`].
+    pub fn devices(&self) -> impl Iterator<Item = (DeviceId, &Arc<str>)> {
+        self.accounts.devices.iter().zip(0..).map(|(device, place)| (DeviceId(place), &device.name))
     }
 
-    /// How long a lane has not worked; a batch that runs counts once it ends.
-    pub fn idle(&self, lane: usize, now: Ns) -> DeviceNs {
-        self.elapsed(lane, now) - self.lanes[lane].busy
-    }
-
-    /// Where a tier's device time went.
-    pub fn totals(&self, tier: Tier, now: Ns) -> Totals {
-        let of_tier = || (0..self.lanes.len()).filter(|&lane| self.accounts.lanes[lane] == tier);
-        let Book { busy, charged, discarded, .. } = self.books[tier];
-        let totals = Totals {
-            charged,
-            discarded,
-            pending: busy - charged - discarded,
-            idle: of_tier().map(|lane| self.idle(lane, now)).sum(),
-            elapsed: of_tier().map(|lane| self.elapsed(lane, now)).sum(),
-        };
-        let parts = totals.charged + totals.discarded + totals.pending + totals.idle;
-        assert_eq!(parts, totals.elapsed, "the books of the {} balance", tier.name());
-        totals
+    /// Where a device's time went up to `now`.
+    pub fn totals(&mut self, on: DeviceId, now: Ns) -> Totals {
+        self.divide(on, now);
+        let lanes = self.accounts.lanes.iter().zip(&self.lanes);
+        let at_work: DeviceNs =
+            lanes.filter(|(account, _)| account.on == on).map(|(_, lane)| lane.share).sum();
+        let Device { elapsed, worked, idle, charged, discarded, .. } = self.devices[on.0 as usize];
+        let given = charged.primary + charged.fallback + discarded.primary + discarded.fallback;
+        let pending = worked - given + at_work;
+        let name = &self.accounts.devices[on.0 as usize].name;
+        assert_eq!(given + pending + idle, elapsed, "the books of {name} balance");
+        Totals { charged, discarded, pending, idle, elapsed }
     }
 
     /// The sum of the prices on a tier's answers.
     pub fn cost(&self, tier: Tier) -> Nanodollars {
-        self.books[tier].cost
+        self.costs[tier]
     }
 
-    fn balance(&self, tier: Tier) {
-        let book = &self.books[tier];
-        let given = book.charged + book.discarded;
-        assert!(given <= book.busy, "{given:?} of {:?} worked by the {} are given", book.busy, tier.name());
+    fn balance(&self, on: DeviceId) {
+        let Device { worked, charged, discarded, .. } = self.devices[on.0 as usize];
+        let given = charged.primary + charged.fallback + discarded.primary + discarded.fallback;
+        let name = &self.accounts.devices[on.0 as usize].name;
+        assert!(given <= worked, "{given:?} of {worked:?} worked by {name} are given");
     }
 
     fn account(&self, tier: Tier) -> &TierAccount {
@@ -302,13 +410,15 @@ impl Ledger {
             Some(tenant) => self.accounts.tenants[tenant.0 as usize].clone(),
             None => HOUSE.into(),
         };
-        let TierAccount { model, version, .. } = self.account(tier);
-        let key = RowKey { hour, tenant, model: model.clone(), version: version.clone(), tier };
+        let TierAccount { model, version, kind } = self.account(tier);
+        let kind = self.accounts.prices.name(*kind).clone();
+        let key = RowKey { hour, tenant, model: model.clone(), version: version.clone(), tier, kind };
         self.fresh.rows.entry(key).or_default()
     }
 
-    fn lane_key(&self, hour: Hour, tier: Tier) -> LaneKey {
-        LaneKey { hour, tier, device: self.accounts.prices.name(self.account(tier).device).clone() }
+    fn device_key(&self, hour: Hour, on: DeviceId) -> DeviceKey {
+        let DeviceAccount { name, kind } = &self.accounts.devices[on.0 as usize];
+        DeviceKey { hour, kind: self.accounts.prices.name(*kind).clone(), device: name.clone() }
     }
 }
 
@@ -318,82 +428,218 @@ mod tests {
     use crate::ledger::price::{DevicePrice, PriceConfig};
     use proptest::prelude::*;
 
+    const GPU_0: DeviceId = DeviceId(0);
+    const GPU_1: DeviceId = DeviceId(1);
+    const CPU: DeviceId = DeviceId(2);
+
+    /// Two H100s: two lanes of the primary on the first, one on the second; the fallback on the CPU.
     fn ledger() -> Ledger {
-        let device = |name: &str, dollars_per_hour| DevicePrice {
+        let devices = [("h100", 2.5), ("cpu", 0.1)].map(|(name, dollars_per_hour)| DevicePrice {
             name: name.into(),
             dollars_per_hour,
             watts: 100.0,
             dollars_per_kwh: None,
-        };
-        let devices = vec![device("h100", 2.5), device("cpu", 0.1)];
-        let mut prices = PriceBook::new(&PriceConfig { dollars_per_kwh: 0.2, devices }).unwrap();
-        let mut account = |model: &str, device: &str| {
-            Some(TierAccount { model: model.into(), version: "v1".into(), device: prices.kind(device) })
-        };
-        let tiers = PerTier { primary: account("large", "h100"), fallback: account("small", "cpu") };
-        let lanes = vec![Tier::Primary, Tier::Primary, Tier::Fallback];
-        Ledger::new(Accounts { prices, tiers, lanes, tenants: vec!["acme".into(), "zeta".into()] }, Ns(100))
+        });
+        let config = PriceConfig { dollars_per_kwh: 0.2, devices: devices.into() };
+        let mut prices = PriceBook::new(&config).unwrap();
+        let (h100, cpu) = (prices.kind("h100"), prices.kind("cpu"));
+        let account =
+            |model: &str, kind| Some(TierAccount { model: model.into(), version: "v1".into(), kind });
+        let device = |name: &str, kind| DeviceAccount { name: name.into(), kind };
+        let lane = |tier, on| LaneAccount { tier, on };
+        let (primary, fallback) = (Tier::Primary, Tier::Fallback);
+        Ledger::new(
+            Accounts {
+                prices,
+                tiers: PerTier { primary: account("large", h100), fallback: account("small", cpu) },
+                devices: vec![device("gpu 0", h100), device("gpu 1", h100), device("cpu", cpu)],
+                lanes: vec![
+                    lane(primary, GPU_0),
+                    lane(primary, GPU_0),
+                    lane(primary, GPU_1),
+                    lane(fallback, CPU),
+                ],
+                tenants: vec!["acme".into(), "zeta".into()],
+            },
+            Ns(100),
+        )
     }
 
-    fn charge(tenant: u32, tier: Tier, device: u64) -> Charge {
-        let (tenant, device) = (TenantId(tenant), DeviceNs(device));
-        Charge { hour: Hour(1), tenant, tier, requests: 1, pairs: 10, device }
+    /// A CPU at `dollars_per_hour` with a lane of each tier, or without a price.
+    fn one_cpu(dollars_per_hour: Option<f64>) -> Ledger {
+        let price = |dollars_per_hour| DevicePrice {
+            name: "cpu".into(),
+            dollars_per_hour,
+            watts: 0.0,
+            dollars_per_kwh: None,
+        };
+        let devices = dollars_per_hour.map(price).into_iter().collect();
+        let mut prices = PriceBook::new(&PriceConfig { dollars_per_kwh: 0.0, devices }).unwrap();
+        let kind = prices.kind("cpu");
+        let account = |model: &str| Some(TierAccount { model: model.into(), version: "v1".into(), kind });
+        Ledger::new(
+            Accounts {
+                prices,
+                tiers: PerTier { primary: account("large"), fallback: account("small") },
+                devices: vec![DeviceAccount { name: "cpu".into(), kind }],
+                lanes: Tier::ALL.map(|tier| LaneAccount { tier, on: DeviceId(0) }).into(),
+                tenants: vec!["acme".into()],
+            },
+            Ns::ZERO,
+        )
+    }
+
+    fn charge(tenant: u32, tier: Tier) -> Charge {
+        Charge { hour: Hour(1), tenant: TenantId(tenant), tier, requests: 1, pairs: 10 }
+    }
+
+    fn on(device: DeviceId, time: u64) -> impl Iterator<Item = (DeviceId, DeviceNs)> {
+        std::iter::once((device, DeviceNs(time)))
     }
 
     #[test]
     fn a_charge_is_priced_and_rowed() {
         let mut ledger = ledger();
-        ledger.busy(Hour(1), 0, DeviceNs(3_600_000));
-        let cost = ledger.charge(&charge(0, Tier::Primary, 3_600_000));
-        assert_eq!(cost, Nanodollars(2_520));
-        let dirty = ledger.take_dirty(Hour(1), Ns(100 + 7_200_000));
-        let (key, sums) = dirty.rows.iter().next().unwrap();
-        assert_eq!((&*key.tenant, &*key.model, key.tier), ("acme", "large", Tier::Primary));
+        ledger.begin(2, Ns(100));
+        ledger.end(Hour(1), 2, Ns(100 + 3_600_000), DeviceNs::MAX);
+        let cost = ledger.charge(&charge(0, Tier::Primary), on(GPU_1, 3_600_000));
+        assert_eq!(cost, Some(Nanodollars(2_520)));
+        let fresh = ledger.take_increments(Hour(1), Ns(100 + 7_200_000));
+        let (key, sums) = fresh.rows.iter().next().unwrap();
+        assert_eq!(
+            (&*key.tenant, &*key.model, key.tier, &*key.kind),
+            ("acme", "large", Tier::Primary, "h100")
+        );
         assert_eq!((sums.requests, sums.pairs, sums.cost), (1, 10, cost));
-        let lanes: Vec<_> = dirty.lanes.values().collect();
-        assert_eq!((lanes[0].elapsed, lanes[0].busy), (DeviceNs(14_400_000), DeviceNs(3_600_000)));
-        assert_eq!(lanes[0].cost, Nanodollars(4 * 2_520));
+        let devices: Vec<_> = fresh.devices.iter().map(|(key, sums)| (&*key.device, sums)).collect();
+        assert_eq!(
+            (devices[2].0, devices[2].1.elapsed.0, devices[2].1.busy.0),
+            ("gpu 1", 7_200_000, 3_600_000)
+        );
+        assert_eq!(devices[2].1.cost, Some(Nanodollars(2 * 2_520)));
     }
 
     #[test]
-    fn a_fault_is_paid_by_the_house() {
+    fn an_hour_of_a_device_costs_its_price_once_whatever_lanes_it_has() {
+        let mut ledger = one_cpu(Some(0.05));
+        let hour = 3_600_000_000_000;
+        ledger.begin(0, Ns::ZERO);
+        ledger.begin(1, Ns::ZERO);
+        let given = [0, 1].map(|lane| ledger.end(Hour(0), lane, Ns(hour), DeviceNs(hour)));
+        assert_eq!(given, [DeviceNs(hour / 2); 2]);
+        let fresh = ledger.take_increments(Hour(1), Ns(hour));
+        let costs: Vec<_> = fresh.devices.values().map(|sums| (sums.elapsed, sums.busy, sums.cost)).collect();
+        assert_eq!(
+            costs.iter().map(|(.., cost)| cost.unwrap_or_default()).sum::<Nanodollars>(),
+            Nanodollars(50_000_000)
+        );
+        assert_eq!(costs.iter().map(|(elapsed, ..)| *elapsed).sum::<DeviceNs>(), DeviceNs(hour));
+    }
+
+    #[test]
+    fn lanes_that_work_at_once_share_the_device_and_one_alone_has_all_of_it() {
+        // Lane 0 works from 0 to 100, lane 1 from 60 to 161; alone, then together, then alone.
+        let mut ledger = one_cpu(None);
+        ledger.begin(0, Ns(0));
+        ledger.begin(1, Ns(60));
+        assert_eq!(ledger.end(Hour(0), 0, Ns(100), DeviceNs(100)), DeviceNs(60 + 20));
+        assert_eq!(ledger.end(Hour(0), 1, Ns(161), DeviceNs(101)), DeviceNs(20 + 61));
+        let totals = ledger.totals(DeviceId(0), Ns(200));
+        assert_eq!((totals.pending.0, totals.idle.0, totals.elapsed.0), (161, 39, 200));
+    }
+
+    #[test]
+    fn an_odd_nanosecond_is_given_to_one_of_two() {
+        let mut ledger = one_cpu(None);
+        ledger.begin(0, Ns(0));
+        ledger.begin(1, Ns(0));
+        let given = [0, 1].map(|lane| ledger.end(Hour(0), lane, Ns(7), DeviceNs(7)).0);
+        assert_eq!(given, [3, 4]);
+    }
+
+    #[test]
+    fn a_device_that_tells_less_than_its_share_was_idle_for_the_rest() {
         let mut ledger = ledger();
-        ledger.busy(Hour(1), 2, DeviceNs(50));
-        ledger.discard(Hour(1), None, Tier::Fallback, DeviceNs(50));
-        let dirty = ledger.take_dirty(Hour(1), Ns(100));
-        assert_eq!(&*dirty.rows.keys().next().unwrap().tenant, HOUSE);
+        ledger.begin(0, Ns(100));
+        assert_eq!(ledger.end(Hour(0), 0, Ns(200), DeviceNs(70)), DeviceNs(70));
+        let totals = ledger.totals(GPU_0, Ns(250));
+        assert_eq!((totals.pending.0, totals.idle.0, totals.elapsed.0), (70, 80, 150));
     }
 
     #[test]
-    #[should_panic(expected = "worked by the primary are given")]
+    fn a_batch_behind_another_has_the_device_once_that_has_ended() {
+        let mut ledger = ledger();
+        ledger.begin(2, Ns(100));
+        ledger.begin(2, Ns(110));
+        assert_eq!(ledger.end(Hour(0), 2, Ns(150), DeviceNs(50)), DeviceNs(50));
+        assert_eq!(ledger.end(Hour(0), 2, Ns(180), DeviceNs(40)), DeviceNs(30));
+        assert_eq!(ledger.totals(GPU_1, Ns(180)).idle, DeviceNs::ZERO);
+    }
+
+    #[test]
+    fn a_batch_at_work_is_pending() {
+        let mut ledger = ledger();
+        ledger.begin(3, Ns(150));
+        let totals = ledger.totals(CPU, Ns(200));
+        assert_eq!((totals.pending.0, totals.idle.0, totals.elapsed.0), (50, 50, 100));
+    }
+
+    #[test]
+    fn what_a_hanging_batch_had_is_paid_by_the_house() {
+        let mut ledger = one_cpu(Some(1.0));
+        ledger.begin(0, Ns(0));
+        ledger.begin(1, Ns(500));
+        assert_eq!(ledger.give_up(Hour(1), 0, Ns(1000)), DeviceNs(750));
+        ledger.restart(0, Ns(1000));
+        let (key, sums) = ledger.take_increments(Hour(1), Ns(1000)).rows.pop_first().unwrap();
+        assert_eq!((&*key.tenant, key.tier, sums.discarded), (HOUSE, Tier::Primary, DeviceNs(750)));
+        assert_eq!(ledger.totals(DeviceId(0), Ns(1100)).pending, DeviceNs(250 + 100));
+    }
+
+    #[test]
+    fn without_a_price_time_is_counted_and_money_is_not() {
+        let mut ledger = one_cpu(None);
+        ledger.begin(0, Ns(0));
+        ledger.end(Hour(1), 0, Ns(50), DeviceNs(50));
+        assert_eq!(ledger.charge(&charge(0, Tier::Primary), on(DeviceId(0), 50)), None);
+        let fresh = ledger.take_increments(Hour(1), Ns(100));
+        assert_eq!(
+            fresh.rows.values().map(|sums| (sums.device.0, sums.cost)).collect::<Vec<_>>(),
+            [(50, None)]
+        );
+        let spent: Vec<_> = fresh.devices.values().map(|sums| (sums.elapsed.0, sums.cost)).collect();
+        assert_eq!(spent, [(100, None)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "worked by gpu 0 are given")]
     fn more_than_was_worked_cannot_be_charged() {
         let mut ledger = ledger();
-        ledger.busy(Hour(1), 0, DeviceNs(10));
-        ledger.charge(&charge(0, Tier::Primary, 11));
-    }
-
-    #[test]
-    fn work_that_overlaps_lengthens_the_elapsed_time() {
-        let mut ledger = ledger();
-        ledger.busy(Hour(1), 2, DeviceNs(500));
-        assert_eq!(ledger.elapsed(2, Ns(200)), DeviceNs(500));
-        assert_eq!(ledger.totals(Tier::Fallback, Ns(200)).pending, DeviceNs(500));
+        ledger.begin(0, Ns(100));
+        ledger.end(Hour(1), 0, Ns(110), DeviceNs(10));
+        ledger.charge(&charge(0, Tier::Primary), on(GPU_0, 11));
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        Work { lane: usize, device: u64, given: u64, tenant: u32, fate: u8 },
+        Begin { lane: usize },
+        End { lane: usize, took: u64, given: u64, tenant: u32, fate: u8 },
+        GiveUp { lane: usize },
+        Restart { lane: usize },
         Take,
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let work = (0..3_usize, 0..1_000_000_u64, 0..=100_u64, 0..2_u32, 0..4_u8).prop_map(
-            |(lane, device, percent, tenant, fate)| {
-                let given = device * percent / 100;
-                Step::Work { lane, device, given, tenant, fate }
-            },
-        );
-        prop::collection::vec(prop_oneof![5 => work, 1 => Just(Step::Take)], 0..200)
+    fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
+        let end = (0..4_usize, 0..1_000_000_u64, 0..=100_u64, 0..2_u32, 0..4_u8)
+            .prop_map(|(lane, took, given, tenant, fate)| Step::End { lane, took, given, tenant, fate });
+        let step = prop_oneof![
+            5 => (0..4_usize).prop_map(|lane| Step::Begin { lane }),
+            5 => end,
+            1 => (0..4_usize).prop_map(|lane| Step::GiveUp { lane }),
+            1 => (0..4_usize).prop_map(|lane| Step::Restart { lane }),
+            1 => Just(Step::Take),
+        ];
+        prop::collection::vec((0..500_000_u64, step), 0..200)
     }
 
     proptest! {
@@ -402,38 +648,50 @@ mod tests {
             let mut ledger = ledger();
             let (mut now, mut all) = (Ns(100), Increments::default());
             let (mut receipts, mut device_total) = (Nanodollars::ZERO, DeviceNs::ZERO);
-            for step in steps {
+            let hour = |now: Ns| Hour(now.0 / 1_000_000);
+            for (passed, step) in steps {
+                now += Ns(passed);
+                let has_batch = |ledger: &Ledger, lane: usize| ledger.lanes[lane].batches > 0;
                 match step {
-                    Step::Work { lane, device, given, tenant, fate } => {
-                        now += Ns(device);
-                        let tier = [Tier::Primary, Tier::Primary, Tier::Fallback][lane];
-                        ledger.busy(Hour(now.0 / 1_000_000), lane, DeviceNs(device));
+                    Step::Begin { lane } => ledger.begin(lane, now),
+                    Step::End { lane, took, given, tenant, fate } if has_batch(&ledger, lane) => {
+                        let LaneAccount { tier, on: device } = ledger.accounts.lanes[lane];
+                        let given = DeviceNs(ledger.end(hour(now), lane, now, DeviceNs(took)).0 * given / 100);
                         match fate {
-                            0 => ledger.discard(Hour(0), None, tier, DeviceNs(given)),
-                            1 => ledger.discard(Hour(0), Some(TenantId(tenant)), tier, DeviceNs(given)),
+                            0 => ledger.discard(Hour(0), None, tier, (device, given)),
+                            1 => ledger.discard(Hour(0), Some(TenantId(tenant)), tier, (device, given)),
                             _ => {
-                                receipts += ledger.charge(&charge(tenant, tier, given));
-                                device_total += DeviceNs(given);
+                                receipts += ledger.charge(&charge(tenant, tier), on(device, given.0)).unwrap();
+                                device_total += given;
                             }
                         }
                     }
-                    Step::Take => all.merge(ledger.take_dirty(Hour(now.0 / 1_000_000), now)),
+                    Step::GiveUp { lane } if has_batch(&ledger, lane) => {
+                        ledger.give_up(hour(now), lane, now);
+                        ledger.restart(lane, now);
+                    }
+                    Step::Restart { lane } => ledger.restart(lane, now),
+                    Step::Take => all.merge(ledger.take_increments(hour(now), now)),
+                    Step::End { .. } | Step::GiveUp { .. } => {}
                 }
-                for tier in Tier::ALL {
-                    ledger.totals(tier, now);
+                for device in [GPU_0, GPU_1, CPU] {
+                    // It panics where the parts are not the whole.
+                    prop_assert_eq!(ledger.totals(device, now).elapsed, DeviceNs(now.0 - 100));
                 }
             }
-            all.merge(ledger.take_dirty(Hour(9), now));
-            prop_assert_eq!(all.rows.values().map(|sums| sums.cost).sum::<Nanodollars>(), receipts);
+            for lane in 0..4 {
+                ledger.restart(lane, now);
+            }
+            all.merge(ledger.take_increments(Hour(9), now));
+            prop_assert_eq!(all.rows.values().filter_map(|sums| sums.cost).sum::<Nanodollars>(), receipts);
             prop_assert_eq!(all.rows.values().map(|sums| sums.device).sum::<DeviceNs>(), device_total);
-            let totals = Tier::ALL.map(|tier| ledger.totals(tier, now));
-            let elapsed: DeviceNs = totals.iter().map(|totals| totals.elapsed).sum();
-            prop_assert_eq!(all.lanes.values().map(|sums| sums.elapsed).sum::<DeviceNs>(), elapsed);
-            let discarded: DeviceNs = totals.iter().map(|totals| totals.discarded).sum();
+            let totals = [GPU_0, GPU_1, CPU].map(|device| ledger.totals(device, now));
+            let sum = |of: fn(&Totals) -> DeviceNs| totals.iter().map(of).sum::<DeviceNs>();
+            let devices = |of: fn(&DeviceSums) -> DeviceNs| all.devices.values().map(of).sum::<DeviceNs>();
+            prop_assert_eq!(devices(|sums| sums.elapsed), sum(|totals| totals.elapsed));
+            prop_assert_eq!(devices(|sums| sums.busy) + sum(|totals| totals.idle), sum(|totals| totals.elapsed));
+            let discarded = sum(|totals| totals.discarded.primary + totals.discarded.fallback);
             prop_assert_eq!(all.rows.values().map(|sums| sums.discarded).sum::<DeviceNs>(), discarded);
-            let idle: DeviceNs = totals.iter().map(|totals| totals.idle).sum();
-            let busy: DeviceNs = all.lanes.values().map(|sums| sums.busy).sum();
-            prop_assert_eq!(busy + idle, elapsed);
         }
     }
 }

@@ -12,7 +12,7 @@ pub struct PriceConfig {
     /// Dollars for a kilowatt hour, where a device names no price of its own. Default 0: the hourly
     /// price is taken to include energy.
     pub dollars_per_kwh: f64,
-    /// The kinds of device that lanes name. Default none: device time is counted and costs nothing.
+    /// The kinds of device that lanes run on. Default none: device time is counted and has no price.
     pub devices: Vec<DevicePrice>,
 }
 
@@ -20,11 +20,11 @@ pub struct PriceConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DevicePrice {
-    /// The name that lanes use, for example `h100`.
+    /// The name that tiers use, for example `h100`.
     pub name: String,
-    /// Rent or depreciation, in dollars per hour.
+    /// Rent or depreciation of one device, in dollars per hour, however many lanes it has.
     pub dollars_per_hour: f64,
-    /// Power drawn, in watts. Default 0.
+    /// Power drawn by one device, in watts. Default 0.
     #[serde(default)]
     pub watts: f64,
     /// Dollars for a kilowatt hour. Default: that of `[prices]`.
@@ -66,7 +66,8 @@ pub struct PriceBook {
 #[derive(Clone, Debug)]
 struct Kind {
     name: Arc<str>,
-    per_hour: Nanodollars,
+    /// None where no price is configured.
+    per_hour: Option<Nanodollars>,
 }
 
 /// Far above any device that is rented. A thousand devices at this price fill the 63 bits that the
@@ -95,17 +96,17 @@ impl PriceBook {
                 return Err(PriceError::Twice { place, name: device.name.clone() });
             }
             let energy = device.watts / 1000.0 * per_kwh;
-            let per_hour = Nanodollars(nano(device.dollars_per_hour) + nano(energy));
+            let per_hour = Some(Nanodollars(nano(device.dollars_per_hour) + nano(energy)));
             book.kinds.push(Kind { name: device.name.as_str().into(), per_hour });
         }
         Ok(book)
     }
 
-    /// Finds the kind of that name; one without a price is added, and costs nothing.
+    /// Finds the kind of that name; one without a price is added.
     pub fn kind(&mut self, name: &str) -> DeviceKind {
         let known = self.kinds.iter().position(|kind| *kind.name == *name);
         let place = known.unwrap_or_else(|| {
-            self.kinds.push(Kind { name: name.into(), per_hour: Nanodollars::ZERO });
+            self.kinds.push(Kind { name: name.into(), per_hour: None });
             self.kinds.len() - 1
         });
         DeviceKind(u16::try_from(place).expect("there are fewer kinds of device than lanes"))
@@ -116,15 +117,16 @@ impl PriceBook {
         &self.kinds[usize::from(kind.0)].name
     }
 
-    /// What an hour of a device costs.
-    pub fn per_hour(&self, kind: DeviceKind) -> Nanodollars {
+    /// What an hour of a device costs; none without a price.
+    pub fn per_hour(&self, kind: DeviceKind) -> Option<Nanodollars> {
         self.kinds[usize::from(kind.0)].per_hour
     }
 
-    /// Prices device time: `device * per_hour / 1 h`, rounded to the nearest nanodollar, halves up.
-    pub fn price(&self, kind: DeviceKind, device: DeviceNs) -> Nanodollars {
-        let product = u128::from(device.0) * u128::from(self.per_hour(kind).0);
-        Nanodollars(u64::try_from((product + HOUR / 2) / HOUR).unwrap_or(u64::MAX))
+    /// Prices device time: `device * per_hour / 1 h`, rounded to the nearest nanodollar, halves up; none
+    /// without a price.
+    pub fn price(&self, kind: DeviceKind, device: DeviceNs) -> Option<Nanodollars> {
+        let product = u128::from(device.0) * u128::from(self.per_hour(kind)?.0);
+        Some(Nanodollars(u64::try_from((product + HOUR / 2) / HOUR).unwrap_or(u64::MAX)))
     }
 }
 
@@ -156,16 +158,16 @@ mod tests {
     fn an_hour_costs_rent_and_energy() {
         let mut book = book(H100).unwrap();
         let h100 = book.kind("h100");
-        assert_eq!(book.per_hour(h100), Nanodollars(2_640_000_000));
-        assert_eq!(book.price(h100, DeviceNs(HOUR as u64)), Nanodollars(2_640_000_000));
-        assert_eq!(book.price(h100, DeviceNs(1_000_000)), Nanodollars(733));
+        assert_eq!(book.per_hour(h100), Some(Nanodollars(2_640_000_000)));
+        assert_eq!(book.price(h100, DeviceNs(HOUR as u64)), Some(Nanodollars(2_640_000_000)));
+        assert_eq!(book.price(h100, DeviceNs(1_000_000)), Some(Nanodollars(733)));
     }
 
     #[test]
     fn a_device_may_have_energy_of_its_own_price() {
         let mut book = book(&format!("{H100}\ndollars_per_kwh = 1.0")).unwrap();
         let h100 = book.kind("h100");
-        assert_eq!(book.per_hour(h100), Nanodollars(3_200_000_000));
+        assert_eq!(book.per_hour(h100), Some(Nanodollars(3_200_000_000)));
     }
 
     #[test]
@@ -173,18 +175,18 @@ mod tests {
         // A nanosecond costs 0.28 nanodollars, and 5400 ns exactly 1500.
         let mut book = book("[[devices]]\nname = 'x'\ndollars_per_hour = 1000").unwrap();
         let x = book.kind("x");
-        assert_eq!(book.price(x, DeviceNs(1)), Nanodollars(0));
-        assert_eq!(book.price(x, DeviceNs(2)), Nanodollars(1));
-        assert_eq!(book.price(x, DeviceNs(3)), Nanodollars(1));
-        assert_eq!(book.price(x, DeviceNs(5_400)), Nanodollars(1_500));
-        assert_eq!(book.price(x, DeviceNs(9)), Nanodollars(3));
+        assert_eq!(book.price(x, DeviceNs(1)), Some(Nanodollars(0)));
+        assert_eq!(book.price(x, DeviceNs(2)), Some(Nanodollars(1)));
+        assert_eq!(book.price(x, DeviceNs(3)), Some(Nanodollars(1)));
+        assert_eq!(book.price(x, DeviceNs(5_400)), Some(Nanodollars(1_500)));
+        assert_eq!(book.price(x, DeviceNs(9)), Some(Nanodollars(3)));
     }
 
     #[test]
-    fn a_device_without_a_price_costs_nothing() {
+    fn what_a_device_without_a_price_costs_is_not_known() {
         let mut book = PriceBook::default();
         let cpu = book.kind("cpu");
-        assert_eq!((book.price(cpu, DeviceNs::MAX), &**book.name(cpu)), (Nanodollars::ZERO, "cpu"));
+        assert_eq!((book.price(cpu, DeviceNs(1)), &**book.name(cpu)), (None, "cpu"));
         assert_eq!(book.kind("cpu"), cpu);
     }
 
@@ -215,8 +217,8 @@ mod tests {
             let config = PriceConfig { dollars_per_kwh: 0.0, devices: vec![config] };
             let mut book = PriceBook::new(&config).unwrap();
             let x = book.kind("x");
-            let product = u128::from(device) * u128::from(book.per_hour(x).0);
-            let back = u128::from(book.price(x, DeviceNs(device)).0) * HOUR;
+            let product = u128::from(device) * u128::from(book.per_hour(x).unwrap().0);
+            let back = u128::from(book.price(x, DeviceNs(device)).unwrap().0) * HOUR;
             prop_assert!(back.abs_diff(product) <= HOUR / 2);
         }
     }

@@ -1,6 +1,6 @@
 //! Who owes what: rows of the ledger, filtered, grouped, and loaded with what nobody used.
 
-use super::books::{HOUSE, Increments, RowKey, Sums};
+use super::books::{HOUSE, Increments, RowKey, Sums, add_cost};
 use crate::base::{DeviceNs, Hour, Nanodollars, Tier, shares};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ pub struct Group {
     /// The model's version; empty for idle time of nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Arc<str>>,
-    /// The model's tier.
+    /// The model's tier; none for idle time of nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<Tier>,
 }
@@ -105,96 +105,123 @@ pub struct CostRow {
     pub device_ns: DeviceNs,
     /// Device time on no response.
     pub discarded_ns: DeviceNs,
-    /// The prices on responses: what the work took.
-    pub nanodollars: Nanodollars,
-    /// The same with idle and discarded time shared out: what the devices cost.
-    pub loaded_nanodollars: Nanodollars,
+    /// The prices on responses: what the work took. None where no device had a price.
+    pub nanodollars: Option<Nanodollars>,
+    /// The same with idle and discarded time shared out: what the devices cost. None where no device had a
+    /// price.
+    pub loaded_nanodollars: Option<Nanodollars>,
 }
 
 /// Adds up books of whole hours, in the order of their groups.
 ///
-/// What a tier's devices cost in an hour is shared among the rows of that hour and tier in
-/// proportion to charged device time, to the nanodollar; where nothing was charged, the house bears
-/// it. So the loaded costs of all tenants add up to what the devices cost.
+/// What the devices of one kind cost in an hour is shared among the rows of that hour and kind, whatever
+/// their tier, in proportion to charged device time, to the nanodollar; where nothing was charged, the
+/// house bears it. So the loaded costs of all tenants add up to what the devices cost.
 pub fn report(books: &Increments, query: &Query) -> Vec<CostRow> {
     let mut groups: BTreeMap<Group, CostRow> = BTreeMap::new();
-    for (key, sums, loaded) in load(books) {
+    for line in load(books) {
         let hours = query.from..query.to.unwrap_or(Hour(u64::MAX));
-        if !hours.contains(&key.hour) || query.tenant.as_deref().is_some_and(|tenant| tenant != &*key.tenant)
-        {
+        let is_theirs = query.tenant.as_deref().is_none_or(|tenant| tenant == &*line.tenant);
+        if !hours.contains(&line.hour) || !is_theirs {
             continue;
         }
-        let group = group(&key, &query.group_by);
+        let (group, sums) = (group(&line, &query.group_by), line.sums);
         let row = groups.entry(group).or_default();
         row.requests += sums.requests;
         row.pairs += sums.pairs;
         row.device_ns += sums.device;
         row.discarded_ns += sums.discarded;
-        row.nanodollars += sums.cost;
-        row.loaded_nanodollars += loaded;
+        add_cost(&mut row.nanodollars, sums.cost);
+        add_cost(&mut row.loaded_nanodollars, line.loaded);
     }
     groups.into_iter().map(|(group, row)| CostRow { group, ..row }).collect()
 }
 
-/// What a tier's devices cost in an hour, and who shares it.
+/// What the devices of a kind cost in an hour, and who shares it.
 #[derive(Default)]
 struct Pot {
-    cost: Nanodollars,
-    rows: Vec<(RowKey, Sums)>,
+    cost: Option<Nanodollars>,
+    rows: Vec<Line>,
 }
 
-/// Each row with its share of what its tier's devices cost in its hour.
-fn load(books: &Increments) -> Vec<(RowKey, Sums, Nanodollars)> {
-    let mut pots: BTreeMap<(Hour, Tier), Pot> = BTreeMap::new();
-    for (key, sums) in &books.lanes {
-        pots.entry((key.hour, key.tier)).or_default().cost += sums.cost;
+/// A row of the books.
+struct Line {
+    hour: Hour,
+    tenant: Arc<str>,
+    model: Arc<str>,
+    version: Arc<str>,
+    /// None for devices that nobody used.
+    tier: Option<Tier>,
+    sums: Sums,
+    /// Its share of what its kind of device cost in its hour.
+    loaded: Option<Nanodollars>,
+}
+
+/// Each row with its share.
+fn load(books: &Increments) -> Vec<Line> {
+    let mut pots: BTreeMap<(Hour, Arc<str>), Pot> = BTreeMap::new();
+    for (key, sums) in &books.devices {
+        add_cost(&mut pots.entry((key.hour, key.kind.clone())).or_default().cost, sums.cost);
     }
-    for (key, sums) in &books.rows {
-        pots.entry((key.hour, key.tier)).or_default().rows.push((key.clone(), *sums));
+    for (RowKey { hour, tenant, model, version, tier, kind }, &sums) in &books.rows {
+        pots.entry((*hour, kind.clone())).or_default().rows.push(Line {
+            hour: *hour,
+            tenant: tenant.clone(),
+            model: model.clone(),
+            version: version.clone(),
+            tier: Some(*tier),
+            sums,
+            loaded: None,
+        });
     }
     let mut loaded = Vec::with_capacity(books.rows.len());
-    for ((hour, tier), Pot { cost, mut rows }) in pots {
-        let mut weights: Vec<u64> = rows.iter().map(|(_, sums)| sums.device.0).collect();
-        if weights.iter().all(|&weight| weight == 0) && cost > Nanodollars::ZERO {
-            let nobody: Arc<str> = "".into();
-            let key = RowKey { hour, tenant: HOUSE.into(), model: nobody.clone(), version: nobody, tier };
-            rows.push((key, Sums::default()));
+    for ((hour, _), Pot { cost, mut rows }) in pots {
+        let mut weights: Vec<u64> = rows.iter().map(|row| row.sums.device.0).collect();
+        if weights.iter().all(|&weight| weight == 0) && cost > Some(Nanodollars::ZERO) {
+            let none: Arc<str> = "".into();
+            let (tenant, version, sums) = (HOUSE.into(), none.clone(), Sums::default());
+            rows.push(Line { hour, tenant, model: none, version, tier: None, sums, loaded: None });
             weights.push(1);
         }
-        let shares = shares(cost.0, &weights);
-        loaded
-            .extend(rows.into_iter().zip(shares).map(|((key, sums), share)| (key, sums, Nanodollars(share))));
+        if let Some(cost) = cost {
+            for (row, share) in rows.iter_mut().zip(shares(cost.0, &weights)) {
+                row.loaded = Some(Nanodollars(share));
+            }
+        }
+        loaded.extend(rows);
     }
     loaded
 }
 
-fn group(key: &RowKey, by: &[GroupBy]) -> Group {
+fn group(line: &Line, by: &[GroupBy]) -> Group {
     let is = |column| by.contains(&column);
     Group {
-        hour: is(GroupBy::Hour).then_some(key.hour),
-        tenant: is(GroupBy::Tenant).then(|| key.tenant.clone()),
-        model: is(GroupBy::Model).then(|| key.model.clone()),
-        version: is(GroupBy::Model).then(|| key.version.clone()),
-        tier: is(GroupBy::Tier).then_some(key.tier),
+        hour: is(GroupBy::Hour).then_some(line.hour),
+        tenant: is(GroupBy::Tenant).then(|| line.tenant.clone()),
+        model: is(GroupBy::Model).then(|| line.model.clone()),
+        version: is(GroupBy::Model).then(|| line.version.clone()),
+        tier: line.tier.filter(|_| is(GroupBy::Tier)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::books::{LaneKey, LaneSums};
+    use crate::ledger::books::{DeviceKey, DeviceSums};
     use proptest::prelude::*;
 
+    /// The primary is on the GPU, the fallback on the CPU.
     fn row(hour: u64, tenant: &str, tier: Tier, device: u64) -> (RowKey, Sums) {
-        let key =
-            RowKey { hour: Hour(hour), tenant: tenant.into(), model: "m".into(), version: "v".into(), tier };
-        let (device, cost) = (DeviceNs(device), Nanodollars(device / 2));
+        let kind = if tier == Tier::Primary { "gpu" } else { "cpu" };
+        let (model, version, kind) = ("m".into(), "v".into(), kind.into());
+        let key = RowKey { hour: Hour(hour), tenant: tenant.into(), model, version, tier, kind };
+        let (device, cost) = (DeviceNs(device), Some(Nanodollars(device / 2)));
         (key, Sums { requests: 1, pairs: 10, device, cost, discarded: DeviceNs(1) })
     }
 
-    fn lane(hour: u64, tier: Tier, cost: u64) -> (LaneKey, LaneSums) {
-        let key = LaneKey { hour: Hour(hour), tier, device: "cpu".into() };
-        (key, LaneSums { cost: Nanodollars(cost), ..LaneSums::default() })
+    fn device(hour: u64, kind: &str, name: &str, cost: u64) -> (DeviceKey, DeviceSums) {
+        let key = DeviceKey { hour: Hour(hour), kind: kind.into(), device: name.into() };
+        (key, DeviceSums { cost: Some(Nanodollars(cost)), ..DeviceSums::default() })
     }
 
     fn books() -> Increments {
@@ -206,11 +233,12 @@ mod tests {
                 row(2, "acme", Tier::Fallback, 10),
             ]
             .into(),
-            lanes: [
-                lane(1, Tier::Primary, 1001),
-                lane(2, Tier::Primary, 500),
-                lane(2, Tier::Fallback, 100),
-                lane(3, Tier::Primary, 77),
+            devices: [
+                device(1, "gpu", "gpu 0", 501),
+                device(1, "gpu", "gpu 1", 500),
+                device(2, "gpu", "gpu 0", 500),
+                device(2, "cpu", "cpu", 100),
+                device(3, "gpu", "gpu 0", 77),
             ]
             .into(),
         }
@@ -222,16 +250,49 @@ mod tests {
         let rows = report(&books(), &query);
         let loaded: Vec<_> = rows
             .iter()
-            .map(|row| (row.group.tenant.as_deref().unwrap(), row.nanodollars.0, row.loaded_nanodollars.0))
+            .map(|row| (row.group.tenant.as_deref().unwrap(), row.nanodollars, row.loaded_nanodollars))
             .collect();
-        assert_eq!(loaded, [("acme", 180, 750 + 600), ("podium", 0, 77), ("zeta", 50, 251)]);
+        let some = |nanodollars| Some(Nanodollars(nanodollars));
+        assert_eq!(
+            loaded,
+            [("acme", some(180), some(750 + 600)), ("podium", None, some(77)), ("zeta", some(50), some(251))]
+        );
+    }
+
+    #[test]
+    fn tiers_on_one_device_share_its_cost() {
+        let on_cpu = |(key, sums): (RowKey, Sums)| (RowKey { kind: "cpu".into(), ..key }, sums);
+        let books = Increments {
+            rows: [row(1, "acme", Tier::Primary, 300), row(1, "acme", Tier::Fallback, 100)]
+                .map(on_cpu)
+                .into(),
+            devices: [device(1, "cpu", "cpu", 1000)].into(),
+        };
+        let rows = report(&books, &Query { group_by: vec![GroupBy::Tier], ..Query::default() });
+        let loaded: Vec<_> =
+            rows.iter().map(|row| (row.group.tier.unwrap(), row.loaded_nanodollars.unwrap().0)).collect();
+        assert_eq!(loaded, [(Tier::Primary, 750), (Tier::Fallback, 250)]);
+    }
+
+    #[test]
+    fn without_a_price_there_is_no_cost() {
+        let (key, sums) = row(1, "acme", Tier::Primary, 300);
+        let (device, spent) = device(1, "gpu", "gpu 0", 0);
+        let books = Increments {
+            rows: [(key, Sums { cost: None, ..sums })].into(),
+            devices: [(device, DeviceSums { cost: None, ..spent })].into(),
+        };
+        let rows = report(&books, &Query::default());
+        assert_eq!((rows[0].nanodollars, rows[0].loaded_nanodollars), (None, None));
+        let json = serde_json::to_value(&rows[0]).unwrap();
+        assert!(json["nanodollars"].is_null() && json["loaded_nanodollars"].is_null(), "{json}");
     }
 
     #[test]
     fn a_tenant_s_share_does_not_depend_on_who_else_is_shown() {
         let query = Query { tenant: Some("zeta".into()), ..Query::default() };
         let rows = report(&books(), &query);
-        assert_eq!((rows.len(), rows[0].loaded_nanodollars), (1, Nanodollars(251)));
+        assert_eq!((rows.len(), rows[0].loaded_nanodollars), (1, Some(Nanodollars(251))));
     }
 
     #[test]
@@ -255,17 +316,17 @@ mod tests {
         #[test]
         fn loaded_costs_add_up_to_what_the_devices_cost(
             rows in prop::collection::vec((0..4_u64, 0..5_u32, any::<bool>(), 0..1_000_000_u64), 0..40),
-            lanes in prop::collection::vec((0..4_u64, any::<bool>(), 0..1_000_000_u64), 0..20),
+            devices in prop::collection::vec((0..4_u64, any::<bool>(), 0..1_000_000_u64), 0..20),
         ) {
             let tier = |primary| if primary { Tier::Primary } else { Tier::Fallback };
             let books = Increments {
                 rows: rows.iter().map(|&(h, t, p, d)| row(h, &format!("t{t}"), tier(p), d)).collect(),
-                lanes: lanes.iter().map(|&(h, p, c)| lane(h, tier(p), c)).collect(),
+                devices: devices.iter().map(|&(h, p, c)| device(h, if p { "gpu" } else { "cpu" }, "x", c)).collect(),
             };
-            let devices: Nanodollars = books.lanes.values().map(|sums| sums.cost).sum();
+            let devices: Nanodollars = books.devices.values().filter_map(|sums| sums.cost).sum();
             for group_by in [vec![], GroupBy::ALL.to_vec(), vec![GroupBy::Tenant]] {
                 let rows = report(&books, &Query { group_by, ..Query::default() });
-                prop_assert_eq!(rows.iter().map(|row| row.loaded_nanodollars).sum::<Nanodollars>(), devices);
+                prop_assert_eq!(rows.iter().filter_map(|row| row.loaded_nanodollars).sum::<Nanodollars>(), devices);
                 let charged: DeviceNs = books.rows.values().map(|sums| sums.device).sum();
                 prop_assert_eq!(rows.iter().map(|row| row.device_ns).sum::<DeviceNs>(), charged);
             }

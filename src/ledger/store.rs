@@ -5,7 +5,7 @@
 //! written, increments stay in memory, merged by key, and serving goes on. A process that is killed
 //! loses at most [`FLUSH`] beside what it had not handed over.
 
-use super::books::{Increments, LaneKey, LaneSums, RowKey, Sums};
+use super::books::{DeviceKey, DeviceSums, Increments, RowKey, Sums};
 use super::report::{CostRow, Query, report};
 use crate::base::{DeviceNs, Hour, Nanodollars, Tier};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -24,21 +24,34 @@ pub const FLUSH: Duration = Duration::from_millis(500);
 const LOCKED: Duration = Duration::from_millis(250);
 /// `podi`, in the file's header: tells our file from any other database.
 const APPLICATION: i32 = 0x706f_6469;
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
+/// Without a price `nanodollars` is null.
 const SCHEMA: &str = "
     CREATE TABLE usage (
         hour INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
-        tier TEXT NOT NULL, requests INTEGER NOT NULL, pairs INTEGER NOT NULL,
-        device_ns INTEGER NOT NULL, nanodollars INTEGER NOT NULL, discarded_ns INTEGER NOT NULL,
-        PRIMARY KEY (hour, tenant, model, version, tier)
+        tier TEXT NOT NULL, kind TEXT NOT NULL, requests INTEGER NOT NULL, pairs INTEGER NOT NULL,
+        device_ns INTEGER NOT NULL, nanodollars INTEGER, discarded_ns INTEGER NOT NULL,
+        PRIMARY KEY (hour, tenant, model, version, tier, kind)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE lanes (
-        hour INTEGER NOT NULL, tier TEXT NOT NULL, device TEXT NOT NULL,
-        elapsed_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, nanodollars INTEGER NOT NULL,
-        PRIMARY KEY (hour, tier, device)
+    CREATE TABLE devices (
+        hour INTEGER NOT NULL, kind TEXT NOT NULL, device TEXT NOT NULL,
+        elapsed_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, nanodollars INTEGER,
+        PRIMARY KEY (hour, kind, device)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE writers (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;
 ";
+const WRITERS: &str = "CREATE TABLE writers (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;";
+
+/// Version 1 kept elapsed time for each tier, and 0 nanodollars where there was no price. Its hours stay as they were
+/// charged: each tier is a kind of device of its own, and an hour without any price has none.
+const USAGE_1: &str = "
+    SELECT hour, tenant, model, version, tier, 'tier ' || tier AS kind, requests, pairs, device_ns,
+        CASE WHEN EXISTS (
+            SELECT 1 FROM lanes WHERE lanes.hour = usage.hour AND lanes.tier = usage.tier AND nanodollars > 0
+        ) THEN nanodollars END AS nanodollars,
+        discarded_ns FROM usage";
+const DEVICES_1: &str = "
+    SELECT hour, 'tier ' || tier AS kind, device, elapsed_ns, busy_ns,
+        CASE WHEN nanodollars > 0 THEN nanodollars END AS nanodollars FROM lanes";
 
 /// Why a ledger file cannot be used.
 #[derive(Debug, Error)]
@@ -56,7 +69,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// It was written by a later release.
-    #[error("ledger {}: has version {found}, this release knows {VERSION}", .path.display())]
+    #[error("ledger {}: has version {found}, this release knows up to {VERSION}", .path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -85,7 +98,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a ledger file, makes it where there is none, and starts the thread that writes it.
+    /// Opens a ledger file, makes it where there is none, brings one of an earlier release to this one's schema, and
+    /// starts the thread that writes it.
     ///
     /// # Errors
     /// [`StoreError`]: nothing is written to a file that is not ours.
@@ -105,7 +119,7 @@ impl Store {
         let connection =
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
         connection.busy_timeout(LOCKED).map_err(failed)?;
-        if is_new(&connection).map_err(failed)? { Ok(()) } else { check(&connection, path) }
+        if is_new(&connection).map_err(failed)? { Ok(()) } else { check(&connection, path).map(|_| ()) }
     }
 
     fn start(writer: Writer) -> Self {
@@ -153,10 +167,10 @@ impl Store {
         let mut connection =
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
         connection.busy_timeout(LOCKED).map_err(failed)?;
-        check(&connection, path)?;
-        // Both tables are read as of one moment.
+        // The version and both tables are read as of one moment.
         let snapshot = connection.transaction().map_err(failed)?;
-        let books = read(&snapshot, query).map_err(failed)?;
+        let version = check(&snapshot, path)?;
+        let books = read(&snapshot, version, query).map_err(failed)?;
         Ok(report(&books, query))
     }
 }
@@ -243,7 +257,10 @@ impl Writer {
         if is_new(&connection).map_err(failed)? {
             create(&mut connection).map_err(failed)?;
         }
-        check(&connection, path)?;
+        if check(&connection, path)? < VERSION {
+            migrate(&mut connection).map_err(failed)?;
+            tracing::info!(path = %path.display(), "the ledger is now of version {VERSION}");
+        }
         // A crash of the machine may cost the last flushes, one of the process does not.
         connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
         connection.pragma_update(None, "synchronous", "normal").map_err(failed)?;
@@ -281,57 +298,84 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     // Another process may have been faster.
     if is_new(&transaction)? {
         transaction.execute_batch(SCHEMA)?;
+        transaction.execute_batch(WRITERS)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()
 }
 
-fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+/// Brings a file of version 1 to ours. Its old tables go, so that a server of the earlier release that still runs fails
+/// to write, says so, and keeps its entries in memory; nothing is counted by two schemas.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    // Another process may have been faster.
+    if version < VERSION {
+        transaction.execute_batch(&format!(
+            "CREATE TEMP TABLE usage_1 AS {USAGE_1}; CREATE TEMP TABLE devices_1 AS {DEVICES_1};
+             DROP TABLE usage; DROP TABLE lanes; {SCHEMA}
+             INSERT INTO usage SELECT * FROM usage_1; INSERT INTO devices SELECT * FROM devices_1;
+             DROP TABLE usage_1; DROP TABLE devices_1;"
+        ))?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()
+}
+
+/// The version of a file that is ours.
+fn check(connection: &Connection, path: &Path) -> Result<i32, StoreError> {
     let pragma = |field| connection.pragma_query_value(None, field, |row| row.get::<_, i32>(0));
     let failed = |error| name(path, &error);
     if pragma("application_id").map_err(failed)? != APPLICATION {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
     match pragma("user_version").map_err(failed)? {
-        VERSION => Ok(()),
+        found @ 1..=VERSION => Ok(found),
         found => Err(StoreError::Version { path: path.to_owned(), found }),
     }
 }
 
 fn write(transaction: &Transaction, batch: &Increments) -> rusqlite::Result<()> {
-    let mut usage = transaction.prepare_cached(
-        "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+    // A sum of money is null only where all of it is.
+    let money = "nanodollars = CASE WHEN excluded.nanodollars IS NULL THEN nanodollars
+        ELSE coalesce(nanodollars, 0) + excluded.nanodollars END";
+    let mut usage = transaction.prepare_cached(&format!(
+        "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
-            pairs = pairs + excluded.pairs, device_ns = device_ns + excluded.device_ns,
-            nanodollars = nanodollars + excluded.nanodollars,
-            discarded_ns = discarded_ns + excluded.discarded_ns",
-    )?;
-    for (RowKey { hour, tenant, model, version, tier }, sums) in &batch.rows {
+            pairs = pairs + excluded.pairs, device_ns = device_ns + excluded.device_ns, {money},
+            discarded_ns = discarded_ns + excluded.discarded_ns"
+    ))?;
+    for (RowKey { hour, tenant, model, version, tier, kind }, sums) in &batch.rows {
         let Sums { requests, pairs, device, cost, discarded } = *sums;
         let [hour, requests, pairs] = [hour.0, requests, pairs].map(signed);
-        let [device, cost, discarded] = [device.0, cost.0, discarded.0].map(signed);
+        let ([device, discarded], cost) =
+            ([device.0, discarded.0].map(signed), cost.map(|cost| signed(cost.0)));
         let tier = tier.name();
-        usage
-            .execute(params![hour, tenant, model, version, tier, requests, pairs, device, cost, discarded])?;
+        usage.execute(params![
+            hour, tenant, model, version, tier, kind, requests, pairs, device, cost, discarded
+        ])?;
     }
-    let mut lanes = transaction.prepare_cached(
-        "INSERT INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    let mut devices = transaction.prepare_cached(&format!(
+        "INSERT INTO devices VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT DO UPDATE SET elapsed_ns = elapsed_ns + excluded.elapsed_ns,
-            busy_ns = busy_ns + excluded.busy_ns, nanodollars = nanodollars + excluded.nanodollars",
-    )?;
-    for (LaneKey { hour, tier, device }, sums) in &batch.lanes {
-        let LaneSums { elapsed, busy, cost } = *sums;
-        let [hour, elapsed, busy, cost] = [hour.0, elapsed.0, busy.0, cost.0].map(signed);
-        lanes.execute(params![hour, tier.name(), device, elapsed, busy, cost])?;
+            busy_ns = busy_ns + excluded.busy_ns, {money}"
+    ))?;
+    for (DeviceKey { hour, kind, device }, sums) in &batch.devices {
+        let DeviceSums { elapsed, busy, cost } = *sums;
+        let ([hour, elapsed, busy], cost) =
+            ([hour.0, elapsed.0, busy.0].map(signed), cost.map(|cost| signed(cost.0)));
+        devices.execute(params![hour, kind, device, elapsed, busy, cost])?;
     }
     Ok(())
 }
 
-fn read(transaction: &Transaction, query: &Query) -> rusqlite::Result<Increments> {
+fn read(transaction: &Transaction, version: i32, query: &Query) -> rusqlite::Result<Increments> {
     let hours = params![signed(query.from.0), query.to.map(|hour| signed(hour.0))];
     let within = "WHERE hour >= ?1 AND (?2 IS NULL OR hour < ?2)";
-    let mut usage = transaction.prepare(&format!("SELECT * FROM usage {within}"))?;
+    let (usage, devices) =
+        if version == 1 { (USAGE_1, DEVICES_1) } else { ("SELECT * FROM usage", "SELECT * FROM devices") };
+    let mut usage = transaction.prepare(&format!("{usage} {within}"))?;
     let rows = usage.query_map(hours, |row| {
         let key = RowKey {
             hour: Hour(unsigned(row, 0)?),
@@ -339,28 +383,29 @@ fn read(transaction: &Transaction, query: &Query) -> rusqlite::Result<Increments
             model: row.get(2)?,
             version: row.get(3)?,
             tier: tier(row, 4)?,
+            kind: row.get(5)?,
         };
         let sums = Sums {
-            requests: unsigned(row, 5)?,
-            pairs: unsigned(row, 6)?,
-            device: DeviceNs(unsigned(row, 7)?),
-            cost: Nanodollars(unsigned(row, 8)?),
-            discarded: DeviceNs(unsigned(row, 9)?),
+            requests: unsigned(row, 6)?,
+            pairs: unsigned(row, 7)?,
+            device: DeviceNs(unsigned(row, 8)?),
+            cost: money(row, 9)?,
+            discarded: DeviceNs(unsigned(row, 10)?),
         };
         Ok((key, sums))
     })?;
     let rows = rows.collect::<Result<_, _>>()?;
-    let mut lanes = transaction.prepare(&format!("SELECT * FROM lanes {within}"))?;
-    let lanes = lanes.query_map(hours, |row| {
-        let key = LaneKey { hour: Hour(unsigned(row, 0)?), tier: tier(row, 1)?, device: row.get(2)? };
-        let sums = LaneSums {
+    let mut devices = transaction.prepare(&format!("{devices} {within}"))?;
+    let devices = devices.query_map(hours, |row| {
+        let key = DeviceKey { hour: Hour(unsigned(row, 0)?), kind: row.get(1)?, device: row.get(2)? };
+        let sums = DeviceSums {
             elapsed: DeviceNs(unsigned(row, 3)?),
             busy: DeviceNs(unsigned(row, 4)?),
-            cost: Nanodollars(unsigned(row, 5)?),
+            cost: money(row, 5)?,
         };
         Ok((key, sums))
     })?;
-    Ok(Increments { rows, lanes: lanes.collect::<Result<_, _>>()? })
+    Ok(Increments { rows, devices: devices.collect::<Result<_, _>>()? })
 }
 
 /// SQLite's integers have 63 bits for us: 292 years of nanoseconds, 9 billion dollars.
@@ -370,6 +415,10 @@ fn signed(value: u64) -> i64 {
 
 fn unsigned(row: &Row, column: usize) -> rusqlite::Result<u64> {
     Ok(row.get::<_, i64>(column)?.max(0) as u64)
+}
+
+fn money(row: &Row, column: usize) -> rusqlite::Result<Option<Nanodollars>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(|value| Nanodollars(value.max(0) as u64)))
 }
 
 fn tier(row: &Row, column: usize) -> rusqlite::Result<Tier> {
@@ -404,12 +453,13 @@ mod tests {
             model: "m".into(),
             version: "v".into(),
             tier: Tier::Primary,
+            kind: "cpu".into(),
         };
         let sums = Sums { requests: 1, device: DeviceNs(device), ..Sums::default() };
-        let lane = LaneKey { hour: Hour(7), tier: Tier::Primary, device: "cpu".into() };
-        let lane_sums =
-            LaneSums { elapsed: DeviceNs(2 * device), busy: DeviceNs(device), cost: Nanodollars(5) };
-        Increments { rows: [(key, sums)].into(), lanes: [(lane, lane_sums)].into() }
+        let on = DeviceKey { hour: Hour(7), kind: "cpu".into(), device: "cpu".into() };
+        let cost = Some(Nanodollars(5));
+        let spent = DeviceSums { elapsed: DeviceNs(2 * device), busy: DeviceNs(device), cost };
+        Increments { rows: [(key, sums)].into(), devices: [(on, spent)].into() }
     }
 
     fn place() -> (TempDir, PathBuf) {
@@ -439,7 +489,84 @@ mod tests {
             .map(|row| (row.group.tenant.as_deref().unwrap(), row.requests, row.device_ns.0))
             .collect();
         assert_eq!(seen, [("acme", 3, 30), ("zeta", 1, 5)]);
-        assert_eq!(total(&path).loaded_nanodollars, Nanodollars(20));
+        assert_eq!(total(&path).loaded_nanodollars, Some(Nanodollars(20)));
+    }
+
+    #[test]
+    fn money_is_null_only_where_all_of_it_is() {
+        let (_folder, path) = place();
+        let mut writer = Writer::open(&path).unwrap();
+        let with = |cost: Option<u64>| {
+            let mut all = some("acme", 10);
+            let cost = cost.map(Nanodollars);
+            all.rows.values_mut().for_each(|sums| sums.cost = cost);
+            all.devices.values_mut().for_each(|sums| sums.cost = cost);
+            all
+        };
+        writer.flush(&with(None)).unwrap();
+        let row = total(&path);
+        assert_eq!((row.nanodollars, row.loaded_nanodollars), (None, None));
+        for cost in [Some(3), None, Some(0)] {
+            writer.flush(&with(cost)).unwrap();
+            let row = total(&path);
+            assert_eq!(
+                (row.nanodollars, row.loaded_nanodollars),
+                (Some(Nanodollars(3)), Some(Nanodollars(3)))
+            );
+        }
+    }
+
+    /// A ledger as the release before wrote it: acme in two tiers with a price, and an hour without any.
+    fn old_ledger(path: &Path) {
+        Connection::open(path)
+            .unwrap()
+            .execute_batch(
+                "CREATE TABLE usage (
+                    hour INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
+                    tier TEXT NOT NULL, requests INTEGER NOT NULL, pairs INTEGER NOT NULL,
+                    device_ns INTEGER NOT NULL, nanodollars INTEGER NOT NULL, discarded_ns INTEGER NOT NULL,
+                    PRIMARY KEY (hour, tenant, model, version, tier)
+                 ) STRICT, WITHOUT ROWID;
+                 CREATE TABLE lanes (
+                    hour INTEGER NOT NULL, tier TEXT NOT NULL, device TEXT NOT NULL,
+                    elapsed_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, nanodollars INTEGER NOT NULL,
+                    PRIMARY KEY (hour, tier, device)
+                 ) STRICT, WITHOUT ROWID;
+                 CREATE TABLE writers (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;
+                 INSERT INTO usage VALUES (7, 'acme', 'm', 'v', 'primary', 1, 9, 80, 40, 1);
+                 INSERT INTO usage VALUES (7, 'zeta', 'm', 'v', 'fallback', 2, 9, 20, 10, 0);
+                 INSERT INTO usage VALUES (8, 'acme', 'm', 'v', 'primary', 4, 9, 5, 0, 0);
+                 INSERT INTO lanes VALUES (7, 'primary', 'cpu', 200, 80, 100), (7, 'fallback', 'cpu', 200, 20, 100);
+                 INSERT INTO lanes VALUES (8, 'primary', 'cpu', 200, 80, 0);
+                 PRAGMA application_id = 1886348393; PRAGMA user_version = 1;",
+            )
+            .unwrap();
+    }
+
+    #[test]
+    fn a_ledger_of_the_release_before_is_read_and_brought_to_this_one() {
+        let (_folder, path) = place();
+        old_ledger(&path);
+        let rows = || {
+            Store::query(&path, &Query { group_by: vec![GroupBy::Hour, GroupBy::Tenant], ..Query::default() })
+        };
+        let before = rows().unwrap();
+        let seen: Vec<_> = before
+            .iter()
+            .map(|row| (row.requests, row.nanodollars.map(|n| n.0), row.loaded_nanodollars.map(|n| n.0)))
+            .collect();
+        assert_eq!(seen, [(1, Some(40), Some(100)), (2, Some(10), Some(100)), (4, None, None)]);
+        Store::check(&path).unwrap();
+        let store = Store::open(&path).unwrap();
+        assert_eq!(rows().unwrap(), before);
+        store.add(some("acme", 1));
+        assert!(store.flush());
+        drop(Store::open(&path).unwrap());
+        let after = rows().unwrap();
+        assert_eq!(
+            (after.len(), after[0].requests, after[0].loaded_nanodollars),
+            (3, 2, Some(Nanodollars(105)))
+        );
     }
 
     #[test]
@@ -524,7 +651,7 @@ mod tests {
         for _ in 0..50 {
             store.add(some("acme", 1));
             let row = total(&path);
-            assert_eq!(row.loaded_nanodollars.0, 5 * row.requests);
+            assert_eq!(row.loaded_nanodollars, Some(Nanodollars(5 * row.requests)));
             assert!(row.requests >= last);
             last = row.requests;
             assert!(store.flush());
@@ -551,8 +678,8 @@ mod tests {
     fn a_file_of_a_later_release_is_left_alone() {
         let (_folder, path) = place();
         drop(Store::open(&path).unwrap());
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
-        assert!(matches!(Store::open(&path), Err(StoreError::Version { found: 2, .. })));
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Version { found: 3, .. })));
     }
 
     #[test]

@@ -72,12 +72,8 @@ impl Kind {
                 self.options.latency_budget = Some(Ns((millis * 1e6) as u64));
             }
             "policy" => {
-                self.options.policy = one_of(
-                    name,
-                    value,
-                    Policy::name,
-                    &[Policy::Auto, Policy::Full, Policy::TopK, Policy::Fallback],
-                )?;
+                let all = [Policy::Auto, Policy::Full, Policy::TopK, Policy::Fallback];
+                self.options.policy = Some(one_of(name, value, Policy::name, &all)?);
             }
             "priority" => {
                 self.options.priority =
@@ -111,7 +107,7 @@ impl Kind {
         let Options { latency_budget, priority: rank, policy, top_k } = self.options;
         let mut parts: Vec<String> = Vec::new();
         parts.extend(latency_budget.map(|budget| format!("budget={}", budget.as_millis_f64())));
-        parts.extend((policy != Policy::Auto).then(|| format!("policy={}", policy.name())));
+        parts.extend(policy.map(|policy| format!("policy={}", policy.name())));
         parts.extend((rank != Priority::Normal).then(|| format!("priority={}", priority(rank))));
         parts.extend(top_k.map(|k| format!("top-k={k}")));
         parts.extend(self.key.as_ref().map(|key| format!("key-env={}", key.variable)));
@@ -125,7 +121,7 @@ impl Kind {
         let budget =
             latency_budget.and_then(|budget| HeaderValue::try_from(budget.as_millis_f64().to_string()).ok());
         headers.extend(budget.map(|value| (BUDGET_MS, value)));
-        headers.extend((policy != Policy::Auto).then(|| (POLICY, HeaderValue::from_static(policy.name()))));
+        headers.extend(policy.map(|policy| (POLICY, HeaderValue::from_static(policy.name()))));
         headers
             .extend((rank != Priority::Normal).then(|| (PRIORITY, HeaderValue::from_static(priority(rank)))));
         headers.extend(top_k.map(|k| (TOP_K, k.into())));

@@ -39,8 +39,8 @@ pub struct Receipt {
     pub version: Arc<str>,
     /// Device time charged to the request over both tiers.
     pub device: DeviceNs,
-    /// The price of that device time.
-    pub cost: Nanodollars,
+    /// The price of that device time; none where the devices have no price.
+    pub cost: Option<Nanodollars>,
     /// The energy of that device time, by what the devices drew; none where none tells.
     pub joules: Option<f64>,
     /// What the model did not read.
@@ -213,7 +213,7 @@ mod tests {
                 model: "m".into(),
                 version: "v".into(),
                 device: DeviceNs(0),
-                cost: Nanodollars(0),
+                cost: Some(Nanodollars(0)),
                 joules: None,
                 truncated: Truncated::default(),
             };

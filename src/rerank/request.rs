@@ -73,8 +73,8 @@ pub struct Options {
     pub latency_budget: Option<Ns>,
     /// How the request ranks among its own tenant's.
     pub priority: Priority,
-    /// Which tiers may answer.
-    pub policy: Policy,
+    /// Which tiers may answer; none lets the server choose.
+    pub policy: Option<Policy>,
     /// At most how many candidates the primary scores in a top-k; none lets the server choose.
     pub top_k: Option<u32>,
 }
@@ -96,7 +96,8 @@ pub enum Priority {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// The best that fits the budget: full, then top-k, then fallback, then a refusal.
+    /// The best that fits the budget: full, then top-k, then fallback, then a refusal. Without a budget: the primary, for
+    /// which it waits; the fallback only where the primary is down or fails.
     #[default]
     Auto,
     /// The primary on every candidate, or a refusal.

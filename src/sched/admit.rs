@@ -5,7 +5,7 @@ use super::job::Job;
 use super::lane::Health;
 use super::stage::Stage;
 use super::{Scheduler, Timer};
-use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier, Used};
 use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 
@@ -42,12 +42,8 @@ impl Scheduler {
         }
         if job.pairs() == 0 {
             self.stats.answered += 1;
-            let answer = Answer {
-                served: Served::Full,
-                degraded: None,
-                charged: PerTier::default(),
-                compute: Ns::ZERO,
-            };
+            let answer =
+                Answer { served: Served::Full, degraded: None, charged: Used::default(), compute: Ns::ZERO };
             out.push(Action::Answer { job: id, answer });
             return;
         }
@@ -118,10 +114,13 @@ impl Scheduler {
             Policy::Fallback => on_fallback(false, None),
             Policy::TopK => match prospect.primary {
                 Unavailable => on_fallback(false, Some(Degradation::PrimaryUnavailable)),
+                Late if job.deadline.is_none() => late(),
                 InTime | WorthATry | Late => on_fallback(true, None),
             },
             Policy::Auto => match (prospect.primary, prospect.fallback) {
                 (InTime, _) => full(None),
+                // Without a budget nothing is late: it waits for the primary, or is refused.
+                (Late, _) if job.deadline.is_none() => late(),
                 // The fallback's scores are the insurance; the primary is tried when they are there (`choose_k`).
                 (WorthATry | Late, InTime) => staged(true, Some(Degradation::PredictedLate), None),
                 (WorthATry, WorthATry | Late | Unavailable) => full(Some(Tier::Primary)),
@@ -163,7 +162,9 @@ impl Scheduler {
         }
         let load = Load::of(lengths.iter().copied());
         let finish = self.finish(tier, job.tenant, job.due, &load);
-        let latest = job.deadline.unwrap_or(self.now.saturating_add(self.limits.wait_ns_max));
+        // Without a deadline the wait for others is bounded, and what the job itself takes is not.
+        let bound = || self.now.saturating_add(self.limits.wait_ns_max);
+        let latest = job.deadline.unwrap_or_else(|| bound().saturating_add(self.predictors[tier].p99(&load)));
         match finish <= latest {
             true => Prospect::InTime,
             false if job.deadline.is_some() && self.is_worth_a_try(tier, &load, latest) => {

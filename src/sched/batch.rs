@@ -220,7 +220,6 @@ impl Scheduler {
             tokens_max: lane.tokens_max,
             load: draft.load,
             members: draft.members,
-            starts: draft.starts,
             ends: draft.starts.saturating_add(predicted),
             ends_p99: draft.starts.saturating_add(predictor.p99(&draft.load)),
         });

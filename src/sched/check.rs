@@ -26,7 +26,7 @@ impl Scheduler {
         let mut running: BTreeMap<_, u32> = BTreeMap::new();
         let mut held = DeviceNs::ZERO;
         for job in self.jobs.values() {
-            held += job.charged.primary + job.charged.fallback;
+            held += job.charged.total();
             let mut waits =
                 job.stage == Stage::Ranking || (job.stage == Stage::Hedged && job.has_fallback_scores());
             for tier in Tier::ALL {
@@ -62,7 +62,7 @@ impl Scheduler {
         assert_eq!(self.settled + held, busy, "every device nanosecond is charged exactly once");
     }
 
-    /// Device time of all batches that a lane has finished or given up.
+    /// Device time of all batches that a lane has finished.
     pub fn busy(&self, lane: LaneId) -> DeviceNs {
         self.lanes[lane.0 as usize].busy
     }

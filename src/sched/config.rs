@@ -1,6 +1,6 @@
 //! What the scheduler is given once: lanes, tenants and bounds.
 
-use crate::base::{DeviceNs, Ns, PerTier, Tier};
+use crate::base::{DeviceId, DeviceNs, Ns, PerTier, Tier};
 use crate::forecast::predict::Measured;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub struct Config {
 pub struct LaneConfig {
     /// Which model it runs.
     pub tier: Tier,
+    /// What its time is spent on.
+    pub on: DeviceId,
     /// Most tokens of a batch.
     pub batch_tokens_max: u64,
     /// Batches that it may hold at once; with 2 a GPU does not wait for the host.
@@ -51,7 +53,8 @@ pub struct Limits {
     pub jobs_max: usize,
     /// Pairs inside at once. Bounds memory where requests are large.
     pub pairs_max: u64,
-    /// Predicted wait past which a job without a deadline is refused. Nobody waits longer.
+    /// Predicted wait for others past which a job without a deadline is refused, what it takes itself not counted.
+    /// Nobody waits longer.
     pub wait_ns_max: Ns,
     /// Longest predicted time of a batch. Bounds how long an urgent job waits for a lane.
     pub batch_ns_max: Ns,

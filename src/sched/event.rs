@@ -1,6 +1,6 @@
 //! What the scheduler is told and what it asks for. Plain data: ids, lengths and times, never text.
 
-use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use crate::base::{DeviceId, DeviceNs, Ns, PerTier, TenantId, Tier, Used};
 use crate::rerank::{Degradation, Policy, Priority, Refusal, Served};
 use serde::{Deserialize, Serialize};
 use std::hash::{Hash, Hasher};
@@ -81,7 +81,7 @@ pub struct Done {
     pub lane: LaneId,
     /// Which one.
     pub batch: BatchId,
-    /// Device time that is charged for it; no more than it took.
+    /// Device time that is charged for it: its share of the device, no more than it took.
     pub device: DeviceNs,
     /// How long the lane was at it, from start to finish, not overlapping its batch before: what the next one of this
     /// size is expected to take.
@@ -147,12 +147,10 @@ pub enum Action {
         /// What it did.
         fault: Fault,
     },
-    /// Books the device time of a batch that was given up: no [`Done`] will tell of it.
+    /// Books the device time of the lane's oldest batch, which was given up, as the house's: no [`Done`] will tell of it.
     GaveUp {
         /// Where it ran.
         lane: LaneId,
-        /// For how long.
-        device: DeviceNs,
     },
     /// Books device time that no response will show: a loser of a race, a fault, a client gone.
     Discard {
@@ -160,6 +158,8 @@ pub enum Action {
         tenant: Option<TenantId>,
         /// Which model worked.
         tier: Tier,
+        /// On what.
+        on: DeviceId,
         /// For how long.
         device: DeviceNs,
     },
@@ -228,7 +228,7 @@ pub struct Answer {
     /// Why it is less than the policy's best.
     pub degraded: Option<Degradation>,
     /// Device time charged to the job.
-    pub charged: PerTier<DeviceNs>,
+    pub charged: Used,
     /// Time in which a lane worked on the job.
     pub compute: Ns,
 }

@@ -3,7 +3,7 @@
 use super::config::Limits;
 use super::event::{Arrival, JobId};
 use super::stage::Stage;
-use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use crate::base::{Ns, PerTier, TenantId, Tier, Used};
 use crate::rerank::{Degradation, Policy, Priority};
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -38,7 +38,7 @@ pub(super) struct Job {
     pub tried: PerTier<bool>,
     pub parts: PerTier<Part>,
     pub degraded: Option<Degradation>,
-    pub charged: PerTier<DeviceNs>,
+    pub charged: Used,
     /// Tiers that failed on this job once; each gets one more try.
     pub failed: PerTier<bool>,
     /// Batches that hold pairs of this job, and since when there is at least one.
@@ -138,7 +138,7 @@ impl Job {
             tried: PerTier::default(),
             parts: PerTier::default(),
             degraded: None,
-            charged: PerTier::default(),
+            charged: Used::default(),
             failed: PerTier::default(),
             batches: 0,
             busy_since: Ns::ZERO,

@@ -2,7 +2,7 @@
 
 use super::config::{LaneConfig, Limits};
 use super::event::{BatchId, Slice};
-use crate::base::{DeviceNs, Ns, TenantId, Tier};
+use crate::base::{DeviceId, DeviceNs, Ns, TenantId, Tier};
 use crate::forecast::predict::Load;
 use std::collections::VecDeque;
 
@@ -10,11 +10,12 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(super) struct Lane {
     pub tier: Tier,
+    pub on: DeviceId,
     pub running: VecDeque<Batch>,
     pub health: Health,
     /// Most tokens of a batch now: halved when memory runs out, restored bit by bit.
     pub tokens_max: u64,
-    /// Device time of all its batches.
+    /// Device time of all batches that it finished.
     pub busy: DeviceNs,
     config: LaneConfig,
     /// Faults since it last finished a batch.
@@ -29,8 +30,6 @@ pub(super) struct Batch {
     pub load: Load,
     /// The bound on its tokens under which it was built; the lane's may have been halved since.
     pub tokens_max: u64,
-    /// When the lane is predicted to begin with it.
-    pub starts: Ns,
     /// When it is predicted to end: the mean, and with its margin.
     pub ends: Ns,
     pub ends_p99: Ns,
@@ -62,6 +61,7 @@ impl Lane {
     pub fn new(config: LaneConfig) -> Self {
         Self {
             tier: config.tier,
+            on: config.on,
             running: VecDeque::new(),
             health: Health::Loading { rest_until: Ns::ZERO },
             tokens_max: config.batch_tokens_max,

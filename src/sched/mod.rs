@@ -36,7 +36,7 @@ pub use event::{
     Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId, Slice, digest,
 };
 
-use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier};
+use crate::base::{DeviceId, DeviceNs, Ns, PerTier, TenantId, Tier};
 use crate::forecast::predict::Predictor;
 use crate::rerank::{Degradation, Refusal, Served};
 use admit::Quota;
@@ -95,7 +95,7 @@ pub struct Stats {
     pub tries: u64,
     /// Tries that were in time.
     pub tries_in_time: u64,
-    /// Device time whose scores nobody used, faults included.
+    /// Device time of batches that ended and whose scores nobody used, faults included.
     pub discarded: DeviceNs,
     /// Faults of lanes, out of memory included.
     pub faults: u64,
@@ -275,7 +275,7 @@ impl Scheduler {
             job.compute += self.now.saturating_sub(job.busy_since);
         }
         self.stats.answered += 1;
-        self.settled += job.charged.primary + job.charged.fallback;
+        self.settled += job.charged.total();
         let answer = Answer { served, degraded: job.degraded, charged: job.charged, compute: job.compute };
         out.push(Action::Answer { job: id, answer });
     }
@@ -297,16 +297,22 @@ impl Scheduler {
     }
 
     fn discard_charged(&mut self, job: &Job, out: &mut Vec<Action>) {
-        for tier in Tier::ALL {
-            self.discard(Some(job.tenant), tier, job.charged[tier], out);
+        for (tier, on, device) in job.charged.iter() {
+            self.discard(Some(job.tenant), (tier, on), device, out);
         }
     }
 
-    fn discard(&mut self, tenant: Option<TenantId>, tier: Tier, device: DeviceNs, out: &mut Vec<Action>) {
+    fn discard(
+        &mut self,
+        tenant: Option<TenantId>,
+        (tier, on): (Tier, DeviceId),
+        device: DeviceNs,
+        out: &mut Vec<Action>,
+    ) {
         if device > DeviceNs::ZERO {
             self.settled += device;
             self.stats.discarded += device;
-            out.push(Action::Discard { tenant, tier, device });
+            out.push(Action::Discard { tenant, tier, on, device });
         }
     }
 

@@ -3,7 +3,7 @@
 use super::event::{Action, BatchId, Done, Fault, LaneId};
 use super::lane::{Batch, Member};
 use super::{Scheduler, Timer};
-use crate::base::{DeviceNs, Tier, split};
+use crate::base::{DeviceId, DeviceNs, Tier, split};
 
 impl Scheduler {
     pub(super) fn settle(&mut self, done: &Done, out: &mut Vec<Action>) {
@@ -19,12 +19,12 @@ impl Scheduler {
 
     fn succeeded(&mut self, done: &Done, batch: &Batch, out: &mut Vec<Action>) {
         let lane = &mut self.lanes[done.lane.0 as usize];
-        let tier = lane.tier;
+        let (tier, on) = (lane.tier, lane.on);
         lane.succeeded(batch);
         self.predictors[tier].observe(&batch.load, done.took, self.now);
         let weights: Vec<u64> = batch.members.iter().map(|member| member.work.0).collect();
         for (member, charge) in batch.members.iter().zip(split(done.device, &weights)) {
-            self.pay(tier, member, charge, out);
+            self.pay((tier, on), member, charge, out);
         }
         // Answers come after all charges, so that an answer has its whole price.
         for member in &batch.members {
@@ -32,13 +32,19 @@ impl Scheduler {
         }
     }
 
-    fn pay(&mut self, tier: Tier, member: &Member, charge: DeviceNs, out: &mut Vec<Action>) {
+    fn pay(
+        &mut self,
+        (tier, on): (Tier, DeviceId),
+        member: &Member,
+        charge: DeviceNs,
+        out: &mut Vec<Action>,
+    ) {
         // What was charged by prediction is corrected to what was measured.
         self.queues[tier].charge(self.now, member.tenant, charge.0 as i64 - member.work.0 as i64);
         self.quotas[member.tenant.0 as usize].spend(charge);
         match self.jobs.get_mut(&member.slice.job) {
-            Some(job) => job.charged[tier] += charge,
-            None => self.discard(Some(member.tenant), tier, charge, out),
+            Some(job) => job.charged.add(tier, on, charge),
+            None => self.discard(Some(member.tenant), (tier, on), charge, out),
         }
     }
 
@@ -64,8 +70,9 @@ impl Scheduler {
 
     fn faulted(&mut self, id: LaneId, fault: Fault, device: DeviceNs, batch: Batch, out: &mut Vec<Action>) {
         self.stats.faults += 1;
-        let tier = self.lanes[id.0 as usize].tier;
-        self.discard(None, tier, device, out);
+        let lane = &self.lanes[id.0 as usize];
+        let (tier, on) = (lane.tier, lane.on);
+        self.discard(None, (tier, on), device, out);
         let lane = &mut self.lanes[id.0 as usize];
         let may_shrink = fault == Fault::OutOfMemory && batch.load.pairs > 1;
         let mut lost = vec![batch];
@@ -105,10 +112,9 @@ impl Scheduler {
             return;
         }
         let batch = lane.running.pop_front().expect("the oldest batch was just seen");
-        let device = DeviceNs(self.now.saturating_sub(batch.starts).0);
-        lane.busy += device;
-        out.push(Action::GaveUp { lane: id, device });
-        self.faulted(id, Fault::Stalled, device, batch, out);
+        // The ledger knows what it had of the device.
+        out.push(Action::GaveUp { lane: id });
+        self.faulted(id, Fault::Stalled, DeviceNs::ZERO, batch, out);
     }
 
     /// Lines a member's pairs up again, in front of what else the job has to do.

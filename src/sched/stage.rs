@@ -208,7 +208,8 @@ impl Scheduler {
         let Some(job) = self.jobs.get(&id).filter(|job| job.stage == Stage::Ranking) else { return };
         let default = (job.policy == Policy::TopK).then_some(self.limits.top_k_default);
         let wanted = job.top_k.or(default).map_or(order.len(), |k| (k as usize).min(order.len()));
-        let latest = job.deadline.unwrap_or(self.now.saturating_add(self.limits.wait_ns_max));
+        // Without a deadline no number of candidates is too late.
+        let latest = job.deadline.unwrap_or(Ns::MAX);
         let best = order[..wanted].iter().map(|&candidate| job.lengths.primary[candidate as usize]);
         let wait = self.finish(Tier::Primary, job.tenant, job.due, &Load::default());
         let mut load = Load::default();

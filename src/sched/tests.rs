@@ -26,9 +26,9 @@ fn seeds(pair_ns: u64) -> Vec<Measured> {
 }
 
 fn config() -> Config {
-    let lane = |tier| LaneConfig { tier, batch_tokens_max: 4096, depth: 1 };
+    let lane = |tier, on| LaneConfig { tier, on: DeviceId(on), batch_tokens_max: 4096, depth: 1 };
     Config {
-        lanes: vec![lane(Tier::Primary), lane(Tier::Fallback)],
+        lanes: vec![lane(Tier::Primary, 0), lane(Tier::Fallback, 1)],
         tenants: vec![TenantConfig::default(), TenantConfig::default()],
         seeds: PerTier { primary: seeds(MS), fallback: seeds(MS / 10) },
         limits: Limits { batch_ns_max: Ns::from_millis(10), ..Limits::default() },
@@ -245,6 +245,57 @@ fn a_top_k_without_a_budget_takes_the_default_k() {
 }
 
 #[test]
+fn without_a_budget_a_request_waits_for_the_primary_or_is_refused_and_gets_no_less() {
+    for policy in [Policy::Auto, Policy::Full, Policy::TopK] {
+        let mut config = config();
+        config.limits.wait_ns_max = Ns::from_millis(100);
+        let mut world = World::new(config);
+        // Each takes the primary 20 ms, so that about five wait within the bound.
+        let first = world.arrive(0, 20, None, Policy::Full);
+        for job in 1..12 {
+            world.arrive(job, 20, None, policy);
+        }
+        let refused: Vec<u64> = world.refusals().iter().map(|(job, _)| *job).collect();
+        let overloaded = |(_, refusal): &(u64, Refusal)| matches!(refusal, Refusal::Overloaded { retry_after } if *retry_after >= Ns::from_millis(1));
+        assert!(world.refusals().iter().all(overloaded), "{:?}", world.refusals());
+        if policy != Policy::TopK {
+            assert!((4..=8).contains(&refused.len()), "{policy:?}: {refused:?}");
+            world.run_all(first);
+            let full = world.answers().iter().all(|(_, served, why)| (*served, *why) == (Served::Full, None));
+            assert!(full && world.answers().len() + refused.len() == 12, "{:?}", world.answers());
+        }
+    }
+}
+
+#[test]
+fn without_a_budget_a_request_s_own_work_is_no_wait() {
+    let mut config = config();
+    config.limits.wait_ns_max = Ns::from_millis(100);
+    let mut world = World::new(config);
+    let first = world.arrive(1, 500, None, Policy::Auto);
+    world.run_all(first);
+    assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn a_top_k_without_a_budget_is_not_cut_by_the_wait() {
+    let mut config = config();
+    config.limits.wait_ns_max = Ns::from_millis(5);
+    let mut world = World::new(config);
+    let first = dispatched_to(&world.arrive(2, 300, None, Policy::TopK), FALLBACK);
+    // By the time of the order the primary is busy for longer than the bound.
+    let busy = world.arrive(1, 40, None, Policy::Full);
+    let mut actions = world.done(FALLBACK, first.batch, Ok(()));
+    while !actions.contains(&Action::Rank { job: JobId(2) }) {
+        let dispatch = dispatched_to(&actions, FALLBACK);
+        actions = world.done(dispatch.lane, dispatch.batch, Ok(()));
+    }
+    world.rank(2, 300);
+    world.run_all(busy);
+    assert!(world.answers().contains(&(2, Served::TopK { k: 20 }, None)), "{:?}", world.answers());
+}
+
+#[test]
 fn what_the_primary_has_not_begun_is_withdrawn_when_it_turns_out_late() {
     let mut world = World::new(config());
     let stuck = dispatched(&world.arrive(1, 10, None, Policy::Auto)).unwrap();
@@ -393,7 +444,10 @@ fn a_client_that_leaves_frees_the_queue_and_pays_for_what_ran() {
     assert!(world.sched.is_empty());
     let actions = world.done(PRIMARY, running.batch, Ok(()));
     let tenant = Some(TenantId(0));
-    assert_eq!(actions, [Action::Discard { tenant, tier: Tier::Primary, device: DeviceNs(5 * MS) }]);
+    assert_eq!(
+        actions,
+        [Action::Discard { tenant, tier: Tier::Primary, on: DeviceId(0), device: DeviceNs(5 * MS) }]
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::Machine;
 use super::scenario::Scenario;
-use crate::base::{DeviceNs, Ns, PerTier, Tier};
+use crate::base::{DeviceId, DeviceNs, Ns, Tier, Used};
 use crate::rerank::{Degradation, Refusal, Served};
 use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Event, JobId, LaneId, Slice};
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +30,8 @@ pub struct Window {
     jobs_max: usize,
     discipline: Discipline,
     lanes: Vec<(LaneId, u64, Option<BatchId>)>,
+    /// The device of each lane of the scenario.
+    devices: Vec<DeviceId>,
     queue: VecDeque<JobId>,
     jobs: BTreeMap<JobId, Waiting>,
     running: BTreeMap<BatchId, Vec<Slice>>,
@@ -42,7 +44,7 @@ struct Waiting {
     queued: Ns,
     next: u32,
     done: u32,
-    charged: DeviceNs,
+    charged: Used,
 }
 
 impl Window {
@@ -58,6 +60,7 @@ impl Window {
             jobs_max: 512,
             discipline: Discipline::Fifo,
             lanes,
+            devices: (0..scenario.devices.len()).map(|lane| scenario.device_of(lane)).collect(),
             queue: VecDeque::new(),
             jobs: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -70,7 +73,8 @@ impl Window {
         Self { discipline, jobs_max: usize::MAX, ..Self::new(scenario, Ns::ZERO, false) }
     }
 
-    fn finish(&mut self, now: Ns, batch: BatchId, device: DeviceNs, out: &mut Vec<Action>) {
+    fn finish(&mut self, now: Ns, (lane, batch): (LaneId, BatchId), device: DeviceNs, out: &mut Vec<Action>) {
+        let (tier, on) = (Tier::Primary, self.devices[lane.0 as usize]);
         let slices = self.running.remove(&batch).unwrap_or_default();
         let pairs: u64 = slices.iter().map(|slice| slice.range.len() as u64).sum();
         let mut rest = device.0;
@@ -81,17 +85,17 @@ impl Window {
             };
             rest -= share;
             let Some(job) = self.jobs.get_mut(&slice.job) else {
-                out.push(Action::Discard { tenant: None, tier: Tier::Primary, device: DeviceNs(share) });
+                out.push(Action::Discard { tenant: None, tier, on, device: DeviceNs(share) });
                 continue;
             };
-            job.charged += DeviceNs(share);
+            job.charged.add(tier, on, DeviceNs(share));
             job.done += slice.range.len() as u32;
             if job.done as usize == job.arrival.lengths.primary.len() {
                 let job = self.jobs.remove(&slice.job).expect("the job was just seen");
                 let late = job.arrival.deadline.is_some_and(|deadline| now > deadline);
-                let charged = PerTier { primary: job.charged, fallback: DeviceNs::ZERO };
                 let degraded = late.then_some(Degradation::Late);
-                let answer = Answer { served: Served::Full, degraded, charged, compute: Ns::ZERO };
+                let answer =
+                    Answer { served: Served::Full, degraded, charged: job.charged, compute: Ns::ZERO };
                 out.push(Action::Answer { job: slice.job, answer });
             }
         }
@@ -206,7 +210,8 @@ impl Machine for Window {
                         continue;
                     }
                     self.queue.push_back(arrival.job);
-                    let waiting = Waiting { arrival, queued: now, next: 0, done: 0, charged: DeviceNs::ZERO };
+                    let waiting =
+                        Waiting { arrival, queued: now, next: 0, done: 0, charged: Used::default() };
                     self.jobs.insert(waiting.arrival.job, waiting);
                 }
             }
@@ -215,15 +220,15 @@ impl Machine for Window {
                 if self.queue.contains(&job) {
                     self.queue.retain(|&queued| queued != job);
                 }
-                if let Some(job) = self.jobs.remove(&job).filter(|job| job.charged > DeviceNs::ZERO) {
-                    out.push(Action::Discard { tenant: None, tier: Tier::Primary, device: job.charged });
-                }
+                let charged = self.jobs.remove(&job).map(|job| job.charged).unwrap_or_default();
+                let discard = |(tier, on, device)| Action::Discard { tenant: None, tier, on, device };
+                out.extend(charged.iter().map(discard));
             }
             Event::Done(done) => {
                 if let Some(lane) = self.lanes.iter_mut().find(|(lane, ..)| *lane == done.lane) {
                     lane.2 = None;
                 }
-                self.finish(now, done.batch, done.device, out);
+                self.finish(now, (done.lane, done.batch), done.device, out);
             }
             Event::Ranked { .. } | Event::LaneUp { .. } | Event::Tick | Event::Drain => {}
         }

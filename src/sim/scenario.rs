@@ -1,6 +1,6 @@
 //! What is simulated: traffic, devices and hardships. Plain data; the seed does the rest.
 
-use crate::base::{DeviceNs, Ns, PerTier, Tier};
+use crate::base::{DeviceId, DeviceNs, Ns, PerTier, Tier};
 use crate::forecast::predict::{Load, Measured};
 use crate::rerank::{Policy, Priority};
 use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
@@ -33,8 +33,11 @@ pub struct Scenario {
     pub priorities: Vec<(f64, Priority)>,
     /// Who sends.
     pub tenants: Vec<TenantMix>,
-    /// The lanes' devices.
+    /// The lanes, each on a device of its own.
     pub devices: Vec<Device>,
+    /// Whether they are on one device after all, which they share; how long a batch takes stays as it is.
+    #[serde(default)]
+    pub one_device: bool,
     /// What goes wrong.
     pub hardships: Hardships,
     /// Times in which devices are slower.
@@ -192,6 +195,7 @@ impl Scenario {
                     depth: 1,
                 },
             ],
+            one_device: false,
             hardships: Hardships::default(),
             spells: Vec::new(),
             limits: Limits {
@@ -240,8 +244,10 @@ impl Scenario {
             lanes: self
                 .devices
                 .iter()
-                .map(|device| LaneConfig {
+                .zip(0..)
+                .map(|(device, lane)| LaneConfig {
                     tier: device.tier,
+                    on: self.device_of(lane),
                     batch_tokens_max: device.batch_tokens_max,
                     depth: device.depth,
                 })
@@ -272,6 +278,11 @@ impl Scenario {
     /// By how much spells slow a batch of so many tokens on a lane.
     pub(super) fn slowness(&self, now: Ns, lane: usize, tokens: u64) -> f64 {
         self.spells.iter().map(|spell| spell.factor(now, lane, tokens)).product()
+    }
+
+    /// What a lane's time is spent on.
+    pub fn device_of(&self, lane: usize) -> DeviceId {
+        DeviceId(if self.one_device { 0 } else { lane as u32 })
     }
 
     /// Whether there is a fallback.

@@ -54,6 +54,19 @@ fn a_million_requests_keep_every_invariant_under_all_hardships() {
 }
 
 #[test]
+fn the_books_of_a_device_that_lanes_share_balance_under_all_hardships() {
+    for (seed, load) in [(5, 0.8), (6, 2.0)] {
+        println!("seed {seed}, load {load}");
+        let scenario = Scenario { one_device: true, ..hard(seed, 50_000, load) };
+        // `run` asserts that charged, discarded and idle are the time that passed.
+        let report = podium(&scenario);
+        let worked = report.busy.primary + report.busy.fallback;
+        assert_eq!(worked + report.idle, DeviceNs(report.elapsed.0), "three lanes have one device's time");
+        assert!(report.busy.primary > DeviceNs::ZERO && report.busy.fallback > DeviceNs::ZERO);
+    }
+}
+
+#[test]
 fn equal_seeds_give_equal_runs() {
     let runs: [Report; 3] = [7, 7, 8].map(|seed| podium(&hard(seed, 5_000, 1.2)));
     assert_eq!(runs[0], runs[1]);

@@ -7,9 +7,9 @@ use super::traffic::Traffic;
 use super::{Machine, Report};
 use crate::base::{DeviceNs, Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
 use crate::forecast::predict::Load;
-use crate::ledger::books::{Accounts, Charge, Ledger, TierAccount};
+use crate::ledger::books::{Accounts, Charge, DeviceAccount, LaneAccount, Ledger, TierAccount};
 use crate::ledger::price::{DevicePrice, PriceBook, PriceConfig};
-use crate::rerank::{Degradation, Refusal, Served};
+use crate::rerank::{Degradation, Policy, Refusal, Served};
 use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId};
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, LogNormal};
@@ -58,6 +58,7 @@ struct Client {
     tenant: TenantId,
     arrived: Ns,
     deadline: Option<Ns>,
+    policy: Policy,
     lengths: PerTier<Arc<[u32]>>,
     /// For each candidate, which tiers have scored it.
     scored: Vec<PerTier<bool>>,
@@ -168,10 +169,10 @@ impl<'a> World<'a> {
         if let Some(leaves) = leaves {
             self.at(leaves, Happening::Leaves(arrival.job));
         }
-        let Arrival { tenant, arrived, deadline, .. } = arrival;
+        let Arrival { tenant, arrived, deadline, policy, .. } = arrival;
         let lengths = arrival.lengths.clone();
         let scored = vec![PerTier::default(); lengths.primary.len().max(lengths.fallback.len())];
-        let client = Client { tenant, arrived, deadline, lengths, scored, order: None };
+        let client = Client { tenant, arrived, deadline, policy, lengths, scored, order: None };
         self.clients.insert(arrival.job, client);
         arrival
     }
@@ -214,16 +215,18 @@ impl<'a> World<'a> {
             Action::Restart { lane, .. } => {
                 // What its thread held is lost; a batch that hangs may yet come back, unwanted.
                 self.running.retain(|_, running| running.dispatch.lane != lane);
+                self.ledger.restart(lane.0 as usize, self.now);
                 self.free_at[lane.0 as usize] = self.now;
                 self.at(self.now + RELOAD, Happening::Loads(lane));
             }
-            Action::GaveUp { lane, device } => {
-                self.ledger.busy(Hour::default(), lane.0 as usize, device);
+            Action::GaveUp { lane } => {
+                let device = self.ledger.give_up(Hour::default(), lane.0 as usize, self.now);
                 let tier = self.tier(lane);
                 self.report.busy[tier] += device;
+                self.report.discarded += device;
             }
-            Action::Discard { tenant, tier, device } => {
-                self.ledger.discard(Hour::default(), tenant, tier, device);
+            Action::Discard { tenant, tier, on, device } => {
+                self.ledger.discard(Hour::default(), tenant, tier, (on, device));
                 self.report.discarded += device;
             }
             Action::Rank { .. } => unreachable!("a rank is answered where it is asked for"),
@@ -237,6 +240,7 @@ impl<'a> World<'a> {
     /// A batch goes to a device, which takes its time and may fail.
     fn dispatch(&mut self, dispatch: Dispatch) {
         let lane = dispatch.lane.0 as usize;
+        self.ledger.begin(lane, self.now);
         let device: &Device = &self.scenario.devices[lane];
         let mut load = Load::default();
         for slice in &dispatch.slices {
@@ -276,8 +280,8 @@ impl<'a> World<'a> {
     fn end(&mut self, machine: &mut impl Machine, batch: BatchId) {
         // The scorer was given up meanwhile.
         let Some(Running { dispatch, device, result }) = self.running.remove(&batch) else { return };
-        let tier = self.tier(dispatch.lane);
-        self.ledger.busy(Hour::default(), dispatch.lane.0 as usize, device);
+        let (tier, took) = (self.tier(dispatch.lane), Ns(device.0));
+        let device = self.ledger.end(Hour::default(), dispatch.lane.0 as usize, self.now, device);
         self.report.busy[tier] += device;
         for slice in dispatch.slices.iter().filter(|_| result.is_ok()) {
             let Some(client) = self.clients.get_mut(&slice.job) else { continue };
@@ -286,10 +290,7 @@ impl<'a> World<'a> {
                 assert!(!scored, "a pair is scored once by a tier");
             }
         }
-        self.step(
-            machine,
-            Event::Done(Done { lane: dispatch.lane, batch, device, took: Ns(device.0), result }),
-        );
+        self.step(machine, Event::Done(Done { lane: dispatch.lane, batch, device, took, result }));
     }
 
     fn answer(&mut self, job: JobId, answer: &Answer) {
@@ -313,13 +314,18 @@ impl<'a> World<'a> {
             }
         };
         for tier in Tier::ALL.into_iter().filter(|&tier| self.scenario.has(tier)) {
-            let (requests, pairs, device) = (u64::from(tier == answering), pairs[tier], answer.charged[tier]);
+            let (requests, pairs) = (u64::from(tier == answering), pairs[tier]);
             let (hour, tenant) = (Hour::default(), client.tenant);
-            self.price += self.ledger.charge(&Charge { hour, tenant, tier, requests, pairs, device });
+            let charge = Charge { hour, tenant, tier, requests, pairs };
+            let cost = self.ledger.charge(&charge, answer.charged.of(tier));
+            self.price += cost.expect("simulated devices have a price");
         }
         let late = client.deadline.is_some_and(|deadline| self.now > deadline);
         let declared = answer.degraded == Some(Degradation::Late);
         assert!(!late || declared, "nothing late goes undeclared");
+        let is_less = matches!(answer.degraded, Some(Degradation::PredictedLate | Degradation::PrimaryLate));
+        let has_limit = client.deadline.is_some() || client.policy != Policy::Auto;
+        assert!(!is_less || has_limit, "without a budget an answer is not less for its lateness");
         let own = self.scenario.alone(&client.lengths.primary);
         let latency = self.now.saturating_sub(client.arrived);
         let arrived = client.arrived;
@@ -335,10 +341,12 @@ impl<'a> World<'a> {
     fn finish(mut self) -> Report {
         assert!(self.clients.is_empty(), "each job is answered or refused: {} wait", self.clients.len());
         assert!(self.running.is_empty(), "nothing runs when nothing happens any more");
-        for tier in Tier::ALL.into_iter().filter(|&tier| self.scenario.has(tier)) {
+        let devices: Vec<_> = self.ledger.devices().map(|(on, _)| on).collect();
+        for on in devices {
             // It panics where charged, discarded and idle are not what elapsed.
-            let totals = self.ledger.totals(tier, self.now);
+            let totals = self.ledger.totals(on, self.now);
             assert_eq!(totals.pending, DeviceNs::ZERO, "when all are settled, all time is given");
+            assert_eq!(totals.elapsed.0, self.now.0, "a device's time passes once");
             self.report.idle += totals.idle;
         }
         let booked = Tier::ALL.map(|tier| self.ledger.cost(tier)).into_iter().sum::<Nanodollars>();
@@ -349,23 +357,36 @@ impl<'a> World<'a> {
 }
 
 fn accounts(scenario: &Scenario) -> Accounts {
-    let device = |tier: Tier, dollars_per_hour| DevicePrice {
+    let price = |tier: Tier, dollars_per_hour| DevicePrice {
         name: tier.name().to_owned(),
         dollars_per_hour,
         watts: 0.0,
         dollars_per_kwh: None,
     };
-    let devices = vec![device(Tier::Primary, 2.5), device(Tier::Fallback, 0.05)];
+    let devices = vec![price(Tier::Primary, 2.5), price(Tier::Fallback, 0.05)];
     let mut prices =
         PriceBook::new(&PriceConfig { dollars_per_kwh: 0.0, devices }).expect("these are prices");
-    let tiers = PerTier::from_fn(|tier: Tier| {
-        let (model, version) = (tier.name().into(), "simulated".into());
-        Some(TierAccount { model, version, device: prices.kind(tier.name()) })
-    });
+    let mut kind = |tier: Tier| {
+        let named = if scenario.one_device { Tier::Primary } else { tier };
+        prices.kind(named.name())
+    };
+    let kinds = PerTier { primary: kind(Tier::Primary), fallback: kind(Tier::Fallback) };
+    let lanes: Vec<_> = (scenario.devices.iter().enumerate())
+        .map(|(lane, device)| LaneAccount { tier: device.tier, on: scenario.device_of(lane) })
+        .collect();
+    let count = if scenario.one_device { 1 } else { lanes.len() };
+    let device = |lane: &LaneAccount| DeviceAccount {
+        name: format!("device {}", lane.on.0).into(),
+        kind: kinds[lane.tier],
+    };
     Accounts {
         prices,
-        tiers,
-        lanes: scenario.devices.iter().map(|device| device.tier).collect(),
+        tiers: PerTier::from_fn(|tier: Tier| {
+            let (model, version) = (tier.name().into(), "simulated".into());
+            Some(TierAccount { model, version, kind: kinds[tier] })
+        }),
+        devices: lanes.iter().take(count).map(device).collect(),
+        lanes,
         tenants: (0..scenario.tenants.len()).map(|tenant| format!("tenant {tenant}").into()).collect(),
     }
 }

@@ -51,16 +51,21 @@ pub struct TierFacts {
     pub lanes_up: usize,
     /// Mean relative error of predicted batch times.
     pub prediction_error: f64,
-    /// Device time that is on responses.
-    pub charged: DeviceNs,
-    /// Device time that is on none.
-    pub discarded: DeviceNs,
-    /// Device time not used.
-    pub idle: DeviceNs,
     /// Device memory that is taken, where devices tell.
     pub memory_bytes: u64,
     /// What a device draws, where devices tell.
     pub watts: Option<f64>,
+}
+
+/// Where a device's time went since the start.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceFacts {
+    /// On responses.
+    pub charged: PerTier<DeviceNs>,
+    /// On none.
+    pub discarded: PerTier<DeviceNs>,
+    /// Not used.
+    pub idle: DeviceNs,
 }
 
 /// The scheduler's counts since the start.
@@ -93,6 +98,8 @@ pub struct ServerFacts {
     pub accepted: u64,
     /// Connections turned away.
     pub rejected: u64,
+    /// Connections that could not be accepted.
+    pub accept_failures: u64,
     /// Writes of the ledger that failed.
     pub ledger_failures: u64,
 }
@@ -162,12 +169,14 @@ impl Metrics {
         self.table.batch_time.get_or_create(labels).observe(facts.device.0 as f64 / 1e9);
     }
 
-    /// Adds an answer's price, and its energy where that is known.
-    pub fn charged(&self, tier: Tier, tenant: TenantId, cost: Nanodollars, joules: Option<f64>) {
+    /// Adds an answer's price and its energy, where they are known.
+    pub fn charged(&self, tier: Tier, tenant: TenantId, cost: Option<Nanodollars>, joules: Option<f64>) {
         let Some(ModelLabels { model, version, tier }) = self.models[tier].clone() else { return };
         let tenant = self.tenants[tenant.0 as usize].clone();
         let labels = CostLabels { model, version, tier, tenant };
-        self.table.cost.get_or_create(&labels).inc_by(cost.0 as f64 / 1e9);
+        if let Some(cost) = cost {
+            self.table.cost.get_or_create(&labels).inc_by(cost.0 as f64 / 1e9);
+        }
         if let Some(joules) = joules {
             self.table.energy.get_or_create(&labels).inc_by(joules);
         }
@@ -187,13 +196,23 @@ impl Metrics {
         if let Some(watts) = facts.watts {
             self.table.power.get_or_create(labels).set(watts);
         }
-        let uses = [("charged", facts.charged), ("discarded", facts.discarded), ("idle", facts.idle)];
-        for (r#use, device) in uses {
-            let ModelLabels { model, version, tier } = labels.clone();
-            let seconds = device.0 as f64 / 1e9;
-            let counter = self.table.device.get_or_create_owned(&UseLabels { model, version, tier, r#use });
+    }
+
+    /// Replaces what is known of a device's time.
+    pub fn device(&self, device: &Arc<str>, facts: &DeviceFacts) {
+        let put = |labels: Option<&ModelLabels>, r#use, time: DeviceNs| {
+            let nobody = || ModelLabels { model: "".into(), version: "".into(), tier: "" };
+            let ModelLabels { model, version, tier } = labels.cloned().unwrap_or_else(nobody);
+            let labels = UseLabels { device: device.clone(), model, version, tier, r#use };
+            let seconds = time.0 as f64 / 1e9;
+            let counter = self.table.device.get_or_create_owned(&labels);
             counter.inner().store(seconds.to_bits(), Ordering::Relaxed);
+        };
+        for (tier, labels) in self.served() {
+            put(Some(labels), "charged", facts.charged[tier]);
+            put(Some(labels), "discarded", facts.discarded[tier]);
         }
+        put(None, "idle", facts.idle);
     }
 
     /// Replaces the scheduler's counts.
@@ -216,6 +235,7 @@ impl Metrics {
         self.table.connections.set(facts.connections as i64);
         put(&self.table.accepted, facts.accepted);
         put(&self.table.rejected, facts.rejected);
+        put(&self.table.accept_failures, facts.accept_failures);
         put(&self.table.ledger_failures, facts.ledger_failures);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes all that is written");
@@ -247,6 +267,7 @@ mod tests {
         connections: 5,
         accepted: 9,
         rejected: 1,
+        accept_failures: 0,
         ledger_failures: 0,
     };
 
@@ -261,7 +282,7 @@ mod tests {
             model: "m".into(),
             version: "v".into(),
             device: DeviceNs(7),
-            cost: Nanodollars(7),
+            cost: Some(Nanodollars(7)),
             joules: None,
             truncated: Truncated { documents: 1, query_tokens: elapsed as u32 / 50 },
         };
@@ -274,7 +295,7 @@ mod tests {
         metrics.answered("tei", TenantId(0), &outcome(5));
         metrics.answered("tei", TenantId(0), &outcome(50));
         metrics.refused("tei", None, "unauthorized");
-        metrics.charged(Tier::Primary, TenantId(0), Nanodollars(1_500_000_000), Some(2.5));
+        metrics.charged(Tier::Primary, TenantId(0), Some(Nanodollars(1_500_000_000)), Some(2.5));
         let text = metrics.scrape(&SERVER);
         for line in [
             r#"podium_requests_total{dialect="tei",tenant="acme",outcome="full"} 2"#,
@@ -295,30 +316,34 @@ mod tests {
     }
 
     #[test]
+    fn a_service_level_of_a_round_number_is_a_bucket() {
+        let metrics = metrics();
+        metrics.answered("tei", TenantId(0), &outcome(180));
+        metrics.answered("tei", TenantId(0), &outcome(210));
+        let text = metrics.scrape(&SERVER);
+        for (seconds, count) in [("0.15", 0), ("0.2", 1), ("0.25", 2), ("60.0", 2), ("+Inf", 2)] {
+            let line = format!(
+                r#"podium_request_seconds_bucket{{le="{seconds}",model="m",version="v",served="full"}} {count}"#
+            );
+            assert!(text.contains(&line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
     fn names_are_distinct_and_scraped_with_their_help() {
         let metrics = metrics();
         let degraded = Receipt { degraded: Some(Degradation::Late), ..outcome(5).receipt };
         metrics.answered("tei", TenantId(0), &Outcome { receipt: degraded, ..outcome(5) });
-        metrics.charged(Tier::Primary, TenantId(0), Nanodollars(1), Some(1.0));
+        metrics.charged(Tier::Primary, TenantId(0), Some(Nanodollars(1)), Some(1.0));
         let device = DeviceNs(1);
         let (tier, result) = (Tier::Primary, "ok");
         metrics.batch(&BatchFacts { tier, result, pairs: 1, tokens: 10, tokens_max: 100, device });
-        let (charged, discarded, idle) = (device, device, device);
         let (jobs, tokens, work, lanes_up, prediction_error) = (1, 1, Ns(1), 1, 0.1);
         let (memory_bytes, watts) = (1, Some(1.0));
-        let facts = TierFacts {
-            jobs,
-            tokens,
-            work,
-            lanes_up,
-            prediction_error,
-            charged,
-            discarded,
-            idle,
-            memory_bytes,
-            watts,
-        };
+        let facts = TierFacts { jobs, tokens, work, lanes_up, prediction_error, memory_bytes, watts };
         metrics.tier(Tier::Primary, &facts);
+        let used = PerTier { primary: device, fallback: DeviceNs::ZERO };
+        metrics.device(&"cpu".into(), &DeviceFacts { charged: used, discarded: used, idle: device });
         let text = metrics.scrape(&SERVER);
         for (name, _) in METRICS {
             let family = name.trim_end_matches("_total");

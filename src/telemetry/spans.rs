@@ -3,7 +3,7 @@
 //! server does not notice.
 
 use super::trace::TraceContext;
-use crate::base::Ns;
+use crate::base::{Nanodollars, Ns};
 use crate::rerank::Receipt;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
@@ -102,8 +102,9 @@ impl Spans {
                     KeyValue::new("podium.model", receipt.model.clone()),
                     KeyValue::new("podium.version", receipt.version.clone()),
                     KeyValue::new("podium.device_ns", receipt.device.0 as i64),
-                    KeyValue::new("podium.cost_nanodollars", receipt.cost.0 as i64),
                 ]);
+                let cost = |cost: Nanodollars| KeyValue::new("podium.cost_nanodollars", cost.0 as i64);
+                attributes.extend(receipt.cost.map(cost));
                 let degraded = receipt.degraded.map(|why| KeyValue::new("podium.degraded", why.name()));
                 attributes.extend(degraded);
                 parts = vec![("queue", Ns::ZERO, receipt.queue), ("compute", receipt.queue, receipt.compute)];

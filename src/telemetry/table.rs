@@ -88,9 +88,9 @@ table! {
     faults: Counter = Counter::default(),
         "podium_faults_total", "Faults of lanes, out of memory included";
     device: Family<UseLabels, Seconds> = Family::default(),
-        "podium_device_seconds_total", "Device seconds by use (charged, discarded, idle); idle is known when scraped";
+        "podium_device_seconds_total", "Device seconds by device, model and use (charged, discarded); idle is of no model, and known when scraped";
     cost: Family<CostLabels, Seconds> = Family::default(),
-        "podium_cost_dollars_total", "Dollars on responses, by tenant";
+        "podium_cost_dollars_total", "Dollars on responses, by tenant; absent without a price";
     energy: Family<CostLabels, Seconds> = Family::default(),
         "podium_energy_joules_total", "Joules of responses by tenant, where devices tell what they draw (GPUs)";
     memory: Family<ModelLabels, Gauge> = Family::default(),
@@ -107,6 +107,8 @@ table! {
         "podium_connections_accepted_total", "Connections accepted";
     rejected: Counter = Counter::default(),
         "podium_connections_rejected_total", "Connections turned away, as too many were open";
+    accept_failures: Counter = Counter::default(),
+        "podium_accept_failures_total", "Connections that the system could not give us, out of file descriptors for example";
     ledger_failures: Counter = Counter::default(),
         "podium_ledger_write_failures_total", "Writes of the ledger that failed; each is tried again";
 }
@@ -156,6 +158,7 @@ pub(super) struct BatchLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct UseLabels {
+    pub device: Arc<str>,
     pub model: Arc<str>,
     pub version: Arc<str>,
     pub tier: &'static str,
@@ -175,10 +178,18 @@ pub(super) type Ratio = Gauge<f64, AtomicU64>;
 
 pub(super) type Histograms<L> = Family<L, Histogram, Buckets>;
 
+/// Upper bounds of latency buckets. Service levels are round numbers, and one that is a bound is read exactly; between
+/// bounds a quantile is off by less than a factor of two. Native histograms would need no bounds, but travel in Protobuf only, which
+/// `/metrics` does not speak.
+const LATENCY_SECONDS: [f64; 30] = [
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25,
+    0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0,
+];
+
 /// Makes the histograms of a family.
 #[derive(Clone, Copy)]
 pub(super) enum Buckets {
-    /// 1 ms to 65 s, each twice the one before.
+    /// [`LATENCY_SECONDS`].
     Latency,
     /// 0.1 ms to 13 s.
     Device,
@@ -192,7 +203,7 @@ impl MetricConstructor<Histogram> for Buckets {
     fn new_metric(&self) -> Histogram {
         let powers = |start: f64, count: i32| (0..count).map(move |power| start * 2_f64.powi(power));
         match self {
-            Self::Latency => Histogram::new(powers(0.001, 17)),
+            Self::Latency => Histogram::new(LATENCY_SECONDS.iter().copied()),
             Self::Device => Histogram::new(powers(0.000_1, 18)),
             Self::Count => Histogram::new(powers(1.0, 21)),
             Self::Ratio => Histogram::new((1..=10).map(|tenth| f64::from(tenth) / 10.0)),

@@ -31,8 +31,9 @@ pub(super) struct Declared<'a> {
 #[derive(Serialize)]
 pub(super) struct Cost {
     pub device_ns: u64,
-    pub nanodollars: u64,
-    pub usd: f64,
+    /// Null where the devices have no price.
+    pub nanodollars: Option<u64>,
+    pub usd: Option<f64>,
     /// The energy, where the device tells what it draws.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joules: Option<f64>,
@@ -52,8 +53,8 @@ impl<'a> Declared<'a> {
             version: &receipt.version,
             cost: Cost {
                 device_ns: receipt.device.0,
-                nanodollars: receipt.cost.0,
-                usd: receipt.cost.0 as f64 / 1e9,
+                nanodollars: receipt.cost.map(|cost| cost.0),
+                usd: receipt.cost.map(|cost| cost.0 as f64 / 1e9),
                 joules: receipt.joules,
             },
             truncated: Some(receipt.truncated).filter(|truncated| *truncated != Truncated::default()),
@@ -119,7 +120,9 @@ pub(super) fn headers(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
         put(WARNING, plain.collect());
     }
     headers.push((DEVICE_NS, receipt.device.0.into()));
-    headers.push((COST, receipt.cost.0.into()));
+    if let Some(cost) = receipt.cost {
+        headers.push((COST, cost.0.into()));
+    }
     for (name, count) in
         [(TRUNCATED, receipt.truncated.documents), (TRUNCATED_QUERY_TOKENS, receipt.truncated.query_tokens)]
     {

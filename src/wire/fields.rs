@@ -245,7 +245,7 @@ impl Fields {
         Ok(Options {
             latency_budget,
             priority: self.word("priority", PRIORITIES)?.unwrap_or_default(),
-            policy: self.word("policy", POLICIES)?.unwrap_or_default(),
+            policy: self.word("policy", POLICIES)?,
             top_k: self.count("top_k", 1)?,
         })
     }
@@ -268,7 +268,7 @@ pub(super) fn options(headers: &HeaderMap, options: &mut Options) -> Result<(), 
         options.priority = one_of(name, text, PRIORITIES)?;
     }
     if let Some((name, text)) = header(headers, "x-podium-policy")? {
-        options.policy = one_of(name, text, POLICIES)?;
+        options.policy = Some(one_of(name, text, POLICIES)?);
     }
     if let Some((name, text)) = header(headers, "x-podium-top-k")? {
         let count = text.parse().ok().filter(|&count| count >= 1);
@@ -570,7 +570,7 @@ mod tests {
         let expected = Options {
             latency_budget: Some(Ns(12_500_000)),
             priority: Priority::High,
-            policy: Policy::TopK,
+            policy: Some(Policy::TopK),
             top_k: Some(7),
         };
         assert_eq!(found, expected);

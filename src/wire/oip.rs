@@ -245,7 +245,7 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
         };
     }
     if let Some(value) = parameters.get("policy") {
-        options.policy = one_of("policy", value.as_str().unwrap_or_default(), POLICIES)?;
+        options.policy = Some(one_of("policy", value.as_str().unwrap_or_default(), POLICIES)?);
     }
     if let Some(value) = parameters.get("top_k") {
         let count = value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0);
@@ -306,7 +306,7 @@ fn write(answer: &Answered) -> Written {
         outputs.push(tensor);
     }
     let receipt = &answer.outcome.receipt;
-    let head = json!({
+    let mut head = json!({
         "id": wanted.id.as_deref().unwrap_or(&answer.stamp.id),
         "model_name": wanted.model,
         "model_version": *receipt.version,
@@ -317,11 +317,14 @@ fn write(answer: &Answered) -> Written {
             "podium_degraded": receipt.degraded.map_or("", |reason| reason.name()),
             "podium_elapsed_ms": receipt.elapsed.as_millis_f64(),
             "podium_device_ns": receipt.device.0,
-            "podium_cost_nanodollars": receipt.cost.0,
             "podium_truncated": receipt.truncated.documents,
             "podium_truncated_query_tokens": receipt.truncated.query_tokens,
         },
     });
+    // A parameter is never null.
+    if let Some(cost) = receipt.cost {
+        head["parameters"]["podium_cost_nanodollars"] = json!(cost.0);
+    }
     let mut written = Written::json(&head);
     if wanted.outputs.iter().any(|(_, is_binary)| *is_binary) {
         written.content_type = "application/octet-stream";

@@ -42,6 +42,11 @@ impl Place {
         self.model.as_ref()?.version.as_deref()
     }
 
+    /// The path, as the dialects' rows have it.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
     /// The dialect, as far as the path alone tells: the first that has it.
     pub fn dialect(&self) -> Dialect {
         let has = |dialect: &Dialect| dialect.spec().paths.contains(&self.path);

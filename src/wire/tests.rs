@@ -46,7 +46,7 @@ fn outcome(scores: &[f32]) -> Outcome {
             model: "served".into(),
             version: "0123456789ab".into(),
             device: DeviceNs(1_234),
-            cost: Nanodollars(56),
+            cost: Some(Nanodollars(56)),
             joules: Some(0.25),
             truncated: Truncated {
                 documents: truncated.iter().map(|&truncated| u32::from(truncated)).sum(),

@@ -7,7 +7,7 @@ use podium::base::{Ns, PerTier, TenantId, Tier};
 use podium::engine::{
     BooksSetup, Clock, Engine, Handle, LaneSetup, MakeScorer, PrepareLimits, Setup, TierSetup,
 };
-use podium::http::{App, Auth, Connections, Server, ServerLimits, TlsFiles};
+use podium::http::{App, Auth, Connections, Policies, Server, ServerLimits, TlsFiles};
 use podium::model::{Calibration, Encoder, Family, Layer, Linear, Norm, Weights};
 use podium::ops::Gelu;
 use podium::rerank::TruncationDefaults;
@@ -90,7 +90,13 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
         device: "cpu".into(),
         calibration: Calibration::default(),
     };
-    let lane = |tier: Tier, make: MakeScorer| LaneSetup { tier, batch_tokens_max: 4_096, depth: 2, make };
+    let lane = |tier: Tier, make: MakeScorer| LaneSetup {
+        tier,
+        device: "cpu".into(),
+        batch_tokens_max: 4_096,
+        depth: 2,
+        make,
+    };
     let tiers = PerTier { primary: Some(tier("large")), fallback: fallback.as_ref().map(|_| tier("small")) };
     let mut lanes = vec![lane(Tier::Primary, Arc::new(move || Ok(Box::new(primary.clone()))))];
     lanes.extend(fallback.map(|scorer| lane(Tier::Fallback, Arc::new(move || Ok(Box::new(scorer.clone()))))));
@@ -123,6 +129,7 @@ pub fn logit(query: &str, document: &str) -> f32 {
 #[derive(Default)]
 pub struct Options {
     pub limits: ServerLimits,
+    pub policies: Policies,
     pub settings: Settings,
     pub keys: Vec<(&'static str, TenantId)>,
     pub admin: Option<&'static str>,
@@ -159,6 +166,7 @@ impl TestServer {
                     settings: Arc::new(options.settings),
                     auth: Auth::new(options.keys, options.admin),
                     limits: options.limits.clone(),
+                    policies: options.policies,
                     connections: open.clone(),
                     ids: Mutex::new(Pcg64::new(1, 2)),
                     drain: for_app,
@@ -366,14 +374,24 @@ pub fn podium(arguments: &[&str]) -> Command {
 pub struct Serving {
     pub child: Child,
     pub address: String,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Serving {
     pub fn start(arguments: &[&str]) -> Self {
-        let mut child = podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::of(podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat()))
+    }
+
+    /// The same, started by another command that takes this one as its arguments.
+    pub fn start_by(mut starter: Command, arguments: &[&str]) -> Self {
+        let serve = podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
+        starter.arg(serve.get_program()).args(serve.get_args()).stdin(Stdio::null());
+        starter.env_remove("PODIUM_PRIMARY").env("NO_COLOR", "1");
+        Self::of(starter)
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut address = String::new();
         for line in lines.by_ref() {
@@ -386,8 +404,17 @@ impl Serving {
             }
         }
         // What else it logs must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| kept.lock().unwrap().push(line));
+        });
+        Self { child, address, log }
+    }
+
+    /// How many lines of the log since it was ready have this text.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
 
     pub fn connect(&self) -> TcpStream {
