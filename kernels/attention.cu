@@ -194,11 +194,11 @@ INLINE void attention(const Batch& batch, const T* qkv, T* context, const Quanti
     }
 }
 
-#define ATTENTION(T, D)                                                                                       \
-    KERNEL attention_##D##_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const T* qkv, T* context, \
-                               u32 heads, e4m3* quantised, const float* factor) {                             \
-        const Batch in{batch, tokens_max, sequences_max};                                                     \
-        attention<T, D>(in, qkv, context, Quantised{quantised, factor}, heads);                               \
+#define ATTENTION(T, D)                                                                                         \
+    KERNEL(attention_##D##_##T, (const u32* batch, u32 tokens_max, u32 sequences_max, const T* qkv, T* context, \
+                                 u32 heads, e4m3* quantised, const float* factor)) {                            \
+        const Batch in{batch, tokens_max, sequences_max};                                                       \
+        attention<T, D>(in, qkv, context, Quantised{quantised, factor}, heads);                                 \
     }
 ATTENTION(f16, 32)
 ATTENTION(f16, 64)

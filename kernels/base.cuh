@@ -12,7 +12,8 @@ typedef unsigned short u16;
 // Memory that a block shares, undefined when the block starts.
 #define SHARED(T, name, count) __shared__ __align__(16) T name[count]
 #define SHARED_DYNAMIC(name) extern __shared__ __align__(16) float name[]
-#define KERNEL extern "C" __global__ void
+// A kernel by its symbol: `KERNEL(gelu_f16, (parameters)) { body }`.
+#define KERNEL(name, parameters) extern "C" __global__ void name parameters
 #define INLINE __device__ __forceinline__
 #endif
 

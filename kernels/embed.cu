@@ -29,10 +29,10 @@ INLINE void embed(const Batch& batch, const T* words, const T* positions, const 
     });
 }
 
-#define EMBED(T)                                                                                                   \
-    KERNEL embed_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const T* words, const T* positions,     \
-                     const T* types, u32 position_offset, u32 type_count, const float* gain, const float* bias,   \
-                     float epsilon, u32 hidden, u32 stride, T* states, e4m3* quantised, const float* factor) {    \
+#define EMBED(T)                                                                                                  \
+    KERNEL(embed_##T, (const u32* batch, u32 tokens_max, u32 sequences_max, const T* words, const T* positions,   \
+                       const T* types, u32 position_offset, u32 type_count, const float* gain, const float* bias, \
+                       float epsilon, u32 hidden, u32 stride, T* states, e4m3* quantised, const float* factor)) { \
         embed(Batch{batch, tokens_max, sequences_max}, words, positions, types,                                   \
               Tables{position_offset, type_count}, Norm{gain, bias, epsilon, hidden, stride}, states,             \
               Quantised{quantised, factor});                                                                      \
@@ -50,9 +50,9 @@ template <class T> INLINE void first_rows(const Batch& batch, const T* states, u
         *reinterpret_cast<Eight*>(to + column) = *reinterpret_cast<const Eight*>(from + column);
 }
 
-#define FIRST_ROWS(T)                                                                                          \
-    KERNEL first_rows_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const T* states, u32 stride,   \
-                          T* firsts) {                                                                        \
+#define FIRST_ROWS(T)                                                                                         \
+    KERNEL(first_rows_##T, (const u32* batch, u32 tokens_max, u32 sequences_max, const T* states, u32 stride, \
+                            T* firsts)) {                                                                     \
         first_rows(Batch{batch, tokens_max, sequences_max}, states, stride, firsts);                          \
     }
 FIRST_ROWS(f16)

@@ -184,13 +184,13 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
 }
 
 #define FIRST_TOKEN(T)                                                                                              \
-    KERNEL first_token_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const float* absorbed,             \
-                           const T* states, T* mixed, u32 heads, u32 stride) {                                     \
-        SHARED_DYNAMIC(memory);                                                                                    \
-        SHARED(Softmax<T>, softmax, 1);                                                                            \
-        const Batch in{batch, tokens_max, sequences_max};                                                          \
+    KERNEL(first_token_##T, (const u32* batch, u32 tokens_max, u32 sequences_max, const float* absorbed,            \
+                             const T* states, T* mixed, u32 heads, u32 stride)) {                                   \
+        SHARED_DYNAMIC(memory);                                                                                     \
+        SHARED(Softmax<T>, softmax, 1);                                                                             \
+        const Batch in{batch, tokens_max, sequences_max};                                                           \
         if (stride <= STRIDE_MAX / 2) first_token<1>(in, absorbed, states, mixed, heads, stride, memory, *softmax); \
-        else first_token<2>(in, absorbed, states, mixed, heads, stride, memory, *softmax);                         \
+        else first_token<2>(in, absorbed, states, mixed, heads, stride, memory, *softmax);                          \
     }
 FIRST_TOKEN(f16)
 FIRST_TOKEN(bf16)

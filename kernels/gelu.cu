@@ -40,10 +40,10 @@ INLINE void gelu(const u32* count, T* x, const float* bias, u32 width, u32 is_ta
     else store_eight(x + place, values);
 }
 
-#define GELU(T)                                                                                             \
-    KERNEL gelu_##T(const u32* count, T* x, const float* bias, u32 width, u32 is_tanh, e4m3* quantised,    \
-                    const float* factor) {                                                                 \
-        gelu(count, x, bias, width, is_tanh, Quantised{quantised, factor});                                \
+#define GELU(T)                                                                                           \
+    KERNEL(gelu_##T, (const u32* count, T* x, const float* bias, u32 width, u32 is_tanh, e4m3* quantised, \
+                      const float* factor)) {                                                             \
+        gelu(count, x, bias, width, is_tanh, Quantised{quantised, factor});                               \
     }
 GELU(f16)
 GELU(bf16)

@@ -6,7 +6,8 @@
 
 constexpr u32 POOL_THREADS = 256;
 // Sequences of a block, a row of W for all of them; a warp has an eighth of the inputs, then a sequence.
-constexpr u32 POOLED = POOL_THREADS / WARP;
+constexpr u32 POOLED = 8;
+static_assert(POOLED * WARP == POOL_THREADS, "a warp for each sequence");
 
 template <class T>
 INLINE void pool(const Batch& batch, const T* firsts, const float* pooler, const float* pooler_bias,
@@ -45,14 +46,14 @@ INLINE void head(const Batch& batch, const float* parts, u32 count, float bias, 
     logits[sequence] = logit;
 }
 
-#define HEAD(T)                                                                                                 \
-    KERNEL pool_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const T* firsts, const float* pooler, \
-                    const float* pooler_bias, const float* classifier, u32 stride, float* parts) {             \
-        pool(Batch{batch, tokens_max, sequences_max}, firsts, pooler, pooler_bias, classifier, stride, parts); \
-    }                                                                                                          \
-    KERNEL head_##T(const u32* batch, u32 tokens_max, u32 sequences_max, const float* parts, u32 count,        \
-                    float bias, float* logits) {                                                               \
-        head(Batch{batch, tokens_max, sequences_max}, parts, count, bias, logits);                             \
+#define HEAD(T)                                                                                                  \
+    KERNEL(pool_##T, (const u32* batch, u32 tokens_max, u32 sequences_max, const T* firsts, const float* pooler, \
+                      const float* pooler_bias, const float* classifier, u32 stride, float* parts)) {            \
+        pool(Batch{batch, tokens_max, sequences_max}, firsts, pooler, pooler_bias, classifier, stride, parts);   \
+    }                                                                                                            \
+    KERNEL(head_##T, (const u32* batch, u32 tokens_max, u32 sequences_max, const float* parts, u32 count,        \
+                      float bias, float* logits)) {                                                              \
+        head(Batch{batch, tokens_max, sequences_max}, parts, count, bias, logits);                               \
     }
 HEAD(f16)
 HEAD(bf16)

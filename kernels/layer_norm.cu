@@ -82,12 +82,12 @@ INLINE void add_layer_norm(const u32* count, T* states, const T* update, const f
     });
 }
 
-#define ADD_LAYER_NORM(T)                                                                                         \
-    KERNEL add_layer_norm_##T(const u32* count, T* states, const T* update, const float* update_bias,            \
-                              const float* gain, const float* bias, float epsilon, u32 hidden, u32 stride,       \
-                              e4m3* quantised, const float* factor) {                                            \
-        const Norm norm{gain, bias, epsilon, hidden, stride};                                                    \
-        add_layer_norm(count, states, update, update_bias, norm, Quantised{quantised, factor});                  \
+#define ADD_LAYER_NORM(T)                                                                                    \
+    KERNEL(add_layer_norm_##T, (const u32* count, T* states, const T* update, const float* update_bias,      \
+                                const float* gain, const float* bias, float epsilon, u32 hidden, u32 stride, \
+                                e4m3* quantised, const float* factor)) {                                     \
+        const Norm norm{gain, bias, epsilon, hidden, stride};                                                \
+        add_layer_norm(count, states, update, update_bias, norm, Quantised{quantised, factor});              \
     }
 ADD_LAYER_NORM(f16)
 ADD_LAYER_NORM(bf16)

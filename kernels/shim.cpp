@@ -49,31 +49,7 @@ void round_to(e4m3& y, float x) {
 }
 u32 pack(e4m3, float low, float high) { return rounded<e4m3>(low).bits | u32(rounded<e4m3>(high).bits) << 8; }
 
-template <class... A, size_t... I>
-static void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
-    kernel(*static_cast<A*>(arguments[I])...);
-}
-template <class... A>
-static void run(void (*kernel)(A...), const u32* shape, void** arguments) {
-    shim::launch({shape[0], shape[1]}, shape[2], shape[3],
-                 [&] { call(kernel, arguments, std::make_index_sequence<sizeof...(A)>()); });
-}
-
 extern "C" void shim_reverse(u32 is_reversed) { shim::is_reversed = is_reversed; }
-
-// Each kernel takes its shape (blocks in x and y, threads, bytes of shared memory) and its arguments' places.
-#define EXPORT(name)                                                                        \
-    extern "C" void shim_##name(const u32* shape, void** arguments) { run(name, shape, arguments); }
-#define EXPORT_BOTH(name) EXPORT(name##_f16) EXPORT(name##_bf16)
-EXPORT_BOTH(embed)
-EXPORT_BOTH(first_rows)
-EXPORT_BOTH(add_layer_norm)
-EXPORT_BOTH(gelu)
-EXPORT_BOTH(attention_32)
-EXPORT_BOTH(attention_64)
-EXPORT_BOTH(first_token)
-EXPORT_BOTH(pool)
-EXPORT_BOTH(head)
 
 // A matrix product as `ops::cuda::Product` describes it, summed in f32.
 struct Product {

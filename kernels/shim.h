@@ -15,6 +15,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <utility>
 #include <vector>
 
 typedef uint32_t u32;
@@ -24,7 +25,12 @@ struct bf16;
 struct e4m3;
 struct Index { u32 x = 1, y = 1, z = 1; };
 
-#define KERNEL static void
+// A kernel, and `shim_NAME`, which runs it: it takes the shape (blocks in x and y, threads, bytes of shared memory) and the
+// places of the arguments.
+#define KERNEL(name, parameters)                                                                       \
+    static void name parameters;                                                                       \
+    extern "C" void shim_##name(const u32* shape, void** places) { shim::run(name, shape, places); }   \
+    static void name parameters
 #define INLINE inline
 #define SHARED(T, name, count)                                        \
     alignas(16) static T name[count];                                 \
@@ -144,6 +150,15 @@ inline void launch(Index grid, u32 threads, size_t shared_bytes, std::function<v
     shown.resize(threads);
     for (block_index.y = 0; block_index.y < grid.y; block_index.y++)
         for (block_index.x = 0; block_index.x < grid.x; block_index.x++) run_block();
+}
+template <class... A, size_t... I>
+void call(void (*kernel)(A...), void** places, std::index_sequence<I...>) {
+    kernel(*static_cast<A*>(places[I])...);
+}
+template <class... A>
+void run(void (*kernel)(A...), const u32* shape, void** places) {
+    launch({shape[0], shape[1]}, shape[2], shape[3],
+           [&] { call(kernel, places, std::make_index_sequence<sizeof...(A)>()); });
 }
 // Shows something to the warp and gives what its lanes show to `read`.
 template <class F> auto exchange(Shown own, F read) {

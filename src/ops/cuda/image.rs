@@ -2,6 +2,8 @@
 
 use super::DeviceError;
 #[cfg(not(podium_fatbin))]
+use super::kernels::SOURCES;
+#[cfg(not(podium_fatbin))]
 use super::nvidia::failed;
 use cudarc::driver::CudaContext;
 use cudarc::nvrtc::Ptx;
@@ -9,17 +11,6 @@ use cudarc::nvrtc::Ptx;
 /// Kernels, compiled by `build.rs`.
 #[cfg(podium_fatbin)]
 static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
-/// Kernels, to be compiled by NVRTC; as in `kernels/kernels.cu`.
-#[cfg(not(podium_fatbin))]
-static SOURCE: &str = concat!(
-    include_str!("../../../kernels/base.cuh"),
-    include_str!("../../../kernels/layer_norm.cu"),
-    include_str!("../../../kernels/embed.cu"),
-    include_str!("../../../kernels/gelu.cu"),
-    include_str!("../../../kernels/attention.cu"),
-    include_str!("../../../kernels/first_token.cu"),
-    include_str!("../../../kernels/head.cu"),
-);
 
 #[cfg(podium_fatbin)]
 pub(super) fn kernels(_context: &CudaContext) -> Result<Ptx, DeviceError> {
@@ -45,7 +36,7 @@ fn compile(architecture: &str) -> Result<Ptx, DeviceError> {
     // Lambdas have no words that say where they run.
     let options = ["--std=c++17", "--device-as-default-execution-space"].map(str::to_owned).to_vec();
     let options = [vec![format!("--gpu-architecture={architecture}")], options].concat();
-    compile_ptx_with_opts(SOURCE, CompileOptions { options, ..CompileOptions::default() })
+    compile_ptx_with_opts(SOURCES.concat(), CompileOptions { options, ..CompileOptions::default() })
         .map_err(|error| DeviceError::Failed(format!("NVRTC: {error}")))
 }
 

@@ -1,27 +1,16 @@
 //! Each kernel with its arguments in order and its shapes checked, so that no safe call makes one go astray.
 
-use super::words::TILE;
-use super::{Argument, Array, Bucket, Device, DeviceError, Half, Kernel, Shape};
+use super::kernels::{
+    self, ASKED_PAD, ATTENTION_THREADS, E4m3s, FIRST_TOKEN_THREADS, Floats, GROUP, Halves, NormParameters,
+    POOL_THREADS, POOLED, Parameters, STRIDE_MAX, TILE, Typed, WARP, Words,
+};
+use super::{Array, Bucket, Device, DeviceError, Half, Shape};
 use crate::ops::{Gelu, Heads};
-use Argument::{Address, Float, Word};
 
-/// The widest row that the kernels hold.
-pub const STRIDE_MAX: usize = 1_024;
-
-/// Threads of a kernel that has a warp a row.
+/// Threads of a block, for kernels that do not declare a number of their own.
 const THREADS: u32 = 256;
-const WARP: u32 = 32;
-/// As in `kernels/attention.cu`.
-const ATTENTION_THREADS: u32 = 128;
 /// Blocks of attention that fill a large GPU twice; more heads than that needs share a block, and its start.
 const ATTENTION_BLOCKS: u32 = 1024;
-/// As in `kernels/first_token.cu`: threads, heads of a block, and what a row has behind it in shared memory.
-const FIRST_TOKEN_THREADS: u32 = 256;
-const GROUP: u32 = 16;
-const ASKED_PAD: u32 = 32;
-/// As in `kernels/head.cu`: threads, and sequences of a block.
-const POOL_THREADS: u32 = 256;
-const POOLED: u32 = POOL_THREADS / WARP;
 
 /// Which rows an operation has: all tokens, or a row a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,20 +114,21 @@ impl<D: Device> Launcher<'_, D> {
         states: &Array<D>,
         quantised: Option<&Quantised<'_, D>>,
     ) -> Result<(), DeviceError> {
-        let table = |array: &Array<D>, rows: usize| Address(array.holding(2 * rows * norm.stride));
+        let table = |array: &Array<D>, rows: usize| Halves(array.holding(2 * rows * norm.stride));
         let [words, positions, types] = tables.rows;
         let rows = self.rows(Rows::Tokens);
-        let own = [
-            table(&tables.words, words),
-            table(&tables.positions, positions),
-            table(&tables.types, types),
-            Word(tables.position_offset),
-            Word(types as u32),
-        ];
-        let states = [table(states, rows as usize)];
-        let quantised = self.quantised(quantised, Rows::Tokens, norm.stride);
-        let arguments = [&self.batch()[..], &own, &norm_arguments(norm), &states, &quantised].concat();
-        self.launch(Kernel::Embed, [warps(rows), 1], THREADS, 0, &arguments)
+        let parameters = kernels::Embed {
+            batch: self.batch(),
+            words: table(&tables.words, words),
+            positions: table(&tables.positions, positions),
+            types: table(&tables.types, types),
+            position_offset: tables.position_offset,
+            type_count: types as u32,
+            norm: norm_parameters(norm),
+            states: table(states, rows as usize),
+            quantised: self.quantised(quantised, Rows::Tokens, norm.stride),
+        };
+        self.launch(kernels::EMBED, shape([warps(rows), 1], THREADS), &parameters)
     }
 
     /// firsts = states of the sequences' first tokens, `[sequences, stride]`.
@@ -146,13 +136,14 @@ impl<D: Device> Launcher<'_, D> {
     /// # Errors
     /// [`DeviceError`].
     pub fn first_rows(&self, states: &Array<D>, stride: usize, firsts: &Array<D>) -> Result<(), DeviceError> {
-        let own = [
-            self.halves(states, Rows::Tokens, stride),
-            Word(stride as u32),
-            self.halves(firsts, Rows::Sequences, stride),
-        ];
-        let rows = self.rows(Rows::Sequences);
-        self.launch(Kernel::FirstRows, [warps(rows), 1], THREADS, 0, &[&self.batch()[..], &own].concat())
+        let parameters = kernels::FirstRows {
+            batch: self.batch(),
+            states: self.halves(states, Rows::Tokens, stride),
+            stride: stride as u32,
+            firsts: self.halves(firsts, Rows::Sequences, stride),
+        };
+        let blocks = [warps(self.rows(Rows::Sequences)), 1];
+        self.launch(kernels::FIRST_ROWS, shape(blocks, THREADS), &parameters)
     }
 
     /// states = norm(states + update + bias), `[rows, stride]`, also quantised where that is asked for; `bias: [stride]`
@@ -168,15 +159,15 @@ impl<D: Device> Launcher<'_, D> {
         norm: &Norm<D>,
         quantised: Option<&Quantised<'_, D>>,
     ) -> Result<(), DeviceError> {
-        let own = [
-            self.count(rows),
-            self.halves(states, rows, norm.stride),
-            self.halves(update, rows, norm.stride),
-            Address(bias.holding(4 * norm.stride)),
-        ];
-        let quantised = self.quantised(quantised, rows, norm.stride);
-        let arguments = [&own[..], &norm_arguments(norm), &quantised].concat();
-        self.launch(Kernel::AddLayerNorm, [warps(self.rows(rows)), 1], THREADS, 0, &arguments)
+        let parameters = kernels::AddLayerNorm {
+            count: self.count(rows),
+            states: self.halves(states, rows, norm.stride),
+            update: self.halves(update, rows, norm.stride),
+            update_bias: floats(bias, norm.stride),
+            norm: norm_parameters(norm),
+            quantised: self.quantised(quantised, rows, norm.stride),
+        };
+        self.launch(kernels::ADD_LAYER_NORM, shape([warps(self.rows(rows)), 1], THREADS), &parameters)
     }
 
     /// x = gelu(x + bias), `[rows, width]`, or only quantised; `bias: [width]` f32.
@@ -192,16 +183,16 @@ impl<D: Device> Launcher<'_, D> {
         quantised: Option<&Quantised<'_, D>>,
     ) -> Result<(), DeviceError> {
         assert!(width.is_multiple_of(8), "rows are read eight values at a time");
-        let own = [
-            self.count(rows),
-            self.halves(x, rows, width),
-            Address(bias.holding(4 * width)),
-            Word(width as u32),
-            Word(u32::from(gelu == Gelu::Tanh)),
-        ];
+        let parameters = kernels::Gelu {
+            count: self.count(rows),
+            x: self.halves(x, rows, width),
+            bias: floats(bias, width),
+            width: width as u32,
+            is_tanh: u32::from(gelu == Gelu::Tanh),
+            quantised: self.quantised(quantised, rows, width),
+        };
         let threads = self.rows(rows) * (width / 8) as u32;
-        let arguments = [&own[..], &self.quantised(quantised, rows, width)].concat();
-        self.launch(Kernel::Gelu, [threads.div_ceil(THREADS), 1], THREADS, 0, &arguments)
+        self.launch(kernels::GELU, shape([threads.div_ceil(THREADS), 1], THREADS), &parameters)
     }
 
     /// `context: [tokens, heads]`, or only quantised, from `qkv: [tokens, 3 heads]`, queries scaled by log2(e) /
@@ -217,22 +208,22 @@ impl<D: Device> Launcher<'_, D> {
         quantised: Option<&Quantised<'_, D>>,
     ) -> Result<(), DeviceError> {
         let kernel = match heads.size {
-            32 => Kernel::Attention32,
-            64 => Kernel::Attention64,
+            32 => kernels::ATTENTION_32,
+            64 => kernels::ATTENTION_64,
             size => panic!("heads of {size} have no kernel"),
         };
-        let own = [
-            self.halves(qkv, Rows::Tokens, 3 * heads.width()),
-            self.halves(context, Rows::Tokens, heads.width()),
-            Word(heads.count as u32),
-        ];
+        let parameters = kernels::Attention {
+            batch: self.batch(),
+            qkv: self.halves(qkv, Rows::Tokens, 3 * heads.width()),
+            context: self.halves(context, Rows::Tokens, heads.width()),
+            heads: heads.count as u32,
+            quantised: self.quantised(quantised, Rows::Tokens, heads.width()),
+        };
         let (count, full) = (heads.count as u32, self.bucket.tokens.div_ceil(TILE));
         let share = count.div_ceil((ATTENTION_BLOCKS / full).clamp(1, count));
         // Sequences of 64 tokens have as many tiles, and longer ones fewer; blocks go on with those of shorter ones.
         let blocks = [self.bucket.tiles().min(2 * full), count.div_ceil(share)];
-        let quantised = self.quantised(quantised, Rows::Tokens, heads.width());
-        let arguments = [&self.batch()[..], &own, &quantised].concat();
-        self.launch(kernel, blocks, ATTENTION_THREADS, 0, &arguments)
+        self.launch(kernel, shape(blocks, ATTENTION_THREADS), &parameters)
     }
 
     /// `mixed: [sequences, heads, stride]`, the states of a sequence weighted by softmax(absorbed state), from
@@ -247,17 +238,18 @@ impl<D: Device> Launcher<'_, D> {
         (heads, stride): (usize, usize),
     ) -> Result<(), DeviceError> {
         check(stride);
-        let own = [
-            Address(absorbed.holding(4 * self.bucket.sequences as usize * heads * stride)),
-            self.halves(states, Rows::Tokens, stride),
-            self.halves(mixed, Rows::Sequences, heads * stride),
-            Word(heads as u32),
-            Word(stride as u32),
-        ];
+        let parameters = kernels::FirstToken {
+            batch: self.batch(),
+            absorbed: floats(absorbed, self.bucket.sequences as usize * heads * stride),
+            states: self.halves(states, Rows::Tokens, stride),
+            mixed: self.halves(mixed, Rows::Sequences, heads * stride),
+            heads: heads as u32,
+            stride: stride as u32,
+        };
         let blocks = [self.bucket.sequences, (heads as u32).div_ceil(GROUP)];
         let shared_bytes = 2 * GROUP * (stride as u32 + ASKED_PAD) * 2;
-        let arguments = [&self.batch()[..], &own].concat();
-        self.launch(Kernel::FirstToken, blocks, FIRST_TOKEN_THREADS, shared_bytes, &arguments)
+        let shape = Shape { shared_bytes, ..shape(blocks, FIRST_TOKEN_THREADS) };
+        self.launch(kernels::FIRST_TOKEN, shape, &parameters)
     }
 
     /// `logits: [sequences]` f32 from `firsts: [sequences, stride]`; `parts` has room for `[sequences, stride / 32]`
@@ -274,35 +266,37 @@ impl<D: Device> Launcher<'_, D> {
     ) -> Result<(), DeviceError> {
         check(head.stride);
         let (sequences, count) = (self.bucket.sequences, head.stride as u32 / WARP);
-        let parts = Address(parts.holding(4 * (sequences * count) as usize));
-        let own = [
-            self.halves(firsts, Rows::Sequences, head.stride),
-            Address(head.pooler.holding(4 * head.stride * head.stride)),
-            Address(head.pooler_bias.holding(4 * head.stride)),
-            Address(head.classifier.holding(4 * head.stride)),
-            Word(head.stride as u32),
+        let parts = floats(parts, (sequences * count) as usize);
+        let pool = kernels::Pool {
+            batch: self.batch(),
+            firsts: self.halves(firsts, Rows::Sequences, head.stride),
+            pooler: floats(&head.pooler, head.stride * head.stride),
+            pooler_bias: floats(&head.pooler_bias, head.stride),
+            classifier: floats(&head.classifier, head.stride),
+            stride: head.stride as u32,
             parts,
-        ];
+        };
         let blocks = [sequences.div_ceil(POOLED), count];
-        self.launch(Kernel::Pool, blocks, POOL_THREADS, 0, &[&self.batch()[..], &own].concat())?;
-        let logits = Address(logits.holding(4 * sequences as usize));
-        let own = [parts, Word(count), Float(head.classifier_bias), logits];
-        let blocks = [sequences.div_ceil(THREADS), 1];
-        self.launch(Kernel::Head, blocks, THREADS, 0, &[&self.batch()[..], &own].concat())
+        self.launch(kernels::POOL, shape(blocks, POOL_THREADS), &pool)?;
+        let head = kernels::Head {
+            batch: self.batch(),
+            parts,
+            count,
+            bias: head.classifier_bias,
+            logits: floats(logits, sequences as usize),
+        };
+        self.launch(kernels::HEAD, shape([sequences.div_ceil(THREADS), 1], THREADS), &head)
     }
 
-    fn launch(
+    fn launch<P: Parameters>(
         &self,
-        kernel: Kernel,
-        blocks: [u32; 2],
-        threads: u32,
-        shared_bytes: u32,
-        arguments: &[Argument],
+        kernel: Typed<P>,
+        shape: Shape,
+        parameters: &P,
     ) -> Result<(), DeviceError> {
-        let shape = Shape { blocks, threads, shared_bytes };
-        // SAFETY: each caller gives its kernel's arguments in order, and has asserted that arrays hold what the
-        // kernel touches, which is bounded by the bucket; `fill_words` has put no more than that into the batch.
-        unsafe { self.device.launch(kernel, self.half, shape, arguments) }
+        // SAFETY: `P` holds the kernel's parameters in order; each caller has asserted that arrays hold what the kernel
+        // touches, which is bounded by the bucket; `fill_words` has put no more than that into the batch.
+        unsafe { self.device.launch(kernel.kernel, self.half, shape, &parameters.arguments()) }
     }
 
     pub(super) fn rows(&self, rows: Rows) -> u32 {
@@ -313,30 +307,44 @@ impl<D: Device> Launcher<'_, D> {
     }
 
     /// Where the batch says how many rows there are.
-    fn count(&self, rows: Rows) -> Argument {
+    fn count(&self, rows: Rows) -> Words {
         let start = self.batch.holding(4 * self.bucket.words());
         match rows {
-            Rows::Tokens => Address(start),
-            Rows::Sequences => Address(start + 4),
+            Rows::Tokens => Words(start),
+            Rows::Sequences => Words(start + 4),
         }
     }
 
-    fn batch(&self) -> [Argument; 3] {
-        let start = self.batch.holding(4 * self.bucket.words());
-        [Address(start), Word(self.bucket.tokens), Word(self.bucket.sequences)]
+    fn batch(&self) -> kernels::Batch {
+        kernels::Batch {
+            words: self.batch.holding(4 * self.bucket.words()),
+            tokens_max: self.bucket.tokens,
+            sequences_max: self.bucket.sequences,
+        }
     }
 
     /// Where rows of `width` values go as E4M3: to none, where null.
-    fn quantised(&self, quantised: Option<&Quantised<'_, D>>, rows: Rows, width: usize) -> [Argument; 2] {
-        quantised.map_or([Address(0); 2], |Quantised { to, factor }| {
-            [Address(to.holding(self.rows(rows) as usize * width)), Address(factor.holding(4))]
+    fn quantised(&self, quantised: Option<&Quantised<'_, D>>, rows: Rows, width: usize) -> E4m3s {
+        quantised.map_or_else(E4m3s::default, |Quantised { to, factor }| E4m3s {
+            to: to.holding(self.rows(rows) as usize * width),
+            factor: factor.holding(4),
         })
     }
 
     /// An array of as many rows of halves.
-    fn halves(&self, array: &Array<D>, rows: Rows, width: usize) -> Argument {
-        Address(array.holding(2 * self.rows(rows) as usize * width))
+    fn halves(&self, array: &Array<D>, rows: Rows, width: usize) -> Halves {
+        Halves(array.holding(2 * self.rows(rows) as usize * width))
     }
+}
+
+/// An array of `count` f32 values.
+fn floats<D: Device>(array: &Array<D>, count: usize) -> Floats {
+    Floats(array.holding(4 * count))
+}
+
+/// A shape without shared memory beyond what the kernel declares.
+fn shape(blocks: [u32; 2], threads: u32) -> Shape {
+    Shape { blocks, threads, shared_bytes: 0 }
 }
 
 /// Blocks of kernels that have a warp a row.
@@ -344,16 +352,16 @@ fn warps(rows: u32) -> u32 {
     rows.div_ceil(THREADS / WARP)
 }
 
-fn norm_arguments<D: Device>(norm: &Norm<D>) -> [Argument; 5] {
+fn norm_parameters<D: Device>(norm: &Norm<D>) -> NormParameters {
     check(norm.stride);
     assert!(norm.hidden <= norm.stride, "a row lies within its stride");
-    [
-        Address(norm.gain.holding(4 * norm.stride)),
-        Address(norm.bias.holding(4 * norm.stride)),
-        Float(norm.epsilon),
-        Word(norm.hidden as u32),
-        Word(norm.stride as u32),
-    ]
+    NormParameters {
+        gain: floats(&norm.gain, norm.stride),
+        bias: floats(&norm.bias, norm.stride),
+        epsilon: norm.epsilon,
+        hidden: norm.hidden as u32,
+        stride: norm.stride as u32,
+    }
 }
 
 fn check(stride: usize) {
@@ -361,33 +369,4 @@ fn check(stride: usize) {
         stride.is_multiple_of(WARP as usize) && stride <= STRIDE_MAX,
         "rows of {stride} values have no kernel"
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn constants_are_those_of_the_kernels() {
-        let base = include_str!("../../../kernels/base.cuh");
-        let attention = include_str!("../../../kernels/attention.cu");
-        let first_token = include_str!("../../../kernels/first_token.cu");
-        let head = include_str!("../../../kernels/head.cu");
-        for (kernel, name, value) in [
-            (base, "WARP", WARP.to_string()),
-            (attention, "TILE", TILE.to_string()),
-            (attention, "ATTENTION_THREADS", ATTENTION_THREADS.to_string()),
-            (first_token, "FIRST_TOKEN_THREADS", FIRST_TOKEN_THREADS.to_string()),
-            (first_token, "GROUP", GROUP.to_string()),
-            (first_token, "ASKED_PAD", ASKED_PAD.to_string()),
-            (first_token, "STRIDE_MAX", STRIDE_MAX.to_string()),
-            (head, "POOL_THREADS", POOL_THREADS.to_string()),
-            (head, "POOLED", "POOL_THREADS / WARP".to_owned()),
-        ] {
-            let declared = [';', ','].map(|end| format!(" {name} = {value}{end}"));
-            let is_declared = |line: &str| declared.iter().any(|declared| line.contains(declared));
-            let mut constants = kernel.lines().filter(|line| line.starts_with("constexpr u32"));
-            assert!(constants.any(is_declared), "no kernel declares {name} = {value}");
-        }
-    }
 }

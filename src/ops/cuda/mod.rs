@@ -3,7 +3,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `words` | a batch as the kernels read it |
-//! | `launch` | each kernel of `kernels/` with its shapes checked |
+//! | `kernels` | the kernels of `kernels/`: symbols, parameters, constants |
+//! | `launch` | launches of those kernels, shapes checked |
 //! | `product` | matrix products, likewise |
 //! | `halves` | f16 and bf16 |
 //! | `eight` | E4M3, and what a product in it is scaled with |
@@ -20,6 +21,7 @@ mod eight;
 mod halves;
 #[cfg(feature = "cuda")]
 mod image;
+mod kernels;
 mod launch;
 #[cfg(feature = "cuda")]
 mod nvidia;
@@ -28,7 +30,8 @@ mod words;
 
 pub use eight::{E4M3_MAX, Scales, e4m3};
 pub use halves::Half;
-pub use launch::{Embeddings, Head, Launcher, Norm, Quantised, Rows, STRIDE_MAX};
+pub use kernels::{Kernel, STRIDE_MAX};
+pub use launch::{Embeddings, Head, Launcher, Norm, Quantised, Rows};
 #[cfg(feature = "cuda")]
 pub use nvidia::Nvidia;
 pub use product::Linear;
@@ -37,60 +40,6 @@ pub use words::{Bucket, Vocabulary, fill_words};
 use crate::base::DeviceNs;
 use std::ffi::c_void;
 use thiserror::Error;
-
-/// A kernel of `kernels/`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kernel {
-    /// `embed.cu`.
-    Embed,
-    /// `embed.cu`.
-    FirstRows,
-    /// `layer_norm.cu`.
-    AddLayerNorm,
-    /// `gelu.cu`.
-    Gelu,
-    /// `attention.cu`, heads of 32.
-    Attention32,
-    /// `attention.cu`, heads of 64.
-    Attention64,
-    /// `first_token.cu`.
-    FirstToken,
-    /// `head.cu`.
-    Pool,
-    /// `head.cu`.
-    Head,
-}
-
-impl Kernel {
-    /// Every kernel.
-    pub const ALL: [Self; 9] = [
-        Self::Embed,
-        Self::FirstRows,
-        Self::AddLayerNorm,
-        Self::Gelu,
-        Self::Attention32,
-        Self::Attention64,
-        Self::FirstToken,
-        Self::Pool,
-        Self::Head,
-    ];
-
-    /// Its symbol.
-    pub fn symbol(self, half: Half) -> String {
-        let stem = match self {
-            Self::Embed => "embed",
-            Self::FirstRows => "first_rows",
-            Self::AddLayerNorm => "add_layer_norm",
-            Self::Gelu => "gelu",
-            Self::Attention32 => "attention_32",
-            Self::Attention64 => "attention_64",
-            Self::FirstToken => "first_token",
-            Self::Pool => "pool",
-            Self::Head => "head",
-        };
-        format!("{stem}_{}", half.name())
-    }
-}
 
 /// How many blocks and threads run a kernel.
 #[derive(Clone, Copy, Debug)]

@@ -116,7 +116,7 @@ impl Nvidia {
         let module = context.load_module(image::kernels(&context)?).map_err(failed)?;
         let mut functions = HashMap::new();
         for (kernel, half) in
-            Kernel::ALL.into_iter().flat_map(|kernel| [(kernel, Half::F16), (kernel, Half::Bf16)])
+            Kernel::ALL.iter().flat_map(|&kernel| [(kernel, Half::F16), (kernel, Half::Bf16)])
         {
             let function = module.load_function(&kernel.symbol(half)).map_err(failed)?;
             let declared = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;

@@ -1,7 +1,7 @@
 //! A batch as the kernels read it (`Batch` in `kernels/base.cuh`): one piece of memory, one copy.
 
-/// Rows of a tile of attention.
-pub(super) const TILE: u32 = 64;
+use super::kernels::TILE;
+
 /// Tokens, sequences, tiles, and a word that is free.
 const HEADER: usize = 4;
 
