@@ -62,8 +62,8 @@ fn main() -> Result<(), DeviceError> {
             let mut cuda = cuda.and_then(Cuda::warmed).expect("the model fits");
             if precision == "fp8" {
                 let lists = [random_batch(&lengths(64, usize::MAX), 2)];
-                match cuda.in_eight(Nvidia::open(0)?, (encoder, &weights), &lists, largest) {
-                    Ok((eight, _)) => cuda = eight,
+                match cuda.to_fp8(Nvidia::open(0)?, (encoder, &weights), &lists, largest) {
+                    Ok((fp8, _)) => cuda = fp8,
                     Err(error) => {
                         println!("    {name}: SKIPPED, {error}");
                         continue;
@@ -130,16 +130,16 @@ fn time(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> (f64, f64) {
 /// Seconds from batch to batch where one is queued while the one before is at work; a median.
 fn queued(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> f64 {
     let mut logits = vec![0.0; batch.len()];
-    let begin = |cuda: &mut Cuda<Nvidia>| assert_eq!(cuda.begin(batch), Ok(true));
-    begin(cuda);
+    let submit = |cuda: &mut Cuda<Nvidia>| assert_eq!(cuda.submit(batch), Ok(true));
+    submit(cuda);
     let mut before = Instant::now();
     let times = (0..rounds + 5).map(|_| {
-        begin(cuda);
-        cuda.end(&mut logits).expect("the batch is the model's");
+        submit(cuda);
+        cuda.collect(&mut logits).expect("the batch is the model's");
         std::mem::replace(&mut before, Instant::now()).elapsed().as_secs_f64()
     });
     let times = times.skip(5).collect();
-    cuda.end(&mut vec![0.0; batch.len()]).expect("the batch is the model's");
+    cuda.collect(&mut vec![0.0; batch.len()]).expect("the batch is the model's");
     median(times)
 }
 

@@ -1,7 +1,7 @@
-// Softmax(Q K^T) V within each sequence (Dao 2023, FlashAttention-2). A block has tiles of 64 queries, a warp 16 of
-// them, and goes through some heads, and for each through the sequence's keys in tiles of 64: a step is a head and a
-// tile of keys, and what the next step reads is copied while this one is worked on. Scores stay in registers, and nothing
-// is padded to another sequence's length. Queries are scaled by log2(e) / sqrt(d) before.
+// Softmax(Q K^T) V within each sequence (Dao 2023, FlashAttention-2). A block processes a tile of 64 queries, 16 per warp.
+// It loops over its heads, and for each head over the sequence's keys in tiles of 64. One step is one head and one tile of
+// keys; the data of the next step is copied while the current step computes. Scores stay in registers, and no sequence is
+// padded to the length of another. The host has scaled the queries by log2(e) / sqrt(d).
 //
 // `qkv: [tokens, 3, heads, D]`, `context: [tokens, heads, D]`; D is 32 or 64.
 
@@ -11,10 +11,10 @@ constexpr u32 QUERIES = 16;
 
 // Rows of a head in shared memory.
 template <class T, int D> struct HeadRows {
-    // 16 bytes more than a row has, so that the eight rows of a matrix lie in different banks.
+    // Padded by 16 bytes, so that the eight rows of a matrix lie in different banks.
     static constexpr u32 STRIDE = D + 8;
 
-    // Starts to copy COUNT rows of a sequence from row `first` on, zeros after its end; THREADS share the work.
+    // Starts to copy COUNT rows of a sequence from row `first` on, with zeros past its end; the work is divided among THREADS.
     template <u32 COUNT, u32 THREADS>
     static INLINE void fetch(T* to, const T* rows, size_t stride, u32 first, u32 length) {
         constexpr u32 PIECES = D / 8;
@@ -27,7 +27,7 @@ template <class T, int D> struct HeadRows {
     }
 };
 
-// What a warp knows of its 16 queries of a head; a lane has rows g and g + 8 of them, g = lane / 4.
+// A warp's state for 16 queries of one head; a lane holds rows g and g + 8, g = lane / 4.
 template <class T, int D> struct Queries {
     static constexpr u32 STRIDE = HeadRows<T, D>::STRIDE;
     u32 q[D / 16][4];
@@ -46,7 +46,7 @@ template <class T, int D> struct Queries {
         total[0] = total[1] = 0.f;
     }
 
-    // Takes in a tile of keys and values, of which `left`, at least one, are there: all but where IS_LAST.
+    // Accumulates a tile of keys and values. `left` of them exist, at least one; all TILE unless IS_LAST.
     template <bool IS_LAST> INLINE void attend(const T* keys, const T* values, u32 left) {
         const u32 lane = threadIdx.x % WARP;
         float scores[TILE / 8][4];
@@ -97,7 +97,8 @@ template <class T, int D> struct Queries {
 #pragma unroll
         for (int k = 0; k < TILE / 16; k++) {
             if (IS_LAST && k * 16 >= left) continue;
-            // Two tiles of scores are, lane by lane, a left operand of 16 columns; there are none past the last eight.
+            // In each lane two 8-column score tiles already have the layout of a left operand with 16 columns. The second
+            // tile is absent past the last key.
             const bool is_half = IS_LAST && k * 16 + 8 >= left;
             const float(&a)[4] = scores[2 * k];
             const float(&b)[4] = scores[2 * k + 1];
@@ -113,7 +114,7 @@ template <class T, int D> struct Queries {
         }
     }
 
-    // Writes rows from `first` on of a head that begins at `place`, up to the sequence's end.
+    // Writes rows from `first` up to the sequence's end, for the head whose output begins at `place`.
     INLINE void store(T* context, const Quantised& quantised, size_t place, size_t stride, u32 first, u32 length) {
         const u32 lane = threadIdx.x % WARP;
 #pragma unroll
@@ -135,8 +136,8 @@ template <class T, int D> struct Queries {
     }
 };
 
-// A tile of queries and heads from `head` to `end`. `memory` has room for five tiles: queries, and keys and values of
-// two steps.
+// Processes a tile of queries for the heads `head..end`. `memory` holds five tiles: queries, and keys and values of two
+// steps.
 template <class T, int D>
 INLINE void attend_tile(const Batch::Tile& tile, const T* qkv, T* context, const Quantised& quantised, u32 heads, u32 head,
                         u32 end, T* memory) {
@@ -148,7 +149,7 @@ INLINE void attend_tile(const Batch::Tile& tile, const T* qkv, T* context, const
     auto keys_of = [&](u32 step) { return memory + (1 + step % 2 * 2) * TILE_VALUES; };
     auto fetch = [&](u32 step, u32 head, u32 first) {
         const T* rows = qkv + tile.start * stride + head * D;
-        // A warp's queries are its own: it has just read those before.
+        // Each warp overwrites only its own queries, whose previous values it has already read.
         if (first == 0) Rows::template fetch<QUERIES, WARP>(own_queries, rows, stride, own, tile.length);
         T* keys = keys_of(step);
         Rows::template fetch<TILE, ATTENTION_THREADS>(keys, rows + width, stride, first, tile.length);
@@ -160,7 +161,7 @@ INLINE void attend_tile(const Batch::Tile& tile, const T* qkv, T* context, const
     if (head < end) fetch(0, head, first);
     for (u32 step = 0; head < end; step++) {
         copies_wait<0>();
-        // This step's rows have come for all, and all have left those of the step before.
+        // After the barrier every thread sees this step's rows, and none still reads those of the previous step.
         block_barrier();
         if (first == 0) {
             queries.load(own_queries);
@@ -187,7 +188,7 @@ template <class T, int D>
 INLINE void attention(const Batch& batch, const T* qkv, T* context, const Quantised& quantised, u32 heads) {
     SHARED(T, memory, 5 * TILE * (HeadRows<T, D>::STRIDE));
     const u32 share = (heads + gridDim.y - 1) / gridDim.y, head = blockIdx.y * share, end = min(heads, head + share);
-    // Blocks are as many as long sequences have tiles; short ones have more.
+    // The grid is sized for long sequences; blocks loop over the extra tiles of short ones.
     for (u32 index = blockIdx.x; index < batch.tiles(); index += gridDim.x) {
         attend_tile<T, D>(batch.tile(index), qkv, context, quantised, heads, head, end, memory);
         block_barrier();

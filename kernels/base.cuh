@@ -1,7 +1,7 @@
-// What every kernel is written in: two half types, tensor-core and copy instructions, and a warp's sums.
+// The basis of all kernels: the types f16, bf16 and e4m3, tensor-core and copy instructions, and warp reductions.
 //
-// No header of CUDA is needed, so that nvcc, NVRTC and (through shim.h) a C++ compiler read the same text.
-// Instructions are from the PTX ISA 8.0 manual; all are there from sm_80 on.
+// Includes no CUDA header, so that nvcc, NVRTC and (through shim.h) a C++ compiler read the same source.
+// Instructions are from the PTX ISA 8.0 manual; all need sm_80 or later.
 #pragma once
 
 #ifdef PODIUM_SHIM
@@ -9,7 +9,7 @@
 #else
 typedef unsigned int u32;
 typedef unsigned short u16;
-// Memory that a block shares, undefined when the block starts.
+// Shared memory of a block; uninitialised when the block starts.
 #define SHARED(T, name, count) __shared__ __align__(16) T name[count]
 #define SHARED_DYNAMIC(name) extern __shared__ __align__(16) float name[]
 // A kernel by its symbol: `KERNEL(gelu_f16, (parameters)) { body }`.
@@ -21,7 +21,7 @@ typedef unsigned short u16;
 struct f16 { u16 bits; };
 struct bf16 { u16 bits; };
 struct Pair { float low, high; };
-// OCP's 8 bits with 3 of fraction: up to 448, and no infinity.
+// OCP 8-bit float: 4 exponent bits, 3 fraction bits, largest value 448, no infinity.
 struct e4m3 { unsigned char bits; };
 
 constexpr u32 WARP = 32;
@@ -38,7 +38,7 @@ INLINE u32 pack(f16, float low, float high) {
 INLINE u32 pack(bf16, float low, float high) {
     u32 y; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low)); return y;
 }
-// Two values in 16 bits, those that are too large as 448. Devices before sm_89 have no E4M3 and are given none.
+// Packs two E4M3 values into 16 bits; values out of range saturate to 448. GPUs before sm_89 lack E4M3; fp8 is refused there.
 INLINE u32 pack(e4m3, float low, float high) {
 #if __CUDA_ARCH__ >= 890
     u16 y; asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(y) : "f"(high), "f"(low)); return y;
@@ -46,17 +46,17 @@ INLINE u32 pack(e4m3, float low, float high) {
     return 0;
 #endif
 }
-// 2^x to 2 ulp; 0 for the lowest.
+// 2^x within 2 ulp; 0 for LOWEST.
 INLINE float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 INLINE float from_lane(float x, u32 lane) { return __shfl_sync(0xffffffffu, x, lane); }
 INLINE float from_lane_xor(float x, u32 mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 INLINE void block_barrier() { __syncthreads(); }
 INLINE void warp_barrier() { __syncwarp(); }
 
-// d += a b for a tile of 16 x 16 by 16 x 8. With g = lane / 4 and t = 2 (lane % 4), a lane holds of
-//   a: rows g, g + 8, g, g + 8 and columns t, t, t + 8, t + 8, each with its right neighbour;
-//   b: rows t and t + 8, each with the next, of column g;
-//   d: rows g, g, g + 8, g + 8 and columns t, t + 1, t, t + 1.
+// d += a b, with a 16 x 16 and b 16 x 8. With g = lane / 4 and t = 2 (lane % 4), a lane holds
+//   a: pairs of neighbouring columns at (row, column) (g, t), (g + 8, t), (g, t + 8), (g + 8, t + 8);
+//   b: pairs of neighbouring rows at (t, g) and (t + 8, g);
+//   d: values at (g, t), (g, t + 1), (g + 8, t), (g + 8, t + 1).
 INLINE void mma(f16, float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -68,8 +68,8 @@ INLINE void mma(bf16, float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 INLINE u32 shared_address(const void* place) { return u32(__cvta_generic_to_shared(place)); }
-// Four 8 x 8 matrices of halves from shared memory: lane l gives the address of row l % 8 of matrix l / 8 and
-// gets, of each matrix, row l / 4 and columns 2 (l % 4) and the next; transposed, the same of its transpose.
+// Loads four 8 x 8 matrices of 16-bit values from shared memory. Lane l passes the address of row l % 8 of matrix l / 8,
+// and receives from each matrix row l / 4, columns 2 (l % 4) and 2 (l % 4) + 1. The second function transposes.
 INLINE void load_matrices(u32 (&m)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
         : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(shared_address(row)) : "memory");
@@ -78,21 +78,21 @@ INLINE void load_matrices_transposed(u32 (&m)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
         : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(shared_address(row)) : "memory");
 }
-// Starts to copy 16 bytes into shared memory, or to clear them; both addresses are multiples of 16.
+// Starts an asynchronous copy of 16 bytes into shared memory, or writes zeros if `clear`; both addresses are multiples of 16.
 INLINE void copy_async(void* to, const void* from, bool clear) {
     u32 bytes = clear ? 0 : 16;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
         :: "r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
 INLINE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `pending` of this thread's latest groups of copies are under way.
+// Waits until at most `pending` of this thread's copy groups, the latest ones, are still in flight.
 template <int pending> INLINE void copies_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory"); }
 #endif
 
 template <class T> INLINE T rounded(float x) { T y; round_to(y, x); return y; }
 template <class T> INLINE Pair unpack(u32 x) { return {to_float(T{u16(x)}), to_float(T{u16(x >> 16)})}; }
 
-// Eight halves, as they are read and written at once.
+// Eight 16-bit values: one 16-byte load or store.
 struct alignas(16) Eight { u32 words[4]; };
 template <class T> INLINE void load_eight(float (&to)[8], const T* from) {
     const Eight eight = *reinterpret_cast<const Eight*>(from);
@@ -103,7 +103,7 @@ template <class T> INLINE void load_eight(float (&to)[8], const T* from) {
         to[2 * i + 1] = pair.high;
     }
 }
-// Eight floats at a multiple of 16 bytes.
+// Loads eight floats; the address is a multiple of 16.
 struct alignas(16) Four { float values[4]; };
 INLINE void load_eight(float (&to)[8], const float* from) {
     const Four first = reinterpret_cast<const Four*>(from)[0], second = reinterpret_cast<const Four*>(from)[1];
@@ -117,14 +117,14 @@ template <class T> INLINE void store_eight(T* to, const float (&from)[8]) {
     *reinterpret_cast<Eight*>(to) = eight;
 }
 
-// Where values go as E4M3, for a product that reads them so, and what they are multiplied with first, so that the
-// largest fits; null where none does.
+// An E4M3 output for a matrix product that reads E4M3. Values are multiplied by `factor` first, so that the largest one
+// fits. `to` is null if there is no such output.
 struct Quantised {
     e4m3* to;
     const float* factor;
 
     INLINE explicit operator bool() const { return to != nullptr; }
-    // Eight values at a place that is a multiple of 8.
+    // Stores eight values; `place` is a multiple of 8.
     INLINE void store(size_t place, const float (&x)[8]) const {
         struct alignas(8) Words { u32 low, high; } words;
         const float scale = *factor;
@@ -132,7 +132,7 @@ struct Quantised {
         words.high = pack(e4m3{}, x[4] * scale, x[5] * scale) | pack(e4m3{}, x[6] * scale, x[7] * scale) << 16;
         *reinterpret_cast<Words*>(to + place) = words;
     }
-    // Two values at an even place.
+    // Stores two values; `place` is even.
     INLINE void store_pair(size_t place, float low, float high) const {
         *reinterpret_cast<u16*>(to + place) = u16(pack(e4m3{}, low * *factor, high * *factor));
     }
@@ -149,8 +149,8 @@ INLINE float warp_max(float x) {
     return x;
 }
 
-// A batch as it lies in device memory, `src/ops/cuda/words.rs` writes it: how many there are of what, then
-// arrays at places that depend on the bucket alone.
+// A batch in device memory, written by `src/ops/cuda/words.rs`: a header with counts, then arrays whose offsets depend only
+// on the bucket.
 struct Batch {
     const u32* words;
     u32 tokens_max, sequences_max;
@@ -158,12 +158,13 @@ struct Batch {
     INLINE u32 tokens() const { return words[0]; }
     INLINE u32 sequences() const { return words[1]; }
     INLINE u32 tiles() const { return words[2]; }
-    // Where each sequence starts, and at last the number of tokens.
+    // The first token of each sequence; the last entry is the number of tokens.
     INLINE const u32* starts() const { return words + 4; }
-    // A token's id; its place in its sequence below its type, which has the upper 8 bits.
+    // Token ids.
     INLINE const u32* ids() const { return starts() + sequences_max + 1; }
+    // For each token its position in its sequence (lower 24 bits) and its type (upper 8 bits).
     INLINE const u32* places() const { return ids() + tokens_max; }
-    // A tile of attention: where its sequence starts, its first row there, and the sequence's length.
+    // A tile of attention: the first token of its sequence, the tile's first row within it, and the sequence's length.
     struct Tile { u32 start, row, length; };
     INLINE Tile tile(u32 index) const {
         const u32* words = places() + tokens_max + 2 * index;

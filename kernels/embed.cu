@@ -1,5 +1,5 @@
-// The sum of a token's three embeddings, normalised: a warp a token. A model with one token type gives it to all
-// tokens. Tables are `[rows, stride]`.
+// The layer-normalised sum of a token's three embeddings, one warp per token. Types are clamped to the last row of their
+// table. Tables are `[rows, stride]`.
 
 struct Tables {
     u32 position_offset, types;
@@ -40,7 +40,7 @@ INLINE void embed(const Batch& batch, const T* words, const T* positions, const 
 EMBED(f16)
 EMBED(bf16)
 
-// firsts[s] = states[starts[s]], a warp a sequence; rows of `stride` values.
+// firsts[s] = states[starts[s]], one warp per sequence; rows have `stride` values.
 template <class T> INLINE void first_rows(const Batch& batch, const T* states, u32 stride, T* firsts) {
     const u32 sequence = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
     if (sequence >= batch.sequences()) return;

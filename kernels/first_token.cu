@@ -1,22 +1,22 @@
-// The last layer's attention, for first tokens alone: only their states reach the head. Keys are absorbed into the
-// query, u = Wk^T q for each head, and values into what follows, context = Wv z, so that a sequence's states give
-// z = sum of p x with p = softmax(u x). (The same product, read from the other side; exact.)
+// The last layer's attention for the first token of each sequence, the only one that the head reads. Keys are absorbed into
+// the query, u = Wk^T q for each head, and values into the next step, context = Wv z. The kernel computes
+// z = sum of p x over the sequence's states x, with p = softmax(u x). By associativity this is exact.
 //
 // `absorbed: [sequences, heads, stride]` f32, `states: [tokens, stride]`, `mixed: [sequences, heads, stride]`. A block
-// has up to 16 heads of one sequence, which are the rows of tensor-core tiles, and takes its tokens in chunks of 128, a
-// softmax that goes on from chunk to chunk. Both left operands, u and p, are split into a half and the half of what it
-// leaves, so that the result is nearly that of f32.
+// handles up to 16 heads of one sequence, one per row of a tensor-core tile. It reads the tokens in chunks of 128 with an
+// online softmax. Both left operands, u and p, are split into a 16-bit value and a 16-bit remainder, so that the result is
+// nearly that of f32.
 
 constexpr u32 FIRST_TOKEN_THREADS = 256;
 constexpr u32 GROUP = 16;
 constexpr u32 CHUNK = 128;
-// Tokens of a chunk that a warp scores, and columns that it mixes at a time.
+// Tokens of a chunk that one warp scores, and columns that it mixes at once.
 constexpr u32 SCORED = 16, COLUMNS = 64;
-// So that the rows that lanes read at once lie in different banks.
+// Padding, so that the rows that lanes read together lie in different banks.
 constexpr u32 ASKED_PAD = 32, SCORES_STRIDE = CHUNK + 4, WEIGHTS_STRIDE = CHUNK + 8;
 constexpr u32 STRIDE_MAX = 1024;
 
-// Two values as two halves and what those leave.
+// Two values, each as a 16-bit value and a 16-bit remainder.
 struct Split { u32 high, low; };
 template <class T> INLINE Split split(float x, float y) {
     const u32 high = pack(T{}, x, y);
@@ -28,8 +28,8 @@ template <class T> INLINE Eight row_or_zero(const T* row, bool is_there) {
     return is_there ? *reinterpret_cast<const Eight*>(row) : Eight{};
 }
 
-// scores += u x for 16 tokens from `rows` on, of which `left` are there. A product's columns may come in any order: a
-// lane reads eight neighbours, of x as of u, where the instruction speaks of four pairs.
+// scores += u x for 16 tokens from `rows` on, of which `left` exist. The order of the inner dimension does not matter, so a
+// lane reads eight neighbouring values of x and of u in place of the four pairs that the instruction's layout names.
 template <class T>
 INLINE void ask(float (&scores)[2][4], const T* high, const T* low, const T* rows, u32 stride, u32 left) {
     const u32 lane = threadIdx.x % WARP, g = lane / 4, asked_stride = stride + ASKED_PAD;
@@ -55,8 +55,8 @@ INLINE void ask(float (&scores)[2][4], const T* high, const T* low, const T* row
     }
 }
 
-// mixed += p x for `left` tokens from `rows` on and 64 columns, of which this lane reads eight of every token: the
-// instruction's column g of product i is column 8 g + i.
+// mixed += p x for `left` tokens from `rows` on and 64 columns. This lane reads eight columns of each token: column g of the
+// instruction in product i is column 8 g + i.
 template <class T>
 INLINE void mix(float (&mixed)[8][4], const T* high, const T* low, const T* rows, u32 stride, bool is_there, u32 left) {
     const u32 lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4 * 2;
@@ -85,14 +85,14 @@ INLINE void mix(float (&mixed)[8][4], const T* high, const T* low, const T* rows
     }
 }
 
-// What a block shares of a chunk, and of all up to it.
+// The softmax state that a block shares: scores and weights of the current chunk, and running sums.
 template <class T> struct Softmax {
     float scores[GROUP * SCORES_STRIDE];
     T high[GROUP * WEIGHTS_STRIDE], low[GROUP * WEIGHTS_STRIDE];
     float shrink[GROUP], total[GROUP];
 };
 
-// GROUPS of 64 columns a warp hold a row; `memory` has room for u.
+// Each warp covers GROUPS groups of 64 columns; `memory` holds u.
 template <int GROUPS, class T>
 INLINE void first_token(const Batch& batch, const float* absorbed, const T* states, T* mixed, u32 heads, u32 stride,
                         float* memory, Softmax<T>& softmax) {
@@ -115,7 +115,7 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
             *reinterpret_cast<u32*>(asked_low + place) = u.low;
         }
     float sums[GROUPS][8][4] = {};
-    // A warp's two rows of the softmax.
+    // Running maximum and sum of this warp's two rows.
     float largest[2] = {LOWEST, LOWEST}, sum[2] = {};
     block_barrier();
     for (u32 chunk = 0; chunk < length; chunk += CHUNK) {
@@ -133,7 +133,7 @@ INLINE void first_token(const Batch& batch, const float* absorbed, const T* stat
 #pragma unroll
         for (u32 i = 0; i < 2; i++) {
             const u32 row = 2 * warp + i;
-            // Four neighbours a lane.
+            // Each lane handles four neighbouring tokens.
             float values[4], now = largest[i];
 #pragma unroll
             for (u32 j = 0; j < 4; j++) {

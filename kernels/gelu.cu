@@ -1,8 +1,8 @@
-// x = gelu(x + bias), in place or quantised, in f32 (Hendrycks and Gimpel 2016), for the rows that `count` says; `x: [rows, width]`,
-// eight values a thread.
+// x = gelu(x + bias), in place or to an E4M3 output, computed in f32 (Hendrycks and Gimpel 2016). `x: [rows, width]`, eight
+// values per thread; `count` points to the number of rows.
 
-// x Phi(x) to 3e-5, which is exact to a half: Phi(x) - 1/2 is odd, and 1/2 from 4.4 on to 6e-6; x P(x^2) meets it there,
-// and up to there has the least largest error that nine coefficients, in an argument from -1 to 1, can have.
+// x Phi(x) within 3e-5, below the rounding error of f16. Phi(x) - 1/2 is odd, and within 6e-6 of 1/2 beyond 4.4, so x is
+// clamped there. Below, x P(x^2) is the minimax polynomial with nine coefficients; its argument is mapped to -1..1.
 INLINE float gelu_erf(float x) {
     constexpr float END = 4.4f;
     constexpr float P[9] = {0.160404414f,    -0.0786123425f, 0.0552508309f,  -0.0400888361f,  0.026800191f,

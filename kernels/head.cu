@@ -1,11 +1,12 @@
-// From first tokens' states to logits, in f32: w tanh(W x + b) + c. `pool` gives, for each 32 outputs of W, what they
-// add to a sequence's logit; `head` adds that up.
+// Logits from the states of first tokens, in f32: w tanh(W x + b) + c. `pool` computes the contribution of each group of 32
+// outputs of W to a sequence's logit; `head` sums the contributions.
 //
-// `firsts: [sequences, stride]`, `pooler: [stride, stride]` f32, inputs in rows; `pooler_bias` and `classifier: [stride]`
-// f32; `parts: [sequences, stride / 32]`.
+// `firsts: [sequences, stride]`; `pooler: [inputs, outputs]` f32, both `stride`; `pooler_bias` and `classifier: [stride]`
+// f32; `parts: [sequences, stride / 32]` f32.
 
 constexpr u32 POOL_THREADS = 256;
-// Sequences of a block, a row of W for all of them; a warp has an eighth of the inputs, then a sequence.
+// Sequences of a block, which reads each row of W once for all of them. First each warp sums over an eighth of the inputs,
+// then each warp finishes one sequence.
 constexpr u32 POOLED = 8;
 static_assert(POOLED * WARP == POOL_THREADS, "a warp for each sequence");
 

@@ -1,4 +1,4 @@
-// All kernels, in the order in which they need each other; build.rs compiles this one file.
+// All kernels, each file after those that it uses. build.rs compiles this file.
 #include "base.cuh"
 #include "layer_norm.cu"
 #include "embed.cu"

@@ -1,13 +1,13 @@
-// Layer norm (Ba et al. 2016) of a row in a warp's registers, in f32 and two passes: mean first, as the sum of
-// squares alone cancels where the mean is large.
+// Layer norm (Ba et al. 2016) of a row in a warp's registers, in f32 and two passes: first the mean, then the variance
+// around it, because E[x^2] - E[x]^2 cancels if the mean is large.
 //
-// A row of `stride` values, a multiple of 32 up to 256 CHUNKS, lies in chunks of 8: lane l has chunks l, l + 32, ...
-// Values from `hidden` on are padding: zero, with gain and bias zero, and not counted.
+// A row has `stride` values, a multiple of 32 up to 256 CHUNKS, in chunks of 8: lane l holds chunks l, l + 32, ...
+// Values from `hidden` on are padding: the input, gain and bias are zero there, and the statistics leave them out.
 
 template <int CHUNKS> struct Row {
     float values[CHUNKS][8];
 
-    // Calls f(chunk, column) for the chunks of this lane.
+    // Calls f(chunk, column) for each chunk of this lane.
     template <class F> INLINE static void each(u32 stride, F f) {
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -24,7 +24,7 @@ struct Norm {
     u32 hidden, stride;
 };
 
-// Writes row `index` of `states`, and of what is quantised.
+// Writes row `index` of `states`, and of the E4M3 output if there is one.
 template <class T, int CHUNKS>
 INLINE void normalise(Row<CHUNKS>& row, const Norm& norm, T* states, const Quantised& quantised, u32 index) {
     float sum = 0.f;
@@ -54,14 +54,14 @@ INLINE void normalise(Row<CHUNKS>& row, const Norm& norm, T* states, const Quant
     });
 }
 
-// Runs `f` with the fewest chunks that hold a row; `stride` is at most 1024.
+// Calls `f` with the smallest Row that holds `stride` values; `stride` is at most 1024.
 template <class F> INLINE void by_width(u32 stride, F f) {
     if (stride <= 256) f(Row<1>{});
     else if (stride <= 512) f(Row<2>{});
     else f(Row<4>{});
 }
 
-// states = norm(states + update + bias), a warp a row; `count` says how many rows there are.
+// states = norm(states + update + bias), one warp per row; `count` points to the number of rows.
 template <class T>
 INLINE void add_layer_norm(const u32* count, T* states, const T* update, const float* bias, const Norm& norm,
                            const Quantised& quantised) {

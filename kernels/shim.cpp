@@ -1,4 +1,4 @@
-// The kernels as a library of the CPU, for tests: each under its name, and matrix products by the definition.
+// The kernels and a plain matrix product as a CPU library, for tests.
 //
 //     c++ -std=c++20 -O2 -shared -fPIC -DPODIUM_SHIM kernels/shim.cpp -o libkernels.so
 #include "kernels.cu"
@@ -15,7 +15,7 @@ float to_float(f16 x) {
     if (exponent == 31) return float_of(sign | 0x7f800000 | fraction << 13);
     return float_of(sign | (exponent + 112) << 23 | fraction << 13);
 }
-// To nearest, ties to even: the rest that is cut off is added back as half a unit, or a little less for even ones.
+// Round to nearest, ties to even: adds half a unit in the last place (slightly less if the kept part is even), then truncates.
 void round_to(bf16& y, float x) {
     const u32 bits = bits_of(x);
     y.bits = std::isnan(x) ? u16(0x7fff) : u16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
@@ -51,7 +51,7 @@ u32 pack(e4m3, float low, float high) { return rounded<e4m3>(low).bits | u32(rou
 
 extern "C" void shim_reverse(u32 is_reversed) { shim::is_reversed = is_reversed; }
 
-// A matrix product as `ops::cuda::Product` describes it, summed in f32.
+// Mirrors `ops::cuda::Product`; sums in f32.
 struct Product {
     uint64_t x, w, y, bias, x_scale, w_scale;
     uint64_t rows, outputs, inputs;
@@ -59,7 +59,7 @@ struct Product {
     uint64_t count, x_step, w_step, y_step;
     u32 is_input_major, is_output_f32;
 };
-// Inputs are of type X, and y and the bias of type T.
+// x and w have type X; y (unless f32) and the bias have type T.
 template <class X, class T> static void multiply(const Product& p) {
     const float scale = p.x_scale ? *reinterpret_cast<float*>(p.x_scale) * *reinterpret_cast<float*>(p.w_scale) : 1.f;
     const T* bias = reinterpret_cast<const T*>(p.bias);

@@ -1,10 +1,10 @@
-// A GPU's block on the CPU, so that the kernels' own text can be tested without a GPU: a fiber for each thread, blocks
-// one after the other, tensor-core instructions by their documented layout.
+// Runs a block of CUDA threads on the CPU, to test the kernels' source without a GPU: one fiber per thread, one block after
+// the other, tensor-core instructions by their documented layout.
 //
-// Shared memory is poisoned with NaN when a block starts. Warps run one after the other, each as far as it gets without
-// the others: first to last with asynchronous copies as late as is allowed, or (`shim_reverse`) last to first with copies
-// at once. What a missing barrier lets through is wrong in one of the two. A barrier that not all reach aborts. Not
-// covered: races between blocks, caches, speed, and how instructions round inside.
+// Shared memory is filled with NaN when a block starts. Warps run one after the other, each up to its next block barrier:
+// first to last with asynchronous copies as late as allowed, or (`shim_reverse`) last to first with copies at once. A
+// missing barrier gives a wrong result in one of the two orders. A barrier that only some threads reach aborts. Not covered:
+// races between blocks, caches, speed, and internal rounding of instructions.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -25,8 +25,8 @@ struct bf16;
 struct e4m3;
 struct Index { u32 x = 1, y = 1, z = 1; };
 
-// A kernel, and `shim_NAME`, which runs it: it takes the shape (blocks in x and y, threads, bytes of shared memory) and the
-// places of the arguments.
+// Defines a kernel, and the entry point `shim_NAME` that runs it. The entry point takes the shape (blocks in x and y,
+// threads, bytes of shared memory) and pointers to the arguments.
 #define KERNEL(name, parameters)                                                                       \
     static void name parameters;                                                                       \
     extern "C" void shim_##name(const u32* shape, void** places) { shim::run(name, shape, places); }   \
@@ -57,7 +57,7 @@ struct Fiber {
     bool is_started;
     State state;
     std::vector<char> stack;
-    // Groups of copies that were begun, the last still open.
+    // Groups of copies that have started; the last group is still open.
     std::deque<std::vector<Copy>> copies;
 };
 inline Index grid_size, block_size, block_index;
@@ -69,7 +69,7 @@ inline jmp_buf scheduler;
 inline std::function<void()> body;
 inline bool is_reversed = false;
 
-// What a lane shows to the others of its warp.
+// The value that a lane passes to the other lanes of its warp.
 union Shown { float number; u32 words[6]; const void* address; };
 inline std::vector<Shown> shown;
 
@@ -90,7 +90,7 @@ inline void resume(u32 thread) {
     fiber.is_started = true;
     setcontext(&fiber.start);
 }
-// Lets those go on who wait where all of `first..end` that have not ended wait; whether there were any.
+// Releases the threads `first..end` from the barrier `state` if all that have not ended wait at it; returns whether any did.
 inline bool release(u32 first, u32 end, State state) {
     bool any = false;
     for (u32 thread = first; thread < end; thread++) {
@@ -102,7 +102,7 @@ inline bool release(u32 first, u32 end, State state) {
         if (fibers[thread].state == state) fibers[thread].state = State::READY;
     return any;
 }
-// Runs a warp as far as it gets without the others.
+// Runs a warp until all its threads have ended or wait at a block barrier.
 inline void run_warp(u32 warp, u32 threads) {
     const u32 first = warp * 32, end = min(first + 32, threads);
     do {
@@ -160,7 +160,7 @@ void run(void (*kernel)(A...), const u32* shape, void** places) {
     launch({shape[0], shape[1]}, shape[2], shape[3],
            [&] { call(kernel, places, std::make_index_sequence<sizeof...(A)>()); });
 }
-// Shows something to the warp and gives what its lanes show to `read`.
+// Publishes this lane's value and calls `read` with the values of all lanes of the warp.
 template <class F> auto exchange(Shown own, F read) {
     shown[current] = own;
     wait(State::AT_WARP);

@@ -78,7 +78,7 @@ impl Scorer for Queued {
         self.scorer.score(batch, logits)
     }
 
-    fn begin(&mut self, batch: &Packed) -> Result<bool, ScoreError> {
+    fn submit(&mut self, batch: &Packed) -> Result<bool, ScoreError> {
         assert!(self.under_way.len() < 2, "at most two are under way");
         let refusal = self.refusals.lock().unwrap().pop_front().flatten();
         self.begun.fetch_add(1, Ordering::SeqCst);
@@ -89,12 +89,12 @@ impl Scorer for Queued {
         Ok(true)
     }
 
-    fn is_ended(&self) -> bool {
+    fn is_done(&self) -> bool {
         !self.is_held.load(Ordering::SeqCst)
     }
 
-    fn end(&mut self, logits: &mut [f32]) -> Result<(), ScoreError> {
-        while !self.is_ended() {
+    fn collect(&mut self, logits: &mut [f32]) -> Result<(), ScoreError> {
+        while !self.is_done() {
             std::thread::yield_now();
         }
         let batch = self.under_way.pop_front().unwrap();
@@ -531,7 +531,7 @@ fn a_scorer_that_cannot_be_made_is_told_at_the_start() {
         setup.lanes[0].make = Arc::new(|| Err("no such device".to_owned()));
         let mut engine = Engine::start(setup).unwrap();
         let error = engine.ready().await.unwrap_err();
-        assert_eq!(error.to_string(), "lane 0 did not come up: no such device");
+        assert_eq!(error.to_string(), "lane 0 did not start: no such device");
         let refusal = rank(&engine.handle(), plain()).await.unwrap_err();
         assert_eq!(refusal, Refusal::Unavailable);
     });

@@ -1,5 +1,5 @@
-//! The kernels of `kernels/` against their references, and the whole CUDA engine against the reference forward: on
-//! the CPU, which runs the same text by `kernels/shim.h`, and on a GPU where there is one (feature `cuda`).
+//! The kernels of `kernels/` against their references, and the CUDA engine against the reference forward: on the CPU
+//! through `kernels/shim.h`, and on a GPU if there is one (feature `cuda`).
 
 mod common;
 #[path = "common/shim.rs"]
@@ -54,7 +54,7 @@ fn largest_error(found: &[f32], exact: &[f32]) -> f32 {
     found.iter().zip(exact).map(error).fold(0.0, f32::max)
 }
 
-/// Runs a block with `device` bound to each that is here: the CPU, threads first to last and last to first, and a GPU.
+/// Runs a block for each device: the CPU with warps in order and in reverse, and a GPU if there is one.
 macro_rules! on_every_device {
     (|$device:ident| $body:expr) => {{
         for is_reversed in [false, true] {
@@ -99,7 +99,7 @@ fn gpu() -> Option<Nvidia> {
     }
 }
 
-/// What a batch of these lengths is launched with.
+/// A batch of these lengths on a device, to launch kernels on.
 struct Bench<D: Device> {
     device: D,
     half: Half,
@@ -119,7 +119,7 @@ impl<D: Device> Bench<D> {
         let tokens = starts[lengths.len()] as usize;
         let ids: Vec<u32> = (0..tokens as u32).map(|token| token % 50).collect();
         let types: Vec<u8> = ids.iter().map(|id| (id % 3) as u8).collect();
-        // Rows are multiples of 8, as matrix products of a GPU want them.
+        // A multiple of 8 rows, as cublasLt wants.
         let bucket =
             Bucket { tokens: (tokens as u32 + 7).next_multiple_of(8), sequences: lengths.len() as u32 + 3 };
         let vocabulary = Vocabulary { ids: 50, places: 512 };
@@ -134,7 +134,7 @@ impl<D: Device> Bench<D> {
         Launcher { device: &self.device, half: self.half, bucket: self.bucket, batch: &self.batch }
     }
 
-    /// Rows of halves, room for the bucket's after them.
+    /// Values in the half type, followed by room up to `room` values.
     fn halves(&self, values: &[f32], room: usize) -> Array<D> {
         let mut bytes = self.half.bytes(values);
         bytes.resize(2 * room, 0xff);
@@ -151,13 +151,13 @@ impl<D: Device> Bench<D> {
         self.half.floats(&bytes).collect()
     }
 
-    /// Room for the bucket's rows as E4M3, and their factor.
+    /// An E4M3 output for the bucket's rows, and its factor.
     fn quantised(&self, width: usize, factor: f32) -> (Array<D>, Array<D>) {
         let bytes = vec![0xff; self.bucket.tokens as usize * width];
         (Array::of_bytes(&self.device, &bytes).unwrap(), self.floats(&[factor]))
     }
 
-    /// Holds quantised rows to exact ones: half a unit of three bits, and what halves lose before.
+    /// Compares E4M3 values with exact ones; allows half a unit of three bits and the rounding of the half type before it.
     fn assert_quantised(&self, bytes: &Array<D>, exact: &[f32], factor: f32) {
         let mut found = vec![0; exact.len()];
         bytes.read(&self.device, &mut found).unwrap();
@@ -185,7 +185,7 @@ impl<D: Device> Bench<D> {
     }
 }
 
-/// Rows with zeros behind them.
+/// Rows padded with zeros.
 fn padded(rows: &[f32], hidden: usize, stride: usize) -> Vec<f32> {
     rows.chunks_exact(hidden).flat_map(|row| [row, &vec![0.0; stride - hidden]].concat()).collect()
 }
@@ -228,7 +228,7 @@ fn attention_is_as_good_as_the_naive_one() {
     }
 }
 
-/// Weights rounded to halves before they are summed, and contexts after.
+/// Attention that rounds the weights to the half type before summing, and the contexts after.
 fn naive_attention(half: Half, query: &[f32], key: &[f32], value: &[f32], heads: Heads) -> Vec<f32> {
     let width = heads.width();
     let mut context = vec![0.0; query.len()];
@@ -287,7 +287,7 @@ fn embeddings_are_summed_and_normalised() {
             let (error, naive) =
                 (largest_error(&found, &exact), largest_error(&rounded(half, &exact), &exact));
             assert!(error <= 2.0 * naive, "{half:?} {hidden}: {error} and {naive}");
-            // And the first rows of the sequences are theirs.
+            // The first rows are those of each sequence's first token.
             let firsts = bench.halves(&[], bench.bucket.sequences as usize * stride);
             bench.launcher().first_rows(&states, stride, &firsts).unwrap();
             let first = bench.read(&firsts, 3 * stride);
@@ -345,7 +345,7 @@ fn gelu_adds_its_bias_first() {
             let (error, naive) =
                 (largest_error(&found, &exact), largest_error(&rounded(half, &exact), &exact));
             assert!(error <= 2.0 * naive, "{half:?}: {error} and {naive}");
-            // Quantised, x stays as it is.
+            // With an E4M3 output x is not changed.
             let before = bench.read(&on_device, 5 * width);
             let (bytes, factor) = bench.quantised(width, 40.0);
             let quantised = Some(&Quantised { to: &bytes, factor: &factor });
@@ -354,7 +354,7 @@ fn gelu_adds_its_bias_first() {
             let twice: Vec<f32> =
                 (0..5 * width).map(|i| gelu_reference(before[i] + bias[i % width], gelu)).collect();
             bench.assert_quantised(&bytes, &twice, 40.0);
-            // Rows beyond the batch are left alone.
+            // Rows beyond the batch are not written.
             let beyond = bench.read(&on_device, 6 * width);
             assert!(beyond[5 * width..].iter().all(|value| value.is_nan()));
         });
@@ -463,11 +463,11 @@ fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
     for (encoder, seed) in [(bert(2, 128, 2, 512), 1), (bert(1, 64, 2, 128), 2), (bert(2, 96, 4, 100), 3)] {
         let (weights, batch) = (random_weights(&encoder, seed), random_batch(&lengths, seed));
         let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
-        // By both random models a logit of magnitude one keeps 0.004 in f16 and 0.03 in bf16.
+        // On these random models logits of magnitude one were measured to be off by 0.004 in f16 and 0.03 in bf16.
         for (half, tolerance) in [(Half::F16, 0.01), (Half::Bf16, 0.06)] {
             on_every_device!(|device| {
                 let mut engine = engine(device, &encoder, &weights, half, 2048);
-                // The second time it is replayed.
+                // The second run is a replay.
                 for _ in 0..2 {
                     let error = largest_error(&score(&mut engine, &batch), &exact);
                     assert!(error < tolerance, "{half:?} seed {seed}: {error}");
@@ -507,27 +507,27 @@ fn on_a_gpu_every_forward_is_recorded_and_reads_its_own_batch() {
 fn batches_that_are_queued_have_their_own_logits() {
     let encoder = bert(2, 64, 2, 96);
     let weights = random_weights(&encoder, 8);
-    // The second has more runs than are on the device at once.
+    // The second batch has more runs than may be in flight.
     let batches = [vec![40, 3, 70], vec![100; 7], vec![12]].map(|lengths| random_batch(&lengths, 8));
     on_every_device!(|device| {
         let another = device.again();
         let mut first = engine(device, &encoder, &weights, Half::F16, 512);
         let alone = batches.each_ref().map(|batch| score(&mut first, batch));
         let end = |engine: &mut Cuda<_>, number: usize| {
-            while !engine.is_ended() {}
+            while !engine.is_done() {}
             let mut logits = vec![f32::NAN; batches[number].len()];
-            engine.end(&mut logits).unwrap();
+            engine.collect(&mut logits).unwrap();
             assert_eq!(logits, alone[number], "batch {number}");
         };
-        assert_eq!(first.begin(&batches[0]), Ok(true));
+        assert_eq!(first.submit(&batches[0]), Ok(true));
         for number in 0..2 {
-            assert_eq!(first.begin(&batches[number + 1]), Ok(true));
+            assert_eq!(first.submit(&batches[number + 1]), Ok(true));
             end(&mut first, number);
         }
         end(&mut first, 2);
-        // Dropped in the midst of its work, it leaves the device as it should be.
+        // Dropping an engine with batches in flight leaves the device usable.
         for batch in &batches[..2] {
-            assert_eq!(first.begin(batch), Ok(true));
+            assert_eq!(first.submit(batch), Ok(true));
         }
         drop(first);
         assert_eq!(score(&mut engine(another, &encoder, &weights, Half::F16, 512), &batches[0]), alone[0]);
@@ -543,18 +543,18 @@ fn a_batch_that_cannot_be_queued_leaves_the_one_before_it() {
     let [first, second] = [vec![20, 30], vec![100; 7]].map(|lengths| random_batch(&lengths, 9));
     let alone = [score(&mut engine, &first), score(&mut engine, &second)];
     for _ in 0..3 {
-        assert_eq!(engine.begin(&first), Ok(true));
+        assert_eq!(engine.submit(&first), Ok(true));
         shim.is_broken.store(true, Ordering::Relaxed);
-        assert_eq!(engine.begin(&second), Err(ScoreError::Failed("the device is broken".to_owned())));
+        assert_eq!(engine.submit(&second), Err(ScoreError::Failed("the device is broken".to_owned())));
         shim.is_broken.store(false, Ordering::Relaxed);
         let mut logits = [0.0; 2];
-        assert_eq!(engine.end(&mut logits), Ok(()));
+        assert_eq!(engine.collect(&mut logits), Ok(()));
         assert_eq!(logits[..], alone[0]);
         assert_eq!(score(&mut engine, &second), alone[1]);
     }
 }
 
-/// What a lane does after a fault: whatever had the GPU is dropped, and it is opened again.
+/// As a lane does after a fault: it drops the engine and opens the GPU again.
 #[cfg(feature = "cuda")]
 #[test]
 #[ignore = "breaks what the whole process has on the GPU: benches/gpu/run runs it alone"]
@@ -564,7 +564,7 @@ fn a_gpu_that_has_failed_is_opened_again() {
         let bench = &Bench::new(device, Half::F16, &[3]);
         let (states, firsts) =
             (bench.halves(&[], bench.bucket.tokens as usize * 32), bench.halves(&[], 4 * 32));
-        // Three tokens in one sequence and one tile, and the sequence begins far outside of all memory.
+        // A batch of three tokens, one sequence and one tile; the sequence begins far out of bounds.
         let wild: Vec<u8> =
             [3, 1, 1, 0, u32::MAX / 2].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
         bench.batch.write(&bench.device, &wild).unwrap();
@@ -586,12 +586,12 @@ fn maps_in_eight_bits_score_nearly_as_in_halves() {
     let lists = [random_batch(&[40, 3, 70, 25, 33, 9], 6), random_batch(&[90, 12, 64, 31], 7)];
     on_every_device!(|device| {
         let mut halves = engine(device.again(), &encoder, &weights, Half::F16, 256);
-        let (mut eight, agreement) = halves.in_eight(device, (&encoder, &weights), &lists, 256).unwrap();
+        let (mut fp8, agreement) = halves.to_fp8(device, (&encoder, &weights), &lists, 256).unwrap();
         assert!((0.6..=1.0).contains(&agreement), "{agreement}");
-        assert_eq!((halves.dtype(), eight.dtype()), ("float16", "float8_e4m3"));
+        assert_eq!((halves.dtype(), fp8.dtype()), ("float16", "float8_e4m3"));
         for batch in &lists {
-            let (exact, found) = (score(&mut halves, batch), score(&mut eight, batch));
-            // They are not the same, or the maps are in halves.
+            let (exact, found) = (score(&mut halves, batch), score(&mut fp8, batch));
+            // Equal scores would mean that the maps are not in E4M3.
             let error = largest_error(&found, &exact);
             assert!((1e-5..0.3).contains(&error), "{error}: {found:?}, {exact:?}");
         }
@@ -617,7 +617,7 @@ fn what_has_no_kernel_and_what_is_too_large_is_refused() {
         made.map_or_else(|error: LoadError| error.to_string(), |_| String::new())
     };
     let wide = bert(1, 128, 1, 32);
-    let message = "heads of 128 values are more than the kernels' 64; the cpu engine serves it";
+    let message = "the model's head size is 128; the GPU kernels support at most 64";
     assert_eq!(refused(&wide, &random_weights(&wide, 1)), message);
     let encoder = bert(1, 32, 1, 32);
     let mut weights = random_weights(&encoder, 1);
@@ -632,7 +632,7 @@ fn what_has_no_kernel_and_what_is_too_large_is_refused() {
     large(&mut overflowing.layers[0].down.weight);
     let engine = Cuda::new(shim.clone(), (&encoder, &overflowing), Half::F16, 128).unwrap();
     let error = engine.warmed().map_or_else(|error| error.to_string(), |_| String::new());
-    assert!(error.contains("in f16; bf16 has more room"), "{error}");
+    assert!(error.contains("in f16; bf16 and f32 have a larger range"), "{error}");
     let mut engine = Cuda::new(shim, (&encoder, &weights), Half::F16, 128).unwrap();
     for (token, length) in [(30_522, 1), (5, 513)] {
         let mut batch = Packed::default();

@@ -1,4 +1,4 @@
-//! Floor 4: the devices behind one trait.
+//! Floor 4: models on devices, behind the trait [`Scorer`].
 
 mod cpu;
 mod cuda;
@@ -21,63 +21,63 @@ use thiserror::Error;
 
 /// A model on a device, owned by one lane's thread.
 ///
-/// Most have one batch at a time, by [`Scorer::score`]. A device with a queue has two, so that it need not wait for the
-/// host between them: [`Scorer::begin`] queues one behind the one that is at work, and [`Scorer::end`] waits for the
-/// first.
+/// Most scorers run one batch at a time, by [`Scorer::score`]. A device with a queue can hold two, so that it does not idle
+/// while the host packs the next: [`Scorer::submit`] queues a batch, and [`Scorer::collect`] waits for the oldest one.
 pub trait Scorer: Send {
-    /// Scores each sequence of `batch` into `logits` (`[sequences]`, raw logits in f32), while none is under way. A
-    /// non-finite logit is the caller's to find: it trips the lane.
+    /// Scores each sequence of `batch` into `logits` (`[sequences]`, raw logits in f32). Called only while no batch is in
+    /// flight. The caller checks that the logits are finite.
     ///
     /// # Errors
-    /// [`ScoreError`]; `logits` then holds nothing of use.
+    /// [`ScoreError`]; the contents of `logits` are then unspecified.
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError>;
 
-    /// Queues a batch behind what is under way, and says that it has: false where it has no queue, so that it is to be
-    /// scored.
+    /// Queues a batch behind those in flight and returns true. Returns false if this scorer has no queue; the caller then
+    /// uses [`Scorer::score`].
     ///
     /// # Errors
-    /// [`ScoreError`]; the batch is then not under way, and what was still is.
-    fn begin(&mut self, _batch: &Packed) -> Result<bool, ScoreError> {
+    /// [`ScoreError`]; the batch is then not in flight, and earlier batches still are.
+    fn submit(&mut self, _batch: &Packed) -> Result<bool, ScoreError> {
         Ok(false)
     }
 
-    /// Whether the batch that was begun first has ended: [`Scorer::end`] does not wait.
-    fn is_ended(&self) -> bool {
+    /// Whether the oldest batch in flight has ended, so that [`Scorer::collect`] returns without waiting.
+    fn is_done(&self) -> bool {
         true
     }
 
-    /// Waits for the batch that was begun first, which is then under way no more, and gives its logits.
+    /// Waits for the oldest batch in flight and writes its logits. The batch is then no longer in flight, after an error
+    /// too.
     ///
     /// # Errors
-    /// [`ScoreError`]; `logits` then holds nothing of use.
-    fn end(&mut self, _logits: &mut [f32]) -> Result<(), ScoreError> {
-        unreachable!("no batch is under way where none can be begun")
+    /// [`ScoreError`]; the contents of `logits` are then unspecified.
+    fn collect(&mut self, _logits: &mut [f32]) -> Result<(), ScoreError> {
+        unreachable!("a scorer without a queue has no batch in flight")
     }
 
-    /// What the device itself spent on the last batch that was scored or ended, for those that tell.
+    /// The device time of the last batch that was scored or collected, if the device measures it.
     fn device_time(&self) -> Option<DeviceNs> {
         None
     }
 
-    /// How the device is now, for those that tell.
+    /// The present state of the device, if it reports one.
     fn device_state(&self) -> Option<DeviceState> {
         None
     }
 }
 
-/// What a device tells of itself.
+/// The state of a device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeviceState {
-    /// Its memory that the scorer has taken, bytes.
+    /// Device memory that the scorer has allocated, in bytes.
     pub memory_bytes: u64,
-    /// What it draws, where it tells: its driver's average over a second or less.
+    /// Power draw of the whole device, if it is measured: the driver's average over a second or less.
     pub watts: Option<f64>,
 }
 
-/// Why a batch has no scores.
+/// Why a batch was not scored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ScoreError {
-    /// The device has no room for a batch of this size; a smaller one may pass.
+    /// The device has too little memory for this batch; a smaller one may fit.
     #[error("the device is out of memory")]
     OutOfMemory,
     /// Anything else; the lane is restarted.

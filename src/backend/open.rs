@@ -1,14 +1,14 @@
-//! A model on the best device that this machine has.
+//! Loads a model on the best device of this machine.
 
 use super::{Cpu, CpuModel, NotHere, Precision, Scorer};
 use crate::base::Tier;
 use crate::model::Model;
 
-/// A scorer, and what its linear maps are computed in, `float16` for example. As in the server, a primary is on a GPU
-/// where there is one that knows the model's shape and has the precision; all else is on `threads` threads of the CPU.
+/// Returns a scorer and the data type of its linear maps, for example `float16`. As in the server, a primary runs on a GPU
+/// that supports the model's shape and the precision; every other model runs on `threads` CPU threads.
 ///
 /// # Errors
-/// [`NotHere`], where neither has the precision.
+/// [`NotHere`] if no device of this machine has the precision.
 pub fn open(
     tier: Tier,
     model: &Model,
@@ -28,10 +28,10 @@ pub fn open(
     Ok((Box::new(Cpu::new(packed, threads)), dtype))
 }
 
-/// The first GPU; none, said in the log, where it cannot be used.
+/// The model on the first GPU; none, with a line in the log, if that fails.
 #[cfg(feature = "cuda")]
 fn on_gpu(model: &Model, precision: Precision) -> Option<(Box<dyn Scorer>, &'static str)> {
-    // Silent where no GPU has the precision.
+    // No log line if the precision is not one of a GPU.
     precision.half()?;
     match super::Cuda::open(0, model, precision, super::GPU_BATCH_TOKENS) {
         Ok(cuda) => {

@@ -1,24 +1,24 @@
-//! What models are computed in, on whatever device.
+//! The precisions that models can be computed in.
 
 use crate::ops::cuda::Half;
 use serde::Deserialize;
 
-/// What a model's linear maps are computed in.
+/// The precision of a model's linear maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// f16 on a GPU; on a CPU bf16 where that is measured to be faster than f32, else f32.
+    /// f16 on a GPU; on a CPU bf16 if it is measured to be faster than f32, else f32.
     #[default]
     Auto,
-    /// As the reference does.
+    /// f32, on a CPU.
     F32,
-    /// Half the width, summed in f32; on a GPU.
+    /// f16 with f32 sums, on a GPU.
     F16,
-    /// Half the width, summed in f32.
+    /// bf16 with f32 sums.
     Bf16,
-    /// 8-bit floats in the maps of a GPU, where orders stay those of f16.
+    /// E4M3 with f32 sums, on a GPU. Falls back to f16 if it orders a sample differently.
     Fp8,
-    /// Bytes, with a scale for each token and each output; attention in the processor's best float.
+    /// int8 on a CPU, with a scale for each token and each output; attention in f32 or bf16.
     Int8,
 }
 
@@ -38,12 +38,12 @@ impl Precision {
         }
     }
 
-    /// Whether no CPU has it.
+    /// Whether only GPUs support it.
     pub fn is_for_gpus(self) -> bool {
         matches!(self, Self::F16 | Self::Fp8)
     }
 
-    /// What states are in on a GPU, if that has the precision.
+    /// The type of states on a GPU, if GPUs support the precision.
     pub fn half(self) -> Option<Half> {
         match self {
             Self::Auto | Self::F16 | Self::Fp8 => Some(Half::F16),

@@ -5,13 +5,13 @@ use crate::model::Forward;
 use crate::token::Packed;
 use std::sync::Arc;
 
-/// Runs the reference forward; lanes of one model share its tensors.
+/// Runs the reference forward. Lanes of one model share its tensors.
 pub struct Reference {
     forward: Arc<Forward>,
 }
 
 impl Reference {
-    /// Scores with these tensors.
+    /// Wraps a loaded forward.
     pub fn new(forward: Arc<Forward>) -> Self {
         Self { forward }
     }

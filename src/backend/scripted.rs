@@ -1,4 +1,4 @@
-//! A scorer for tests, benches and fault drills: plain logits, and faults on demand.
+//! A scorer for tests and benches: predictable logits, and faults on demand.
 
 use super::{DeviceState, ScoreError, Scorer};
 use crate::base::DeviceNs;
@@ -8,19 +8,19 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Answers at once, or after a time that grows with the tokens, with logits that anybody can
-/// work out; a [`Script`] shared with the test says when it misbehaves.
+/// Gives each sequence the logit [`Scripted::logit`] of its ids, at once or after a time in proportion to the tokens. A
+/// [`Script`] shared with the test makes batches fail.
 #[derive(Clone, Debug, Default)]
 pub struct Scripted {
-    /// Time that each token takes; waited, not worked.
+    /// Time per token. The thread sleeps through it.
     pub per_token: Duration,
-    /// What to do otherwise.
+    /// Faults to play.
     pub script: Script,
-    /// What it tells of its device, if anything: the time of each batch, and its state.
+    /// The device time of each batch and the device state that it reports, if any.
     pub device: Option<(DeviceNs, DeviceState)>,
 }
 
-/// What scripted scorers do with their next batches; when it is empty they answer.
+/// What scripted scorers do with their next batches. With an empty script they answer.
 #[derive(Clone, Debug, Default)]
 pub struct Script(Arc<Mutex<VecDeque<Play>>>);
 
@@ -29,30 +29,30 @@ pub struct Script(Arc<Mutex<VecDeque<Play>>>);
 pub enum Play {
     /// Answers.
     Answer,
-    /// Says that the device is out of memory.
+    /// Returns [`ScoreError::OutOfMemory`].
     OutOfMemory,
     /// Answers with a NaN.
     NonFinite,
     /// Panics.
     Panic,
-    /// Says that it failed.
+    /// Returns [`ScoreError::Failed`].
     Fail,
     /// Answers after this long.
     Hang(Duration),
 }
 
 impl Script {
-    /// Adds plays to the end.
+    /// Appends plays.
     pub fn extend(&self, plays: impl IntoIterator<Item = Play>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(plays);
     }
 
-    /// Drops all plays that have not been played.
+    /// Drops the remaining plays.
     pub fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Plays that have not been played.
+    /// The number of plays that remain.
     pub fn left(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

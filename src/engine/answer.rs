@@ -1,4 +1,4 @@
-//! A job as the driver keeps it: its pairs, the scores that have come back, and who waits.
+//! The driver's record of a job: its pairs, its scores so far, and the channel for its reply.
 
 use super::TierSetup;
 use super::books::Price;
@@ -17,15 +17,15 @@ pub(super) struct Entry {
     arrived: Ns,
     budget: Option<Ns>,
     prepared: Prepared,
-    /// A logit for each candidate, on its own tier's scale; empty until the tier's first came back.
+    /// For each tier a logit per candidate, on the tier's own scale; empty until the tier's first slice is scored.
     scores: PerTier<Vec<f32>>,
-    /// Candidates from best to worst by the fallback, once a top-k asked for it.
+    /// Candidates from best to worst by the fallback; set when a top-k needs it.
     order: Option<Arc<[u32]>>,
     reply: oneshot::Sender<Result<Outcome, Refusal>>,
 }
 
 impl Entry {
-    /// Splits a submission into what the scheduler is told and what is kept here.
+    /// Splits a submission into the scheduler's event and this record.
     pub fn new(submission: Submission) -> (Arrival, Self) {
         let Submission { arrival, prepared, budget, reply } = submission;
         let (tenant, arrived) = (arrival.tenant, arrival.arrived);
@@ -33,17 +33,17 @@ impl Entry {
         (arrival, Self { tenant, arrived, budget, prepared, scores, order, reply })
     }
 
-    /// Who pays.
+    /// The tenant that is charged.
     pub fn tenant(&self) -> TenantId {
         self.tenant
     }
 
-    /// A tier's pairs, one for each candidate.
+    /// The pairs for a tier, one per candidate.
     pub fn pairs(&self, tier: Tier) -> Arc<[Pair]> {
         self.prepared[tier].pairs.clone()
     }
 
-    /// How many there are to rank.
+    /// The number of candidates.
     pub fn candidates(&self) -> usize {
         self.prepared.primary.lengths.len().max(self.prepared.fallback.lengths.len())
     }
@@ -54,7 +54,7 @@ impl Entry {
         slice.candidates().map(|candidate| u64::from(lengths[candidate])).sum()
     }
 
-    /// Keeps the logits that a tier gave a slice.
+    /// Stores a tier's logits of a slice.
     pub fn keep(&mut self, tier: Tier, slice: &Slice, logits: &[f32]) {
         let scores = &mut self.scores[tier];
         if scores.is_empty() {
@@ -65,7 +65,7 @@ impl Entry {
         }
     }
 
-    /// Orders the candidates by the fallback's scores.
+    /// Orders the candidates by the fallback's scores, best first.
     pub fn rank(&mut self) -> Arc<[u32]> {
         let order = order(&self.scores.fallback).expect("a lane reports finite scores only");
         let order: Arc<[u32]> = order.into_iter().map(|index| index as u32).collect();
@@ -73,12 +73,12 @@ impl Entry {
         order
     }
 
-    /// Sends the refusal to whoever waits.
+    /// Sends the refusal to the caller.
     pub fn refuse(self, refusal: Refusal) {
         let _ = self.reply.send(Err(refusal));
     }
 
-    /// Sends the outcome to whoever waits.
+    /// Sends the outcome to the caller.
     pub fn answer(mut self, now: Ns, answer: &Answer, price: Price, tiers: &PerTier<Option<TierSetup>>) {
         let tier = match answer.served {
             Served::Full | Served::TopK { .. } => Tier::Primary,
@@ -125,7 +125,7 @@ impl Entry {
         (documents, all)
     }
 
-    /// The scores that the answer is made of, on the primary's scale.
+    /// The scores of the answer, on the primary's scale.
     fn merge(&mut self, served: Served, tiers: &PerTier<Option<TierSetup>>) -> Vec<f32> {
         let primary = std::mem::take(&mut self.scores.primary);
         let mut fallback = std::mem::take(&mut self.scores.fallback);

@@ -1,4 +1,4 @@
-//! The only reader of time. Everything that decides takes `now` as an argument.
+//! The only place that reads the time. Code that decides takes `now` as an argument.
 
 use crate::base::Ns;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ impl Clock {
         self.origin.elapsed().into()
     }
 
-    /// The instant that waiting calls of the standard library want; far-away ones are cut to a year.
+    /// The `Instant` for waits of the standard library, at most a year from now.
     pub fn instant(&self, at: Ns) -> Instant {
         let year = Duration::from_secs(365 * 24 * 3600);
         self.origin + Duration::from(at).min(self.origin.elapsed() + year)

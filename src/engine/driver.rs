@@ -1,10 +1,10 @@
-//! The loop that feeds the scheduler what happened and does what it asks for.
+//! The loop that passes events to the scheduler and executes its actions.
 
 use super::answer::Entry;
 use super::books::Books;
 use super::clock::Clock;
 use super::handle::Shared;
-use super::lane::{News, Report, Spawn, Work};
+use super::lane::{LaneEvent, Report, Spawn, Work};
 use super::mailbox::{Mailbox, Post};
 use super::prepare::Prepared;
 use super::{StartError, TierSetup};
@@ -17,28 +17,28 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// A scorer that cannot be made is tried again after this, doubling to 256 times as much.
+/// The wait before the second attempt to make a scorer; it doubles with each failure, up to 256 times this.
 const RETRY_NS_MIN: Ns = Ns::from_millis(100);
 
-/// Arrivals that are taken together; lanes are looked after at least this often.
+/// Most arrivals in one event. Other messages are handled at least this often.
 const ARRIVALS_MAX: usize = 64;
 
-/// What the driver can be told.
+/// A message to the driver.
 pub(super) enum Message {
     Submit(Box<Submission>),
     Cancel(JobId),
     Report(Report),
     Drain,
-    /// Hands the books' news on, unless that was done no longer ago than this, and says so.
+    /// Flushes the books, unless that was done less than `ago` before now; then signals `done`.
     HandOver {
         ago: Ns,
         done: oneshot::Sender<()>,
     },
-    /// Ends the loop; jobs still inside are refused as draining.
+    /// Ends the loop. Jobs still inside are refused with [`Refusal::Draining`].
     Stop,
 }
 
-/// A tokenised request at the scheduler's door.
+/// A tokenised request.
 pub(super) struct Submission {
     pub arrival: Arrival,
     pub prepared: Prepared,
@@ -46,21 +46,21 @@ pub(super) struct Submission {
     pub reply: oneshot::Sender<Result<Outcome, Refusal>>,
 }
 
-/// How a lane's thread is made, for the first time and after each fault.
-pub(super) struct LaneSeat {
+/// Makes a lane's thread, at the start and after each fault.
+pub(super) struct LaneFactory {
     pub tier: Tier,
-    /// Makes a spawn for a generation, that waits so long first; generation 0 warms up in full.
+    /// From a generation and a time to wait first. Generation 0 warms up in full.
     pub spawn: Box<dyn Fn(u32, Ns) -> Spawn + Send>,
 }
 
 /// A lane's thread as the driver sees it.
-struct Seat {
-    seat: LaneSeat,
+struct LaneThread {
+    factory: LaneFactory,
     generation: u32,
-    /// Times in a row that its scorer could not be made.
+    /// Consecutive failures to make its scorer.
     failures: u32,
     work: Post<Work>,
-    /// What it was sent and has not answered.
+    /// Batches sent to the thread and not reported: id, slices and tokens, the oldest first.
     running: VecDeque<(BatchId, Vec<Slice>, u64)>,
 }
 
@@ -71,43 +71,43 @@ pub(super) struct Driver {
     pub books: Books,
     pub tiers: PerTier<Option<TierSetup>>,
     pub config: Config,
-    pub seats: Vec<LaneSeat>,
-    /// Told once whether every lane came up.
+    pub factories: Vec<LaneFactory>,
+    /// Receives once whether every lane came up.
     pub started: oneshot::Sender<Result<(), StartError>>,
 }
 
-/// The driver once every lane is up.
+/// The driver after every lane came up.
 struct Running {
     clock: Clock,
     inbox: Mailbox<Message>,
-    /// A message that came while arrivals were taken together.
+    /// The message that ended a series of arrivals, to be handled next.
     next: Option<Message>,
     books: Books,
     tiers: PerTier<Option<TierSetup>>,
     sched: Scheduler,
-    seats: Vec<Seat>,
+    threads: Vec<LaneThread>,
     entries: HashMap<JobId, Entry>,
     actions: Vec<Action>,
-    /// Events that must come before any other.
+    /// Events for the scheduler that precede any message.
     replies: VecDeque<Event>,
 }
 
 impl Driver {
     /// Brings the lanes up, then runs until told to stop.
     pub fn run(mut self) {
-        let mut seats: Vec<Seat> = self
-            .seats
+        let mut threads: Vec<LaneThread> = self
+            .factories
             .into_iter()
-            .map(|seat| {
-                let work = (seat.spawn)(0, Ns::ZERO).start();
-                Seat { seat, generation: 0, failures: 0, work, running: VecDeque::new() }
+            .map(|factory| {
+                let work = (factory.spawn)(0, Ns::ZERO).start();
+                LaneThread { factory, generation: 0, failures: 0, work, running: VecDeque::new() }
             })
             .collect();
         let mut config = self.config;
-        match warm_up(&self.inbox, &seats, &mut self.books) {
+        match warm_up(&self.inbox, &threads, &mut self.books) {
             Ok(seeds) => config.seeds = seeds,
             Err(error) => {
-                seats.clear();
+                threads.clear();
                 let _ = self.started.send(Err(error));
                 return;
             }
@@ -120,12 +120,12 @@ impl Driver {
             books: self.books,
             tiers: self.tiers,
             sched: Scheduler::new(&config),
-            seats,
+            threads,
             entries: HashMap::new(),
             actions: Vec::new(),
             replies: VecDeque::new(),
         };
-        for lane in 0..running.seats.len() as u32 {
+        for lane in 0..running.threads.len() as u32 {
             running.step(Event::LaneUp { lane: LaneId(lane) });
         }
         // A drain that came while loading must not be undone.
@@ -135,28 +135,30 @@ impl Driver {
     }
 }
 
-/// Waits until every lane is up and returns what they measured, by tier.
+/// Waits until every lane is up and returns their warm-up measurements, by tier.
 fn warm_up(
     inbox: &Mailbox<Message>,
-    seats: &[Seat],
+    threads: &[LaneThread],
     books: &mut Books,
 ) -> Result<PerTier<Vec<Measured>>, StartError> {
     let mut seeds: PerTier<Vec<Measured>> = PerTier::default();
-    let mut missing = seats.len();
+    let mut missing = threads.len();
     while missing > 0 {
         match inbox.recv_until(None) {
-            Ok(Message::Report(Report { lane, news: News::Up(measured), .. })) => {
-                seeds[seats[lane.0 as usize].seat.tier].extend(measured);
+            Ok(Message::Report(Report { lane, event: LaneEvent::Up(measured), .. })) => {
+                seeds[threads[lane.0 as usize].factory.tier].extend(measured);
                 missing -= 1;
             }
-            Ok(Message::Report(Report { lane, news: News::Down(why), .. })) => {
+            Ok(Message::Report(Report { lane, event: LaneEvent::Down(why), .. })) => {
                 return Err(StartError::Lane { lane: lane.0, why });
             }
-            Ok(Message::Report(Report { lane, news: News::Device(state), .. })) => books.device(lane, state),
-            Ok(Message::Report(Report { news: News::Ended { .. }, .. })) => {
+            Ok(Message::Report(Report { lane, event: LaneEvent::Device(state), .. })) => {
+                books.device(lane, state)
+            }
+            Ok(Message::Report(Report { event: LaneEvent::Ended { .. }, .. })) => {
                 unreachable!("no batch is sent before every lane is up")
             }
-            // The handle refuses requests while loading; only one that raced gets here.
+            // The handle refuses requests while loading; this one raced with the start.
             Ok(Message::Submit(submission)) => {
                 let _ = submission.reply.send(Err(Refusal::Unavailable));
             }
@@ -176,7 +178,7 @@ impl Running {
             let wake = self.clock.instant(tick.min(self.books.due()));
             match self.next.take().map_or_else(|| self.inbox.recv_until(Some(wake)), Ok) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(message) => self.hear(message),
+                Ok(message) => self.handle(message),
                 Err(RecvTimeoutError::Timeout) if tick <= self.clock.now() => self.step(Event::Tick),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -191,11 +193,11 @@ impl Running {
         }
     }
 
-    fn hear(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
             Message::Submit(submission) => {
                 let mut arrivals = vec![self.enter(*submission)];
-                // Who else stands at the door comes along: a lane that is free takes them together.
+                // Arrivals that already wait join this event, so that a free lane gets them as one batch.
                 while arrivals.len() < ARRIVALS_MAX {
                     match self.inbox.try_recv() {
                         Some(Message::Submit(submission)) => arrivals.push(self.enter(*submission)),
@@ -208,15 +210,15 @@ impl Running {
                 self.step(Event::Arrive(arrivals));
             }
             Message::Cancel(job) => {
-                // A client that left before its submission came is seen when the reply is closed.
+                // The job is unknown if its client left before it was submitted.
                 self.entries.remove(&job);
                 self.step(Event::Cancel { job });
             }
-            Message::Report(report) => self.hear_lane(report),
+            Message::Report(report) => self.handle_report(report),
             Message::Drain => self.step(Event::Drain),
             Message::HandOver { ago, done } => {
                 self.books.hand_over_after(ago, self.clock.now(), &self.sched);
-                // Whoever asked may have gone.
+                // The receiver may have been dropped.
                 let _ = done.send(());
             }
             Message::Stop => unreachable!("the loop ends on it"),
@@ -229,28 +231,31 @@ impl Running {
         arrival
     }
 
-    fn hear_lane(&mut self, report: Report) {
-        let seat = &mut self.seats[report.lane.0 as usize];
-        if report.generation != seat.generation {
-            tracing::info!(lane = report.lane.0, "a lane that was given up has returned");
+    fn handle_report(&mut self, report: Report) {
+        let thread = &mut self.threads[report.lane.0 as usize];
+        if report.generation != thread.generation {
+            tracing::info!(
+                lane = report.lane.0,
+                "a lane that was given up has reported; the report is ignored"
+            );
             return;
         }
-        match report.news {
-            News::Up(_) => {
-                seat.failures = 0;
+        match report.event {
+            LaneEvent::Up(_) => {
+                thread.failures = 0;
                 self.step(Event::LaneUp { lane: report.lane });
             }
-            News::Device(state) => self.books.device(report.lane, state),
-            News::Down(why) => {
-                tracing::error!(lane = report.lane.0, why, "a lane did not come up again; it is retried");
-                seat.failures += 1;
+            LaneEvent::Device(state) => self.books.device(report.lane, state),
+            LaneEvent::Down(why) => {
+                tracing::error!(lane = report.lane.0, why, "a lane did not restart; it is tried again");
+                thread.failures += 1;
                 self.restart(report.lane);
             }
-            News::Ended { mut done, logits } => {
+            LaneEvent::Ended { mut done, logits } => {
                 let (batch, slices, tokens) =
-                    seat.running.pop_front().expect("a lane reports only batches that it was sent");
+                    thread.running.pop_front().expect("a lane reports only batches that it was sent");
                 assert_eq!(batch, done.batch, "a lane runs its batches in order");
-                let tier = seat.seat.tier;
+                let tier = thread.factory.tier;
                 if done.result.is_ok() {
                     let mut rest = &logits[..];
                     for slice in &slices {
@@ -267,7 +272,7 @@ impl Running {
         }
     }
 
-    /// Tells the scheduler, and does what it asks for until it is content.
+    /// Passes an event to the scheduler and executes its actions, until no further event results.
     fn step(&mut self, event: Event) {
         self.replies.push_back(event);
         while let Some(event) = self.replies.pop_front() {
@@ -316,8 +321,8 @@ impl Running {
 
     fn dispatch(&mut self, now: Ns, dispatch: Dispatch) {
         self.books.begin_batch(now, dispatch.lane);
-        let seat = &mut self.seats[dispatch.lane.0 as usize];
-        let tier = seat.seat.tier;
+        let thread = &mut self.threads[dispatch.lane.0 as usize];
+        let tier = thread.factory.tier;
         let mut tokens = 0;
         let slices = dispatch
             .slices
@@ -328,19 +333,19 @@ impl Running {
                 (slice.clone(), entry.pairs(tier))
             })
             .collect();
-        seat.running.push_back((dispatch.batch, dispatch.slices, tokens));
-        // A lane whose thread has ended is about to report it, and is then restarted.
-        let _ = seat.work.send(Work { batch: dispatch.batch, slices });
+        thread.running.push_back((dispatch.batch, dispatch.slices, tokens));
+        // Fails if the lane's thread has ended. Its report is on the way, and then the lane is restarted.
+        let _ = thread.work.send(Work { batch: dispatch.batch, slices });
     }
 
     fn restart(&mut self, lane: LaneId) {
-        let seat = &mut self.seats[lane.0 as usize];
-        seat.generation += 1;
-        seat.running.clear();
-        let wait = match seat.failures {
+        let thread = &mut self.threads[lane.0 as usize];
+        thread.generation += 1;
+        thread.running.clear();
+        let wait = match thread.failures {
             0 => Ns::ZERO,
             failures => Ns(RETRY_NS_MIN.0 << failures.min(8)),
         };
-        seat.work = (seat.seat.spawn)(seat.generation, wait).start();
+        thread.work = (thread.factory.spawn)(thread.generation, wait).start();
     }
 }

@@ -1,4 +1,4 @@
-//! The way into the engine: from a request to its outcome.
+//! The interface of the engine: from a request to its outcome.
 
 use super::Setup;
 use super::clock::Clock;
@@ -14,16 +14,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
-/// The running engine; clones are cheap and share it.
+/// A handle to the running engine. Clones are cheap and share the engine.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
 }
 
-/// Who asks, and since when.
+/// The origin of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// Who pays.
+    /// The tenant that is charged.
     pub tenant: TenantId,
     /// When the request was accepted, by [`Handle::now`].
     pub arrived: Ns,
@@ -34,11 +34,11 @@ pub struct Caller {
 /// Whether the engine takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Models are being loaded and warmed.
+    /// Models are loading and warming up.
     Loading,
-    /// It takes requests.
+    /// Requests are accepted.
     Ready,
-    /// It finishes what it has and takes no more.
+    /// Accepted requests are finished, new ones refused.
     Draining,
 }
 
@@ -49,14 +49,14 @@ pub struct ModelInfo {
     pub name: Arc<str>,
     /// The first 12 hex digits of its weights' sha256.
     pub version: Arc<str>,
-    /// What it is there for.
+    /// Primary or fallback.
     pub tier: Tier,
-    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`, on a GPU `float16`, `bfloat16` or
-    /// `float8_e4m3`.
+    /// The data type of its linear maps: `float32`, `bfloat16` or `int8` on a CPU; `float16`, `bfloat16` or
+    /// `float8_e4m3` on a GPU.
     pub dtype: &'static str,
-    /// Why it is computed in that.
+    /// The reason for that data type.
     pub dtype_reason: Arc<str>,
-    /// The longest pair that it reads.
+    /// Most tokens of a pair.
     pub pair_tokens_max: u32,
     /// Its licence.
     pub licence: Arc<str>,
@@ -87,10 +87,10 @@ pub(super) struct Shared {
     default_budget: Option<Ns>,
     state: AtomicU8,
     jobs: AtomicU64,
-    /// Requests between the door and their answer.
+    /// Requests that are neither answered nor refused.
     inside: AtomicUsize,
     capacity: Capacity,
-    /// The primary's tokenizer, or the fallback's where it is alone.
+    /// The primary's tokenizer; the fallback's if there is no primary.
     tokenizer: Arc<Tokenizer>,
 }
 
@@ -121,7 +121,7 @@ impl Shared {
             jobs: AtomicU64::new(0),
             inside: AtomicUsize::new(0),
             capacity: Capacity {
-                // Those being tokenised come on top of the scheduler's own bound.
+                // Requests being tokenised come on top of the scheduler's own bound.
                 requests_max: setup.limits.jobs_max + setup.prepare.queued_max,
                 batch_tokens_max: setup.lanes.iter().map(|lane| lane.batch_tokens_max).max().unwrap_or(0),
                 tokenizers: setup.prepare.threads,
@@ -134,7 +134,7 @@ impl Shared {
         }
     }
 
-    /// Opens the door, unless a drain came while loading.
+    /// Accepts requests from now on, unless a drain came while loading.
     pub fn loaded(&self) {
         let (loading, ready) = (State::Loading as u8, State::Ready as u8);
         let _ = self.state.compare_exchange(loading, ready, Ordering::AcqRel, Ordering::Acquire);
@@ -162,7 +162,7 @@ impl Handle {
         Self { shared }
     }
 
-    /// The engine's time.
+    /// The present time of the engine's clock.
     pub fn now(&self) -> Ns {
         self.shared.clock.now()
     }
@@ -177,7 +177,7 @@ impl Handle {
         self.shared.clock.unix_ns()
     }
 
-    /// Whether requests are taken.
+    /// Whether requests are accepted.
     pub fn state(&self) -> State {
         match self.shared.state.load(Ordering::Acquire) {
             state if state == State::Loading as u8 => State::Loading,
@@ -191,21 +191,21 @@ impl Handle {
         &self.shared.models
     }
 
-    /// Takes no more requests; those inside are answered.
+    /// Refuses new requests; those inside are answered.
     pub fn drain(&self) {
         self.shared.state.store(State::Draining as u8, Ordering::Release);
         let _ = self.shared.driver.send(Message::Drain);
     }
 
-    /// Where the engine counts.
+    /// The engine's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
 
-    /// Waits until the ledger's store and the metrics have everything that was booked so long ago or before.
+    /// Waits until the ledger's store and the metrics contain everything booked at least `ago` before now.
     pub async fn hand_over(&self, ago: Ns) {
         let (done, waiting) = oneshot::channel();
-        // A driver that has ended has handed everything over.
+        // If the driver has ended, it has handed everything over.
         if self.shared.driver.send(Message::HandOver { ago, done }).is_ok() {
             let _ = waiting.await;
         }
@@ -215,7 +215,7 @@ impl Handle {
         let _ = self.shared.driver.send(Message::Stop);
     }
 
-    /// Lookups of texts in the token cache since the start: found, and not found.
+    /// Hits and misses of the token cache since the start.
     pub fn token_lookups(&self) -> (u64, u64) {
         self.shared.prepare.lookups()
     }
@@ -235,11 +235,11 @@ impl Handle {
         self.shared.inside.load(Ordering::Relaxed)
     }
 
-    /// Scores a request's candidates. All of its documents are admitted together or refused
-    /// together. Dropping the future cancels the work.
+    /// Scores a request's candidates. All of its documents are admitted together or refused together. Dropping the future
+    /// cancels the work.
     ///
     /// # Errors
-    /// Every reason for which there is no answer is a [`Refusal`].
+    /// [`Refusal`].
     pub async fn rank(&self, request: Arc<Request>, caller: Caller) -> Result<Outcome, Refusal> {
         let shared = &*self.shared;
         match self.state() {
@@ -288,8 +288,8 @@ impl Handle {
         Submission { arrival, prepared, budget, reply }
     }
 
-    /// The policy that holds: a request that names the fallback's model wants only that, and a
-    /// policy needs its tiers.
+    /// The effective policy. A request that names the fallback's model gets [`Policy::Fallback`]. Refused if a tier that
+    /// the policy needs has no model.
     fn policy(&self, request: &Request, default: Policy) -> Result<Policy, Refusal> {
         let shared = &*self.shared;
         let served = |tier: Tier| shared.models.iter().find(|model| model.tier == tier);

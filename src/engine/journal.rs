@@ -1,5 +1,5 @@
-//! The journal: what the scheduler was told and what it decided, a line of JSON each, to be run
-//! again by `podium simulate --replay`. It holds ids, lengths and times, and never text.
+//! The journal: a JSON line for each scheduler event with a digest of the decisions, for
+//! `podium simulate --replay`. It holds ids, lengths and times, never text.
 
 use crate::base::Ns;
 use crate::sched::{Action, Config, Event, digest};
@@ -8,24 +8,24 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-/// A line after the first, which is the scheduler's [`Config`].
+/// A line of the journal. The first line is the scheduler's [`Config`] instead.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entry {
-    /// When, by the server's clock.
+    /// The server's time of the event.
     pub now: Ns,
-    /// What the scheduler was told.
+    /// The event.
     pub event: Event,
-    /// The [`digest`] of what it decided.
+    /// The [`digest`] of the scheduler's actions.
     pub digest: u64,
 }
 
-/// A journal that is being written. When its disk is full it ends, and serving goes on.
+/// A journal that is being written. After a write error it ends, and serving continues.
 pub struct Journal {
     file: Option<BufWriter<File>>,
 }
 
 impl Journal {
-    /// Makes the file; one that is there already is kept, and is an error.
+    /// Creates the file. A file that already exists is an error.
     ///
     /// # Errors
     /// Those of the file system.
@@ -42,7 +42,7 @@ impl Journal {
         self.write(&Entry { now, event, digest: digest(actions) });
     }
 
-    /// Hands what was written to the system.
+    /// Flushes the buffer to the file.
     pub(super) fn flush(&mut self) {
         let flushed = self.file.as_mut().map(Write::flush);
         self.end_on_error(flushed.unwrap_or(Ok(())));
@@ -57,7 +57,7 @@ impl Journal {
 
     fn end_on_error(&mut self, written: io::Result<()>) {
         if let Err(error) = written {
-            tracing::error!(%error, "the journal cannot be written and ends here");
+            tracing::error!(%error, "the journal ends: it cannot be written");
             self.file = None;
         }
     }
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_ends_the_journal_and_nothing_else() {
+    fn a_full_disk_ends_only_the_journal() {
         let file = File::options().write(true).open("/dev/full");
         let Ok(file) = file else { return };
         let mut journal = Journal { file: Some(BufWriter::new(file)) };
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_journal_is_not_written_over() {
+    fn an_existing_journal_is_not_overwritten() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(Journal::create(file.path()).is_err());
     }

@@ -1,5 +1,5 @@
-//! One thread a scorer: packs what the driver sends, runs it, and reports. Where the scorer can queue, the next batch is
-//! packed and queued while one is at work.
+//! A lane's thread, one per scorer: packs the batches that the driver sends, runs them, and reports. If the scorer has a
+//! queue, the next batch is packed and queued while one is running.
 
 use super::clock::Clock;
 use super::driver::Message;
@@ -15,19 +15,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-/// How often a device that works is asked how it is.
-const TELL_EVERY: Ns = Ns::from_millis(250);
+/// How often the state of a busy device is reported.
+const DEVICE_STATE_EVERY: Ns = Ns::from_millis(250);
 
-/// Batches that a scorer has at once: more would only wait for longer.
-const FLIGHTS_MAX: usize = 2;
+/// Most batches in a scorer's queue: one runs and one waits. More would only wait longer.
+const IN_FLIGHT_MAX: usize = 2;
 
-/// Makes a lane's scorer; called on the lane's own thread, again after each fault.
+/// Makes a lane's scorer. Called on the lane's thread, and again after each fault.
 pub type MakeScorer = Arc<dyn Fn() -> Result<Box<dyn Scorer>, String> + Send + Sync>;
 
-/// What a lane's thread needs to exist.
+/// A lane's thread that is not started yet.
 pub(super) struct Spawn {
     pub lane: LaneId,
-    /// Counts the lane's restarts, so that reports of a thread that was given up are known.
+    /// Counts the lane's restarts. The driver ignores reports of earlier generations.
     pub generation: u32,
     pub make: MakeScorer,
     /// How long to wait before making it.
@@ -35,15 +35,15 @@ pub(super) struct Spawn {
     pub template: Arc<Template>,
     /// The batches to warm up with, in this order.
     pub warm_up: Arc<[Packed]>,
-    /// Warm-up ends early once a batch takes this long: no batch that long is ever formed.
+    /// Warm-up ends once a batch takes this long, because the scheduler never forms a batch that long.
     pub warm_up_ns_max: Ns,
-    /// Batches that it is sent before the first has ended.
+    /// Most batches that the scheduler sends before the first has ended.
     pub depth: usize,
     pub clock: Clock,
     pub driver: Post<Message>,
 }
 
-/// A batch to run: the pairs of each job, and which of them.
+/// A batch to run: slices of jobs, each with the pairs of its job.
 pub(super) struct Work {
     pub batch: BatchId,
     pub slices: Vec<(Slice, Arc<[Pair]>)>,
@@ -60,43 +60,43 @@ impl Work {
     }
 }
 
-/// A batch that the scorer was given and that has not been reported.
-struct Flight {
+/// A batch that was submitted to the scorer and not reported to the driver.
+struct InFlight {
     batch: BatchId,
-    /// When the scorer was given it, or had the one before behind it.
+    /// When it became the oldest batch in the scorer's queue: its submission, or the end of the batch before it.
     begun: Ns,
     logits: Vec<f32>,
-    /// How it ended, or none while it is under way.
-    ended: Option<Result<(), Fault>>,
+    /// Its result; none while it is running or queued.
+    result: Option<Result<(), Fault>>,
 }
 
-impl Flight {
-    /// Whether it has ended, being the first that the scorer was given.
-    fn has_ended(&self, scorer: &dyn Scorer) -> bool {
-        self.ended.is_some() || scorer.is_ended()
+impl InFlight {
+    /// Whether it has ended. Asked only for the oldest batch.
+    fn is_done(&self, scorer: &dyn Scorer) -> bool {
+        self.result.is_some() || scorer.is_done()
     }
 }
 
-/// What a lane's thread has to say.
+/// A message from a lane's thread to the driver.
 pub(super) struct Report {
     pub lane: LaneId,
     pub generation: u32,
-    pub news: News,
+    pub event: LaneEvent,
 }
 
-pub(super) enum News {
-    /// The scorer is made, and these are its warm-up runs.
+pub(super) enum LaneEvent {
+    /// The scorer is warm; these are the times of its warm-up runs.
     Up(Vec<Measured>),
-    /// How the lane's device is.
+    /// The state of the lane's device.
     Device(DeviceState),
-    /// The scorer could not be made; the thread has ended.
+    /// The scorer could not be made, and the thread has ended.
     Down(String),
-    /// A batch ended; with one logit for each pair, slices end to end, where it succeeded.
+    /// A batch ended. After success `logits` has one value per pair, slice after slice.
     Ended { done: Done, logits: Vec<f32> },
 }
 
 impl Spawn {
-    /// Starts the thread and returns the way to give it work; it ends when that is dropped.
+    /// Starts the thread and returns the sender of its work. The thread ends when the sender is dropped.
     pub fn start(self) -> Post<Work> {
         let (sender, receiver) = mailbox();
         thread::Builder::new()
@@ -108,7 +108,7 @@ impl Spawn {
 
     fn run(self, work: &Mailbox<Work>) {
         if self.wait > Ns::ZERO {
-            // Nobody sends work to a lane that is not up: this only waits, or ends with the driver.
+            // No work is sent to a lane that is not up, so this waits for the time or for the driver's end.
             let until = self.clock.instant(self.clock.now() + self.wait);
             if let Err(RecvTimeoutError::Disconnected) = work.recv_until(Some(until)) {
                 return;
@@ -117,82 +117,83 @@ impl Spawn {
         let made = catch_unwind(AssertUnwindSafe(|| self.make_and_warm()));
         let (mut scorer, measured) = match made {
             Ok(Ok(made)) => made,
-            Ok(Err(why)) => return self.report(News::Down(why)),
-            Err(panic) => return self.report(News::Down(message_of(&panic))),
+            Ok(Err(why)) => return self.report(LaneEvent::Down(why)),
+            Err(panic) => return self.report(LaneEvent::Down(message_of(&panic))),
         };
-        self.tell(scorer.as_ref());
-        self.report(News::Up(measured));
-        let mut told_at = self.clock.now();
+        self.report_device(scorer.as_ref());
+        self.report(LaneEvent::Up(measured));
+        let mut device_reported = self.clock.now();
         let mut packed = Packed::default();
-        let mut flights: VecDeque<Flight> = VecDeque::new();
-        // The one that is packed.
+        let mut in_flight: VecDeque<InFlight> = VecDeque::new();
+        // The batch in `packed`.
         let mut next = None;
         loop {
             if next.is_none() {
-                let work = match flights.front() {
+                let work = match in_flight.front() {
                     None => work.recv_until(None).ok(),
-                    Some(_) if flights.len() == self.depth.min(FLIGHTS_MAX) => None,
-                    Some(first) => next_before_end(work, scorer.as_ref(), first),
+                    Some(_) if in_flight.len() == self.depth.min(IN_FLIGHT_MAX) => None,
+                    Some(first) => next_before_done(work, scorer.as_ref(), first),
                 };
                 next = work.map(|work| {
                     work.pack(&self.template, &mut packed);
                     work.batch
                 });
             }
-            // What has ended while it was packed is told first.
-            let is_first_ended = flights.front().is_some_and(|first| first.has_ended(scorer.as_ref()));
-            if let Some(batch) = next.filter(|_| !is_first_ended) {
-                flights.push_back(self.begin(scorer.as_mut(), batch, &packed));
+            // A batch that ended meanwhile is reported before the next one is submitted.
+            let is_first_done = in_flight.front().is_some_and(|first| first.is_done(scorer.as_ref()));
+            if let Some(batch) = next.filter(|_| !is_first_done) {
+                in_flight.push_back(self.submit(scorer.as_mut(), batch, &packed));
                 next = None;
                 continue;
             }
-            // Without a batch under way there is none only when nobody is left to send one.
-            let Some(flight) = flights.pop_front() else { return };
-            let (done, logits) = self.end(scorer.as_mut(), flight);
-            if let Some(next) = flights.front_mut() {
+            // With nothing in flight `recv_until` returned an error: the driver has dropped the sender.
+            let Some(oldest) = in_flight.pop_front() else { return };
+            let (done, logits) = self.collect(scorer.as_mut(), oldest);
+            if let Some(next) = in_flight.front_mut() {
                 next.begun = self.clock.now();
             }
             if matches!(done.result, Err(fault) if fault != Fault::OutOfMemory) {
-                // The driver restarts the lane with a fresh scorer on a fresh thread, which needs this one's memory.
-                // That is free when what is queued has ended, too; the driver has that done again.
+                // The driver restarts the lane with a new scorer on a new thread. That needs this scorer's memory, so it
+                // is dropped first, which waits for batches still queued. The scheduler runs those again.
                 drop(scorer);
-                return self.report(News::Ended { done, logits });
+                return self.report(LaneEvent::Ended { done, logits });
             }
-            self.report(News::Ended { done, logits });
-            if self.clock.now() >= told_at + TELL_EVERY {
-                self.tell(scorer.as_ref());
-                told_at = self.clock.now();
+            self.report(LaneEvent::Ended { done, logits });
+            if self.clock.now() >= device_reported + DEVICE_STATE_EVERY {
+                self.report_device(scorer.as_ref());
+                device_reported = self.clock.now();
             }
         }
     }
 
-    /// Gives the scorer a batch: queues it where it can, else scores it.
-    fn begin(&self, scorer: &mut dyn Scorer, batch: BatchId, packed: &Packed) -> Flight {
+    /// Queues a batch if the scorer has a queue, else scores it.
+    fn submit(&self, scorer: &mut dyn Scorer, batch: BatchId, packed: &Packed) -> InFlight {
         let mut logits = vec![0.0; packed.len()];
         let begun = self.clock.now();
-        let ended = match self.caught(|| scorer.begin(packed)) {
+        let result = match self.guarded(|| scorer.submit(packed)) {
             Ok(true) => None,
             Ok(false) => Some(self.score(scorer, packed, &mut logits)),
             Err(fault) => Some(Err(fault)),
         };
-        Flight { batch, begun, logits, ended }
+        InFlight { batch, begun, logits, result }
     }
 
-    /// Waits for a batch that was given to the scorer before all others that are under way.
-    fn end(&self, scorer: &mut dyn Scorer, flight: Flight) -> (Done, Vec<f32>) {
-        let Flight { batch, begun, mut logits, ended } = flight;
-        let end = || self.caught(|| scorer.end(&mut logits)).and_then(|()| self.finite(&logits));
-        let result = ended.unwrap_or_else(end);
+    /// Waits for the oldest batch in flight.
+    fn collect(&self, scorer: &mut dyn Scorer, oldest: InFlight) -> (Done, Vec<f32>) {
+        let InFlight { batch, begun, mut logits, result } = oldest;
+        let collect =
+            || self.guarded(|| scorer.collect(&mut logits)).and_then(|()| self.check_finite(&logits));
+        let result = result.unwrap_or_else(collect);
         let took = self.clock.now().saturating_sub(begun);
-        // Where the device does not tell what it spent, it was at it all the time.
+        // A device that does not measure its time is taken to have worked the whole time.
         let told = scorer.device_time().filter(|_| result.is_ok());
         let device = told.map_or(DeviceNs(took.0), |told| told.min(DeviceNs(took.0)));
         (Done { lane: self.lane, batch, device, took, result }, logits)
     }
 
-    fn tell(&self, scorer: &dyn Scorer) {
+    fn report_device(&self, scorer: &dyn Scorer) {
         if let Some(state) = scorer.device_state() {
-            self.report(News::Device(state));
+            self.report(LaneEvent::Device(state));
         }
     }
 
@@ -202,12 +203,12 @@ impl Spawn {
         for packed in self.warm_up.iter() {
             let mut logits = vec![0.0; packed.len()];
             let mut took = Ns::MAX;
-            // The first run of a size pays for allocations; the second is like all that follow.
+            // The first run of a size includes allocations; the second is typical.
             for _ in 0..2 {
                 let started = self.clock.now();
                 match self.score(scorer.as_mut(), packed, &mut logits) {
                     Ok(()) => took = took.min(self.clock.now().saturating_sub(started)),
-                    // Larger batches will not fit either; the scheduler learns the bound as it goes.
+                    // Larger batches will not fit either. The scheduler learns the bound when batches fail.
                     Err(Fault::OutOfMemory) => return Ok((scorer, measured)),
                     Err(Fault::NonFinite) => return Err("a warm-up score is not finite".to_owned()),
                     Err(Fault::Failed | Fault::Stalled) => return Err("the warm-up failed".to_owned()),
@@ -222,17 +223,17 @@ impl Spawn {
     }
 
     fn score(&self, scorer: &mut dyn Scorer, packed: &Packed, logits: &mut [f32]) -> Result<(), Fault> {
-        self.caught(|| scorer.score(packed, logits))?;
-        self.finite(logits)
+        self.guarded(|| scorer.score(packed, logits))?;
+        self.check_finite(logits)
     }
 
-    /// Runs a part of a scorer; what goes wrong is said in the log.
-    fn caught<T>(&self, run: impl FnOnce() -> Result<T, ScoreError>) -> Result<T, Fault> {
+    /// Calls the scorer; turns errors and panics into faults and logs them.
+    fn guarded<T>(&self, run: impl FnOnce() -> Result<T, ScoreError>) -> Result<T, Fault> {
         let lane = self.lane.0;
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(ScoreError::OutOfMemory)) => {
-                tracing::warn!(lane, "out of memory");
+                tracing::warn!(lane, "the device is out of memory");
                 Err(Fault::OutOfMemory)
             }
             Ok(Err(ScoreError::Failed(why))) => {
@@ -246,7 +247,7 @@ impl Spawn {
         }
     }
 
-    fn finite(&self, logits: &[f32]) -> Result<(), Fault> {
+    fn check_finite(&self, logits: &[f32]) -> Result<(), Fault> {
         if logits.iter().all(|logit| logit.is_finite()) {
             return Ok(());
         }
@@ -254,17 +255,17 @@ impl Spawn {
         Err(Fault::NonFinite)
     }
 
-    fn report(&self, news: News) {
-        let report = Report { lane: self.lane, generation: self.generation, news };
-        // A driver that is gone has no use for news.
+    fn report(&self, event: LaneEvent) {
+        let report = Report { lane: self.lane, generation: self.generation, event };
+        // Fails only if the driver has ended.
         let _ = self.driver.send(Message::Report(report));
     }
 }
 
-/// The next batch, if it comes before the first one ends.
-fn next_before_end(work: &Mailbox<Work>, scorer: &dyn Scorer, first: &Flight) -> Option<Work> {
-    // A device wakes nobody: whoever waits for one asks it over and over, as CUDA's own wait does.
-    while !first.has_ended(scorer) {
+/// Waits for the next batch until the oldest one in flight has ended.
+fn next_before_done(work: &Mailbox<Work>, scorer: &dyn Scorer, first: &InFlight) -> Option<Work> {
+    // CUDA gives no wake-up, so the lane polls, as CUDA's own wait does.
+    while !first.is_done(scorer) {
         if let Some(work) = work.try_recv() {
             return Some(work);
         }

@@ -1,23 +1,23 @@
-//! A crossbeam channel whose receiver sleeps as soon as there is nothing for it.
+//! A crossbeam channel whose receiver parks its thread as soon as the channel is empty.
 //!
-//! crossbeam's own `recv` first spins and yields for some microseconds. Batches take longer than
-//! that, and the cores that it burns are those that decode requests: without it the server answers
-//! a tenth more of them (`benches/overhead.rs`).
+//! crossbeam's own `recv` spins and yields for some microseconds first. Batches take longer than that, and the spinning
+//! takes CPU time from the decoding of requests: without it the server answers a tenth more requests
+//! (`benches/overhead.rs`).
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, TryRecvError, unbounded};
 use crossbeam_utils::sync::{Parker, Unparker};
 use std::time::Instant;
 
-/// Makes both ends. What is sent is bounded by who sends: see `Limits::jobs_max` and a lane's depth.
+/// Makes both ends. The channel is unbounded; the senders bound it (`Limits::jobs_max`, a lane's depth).
 pub(super) fn mailbox<T>() -> (Post<T>, Mailbox<T>) {
     let ((sender, receiver), parker) = (unbounded(), Parker::new());
     let unparker = parker.unparker().clone();
     (Post { sender: Some(sender), unparker }, Mailbox { receiver, parker })
 }
 
-/// The end that sends; clones share the mailbox.
+/// The sending end. Clones send to the same mailbox.
 pub(super) struct Post<T> {
-    /// Always there until it is dropped.
+    /// Always `Some`, except inside `drop`.
     sender: Option<Sender<T>>,
     unparker: Unparker,
 }
@@ -26,7 +26,7 @@ impl<T> Post<T> {
     /// Sends, and wakes the receiver if it sleeps.
     ///
     /// # Errors
-    /// Gives the message back if there is no receiver any more.
+    /// Returns the message if the receiver has been dropped.
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
         self.sender.as_ref().expect("the sender is there until it is dropped").send(message)?;
         self.unparker.unpark();
@@ -42,28 +42,28 @@ impl<T> Clone for Post<T> {
 
 impl<T> Drop for Post<T> {
     fn drop(&mut self) {
-        // The receiver must see the end after the last sender has gone.
+        // Drop the sender before waking, so that the receiver sees the channel closed.
         self.sender = None;
         self.unparker.unpark();
     }
 }
 
-/// The end that receives; one thread's.
+/// The receiving end, used by one thread.
 pub(super) struct Mailbox<T> {
     receiver: Receiver<T>,
     parker: Parker,
 }
 
 impl<T> Mailbox<T> {
-    /// Takes a message that is there.
+    /// Takes a message without waiting.
     pub fn try_recv(&self) -> Option<T> {
         self.receiver.try_recv().ok()
     }
 
-    /// Waits for a message, for no longer than `until`.
+    /// Waits for a message, at most until `until`.
     ///
     /// # Errors
-    /// The time is up, or every sender has gone and nothing is left.
+    /// `Timeout`; or `Disconnected` if all senders are dropped and the channel is empty.
     pub fn recv_until(&self, until: Option<Instant>) -> Result<T, RecvTimeoutError> {
         let mut time_is_up = false;
         loop {
@@ -90,7 +90,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn messages_come_in_order_and_then_the_end() {
+    fn messages_arrive_in_order_and_then_the_end() {
         let (post, mailbox) = mailbox();
         let other = post.clone();
         let sender = thread::spawn(move || (0..1_000).for_each(|n| other.send(n).unwrap()));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_to_nobody_comes_back() {
+    fn sending_without_a_receiver_returns_the_message() {
         let (post, mailbox) = mailbox();
         drop(mailbox);
         assert_eq!(post.send(7).unwrap_err().into_inner(), 7);

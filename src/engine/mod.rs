@@ -1,18 +1,20 @@
-//! Floor 5: the running server. One driver thread owns the scheduler; one thread a lane owns a
-//! scorer; a bounded pool of threads tokenises. They speak over channels whose receivers park (`mailbox`); of tokio there
-//! are the one-shot reply and the `Notify` by which the pool wakes a request.
+//! Floor 5: the running server. The driver's thread owns the scheduler, each lane's thread owns a scorer, and a bounded
+//! pool of threads tokenises.
+//!
+//! Driver and lanes receive through `mailbox`, a crossbeam channel with a parker. Of tokio the engine uses only what a
+//! request awaits: the one-shot reply, and `Notify` for the end of tokenisation.
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `handle` | the way in: [`Handle::rank`], from request to outcome |
+//! | `handle` | [`Handle::rank`], from request to outcome |
 //! | `prepare` | tokenisation: pool, cache, pairs |
-//! | `driver` | the loop that feeds the scheduler and does what it asks for |
-//! | `answer` | scores of both tiers, merged into an outcome with its receipt |
-//! | `books` | metrics, prices, ledger and journal: the one place that facts go to |
-//! | `journal` | what the scheduler was told and decided, to be run again |
+//! | `driver` | the loop that passes events to the scheduler and executes its actions |
+//! | `answer` | merges the scores of both tiers into an outcome with its receipt |
+//! | `books` | the one place that updates metrics, ledger and journal |
+//! | `journal` | a record of the scheduler's events and decisions, for replay |
 //! | `lane` | a scorer's thread |
-//! | `mailbox` | how threads wait for each other |
-//! | `pool` | lanes made, warmed and measured |
+//! | `mailbox` | a channel whose receiver sleeps without spinning |
+//! | `pool` | what a lane's thread is made from; its warm-up batches |
 //! | `clock` | the only reader of time |
 
 mod answer;
@@ -47,12 +49,12 @@ use std::thread::{self, JoinHandle};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// The running server's inside; dropping it ends its threads, and what is inside is refused.
+/// The running engine. Dropping it ends its threads and refuses the requests still inside.
 pub struct Engine {
     handle: Handle,
     driver: Option<JoinHandle<()>>,
     started: Option<oneshot::Receiver<Result<(), StartError>>>,
-    /// Its other end goes with the driver, however that ends.
+    /// Closed when the driver's thread ends, by a panic too.
     alive: oneshot::Receiver<()>,
 }
 
@@ -60,12 +62,13 @@ impl Engine {
     /// Starts loading. The handle refuses requests until every lane is up.
     ///
     /// # Errors
-    /// Those of [`Setup::check`]; a lane that does not come up is told by [`Engine::ready`].
+    /// Those of [`Setup::check`]. [`Engine::ready`] reports a lane that fails to come up.
     pub fn start(mut setup: Setup) -> Result<Self, StartError> {
         setup.check()?;
         let clock = setup.clock;
         let (driver_sender, inbox) = mailbox::mailbox();
-        let seats = pool::seats(&setup.lanes, &setup.tiers, setup.limits.batch_ns_max, clock, &driver_sender);
+        let factories =
+            pool::factories(&setup.lanes, &setup.tiers, setup.limits.batch_ns_max, clock, &driver_sender);
         let config = Config {
             lanes: setup.lanes.iter().map(|lane| setup.lane_config(lane)).collect(),
             tenants: setup.tenants.iter().map(|(_, config)| config.clone()).collect(),
@@ -86,7 +89,7 @@ impl Engine {
             books,
             tiers: setup.tiers,
             config,
-            seats,
+            factories,
             started,
         };
         let (alive, ended) = oneshot::channel();
@@ -100,7 +103,7 @@ impl Engine {
         Ok(Self { handle: Handle::new(shared), driver: Some(driver), started: Some(receiver), alive: ended })
     }
 
-    /// The way in.
+    /// A handle for requests.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -114,8 +117,8 @@ impl Engine {
         started.await.unwrap_or(Err(StartError::Stopped))
     }
 
-    /// Waits until the driver ends, which it does of itself only by a bug of ours; a server that
-    /// sees it should end too, and be started anew.
+    /// Waits until the driver ends. Unless the engine was stopped, that is a bug of ours, and the server should end
+    /// and be restarted.
     pub async fn ended(&mut self) {
         let _ = (&mut self.alive).await;
     }
@@ -132,13 +135,13 @@ impl Drop for Engine {
     }
 }
 
-/// Everything that an engine is made from.
+/// The inputs of [`Engine::start`].
 pub struct Setup {
-    /// The time that everything counts by.
+    /// The clock of all times.
     pub clock: Clock,
-    /// The models; at least one of them.
+    /// The models; at least one.
     pub tiers: PerTier<Option<TierSetup>>,
-    /// The lanes; each tier that is configured has at least one.
+    /// The lanes; at least one for each tier that has a model.
     pub lanes: Vec<LaneSetup>,
     /// The tenants with their names; the first is the anonymous one.
     pub tenants: Vec<(Arc<str>, TenantConfig)>,
@@ -148,11 +151,11 @@ pub struct Setup {
     pub truncation: TruncationDefaults,
     /// Tokenisation's bounds.
     pub prepare: PrepareLimits,
-    /// The budget of requests that bring none.
+    /// The budget of requests without their own.
     pub default_budget: Option<Ns>,
-    /// Whether a request that names a model which is not served gets the primary all the same.
+    /// Whether the primary answers a request for a model that is not served.
     pub any_model: bool,
-    /// Where facts are counted, priced and kept.
+    /// Prices, ledger and journal.
     pub books: BooksSetup,
 }
 
@@ -164,13 +167,13 @@ impl Setup {
     pub fn check(&self) -> Result<(), StartError> {
         let incomplete = |tier, what| Err(StartError::Incomplete { tier, what });
         if self.tiers.primary.is_none() && self.tiers.fallback.is_none() {
-            return incomplete(Tier::Primary, "no model, and nor has the other");
+            return incomplete(Tier::Primary, "no model, and the fallback tier has none either");
         }
         for tier in Tier::ALL {
             let lanes = self.lanes.iter().filter(|lane| lane.tier == tier).count();
             match (&self.tiers[tier], lanes) {
-                (Some(_), 0) => return incomplete(tier, "a model and no lane"),
-                (None, 1..) => return incomplete(tier, "a lane and no model"),
+                (Some(_), 0) => return incomplete(tier, "a model but no lane"),
+                (None, 1..) => return incomplete(tier, "a lane but no model"),
                 (Some(_), 1..) | (None, 0) => {}
             }
         }
@@ -217,10 +220,10 @@ pub struct TierSetup {
     pub version: Arc<str>,
     /// Its licence, for `/v1/models`.
     pub licence: Arc<str>,
-    /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`, on a GPU `float16`, `bfloat16` or
-    /// `float8_e4m3`.
+    /// The data type of its linear maps: `float32`, `bfloat16` or `int8` on a CPU; `float16`, `bfloat16` or
+    /// `float8_e4m3` on a GPU.
     pub dtype: &'static str,
-    /// Why it is computed in that.
+    /// The reason for that data type.
     pub dtype_reason: Arc<str>,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
@@ -228,34 +231,34 @@ pub struct TierSetup {
     pub pair_tokens_max: u32,
     /// The kind of device that its lanes run on, by the name that prices use.
     pub device: Arc<str>,
-    /// Brings its logits to the primary's scale.
+    /// Maps its logits to the primary's scale.
     pub calibration: Calibration,
 }
 
 /// One lane.
 #[derive(Clone)]
 pub struct LaneSetup {
-    /// Whose model it runs.
+    /// The tier whose model it runs.
     pub tier: Tier,
     /// The device that it runs on, by a name that lanes on the same one share: `cpu`, or `gpu 0`.
     pub device: Arc<str>,
     /// Most tokens of a batch.
     pub batch_tokens_max: u64,
-    /// Batches that it may hold at once.
+    /// Most batches that it holds at once.
     pub depth: usize,
     /// Makes its scorer.
     pub make: MakeScorer,
 }
 
-/// An engine that could not start.
+/// Why an engine could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// Neither a primary nor a fallback is configured, or a tier has no lane.
     #[error("the {} tier has {what}", .tier.name())]
     Incomplete {
-        /// Which tier.
+        /// The tier.
         tier: Tier,
-        /// What is wrong with it.
+        /// The fault in its configuration.
         what: &'static str,
     },
     /// Two tiers on one device call it by different kinds, and so by two prices.
@@ -270,14 +273,14 @@ pub enum StartError {
         kinds: [Arc<str>; 2],
     },
     /// A lane's scorer could not be made.
-    #[error("lane {lane} did not come up: {why}")]
+    #[error("lane {lane} did not start: {why}")]
     Lane {
-        /// Which lane.
+        /// The lane's number.
         lane: u32,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// It was stopped while it loaded.
+    /// It was stopped while its models loaded.
     #[error("the engine was stopped while its models loaded")]
     Stopped,
 }

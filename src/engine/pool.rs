@@ -1,7 +1,7 @@
-//! The warm pool: lanes are made, run through every token bucket and measured before they work.
+//! Makes the factories of the lanes' threads, with the batches that warm up and measure each lane.
 
 use super::clock::Clock;
-use super::driver::{LaneSeat, Message};
+use super::driver::{LaneFactory, Message};
 use super::lane::Spawn;
 use super::mailbox::Post;
 use super::{LaneSetup, TierSetup};
@@ -12,17 +12,17 @@ use std::sync::Arc;
 
 /// Tokens of the smallest warm-up batch; the next ones double.
 const BUCKET_TOKENS_MIN: u64 = 32;
-/// Tokens of a warm-up pair: what query and passage commonly have together.
+/// Tokens of a warm-up pair: a common length of query and passage together.
 const PAIR_TOKENS: u64 = 128;
 
-/// Prepares the making of each lane.
-pub(super) fn seats(
+/// A factory for each lane.
+pub(super) fn factories(
     lanes: &[LaneSetup],
     tiers: &PerTier<Option<TierSetup>>,
     batch_ns_max: Ns,
     clock: Clock,
     driver: &Post<Message>,
-) -> Vec<LaneSeat> {
+) -> Vec<LaneFactory> {
     lanes
         .iter()
         .zip(0..)
@@ -37,14 +37,14 @@ pub(super) fn seats(
                 make: lane.make.clone(),
                 wait,
                 template: template.clone(),
-                // A lane that comes back is known already; one batch proves that it works.
+                // After a restart one batch suffices: the lane has been measured before.
                 warm_up: if generation == 0 { buckets.clone() } else { buckets[..1].into() },
                 depth: lane.depth,
                 warm_up_ns_max: Ns(2 * batch_ns_max.0),
                 clock,
                 driver: driver.clone(),
             };
-            LaneSeat { tier, spawn: Box::new(spawn) }
+            LaneFactory { tier, spawn: Box::new(spawn) }
         })
         .collect()
 }
@@ -57,7 +57,7 @@ fn buckets(template: &Arc<Template>, pair_tokens_max: u32, batch_tokens_max: u64
         .map(|tokens| {
             let pairs = tokens.div_ceil(PAIR_TOKENS);
             let limit = ((tokens / pairs) as u32).clamp(template.specials() + 2, pair_tokens_max);
-            // Any ids do: an encoder's time depends on how many there are.
+            // The ids do not matter: an encoder's time depends on lengths only.
             let text: Arc<[u32]> = (0..limit).map(|_| 3).collect();
             let fit = Fit::new(limit, Cut::LongestFirst);
             let pair = Pair::fit(text.clone(), text, template, &fit).expect("the limit has room for texts");

@@ -1,5 +1,5 @@
-//! The CPU as a CUDA device: the kernels' own text, compiled by the system's C++ compiler.
-#![expect(unsafe_code, reason = "kernels are called through a library made from kernels/shim.cpp")]
+//! The CPU as a CUDA device: the kernels' source, compiled by the system's C++ compiler.
+#![expect(unsafe_code, reason = "kernels are called through a library built from kernels/shim.cpp")]
 
 use libloading::Library;
 use podium::base::DeviceNs;
@@ -11,32 +11,32 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// A device whose memory is the process's; one kernel runs at a time, as the fibers are the library's only ones.
+/// A device whose memory is the process's. One kernel runs at a time, because the library has one set of fibers.
 #[derive(Clone)]
 pub struct Shim {
     library: Arc<Library>,
-    /// Whether warps run last to first and copies at once, not first to last and as late as is allowed.
+    /// Whether warps run last to first with copies at once, or first to last with copies as late as allowed.
     pub is_reversed: bool,
-    /// Whether no kernel can be launched.
+    /// Whether every launch fails.
     pub is_broken: Arc<AtomicBool>,
-    /// The keys of all that it has replayed.
+    /// The keys of all replays.
     pub replayed: Arc<Mutex<BTreeSet<usize>>>,
 }
 
-/// Words of 16 bytes, as kernels read eight halves at once.
+/// Aligned to 16 bytes, because kernels access eight 16-bit values at once.
 pub struct Memory(Box<[UnsafeCell<u128>]>);
 
-/// A trip's words, and what it brought if it is under way.
-pub struct Trip {
+/// A batch's words, and its results while it is in flight.
+pub struct Submission {
     words: Vec<u32>,
-    brought: Option<Vec<u8>>,
+    results: Option<Vec<u8>>,
 }
 
 static LOADED: OnceLock<Option<Shim>> = OnceLock::new();
 static RUNNING: Mutex<()> = Mutex::new(());
 
 impl Shim {
-    /// Compiles the kernels; none, said on stderr, where there is no C++ compiler.
+    /// Compiles the kernels. Without a C++ compiler it says so on stderr and returns none.
     pub fn here() -> Option<Self> {
         LOADED.get_or_init(Self::build).clone()
     }
@@ -59,7 +59,7 @@ impl Shim {
             }
             Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
         }
-        // SAFETY: the library is ours, and does nothing when it is loaded.
+        // SAFETY: the library is ours and has no initialisers.
         let loaded = unsafe { Library::new(&library) }.unwrap();
         Some(Self {
             library: Arc::new(loaded),
@@ -72,10 +72,10 @@ impl Shim {
 
 impl Device for Shim {
     type Memory = Memory;
-    type Trip = Trip;
+    type Submission = Submission;
 
     fn alloc(&self, bytes: usize) -> Result<Memory, DeviceError> {
-        // NaNs, so that what is read before it is written is seen.
+        // Filled with NaN, so that a read before a write shows.
         Ok(Memory((0..bytes.div_ceil(16)).map(|_| UnsafeCell::new(u128::MAX)).collect()))
     }
 
@@ -110,7 +110,7 @@ impl Device for Shim {
         let name = format!("shim_{}", kernel.symbol(half));
         let shape = [shape.blocks[0], shape.blocks[1], shape.threads, shape.shared_bytes];
         let mut places: Vec<*const c_void> = arguments.iter().map(Argument::place).collect();
-        // SAFETY: the library has every kernel with this signature, and the caller promises its arguments.
+        // SAFETY: the library has an entry point of this signature for every kernel, and the caller promises the arguments.
         unsafe {
             let reverse = self.library.get::<unsafe extern "C" fn(u32)>("shim_reverse").unwrap();
             reverse(u32::from(self.is_reversed));
@@ -123,7 +123,7 @@ impl Device for Shim {
     unsafe fn multiply(&self, half: Half, product: &Product) -> Result<(), DeviceError> {
         type Multiply = unsafe extern "C" fn(*const Product);
         let name = format!("shim_multiply_{}", half.name());
-        // SAFETY: the library has both with this signature, and the caller promises the memory.
+        // SAFETY: the library has this function for both half types, and the caller promises the memory.
         unsafe { self.library.get::<Multiply>(&name).unwrap()(product) };
         Ok(())
     }
@@ -136,36 +136,42 @@ impl Device for Shim {
         self.replayed.lock().unwrap().insert(key);
         launches()
     }
-    fn trip(&self, words: usize, _bytes: usize) -> Result<Trip, DeviceError> {
-        Ok(Trip { words: vec![u32::MAX; words], brought: None })
+
+    fn submission(&self, words: usize, _bytes: usize) -> Result<Submission, DeviceError> {
+        Ok(Submission { words: vec![u32::MAX; words], results: None })
     }
 
-    fn words(trip: &mut Trip) -> Result<&mut [u32], DeviceError> {
-        assert!(trip.brought.is_none(), "words on their way are not written");
-        Ok(&mut trip.words)
+    fn words(submission: &mut Submission) -> Result<&mut [u32], DeviceError> {
+        assert!(submission.results.is_none(), "the words of a submission in flight are not written");
+        Ok(&mut submission.words)
     }
 
-    unsafe fn travel(
+    unsafe fn submit(
         &self,
-        trip: &mut Trip,
+        submission: &mut Submission,
         (to, words): (u64, usize),
         (from, bytes): (u64, usize),
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        let words: Vec<u8> = Self::words(trip)?[..words].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut brought = vec![0; bytes];
+        let words: Vec<u8> =
+            Self::words(submission)?[..words].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut results = vec![0; bytes];
         // SAFETY: the caller promises the memory.
         unsafe {
             self.write(to, &words)?;
             launches()?;
-            self.read(from, &mut brought)?;
+            self.read(from, &mut results)?;
         }
-        trip.brought = Some(brought);
+        submission.results = Some(results);
         Ok(())
     }
 
-    fn take(&self, trip: &mut Trip, bytes: &mut [u8]) -> Result<Option<DeviceNs>, DeviceError> {
-        bytes.copy_from_slice(&trip.brought.take().expect("a trip is taken that is under way"));
+    fn collect(
+        &self,
+        submission: &mut Submission,
+        bytes: &mut [u8],
+    ) -> Result<Option<DeviceNs>, DeviceError> {
+        bytes.copy_from_slice(&submission.results.take().expect("only a submission in flight is collected"));
         Ok(None)
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes of batches for which a forward is recorded, and the parts of a batch that fit them.
+//! The batch sizes for which a forward is recorded, and how a batch is split to fit them.
 
 use crate::ops::cuda::Bucket;
 use crate::token::Packed;
@@ -6,13 +6,13 @@ use std::ops::Range;
 
 /// Tokens of the smallest bucket.
 const TOKENS_MIN: u32 = 128;
-/// Tokens for each sequence of a bucket: rerankers' pairs are seldom shorter, and the last layer, which has a row a
-/// sequence, is a sixteenth of another.
+/// Tokens per sequence of a bucket. Pairs are seldom shorter, and the last layer, with one row per sequence, costs a
+/// sixteenth of another layer.
 const SEQUENCE_TOKENS: u32 = 16;
-/// Buckets from one power of two to the next: at most a fifth of a bucket is empty.
+/// Buckets between two powers of two; at most a fifth of a bucket is empty.
 const STEPS: u32 = 4;
 
-/// Sizes from the smallest up to one that has room for `tokens_max`.
+/// The buckets from the smallest up to the first that holds `tokens_max`.
 pub(super) fn buckets(tokens_max: u32) -> Vec<Bucket> {
     let mut buckets = Vec::new();
     let mut tokens = TOKENS_MIN;
@@ -25,12 +25,12 @@ pub(super) fn buckets(tokens_max: u32) -> Vec<Bucket> {
     }
 }
 
-/// Whether a bucket has room for so many tokens in so many sequences.
+/// Whether a bucket holds this many tokens and sequences.
 pub(super) fn fits(bucket: Bucket, tokens: usize, sequences: usize) -> bool {
     tokens <= bucket.tokens as usize && sequences <= bucket.sequences as usize
 }
 
-/// Whole sequences, as many as the largest bucket holds.
+/// Splits a batch into ranges of whole sequences that fit the largest bucket.
 pub(super) fn runs(batch: &Packed, largest: Bucket) -> Vec<Range<usize>> {
     let starts = batch.starts();
     let mut runs: Vec<Range<usize>> = Vec::new();

@@ -1,12 +1,11 @@
-//! The CUDA engine: packed, fused forwards in f16 or bf16, or with maps in E4M3 (`eight`), recorded once for each size
-//! of batch.
+//! The CUDA engine: packed, fused forwards in f16 or bf16, or with linear maps in E4M3 (`fp8`). Each bucket of batch sizes
+//! is recorded once as a CUDA graph.
 //!
-//! A batch goes to the device in one copy, through launches that are the same for all batches of its bucket, and its
-//! logits come back in one. While one is at work the next is queued behind it. All memory is taken when the engine
-//! starts.
+//! A batch takes one copy to the device, the launches of its bucket, and one copy of its logits back. While one batch is
+//! running the next is queued behind it. All memory is allocated when the engine starts.
 
 mod buckets;
-mod eight;
+mod fp8;
 mod stack;
 
 #[cfg(feature = "cuda")]
@@ -23,24 +22,23 @@ use crate::ops::cuda::{
 };
 use crate::token::Packed;
 use buckets::{buckets, fits, runs};
-pub use eight::sample;
-use stack::{Arena, Largest, Stack};
+pub use fp8::sample;
+use stack::{Arena, InputMaxima, Stack};
 use std::collections::VecDeque;
 use std::ops::Range;
 use thiserror::Error;
 
-/// Runs that are on the device at once. One is at work and one behind it; batches of the shortest pairs have up to four
-/// each.
-const TRIPS: usize = 8;
+/// Runs that may be in flight: two batches, of which those with the shortest pairs are split into up to four runs each.
+const RUNS_MAX: usize = 8;
 
-/// Tokens of a batch that fill a GPU.
+/// The default for most tokens of a batch: enough to fill a GPU.
 pub const GPU_BATCH_TOKENS: u64 = 16_384;
 
-/// A model on a device, with a stream of its own.
+/// A model on a device, with its own stream.
 pub struct Cuda<D: Device> {
-    /// Runs that are on the device, the first one first, with how many sequences each has. Dropped before all that they
-    /// work with, as that waits for them.
-    under_way: VecDeque<(D::Trip, usize)>,
+    /// Runs in flight, the oldest first, with the number of sequences of each. The first field, because its drop waits for
+    /// the device, which must happen before the memory below is freed.
+    runs_in_flight: VecDeque<(D::Submission, usize)>,
     device: D,
     half: Half,
     encoder: Encoder,
@@ -48,42 +46,43 @@ pub struct Cuda<D: Device> {
     arena: Arena<D>,
     batch: Array<D>,
     buckets: Vec<Bucket>,
-    /// Those that are not under way.
-    trips: Vec<D::Trip>,
-    /// Batches that were begun and not ended, the first one first.
-    flights: VecDeque<Flight>,
-    /// What the last batch took.
+    /// Host buffers that are not in flight.
+    free: Vec<D::Submission>,
+    /// Batches that were submitted and not collected, the oldest first.
+    in_flight: VecDeque<InFlight>,
+    /// Device time of the last batch that was collected.
     spent: Option<DeviceNs>,
 }
 
-/// A batch between its begin and its end.
-struct Flight {
+/// A batch that was submitted and not collected.
+struct InFlight {
     logits: Vec<f32>,
-    /// Logits that have come back, and runs that have not.
-    landed: usize,
+    /// Logits that have been copied back.
+    collected: usize,
+    /// Runs that have not been collected.
     runs: usize,
-    /// What the device spent on those, or why there are none.
+    /// Device time of the collected runs, or the first error among them.
     spent: Result<Option<DeviceNs>, DeviceError>,
 }
 
-/// Why a model cannot be on a device.
+/// Why a model cannot be loaded on a device.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// Its shape has no kernels.
-    #[error("{0}; the cpu engine serves it")]
+    /// The kernels do not support its shape, or its tokenizer cannot be used.
+    #[error("{0}")]
     Shape(String),
-    /// Its scores are no numbers in this half.
-    #[error("a score is {0} in {1}; bf16 has more room, f32 on a CPU most")]
+    /// A score is NaN or infinite in this half type.
+    #[error("a score is {0} in {1}; bf16 and f32 have a larger range than f16")]
     NonFinite(f32, &'static str),
-    /// The device did not do it.
+    /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
 
 #[cfg(feature = "cuda")]
 impl Cuda<Nvidia> {
-    /// Puts a model on a GPU and runs every bucket once; batches have `tokens_max` tokens. In fp8 it is in f16 still
-    /// where that orders a sample otherwise; either is said in the log.
+    /// Loads a model on a GPU and runs every bucket once. Batches have at most `tokens_max` tokens. With
+    /// [`Precision::Fp8`] it falls back to f16 if fp8 fails or orders a sample otherwise, and logs which one is used.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -94,27 +93,27 @@ impl Cuda<Nvidia> {
         tokens_max: u64,
     ) -> Result<Self, LoadError> {
         let half = precision.half().ok_or_else(|| {
-            LoadError::Shape(format!("a GPU computes in f16, bf16 or fp8, and not in {}", precision.name()))
+            LoadError::Shape(format!("a GPU computes in f16, bf16 or fp8, not in {}", precision.name()))
         })?;
         let parts = (&model.encoder, &model.weights);
         let mut halves = Self::new(Nvidia::open(ordinal)?, parts, half, tokens_max)?.warmed()?;
         if precision != Precision::Fp8 {
             return Ok(halves);
         }
-        let needed = eight::AGREEMENT_MIN;
-        let mut eight = || halves.in_eight(Nvidia::open(ordinal)?, parts, &sample(model)?, tokens_max);
-        match eight() {
-            Ok((eight, agreement)) if agreement >= needed => {
-                tracing::info!(agreement, needed, "fp8 orders a sample as f16 does");
-                Ok(eight)
+        let needed = fp8::AGREEMENT_MIN;
+        let mut to_fp8 = || halves.to_fp8(Nvidia::open(ordinal)?, parts, &sample(model)?, tokens_max);
+        match to_fp8() {
+            Ok((fp8, agreement)) if agreement >= needed => {
+                tracing::info!(agreement, needed, "fp8 is used: it orders the sample as f16 does");
+                Ok(fp8)
             }
             Ok((_, agreement)) => {
-                tracing::warn!(agreement, needed, "fp8 does not order a sample as f16 does: f16 is used");
+                tracing::warn!(agreement, needed, "f16 is used: fp8 orders the sample differently");
                 Ok(halves)
             }
-            // A GPU before sm_89, or one that has no room for both.
+            // For example a GPU before sm_89, or too little memory for both models.
             Err(error) => {
-                tracing::warn!(%error, "fp8 cannot be had: f16 is used");
+                tracing::warn!(%error, "f16 is used: fp8 failed");
                 Ok(halves)
             }
         }
@@ -122,7 +121,7 @@ impl Cuda<Nvidia> {
 }
 
 impl<D: Device> Cuda<D> {
-    /// Puts a model on a device, with memory for batches of `tokens_max` tokens; larger ones are cut.
+    /// Loads a model on a device, with memory for batches of `tokens_max` tokens; larger batches are split.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -135,11 +134,11 @@ impl<D: Device> Cuda<D> {
         Self::load(device, model, (half, None), tokens_max)
     }
 
-    /// The same, with maps in E4M3 where the largest inputs of each layer's are given.
+    /// As [`Cuda::new`]; with maps in E4M3 if the input maxima of all layers but the last are given.
     fn load(
         device: D,
         model: (&Encoder, &Weights),
-        (half, largest): (Half, Option<&[Largest]>),
+        (half, maxima): (Half, Option<&[InputMaxima]>),
         tokens_max: u64,
     ) -> Result<Self, LoadError> {
         let encoder = model.0;
@@ -147,13 +146,13 @@ impl<D: Device> Cuda<D> {
         let longest = encoder.pair_tokens_max();
         let buckets = buckets(u32::try_from(tokens_max).unwrap_or(u32::MAX).max(longest));
         let bucket = *buckets.last().expect("there is a bucket");
-        let stack = Stack::load(&device, model, half, largest)?;
+        let stack = Stack::load(&device, model, half, maxima)?;
         let arena = stack.arena(&device, bucket)?;
         let batch = Array::new(&device, 4 * bucket.words())?;
-        let trip = |_| device.trip(bucket.words(), 4 * bucket.sequences as usize);
-        let trips = (0..TRIPS).map(trip).collect::<Result<_, _>>()?;
+        let submission = |_| device.submission(bucket.words(), 4 * bucket.sequences as usize);
+        let free = (0..RUNS_MAX).map(submission).collect::<Result<_, _>>()?;
         Ok(Self {
-            under_way: VecDeque::new(),
+            runs_in_flight: VecDeque::new(),
             device,
             half,
             encoder: encoder.clone(),
@@ -161,16 +160,17 @@ impl<D: Device> Cuda<D> {
             arena,
             batch,
             buckets,
-            trips,
-            flights: VecDeque::new(),
+            free,
+            in_flight: VecDeque::new(),
             spent: None,
         })
     }
 
-    /// Runs a batch of every bucket once, so that all is planned, recorded and known to fit before requests come.
+    /// Runs a batch of every bucket, so that all plans are made, all graphs recorded and all memory needs met before
+    /// requests arrive.
     ///
     /// # Errors
-    /// [`LoadError`], also where a score is not finite.
+    /// [`LoadError`], also if a score is not finite.
     pub fn warmed(mut self) -> Result<Self, LoadError> {
         for bucket in self.buckets.clone() {
             let length = bucket.tokens.min(self.encoder.pair_tokens_max()) as usize;
@@ -188,76 +188,81 @@ impl<D: Device> Cuda<D> {
         Ok(self)
     }
 
-    /// What its linear maps are computed in, `float16` for example.
+    /// The data type of its linear maps, for example `float16`.
     pub fn dtype(&self) -> &'static str {
-        if self.stack.is_eight() { "float8_e4m3" } else { self.half.dtype() }
+        if self.stack.is_fp8() { "float8_e4m3" } else { self.half.dtype() }
     }
 
-    /// Where it runs.
+    /// The device that it runs on.
     pub fn device(&self) -> &D {
         &self.device
     }
 
-    /// Refuses a shape that the kernels do not have.
+    /// Refuses a shape that the kernels do not support.
     ///
     /// # Errors
     /// [`LoadError::Shape`].
     fn check(encoder: &Encoder) -> Result<(), LoadError> {
         let head = encoder.hidden / encoder.heads;
         if head > 64 {
-            return Err(LoadError::Shape(format!("heads of {head} values are more than the kernels' 64")));
+            return Err(LoadError::Shape(format!(
+                "the model's head size is {head}; the GPU kernels support at most 64"
+            )));
         }
         if encoder.hidden > STRIDE_MAX {
             let hidden = encoder.hidden;
             return Err(LoadError::Shape(format!(
-                "a width of {hidden} is more than the kernels' {STRIDE_MAX}"
+                "the model's hidden size is {hidden}; the GPU kernels support at most {STRIDE_MAX}"
             )));
         }
         Ok(())
     }
 
-    /// Scores every sequence, in as many runs as it takes.
+    /// Scores a batch and waits for it.
     fn run_all(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), DeviceError> {
-        self.begin_all(batch, None)?;
-        self.end_first(logits)
+        self.submit_batch(batch, None)?;
+        self.collect_batch(logits)
     }
 
-    /// Queues a batch, or nothing of it; raises each layer's largest inputs to those of the batch, where they are asked
-    /// for.
-    fn begin_all(&mut self, batch: &Packed, mut largest: Option<&mut [Largest]>) -> Result<(), DeviceError> {
+    /// Queues a batch; after an error nothing of it is queued. Raises `maxima`, if given, to the batch's input maxima.
+    fn submit_batch(
+        &mut self,
+        batch: &Packed,
+        mut maxima: Option<&mut [InputMaxima]>,
+    ) -> Result<(), DeviceError> {
         let runs = runs(batch, *self.buckets.last().expect("there is a bucket"));
         let logits = vec![0.0; batch.len()];
-        self.flights.push_back(Flight { logits, landed: 0, runs: runs.len(), spent: Ok(None) });
-        let queued = runs.into_iter().try_for_each(|run| self.queue(batch, run, largest.as_deref_mut()));
+        self.in_flight.push_back(InFlight { logits, collected: 0, runs: runs.len(), spent: Ok(None) });
+        let queued = runs.into_iter().try_for_each(|run| self.submit_run(batch, run, maxima.as_deref_mut()));
         if queued.is_err() {
-            while !self.under_way.is_empty() {
-                self.land();
+            while !self.runs_in_flight.is_empty() {
+                self.collect_run();
             }
-            self.flights.pop_back();
+            self.in_flight.pop_back();
         }
         queued
     }
 
-    /// Waits for the batch that was begun first.
-    fn end_first(&mut self, logits: &mut [f32]) -> Result<(), DeviceError> {
-        while self.flights[0].runs > 0 {
-            self.land();
+    /// Waits for the oldest batch in flight.
+    fn collect_batch(&mut self, logits: &mut [f32]) -> Result<(), DeviceError> {
+        while self.in_flight[0].runs > 0 {
+            self.collect_run();
         }
-        let flight = self.flights.pop_front().expect("a batch is under way");
-        self.spent = flight.spent?;
-        logits.copy_from_slice(&flight.logits);
+        let oldest = self.in_flight.pop_front().expect("a batch is in flight");
+        self.spent = oldest.spent?;
+        logits.copy_from_slice(&oldest.logits);
         Ok(())
     }
 
-    /// Queues whole sequences that fit the largest bucket, once there is a trip for them.
-    fn queue(
+    /// Queues sequences that fit the largest bucket; first waits for free host buffers if there are none.
+    fn submit_run(
         &mut self,
         batch: &Packed,
         sequences: Range<usize>,
-        mut largest: Option<&mut [Largest]>,
+        mut maxima: Option<&mut [InputMaxima]>,
     ) -> Result<(), DeviceError> {
-        if self.trips.is_empty() {
-            self.land();
+        if self.free.is_empty() {
+            self.collect_run();
         }
         let starts = &batch.starts()[sequences.start..=sequences.end];
         let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
@@ -266,42 +271,42 @@ impl<D: Device> Cuda<D> {
         let vocabulary =
             Vocabulary { ids: self.encoder.vocabulary as u32, places: self.encoder.pair_tokens_max() };
         let text = (&batch.ids()[tokens.clone()], &batch.types()[tokens.clone()]);
-        let trip = self.trips.last_mut().expect("one has landed");
-        fill_words(bucket, vocabulary, starts, text, D::words(trip)?);
-        let mut trip = self.trips.pop().expect("it was there");
+        let submission = self.free.last_mut().expect("one is free");
+        fill_words(bucket, vocabulary, starts, text, D::words(submission)?);
+        let mut submission = self.free.pop().expect("it was there");
         let Self { device, half, stack, arena, batch, .. } = self;
         let launcher = Launcher { device: &*device, half: *half, bucket, batch: &*batch };
-        let mut forward = || match &mut largest {
+        let mut forward = || match &mut maxima {
             None => {
                 let mut launches = || stack.forward(&launcher, arena, &mut |_, _| Ok(()));
                 device.replay(bucket.tokens as usize, &mut launches)
             }
-            Some(largest) => {
-                let mut hear = eight::listen(&*device, *half, tokens.len(), largest);
-                stack.forward(&launcher, arena, &mut hear)
+            Some(maxima) => {
+                let mut observe = fp8::record_maxima(&*device, *half, tokens.len(), maxima);
+                stack.forward(&launcher, arena, &mut observe)
             }
         };
-        let queued = launcher.travel(&mut trip, (&arena.logits, 4 * sequences.len()), &mut forward);
+        let queued = launcher.submit(&mut submission, (&arena.logits, 4 * sequences.len()), &mut forward);
         match queued {
-            Ok(()) => self.under_way.push_back((trip, sequences.len())),
-            Err(_) => self.trips.push(trip),
+            Ok(()) => self.runs_in_flight.push_back((submission, sequences.len())),
+            Err(_) => self.free.push(submission),
         }
         queued
     }
 
-    /// Waits for the first run, and puts its logits to those of its batch.
-    fn land(&mut self) {
-        let (mut trip, sequences) = self.under_way.pop_front().expect("a run is under way");
+    /// Waits for the oldest run, and stores its logits in its batch.
+    fn collect_run(&mut self) {
+        let (mut submission, sequences) = self.runs_in_flight.pop_front().expect("a run is in flight");
         let mut bytes = vec![0; 4 * sequences];
-        let taken = self.device.take(&mut trip, &mut bytes);
-        self.trips.push(trip);
-        let mut flights = self.flights.iter_mut();
-        let flight = flights.find(|flight| flight.runs > 0).expect("a run is a batch's");
-        for (logit, &bytes) in flight.logits[flight.landed..].iter_mut().zip(bytes.as_chunks().0) {
+        let result = self.device.collect(&mut submission, &mut bytes);
+        self.free.push(submission);
+        let mut in_flight = self.in_flight.iter_mut();
+        let oldest = in_flight.find(|batch| batch.runs > 0).expect("a run belongs to a batch");
+        for (logit, &bytes) in oldest.logits[oldest.collected..].iter_mut().zip(bytes.as_chunks().0) {
             *logit = f32::from_le_bytes(bytes);
         }
-        (flight.landed, flight.runs) = (flight.landed + sequences, flight.runs - 1);
-        match (taken, &mut flight.spent) {
+        (oldest.collected, oldest.runs) = (oldest.collected + sequences, oldest.runs - 1);
+        match (result, &mut oldest.spent) {
             (Ok(Some(spent)), Ok(sum)) => *sum = Some(sum.unwrap_or(DeviceNs::ZERO) + spent),
             (Err(error), sum @ Ok(_)) => *sum = Err(error),
             (Ok(None), _) | (_, Err(_)) => {}
@@ -318,24 +323,24 @@ fn to_score_error(error: DeviceError) -> ScoreError {
 
 impl<D: Device> Scorer for Cuda<D> {
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
-        self.begin(batch)?;
-        self.end(logits)
+        self.submit(batch)?;
+        self.collect(logits)
     }
 
-    fn begin(&mut self, batch: &Packed) -> Result<bool, ScoreError> {
+    fn submit(&mut self, batch: &Packed) -> Result<bool, ScoreError> {
         self.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
-        self.begin_all(batch, None).map_err(to_score_error)?;
+        self.submit_batch(batch, None).map_err(to_score_error)?;
         Ok(true)
     }
 
-    fn is_ended(&self) -> bool {
-        let Some(first) = self.flights.front() else { return true };
-        let last = first.runs.checked_sub(1).map(|last| &self.under_way[last].0);
-        last.is_none_or(|trip| self.device.is_back(trip))
+    fn is_done(&self) -> bool {
+        let Some(first) = self.in_flight.front() else { return true };
+        let last = first.runs.checked_sub(1).map(|last| &self.runs_in_flight[last].0);
+        last.is_none_or(|submission| self.device.is_done(submission))
     }
 
-    fn end(&mut self, logits: &mut [f32]) -> Result<(), ScoreError> {
-        self.end_first(logits).map_err(to_score_error)
+    fn collect(&mut self, logits: &mut [f32]) -> Result<(), ScoreError> {
+        self.collect_batch(logits).map_err(to_score_error)
     }
 
     fn device_time(&self) -> Option<DeviceNs> {

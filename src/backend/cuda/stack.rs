@@ -1,4 +1,4 @@
-//! An encoder's weights on a device, the memory that a batch goes through, and its forward.
+//! An encoder's weights on a device, its activation buffers, and its forward.
 
 use crate::backend::layout::{Width, join, pad};
 use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
@@ -11,17 +11,17 @@ use std::f32::consts::LOG2_E;
 
 /// An encoder on a device.
 pub(super) struct Stack<D: Device> {
-    shape: Widths,
+    widths: Widths,
     gelu: Gelu,
     embeddings: Embeddings<D>,
     embedding_norm: Norm<D>,
     /// All layers but the last.
-    full: Vec<(Linear<D>, Rest<D>)>,
-    last: Last<D>,
+    full: Vec<(Linear<D>, AfterAttention<D>)>,
+    last: LastLayer<D>,
     head: Head<D>,
 }
 
-/// Widths of rows, with padding.
+/// Row widths, with padding.
 #[derive(Clone, Copy)]
 struct Widths {
     hidden: usize,
@@ -29,16 +29,16 @@ struct Widths {
     inner: usize,
 }
 
-/// The last layer, for first tokens alone: keys absorbed into queries, values into contexts.
-struct Last<D: Device> {
+/// The last layer, computed for first tokens only: keys are absorbed into queries, values applied to mixed states.
+struct LastLayer<D: Device> {
     query: Linear<D>,
     key: Linear<D>,
     value: Linear<D>,
-    rest: Rest<D>,
+    rest: AfterAttention<D>,
 }
 
-/// What follows a layer's attention; maps without their biases, which the next operations add in f32.
-struct Rest<D: Device> {
+/// The part of a layer after its attention. The maps have no bias; the operation after each map adds it in f32.
+struct AfterAttention<D: Device> {
     out: Linear<D>,
     out_bias: Array<D>,
     attention_norm: Norm<D>,
@@ -49,14 +49,13 @@ struct Rest<D: Device> {
     out_norm: Norm<D>,
 }
 
-/// The largest magnitude that each map of a layer is given, in the order in which they come: from states to queries,
-/// keys and values; from contexts; from states up; from the inner layer down.
-pub(super) type Largest = [f32; 4];
+/// The largest input magnitude of each map of a layer, in order: qkv, attention output, up, down.
+pub(super) type InputMaxima = [f32; 4];
 
-/// Hears of the input of each map of all layers but the last: `[tokens, width]` halves.
-pub(super) type Hear<'a, D> = dyn FnMut(&Array<D>, usize) -> Result<(), DeviceError> + 'a;
+/// Called with the input of each map of all layers but the last: `[tokens, width]` in the half type, and the width.
+pub(super) type Observe<'a, D> = dyn FnMut(&Array<D>, usize) -> Result<(), DeviceError> + 'a;
 
-/// What batches of any bucket up to the largest go through; never allocated again.
+/// The activation buffers, sized for the largest bucket and allocated once.
 pub(super) struct Arena<D: Device> {
     /// `[tokens, hidden]`.
     states: Array<D>,
@@ -64,32 +63,32 @@ pub(super) struct Arena<D: Device> {
     qkv: Array<D>,
     /// `[tokens, heads]`.
     context: Array<D>,
-    /// `[tokens, hidden]`: what a layer norm adds.
+    /// `[tokens, hidden]`: the residual branch, added by a layer norm.
     update: Array<D>,
     /// `[tokens, inner]`.
     inner: Array<D>,
-    /// The maps' inputs in E4M3, where they read those.
-    eight: Option<Eight<D>>,
+    /// Inputs of the maps that read E4M3.
+    fp8: Option<Fp8Inputs<D>>,
     /// `[sequences, hidden]`.
     firsts: Array<D>,
     /// `[sequences, heads, hidden]` f32.
     absorbed: Array<D>,
     /// `[sequences, heads, hidden]`.
     mixed: Array<D>,
-    /// `[sequences, hidden / 32]` f32: what outputs of the pooler add to logits.
+    /// `[sequences, hidden / 32]` f32: contributions to the logits by 32 pooler outputs each.
     parts: Array<D>,
     /// `[sequences]` f32.
     pub logits: Array<D>,
 }
 
-/// States, contexts and the inner layer in E4M3, shaped as in halves.
-struct Eight<D: Device> {
+/// States, contexts and inner activations in E4M3, shaped as in [`Arena`].
+struct Fp8Inputs<D: Device> {
     states: Array<D>,
     context: Array<D>,
     inner: Array<D>,
 }
 
-/// Puts a model's parts on a device.
+/// Copies a model's parts to a device.
 struct Loader<'a, D> {
     device: &'a D,
     half: Half,
@@ -100,13 +99,12 @@ struct Loader<'a, D> {
 }
 
 impl<D: Device> Stack<D> {
-    /// Copies weights to a device; the maps of all layers but the last in E4M3, where the largest inputs of each are
-    /// known.
+    /// Copies weights to a device. If the input maxima are given, the maps of all layers but the last are in E4M3.
     pub fn load(
         device: &D,
         (encoder, weights): (&Encoder, &Weights),
         half: Half,
-        largest: Option<&[Largest]>,
+        maxima: Option<&[InputMaxima]>,
     ) -> Result<Self, DeviceError> {
         let loader = Loader {
             device,
@@ -119,14 +117,14 @@ impl<D: Device> Stack<D> {
         let (last, full) = weights.layers.split_last().expect("a model has a layer");
         let [query, key, value] = loader.projections(last);
         let full = full.iter().enumerate().map(|(index, layer)| {
-            let largest = largest.map(|largest| largest[index]);
+            let maxima = maxima.map(|maxima| maxima[index]);
             let qkv = join(loader.projections(layer));
             let bias = Some(loader.halves(&qkv.bias)?);
-            let qkv = Linear { bias, ..loader.map(&qkv, largest.map(|[qkv, ..]| qkv))? };
-            Ok((qkv, loader.rest(layer, largest)?))
+            let qkv = Linear { bias, ..loader.map(&qkv, maxima.map(|[qkv, ..]| qkv))? };
+            Ok((qkv, loader.after_attention(layer, maxima)?))
         });
         Ok(Self {
-            shape: Widths {
+            widths: Widths {
                 hidden: loader.hidden.padded(),
                 heads: loader.heads.as_heads(),
                 inner: loader.inner.padded(),
@@ -135,35 +133,35 @@ impl<D: Device> Stack<D> {
             embeddings: loader.embeddings(weights)?,
             embedding_norm: loader.norm(&weights.embedding_norm)?,
             full: full.collect::<Result<_, DeviceError>>()?,
-            last: Last {
+            last: LastLayer {
                 query: loader.biased(&query)?,
                 key: loader.unbiased(&key)?,
                 value: loader.unbiased(&value)?,
-                rest: loader.rest(last, None)?,
+                rest: loader.after_attention(last, None)?,
             },
             head: loader.head(weights)?,
         })
     }
 
-    /// Whether maps read E4M3.
-    pub fn is_eight(&self) -> bool {
+    /// Whether its maps are in E4M3.
+    pub fn is_fp8(&self) -> bool {
         self.full.first().is_some_and(|(qkv, _)| qkv.scales.is_some())
     }
 
-    /// Memory for batches up to this bucket.
+    /// Buffers for batches up to this bucket.
     pub fn arena(&self, device: &D, largest: Bucket) -> Result<Arena<D>, DeviceError> {
         let (tokens, sequences) = (largest.tokens as usize, largest.sequences as usize);
-        let Widths { hidden, heads, inner, .. } = self.shape;
+        let Widths { hidden, heads, inner, .. } = self.widths;
         let halves = |count: usize| Array::new(device, 2 * count);
-        let eight = || -> Result<Eight<D>, DeviceError> {
-            Ok(Eight {
+        let fp8_inputs = || -> Result<Fp8Inputs<D>, DeviceError> {
+            Ok(Fp8Inputs {
                 states: Array::new(device, tokens * hidden)?,
                 context: Array::new(device, tokens * heads.width())?,
                 inner: Array::new(device, tokens * inner)?,
             })
         };
         Ok(Arena {
-            eight: self.is_eight().then(eight).transpose()?,
+            fp8: self.is_fp8().then(fp8_inputs).transpose()?,
             states: halves(tokens * hidden)?,
             qkv: halves(tokens * 3 * heads.width())?,
             context: halves(tokens * heads.width())?,
@@ -177,96 +175,97 @@ impl<D: Device> Stack<D> {
         })
     }
 
-    /// Queues the forward of the launcher's batch, to the arena's logits; `hear` is told of inputs once they are queued.
+    /// Queues the forward of the launcher's batch into the arena's logits. `observe` is called with each map's input once
+    /// the operation that writes it is queued.
     pub fn forward(
         &self,
         launcher: &Launcher<'_, D>,
         arena: &Arena<D>,
-        hear: &mut Hear<'_, D>,
+        observe: &mut Observe<'_, D>,
     ) -> Result<(), DeviceError> {
         let Arena { states, qkv, context, firsts, absorbed, mixed, parts, logits, .. } = arena;
-        let Widths { hidden, heads, .. } = self.shape;
-        let first =
-            arena.quantised(self.full.first().map(|(projection, _)| projection), |eight| &eight.states);
+        let Widths { hidden, heads, .. } = self.widths;
+        let first = arena.quantised(self.full.first().map(|(projection, _)| projection), |fp8| &fp8.states);
         launcher.embed(&self.embeddings, &self.embedding_norm, states, first.as_ref())?;
         for (index, (projection, rest)) in self.full.iter().enumerate() {
-            hear(states, hidden)?;
+            observe(states, hidden)?;
             launcher.linear(
                 Rows::Tokens,
                 projection,
-                arena.input(projection, states, |eight| &eight.states),
+                arena.input(projection, states, |fp8| &fp8.states),
                 qkv,
             )?;
-            let quantised = arena.quantised(Some(&rest.out), |eight| &eight.context);
+            let quantised = arena.quantised(Some(&rest.out), |fp8| &fp8.context);
             launcher.attention(qkv, context, heads, quantised.as_ref())?;
-            hear(context, heads.width())?;
+            observe(context, heads.width())?;
             let next = self.full.get(index + 1).map(|(projection, _)| projection);
-            self.rest((launcher, Rows::Tokens), (rest, next), arena, hear)?;
+            self.after_attention((launcher, Rows::Tokens), (rest, next), arena, observe)?;
         }
-        let Last { query, key, value, rest } = &self.last;
-        // Queries lie where those of all tokens did, and are read before contexts are written.
+        let LastLayer { query, key, value, rest } = &self.last;
+        // The queries of first tokens reuse the qkv buffer.
         launcher.first_rows(states, hidden, firsts)?;
         launcher.linear(Rows::Sequences, query, firsts, qkv)?;
-        launcher.absorb(qkv, key, absorbed, heads)?;
+        launcher.absorb_keys(qkv, key, absorbed, heads)?;
         launcher.first_token((absorbed, states), mixed, (heads.count, hidden))?;
-        launcher.release(mixed, value, context, heads)?;
-        self.rest((launcher, Rows::Sequences), (rest, None), arena, &mut |_, _| Ok(()))?;
+        launcher.apply_values(mixed, value, context, heads)?;
+        self.after_attention((launcher, Rows::Sequences), (rest, None), arena, &mut |_, _| Ok(()))?;
         launcher.head(firsts, &self.head, parts, logits)
     }
 
-    /// From contexts to the layer's output, for all tokens or the first ones; `next` reads it.
-    fn rest(
+    /// From contexts to the layer's output, for all tokens or the first ones. `next` is the map that reads the output.
+    fn after_attention(
         &self,
         (launcher, rows): (&Launcher<'_, D>, Rows),
-        (rest, next): (&Rest<D>, Option<&Linear<D>>),
+        (rest, next): (&AfterAttention<D>, Option<&Linear<D>>),
         arena: &Arena<D>,
-        hear: &mut Hear<'_, D>,
+        observe: &mut Observe<'_, D>,
     ) -> Result<(), DeviceError> {
         let Arena { context, update, inner, .. } = arena;
-        let Rest { out, up, down, .. } = rest;
+        let AfterAttention { out, up, down, .. } = rest;
         let states = if rows == Rows::Tokens { &arena.states } else { &arena.firsts };
-        launcher.linear(rows, out, arena.input(out, context, |eight| &eight.context), update)?;
-        let quantised = arena.quantised(Some(up), |eight| &eight.states);
+        launcher.linear(rows, out, arena.input(out, context, |fp8| &fp8.context), update)?;
+        let quantised = arena.quantised(Some(up), |fp8| &fp8.states);
         let norm = &rest.attention_norm;
         launcher.add_layer_norm(rows, (states, update), &rest.out_bias, norm, quantised.as_ref())?;
-        hear(states, self.shape.hidden)?;
-        launcher.linear(rows, up, arena.input(up, states, |eight| &eight.states), inner)?;
-        let quantised = arena.quantised(Some(down), |eight| &eight.inner);
-        let width = self.shape.inner;
+        observe(states, self.widths.hidden)?;
+        launcher.linear(rows, up, arena.input(up, states, |fp8| &fp8.states), inner)?;
+        let quantised = arena.quantised(Some(down), |fp8| &fp8.inner);
+        let width = self.widths.inner;
         launcher.gelu(rows, inner, (&rest.up_bias, width), self.gelu, quantised.as_ref())?;
-        hear(inner, width)?;
-        launcher.linear(rows, down, arena.input(down, inner, |eight| &eight.inner), update)?;
-        let quantised = arena.quantised(next, |eight| &eight.states);
+        observe(inner, width)?;
+        launcher.linear(rows, down, arena.input(down, inner, |fp8| &fp8.inner), update)?;
+        let quantised = arena.quantised(next, |fp8| &fp8.states);
         let norm = &rest.out_norm;
         launcher.add_layer_norm(rows, (states, update), &rest.down_bias, norm, quantised.as_ref())
     }
 }
 
 impl<D: Device> Arena<D> {
-    /// What a map reads: its input in halves, or that in E4M3.
+    /// The buffer that a map reads: its input in the half type or in E4M3.
     fn input<'a>(
         &'a self,
         map: &Linear<D>,
         halves: &'a Array<D>,
-        eight: impl Fn(&'a Eight<D>) -> &'a Array<D>,
+        select: impl Fn(&'a Fp8Inputs<D>) -> &'a Array<D>,
     ) -> &'a Array<D> {
-        self.eight.as_ref().filter(|_| map.scales.is_some()).map_or(halves, eight)
+        self.fp8.as_ref().filter(|_| map.scales.is_some()).map_or(halves, select)
     }
 
-    /// Where a map's input goes, if that reads E4M3.
+    /// The E4M3 output for a map's input, if the map reads E4M3.
     fn quantised<'a>(
         &'a self,
         map: Option<&'a Linear<D>>,
-        eight: impl Fn(&'a Eight<D>) -> &'a Array<D>,
+        select: impl Fn(&'a Fp8Inputs<D>) -> &'a Array<D>,
     ) -> Option<Quantised<'a, D>> {
         let factor = &map?.scales.as_ref()?.factor;
-        Some(Quantised { to: eight(self.eight.as_ref()?), factor })
+        Some(Quantised { to: select(self.fp8.as_ref()?), factor })
     }
 }
 
 impl<D: Device> Loader<'_, D> {
-    /// To queries, keys and values; queries scaled for a softmax in powers of two. A key's bias adds the same to all
-    /// scores of a query, and a value's goes into what follows (`rest`): both are left out.
+    /// The maps to queries, keys and values. Queries are scaled for a softmax in powers of two. The key bias is dropped: it
+    /// adds the same to all scores of a query. The value bias is dropped here and folded into the output map
+    /// (`after_attention`).
     fn projections(&self, layer: &Layer) -> [Dense; 3] {
         let scale = LOG2_E / ((self.encoder.hidden / self.encoder.heads) as f32).sqrt();
         [(&layer.query, scale, 1.0), (&layer.key, 1.0, 0.0), (&layer.value, 1.0, 0.0)].map(
@@ -278,22 +277,26 @@ impl<D: Device> Loader<'_, D> {
         )
     }
 
-    fn rest(&self, layer: &Layer, largest: Option<Largest>) -> Result<Rest<D>, DeviceError> {
+    fn after_attention(
+        &self,
+        layer: &Layer,
+        maxima: Option<InputMaxima>,
+    ) -> Result<AfterAttention<D>, DeviceError> {
         let mut out = pad(&layer.attention_out, self.hidden, self.heads, 1.0);
-        // Weights of a softmax sum to one, so that a value's bias comes through it as it is.
+        // Softmax weights sum to one, so the value bias passes through attention unchanged.
         let value = pad(&layer.value, self.heads, self.hidden, 1.0).bias;
         for (bias, row) in out.bias.iter_mut().zip(out.weight.chunks_exact(out.inputs)) {
             *bias += row.iter().zip(&value).map(|(weight, value)| weight * value).sum::<f32>();
         }
         let up = pad(&layer.up, self.inner, self.hidden, 1.0);
         let down = pad(&layer.down, self.hidden, self.inner, 1.0);
-        Ok(Rest {
-            out: self.map(&out, largest.map(|[_, out, _, _]| out))?,
+        Ok(AfterAttention {
+            out: self.map(&out, maxima.map(|[_, out, _, _]| out))?,
             out_bias: self.floats(&out.bias)?,
             attention_norm: self.norm(&layer.attention_norm)?,
-            up: self.map(&up, largest.map(|[_, _, up, _]| up))?,
+            up: self.map(&up, maxima.map(|[_, _, up, _]| up))?,
             up_bias: self.floats(&up.bias)?,
-            down: self.map(&down, largest.map(|[.., down]| down))?,
+            down: self.map(&down, maxima.map(|[.., down]| down))?,
             down_bias: self.floats(&down.bias)?,
             out_norm: self.norm(&layer.out_norm)?,
         })
@@ -350,7 +353,7 @@ impl<D: Device> Loader<'_, D> {
         self.map(map, None)
     }
 
-    /// A map without its bias, in E4M3 where its largest input is known.
+    /// A map without its bias; in E4M3 if the largest input magnitude is given.
     fn map(&self, map: &Dense, largest: Option<f32>) -> Result<Linear<D>, DeviceError> {
         let (weight, scales) = match largest {
             None => (self.halves(&map.weight)?, None),
@@ -363,7 +366,7 @@ impl<D: Device> Loader<'_, D> {
         Ok(Linear { weight, scales, bias: None, outputs: map.outputs, inputs: map.inputs })
     }
 
-    /// `[hidden]` with padding.
+    /// `[hidden]` values, padded with zeros.
     fn padded(&self, values: &[f32]) -> Result<Array<D>, DeviceError> {
         let mut padded = values.to_vec();
         padded.resize(self.hidden.padded(), 0.0);

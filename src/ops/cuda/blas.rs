@@ -1,4 +1,4 @@
-//! Matrix products by cublasLt: each shape is planned once, and run from its plan.
+//! Matrix products by cublasLt. The plan of each shape is made once and cached.
 
 use super::{DeviceError, Half, Product};
 use cudarc::cublaslt::result::{self as lt, CublasError};
@@ -8,16 +8,16 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 
-/// Memory that products work in; what cublasLt's documentation asks for on Hopper.
+/// Workspace of the products; the size that cublasLt's documentation recommends for Hopper.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// That of CUDA 13.0; an older one may be found first, and fails later.
+/// The version of CUDA 13.0. Checked because the loader may find an older library first, which would fail later.
 const VERSION_MIN: usize = 130_000;
 
 /// A handle and its plans.
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
-    /// By a product without its addresses.
+    /// The key is a product without its addresses.
     plans: RefCell<HashMap<(Half, Product), Plan>>,
 }
 
@@ -29,22 +29,22 @@ struct Plan {
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
-/// A matrix as cublasLt sees it, column by column: the transpose of ours.
+/// A matrix in cublasLt's column-major order: the transpose of our row-major matrix.
 struct Layout(sys::cublasLtMatrixLayout_t);
 
 impl Blas {
     /// Opens cublasLt.
     pub fn new() -> Result<Self, DeviceError> {
-        // SAFETY: it only looks for the library.
+        // SAFETY: the call only looks for the library.
         if !unsafe { sys::is_culib_present() } {
-            let message = "libcublasLt.so was not found; put its folder into LD_LIBRARY_PATH";
+            let message = "libcublasLt.so was not found; add its folder to LD_LIBRARY_PATH";
             return Err(DeviceError::Failed(message.to_owned()));
         }
         // SAFETY: the library is there.
         let version = unsafe { sys::cublasLtGetVersion() };
         if version < VERSION_MIN {
             let message = format!(
-                "cublasLt has version {version}, and {VERSION_MIN} is the least; see LD_LIBRARY_PATH"
+                "libcublasLt.so has version {version}; at least {VERSION_MIN} is needed (LD_LIBRARY_PATH)"
             );
             return Err(DeviceError::Failed(message));
         }
@@ -54,7 +54,7 @@ impl Blas {
     /// Queues a product.
     ///
     /// # Safety
-    /// It reads and writes within the device's memory, and `workspace` is an address of [`WORKSPACE_BYTES`].
+    /// The product must read and write only device memory, and `workspace` must point to [`WORKSPACE_BYTES`] of it.
     pub unsafe fn multiply(
         &self,
         half: Half,
@@ -75,7 +75,7 @@ impl Blas {
         let (one, zero) = (1.0f32, 0.0f32);
         // SAFETY: the plan's handles live as long as it does; the caller promises the addresses.
         let queued = unsafe {
-            plan.point(product).and_then(|()| {
+            plan.set_addresses(product).and_then(|()| {
                 lt::matmul(
                     self.handle,
                     plan.description,
@@ -103,7 +103,7 @@ impl Blas {
 impl Drop for Blas {
     fn drop(&mut self) {
         self.plans.borrow_mut().clear();
-        // SAFETY: nobody uses the handle any more. That it fails has no remedy.
+        // SAFETY: the handle is not used any more. An error here cannot be handled.
         let _ = unsafe { lt::destroy_handle(self.handle) };
     }
 }
@@ -136,10 +136,10 @@ impl Plan {
             )?;
         }
         if product.w_scale != 0 {
-            // Sums of many products in the tensor cores' own precision, as is usual for inference in E4M3.
+            // Accumulates in the tensor cores' reduced precision, as is usual for E4M3 inference.
             plan.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1i8)?;
         }
-        plan.point(product)?;
+        plan.set_addresses(product)?;
         let preference = lt::create_matmul_pref()?;
         // SAFETY: all handles were just made; the attribute is a 64-bit number.
         let found = unsafe {
@@ -154,14 +154,14 @@ impl Plan {
                 lt::get_matmul_algo_heuristic(handle, plan.description, w, x, y, y, preference)
             })
         };
-        // SAFETY: it was made above and is used no more.
+        // SAFETY: the preference was made above and is not used any more.
         unsafe { lt::destroy_matmul_pref(preference) }?;
         plan.algorithm = found?.algo;
         Ok(plan)
     }
 
-    /// Where the bias and the scales are, for products that have them.
-    fn point(&self, product: &Product) -> Result<(), CublasError> {
+    /// Sets the addresses of bias and scales, for products that have them.
+    fn set_addresses(&self, product: &Product) -> Result<(), CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let addresses = [
             (Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias),
@@ -182,7 +182,7 @@ impl Plan {
 
 impl Drop for Plan {
     fn drop(&mut self) {
-        // SAFETY: nobody uses the description any more.
+        // SAFETY: the description is not used any more.
         let _ = unsafe { lt::destroy_matmul_desc(self.description) };
     }
 }
@@ -211,7 +211,7 @@ impl Layout {
 
 impl Drop for Layout {
     fn drop(&mut self) {
-        // SAFETY: nobody uses the layout any more.
+        // SAFETY: the layout is not used any more.
         let _ = unsafe { lt::destroy_matrix_layout(self.0) };
     }
 }

@@ -1,8 +1,8 @@
-//! Numbers of two bytes.
+//! The 16-bit float types.
 
 use half::{bf16, f16};
 
-/// What weights and states are held in; sums are f32.
+/// The type of weights and states; sums are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Half {
     /// IEEE binary16: 11 bits of precision, up to 65504.
@@ -12,7 +12,7 @@ pub enum Half {
 }
 
 impl Half {
-    /// Its name, as in kernels' names.
+    /// Its name in the kernels' symbols.
     pub fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -20,7 +20,7 @@ impl Half {
         }
     }
 
-    /// Its name, as in models' papers.
+    /// Its full name, as in model files.
     pub fn dtype(self) -> &'static str {
         match self {
             Self::F16 => "float16",
@@ -28,7 +28,7 @@ impl Half {
         }
     }
 
-    /// Values as they lie in memory.
+    /// Rounds values and returns their bytes, little-endian.
     pub fn bytes(self, values: &[f32]) -> Vec<u8> {
         match self {
             Self::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
@@ -36,7 +36,7 @@ impl Half {
         }
     }
 
-    /// Values from memory.
+    /// Decodes little-endian bytes.
     pub fn floats(self, bytes: &[u8]) -> impl Iterator<Item = f32> {
         bytes.as_chunks().0.iter().map(move |&bytes: &[u8; 2]| match self {
             Self::F16 => f16::from_le_bytes(bytes).to_f32(),
@@ -44,7 +44,7 @@ impl Half {
         })
     }
 
-    /// The largest value.
+    /// The largest finite value.
     pub fn max(self) -> f32 {
         match self {
             Self::F16 => f16::MAX.to_f32(),

@@ -1,4 +1,4 @@
-//! The kernels, compiled: by `build.rs` where it found nvcc, else by NVRTC when a GPU is opened.
+//! The compiled kernels: by nvcc in `build.rs` if it was found, else by NVRTC when a GPU is opened.
 
 use super::DeviceError;
 #[cfg(not(podium_fatbin))]
@@ -8,7 +8,7 @@ use super::nvidia::failed;
 use cudarc::driver::CudaContext;
 use cudarc::nvrtc::Ptx;
 
-/// Kernels, compiled by `build.rs`.
+/// The kernels as compiled by `build.rs`.
 #[cfg(podium_fatbin)]
 static FATBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
@@ -27,13 +27,13 @@ pub(super) fn kernels(context: &CudaContext) -> Result<Ptx, DeviceError> {
 #[cfg(not(podium_fatbin))]
 fn compile(architecture: &str) -> Result<Ptx, DeviceError> {
     use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
-    // SAFETY: it only looks for the library.
+    // SAFETY: the call only looks for the library.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
         let message =
-            "this program was built without nvcc, and libnvrtc.so was not found to compile its kernels now";
+            "libnvrtc.so was not found; it compiles the kernels, because this program was built without nvcc";
         return Err(DeviceError::Failed(message.to_owned()));
     }
-    // Lambdas have no words that say where they run.
+    // The lambdas in the kernels carry no `__device__` annotation.
     let options = ["--std=c++17", "--device-as-default-execution-space"].map(str::to_owned).to_vec();
     let options = [vec![format!("--gpu-architecture={architecture}")], options].concat();
     compile_ptx_with_opts(SOURCES.concat(), CompileOptions { options, ..CompileOptions::default() })

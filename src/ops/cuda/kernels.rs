@@ -1,7 +1,7 @@
-//! The kernels of `kernels/`: symbol and parameters of each, and the constants that launches need.
+//! The kernels of `kernels/`: their symbols, parameters and constants.
 //!
-//! A kernel's symbol and parameters stand in one row of the table below; a test holds each row to the kernel's text.
-//! Constants are read from that text when this file is compiled.
+//! Symbol and parameters of a kernel are one row of the table below. A test compares each row with the kernel's source.
+//! Constants are read from that source at compile time.
 
 use super::{Argument, Half};
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ const ATTENTION: &str = include_str!("../../../kernels/attention.cu");
 const FIRST_TOKEN_FILE: &str = include_str!("../../../kernels/first_token.cu");
 const HEAD_FILE: &str = include_str!("../../../kernels/head.cu");
 
-/// The text of all kernels, in the order of `kernels/kernels.cu`.
+/// The source of all kernels, in the order of `kernels/kernels.cu`.
 #[cfg(any(test, all(feature = "cuda", not(podium_fatbin))))]
 pub(super) const SOURCES: [&str; 7] =
     [BASE, LAYER_NORM, EMBED_FILE, GELU_FILE, ATTENTION, FIRST_TOKEN_FILE, HEAD_FILE];
@@ -54,14 +54,14 @@ macro_rules! kernels {
             /// Every kernel.
             pub const ALL: &'static [Self] = &[$($(Self::$kernel,)+)+];
 
-            /// The name that its symbols begin with.
+            /// The symbol without its suffix.
             fn stem(self) -> &'static str {
                 match self {
                     $($(Self::$kernel => $stem,)+)+
                 }
             }
 
-            /// What it declares between the parentheses, without `const`.
+            /// Its parameter list, without `const`.
             #[cfg(test)]
             fn declared(self) -> String {
                 match self {
@@ -150,7 +150,7 @@ impl Kernel {
     }
 }
 
-/// A kernel with the parameters that it takes.
+/// A kernel with the type of its parameters.
 pub(super) struct Typed<P> {
     pub kernel: Kernel,
     parameters: PhantomData<P>,
@@ -162,7 +162,7 @@ pub(super) trait Parameters {
     fn arguments(&self) -> Vec<Argument>;
 }
 
-/// One field of a row: a parameter, or several that always come together.
+/// A field of a row: one parameter, or several that belong together.
 trait Parameter {
     fn push(&self, arguments: &mut Vec<Argument>);
 
@@ -187,7 +187,7 @@ macro_rules! parameter {
     };
 }
 
-/// The address of f16 or bf16 values, by the kernel's half type.
+/// The address of f16 or bf16 values.
 #[derive(Clone, Copy)]
 pub(super) struct Halves(pub u64);
 parameter!(Halves, "T* NAME", |address| [Argument::Address(address.0)]);
@@ -233,7 +233,7 @@ parameter!(NormParameters, "float* gain, float* bias, float epsilon, u32 hidden,
     Argument::Word(norm.stride)
 ]);
 
-/// `Quantised` of `base.cuh`: the addresses of the E4M3 output and of its factor; null for no such output.
+/// `Quantised` of `base.cuh`: the addresses of the E4M3 output and of its factor; null for no output.
 #[derive(Default)]
 pub(super) struct E4m3s {
     pub to: u64,
@@ -244,7 +244,7 @@ parameter!(E4m3s, "e4m3* NAME, float* factor", |quantised| [
     Argument::Address(quantised.factor)
 ]);
 
-/// The number in ` NAME = NUMBER;` or ` NAME = NUMBER,`, which must be there.
+/// The value of the constant `name` in a kernel's source: the number in ` NAME = NUMBER;` or ` NAME = NUMBER,`.
 const fn constant(text: &str, name: &str) -> u32 {
     let (text, name) = (text.as_bytes(), name.as_bytes());
     let mut start = 1;

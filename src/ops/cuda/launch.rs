@@ -1,4 +1,4 @@
-//! Each kernel with its arguments in order and its shapes checked, so that no safe call makes one go astray.
+//! Launches of the kernels. Each checks the lengths of its arrays, so that no safe call accesses memory out of bounds.
 
 use super::kernels::{
     self, ASKED_PAD, ATTENTION_THREADS, E4m3s, FIRST_TOKEN_THREADS, Floats, GROUP, Halves, NormParameters,
@@ -9,19 +9,20 @@ use crate::ops::{Gelu, Heads};
 
 /// Threads of a block, for kernels that do not declare a number of their own.
 const THREADS: u32 = 256;
-/// Blocks of attention that fill a large GPU twice; more heads than that needs share a block, and its start.
+/// Blocks of attention that fill a large GPU twice. If there would be more, a block handles several heads, which saves
+/// its start-up cost.
 const ATTENTION_BLOCKS: u32 = 1024;
 
-/// Which rows an operation has: all tokens, or a row a sequence.
+/// The rows that an operation works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
-    /// A row a token.
+    /// One row per token.
     Tokens,
-    /// A row a sequence.
+    /// One row per sequence.
     Sequences,
 }
 
-/// Word, position and type tables in halves, `[rows, stride]` each.
+/// Word, position and type tables in a half type, `[rows, stride]` each.
 pub struct Embeddings<D: Device> {
     /// `[vocabulary, stride]`.
     pub words: Array<D>,
@@ -29,84 +30,83 @@ pub struct Embeddings<D: Device> {
     pub positions: Array<D>,
     /// `[types, stride]`.
     pub types: Array<D>,
-    /// The row of a sequence's first token among the positions.
+    /// The row of `positions` for a sequence's first token.
     pub position_offset: u32,
-    /// Rows of each table: words, positions, types.
+    /// Rows of the tables: words, positions, types.
     pub rows: [usize; 3],
 }
 
-/// A layer norm, `[stride]` f32 each.
+/// The parameters of a layer norm.
 pub struct Norm<D: Device> {
-    /// Factor.
+    /// `[stride]` f32.
     pub gain: Array<D>,
-    /// Summand.
+    /// `[stride]` f32.
     pub bias: Array<D>,
     /// Added to the variance.
     pub epsilon: f32,
-    /// Values of a row.
+    /// Values of a row, without padding.
     pub hidden: usize,
-    /// The same, with padding.
+    /// Values of a row, with padding.
     pub stride: usize,
 }
 
 /// A classification head, in f32.
 pub struct Head<D: Device> {
-    /// `[stride, stride]`, inputs in rows.
+    /// `[inputs, outputs]`, both `stride`.
     pub pooler: Array<D>,
     /// `[stride]`.
     pub pooler_bias: Array<D>,
     /// `[stride]`.
     pub classifier: Array<D>,
-    /// To the logit.
+    /// Added to each logit.
     pub classifier_bias: f32,
     /// Values of a row, with padding.
     pub stride: usize,
 }
 
-/// Where an operation's results go as E4M3, `[rows, width]` bytes, and the factor that they are multiplied with first,
-/// [1] f32.
+/// An E4M3 output of an operation.
 pub struct Quantised<'a, D: Device> {
-    /// To.
+    /// `[rows, width]` bytes.
     pub to: &'a Array<D>,
-    /// See [`super::Scales::factor`].
+    /// `[1]` f32: the factor applied before rounding, [`super::Scales::factor`].
     pub factor: &'a Array<D>,
 }
 
 /// Launches kernels on batches of one bucket.
 pub struct Launcher<'a, D: Device> {
-    /// Where.
+    /// The device.
     pub device: &'a D,
-    /// In what.
+    /// The type of weights and states.
     pub half: Half,
-    /// The largest batch.
+    /// The upper bound of the batch.
     pub bucket: Bucket,
-    /// A batch, by [`super::fill_words`] for the same bucket.
+    /// The batch, written by [`super::fill_words`] for the same bucket.
     pub batch: &'a Array<D>,
 }
 
 impl<D: Device> Launcher<'_, D> {
-    /// Queues a trip whose words are a batch of the bucket: that to the device, what `launches` queues, and so many
-    /// bytes of `result` back.
+    /// Submits a batch: copies its words to the device, queues the work of `launches`, and copies the first `bytes` of
+    /// `result` back.
     ///
     /// # Errors
     /// [`DeviceError`].
-    pub fn travel(
+    pub fn submit(
         &self,
-        trip: &mut D::Trip,
+        submission: &mut D::Submission,
         (result, bytes): (&Array<D>, usize),
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         let words = self.bucket.words();
         let (batch, result) = (self.batch.holding(4 * words), result.holding(bytes));
         // SAFETY: `holding` asserts both lengths.
-        unsafe { self.device.travel(trip, (batch, words), (result, bytes), launches) }
+        unsafe { self.device.submit(submission, (batch, words), (result, bytes), launches) }
     }
 
-    /// states = norm(words + positions + types), `[tokens, stride]`, also quantised where that is asked for. That the
-    /// batch's ids and places are in the tables is `fill_words`'s to check, by the vocabulary that it is given.
+    /// states = norm(words + positions + types), `[tokens, stride]`, with an E4M3 copy if `quantised` is given.
+    /// [`super::fill_words`] has checked ids and positions against the vocabulary.
     ///
     /// # Errors
-    /// [`DeviceError`], as for all that follow.
+    /// [`DeviceError`].
     pub fn embed(
         &self,
         tables: &Embeddings<D>,
@@ -146,8 +146,8 @@ impl<D: Device> Launcher<'_, D> {
         self.launch(kernels::FIRST_ROWS, shape(blocks, THREADS), &parameters)
     }
 
-    /// states = norm(states + update + bias), `[rows, stride]`, also quantised where that is asked for; `bias: [stride]`
-    /// f32.
+    /// states = norm(states + update + bias), `[rows, stride]`, with an E4M3 copy if `quantised` is given;
+    /// `bias: [stride]` f32.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -170,7 +170,7 @@ impl<D: Device> Launcher<'_, D> {
         self.launch(kernels::ADD_LAYER_NORM, shape([warps(self.rows(rows)), 1], THREADS), &parameters)
     }
 
-    /// x = gelu(x + bias), `[rows, width]`, or only quantised; `bias: [width]` f32.
+    /// x = gelu(x + bias), `[rows, width]`; if `quantised` is given only that is written. `bias: [width]` f32.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -195,8 +195,8 @@ impl<D: Device> Launcher<'_, D> {
         self.launch(kernels::GELU, shape([threads.div_ceil(THREADS), 1], THREADS), &parameters)
     }
 
-    /// `context: [tokens, heads]`, or only quantised, from `qkv: [tokens, 3 heads]`, queries scaled by log2(e) /
-    /// sqrt(d).
+    /// `context: [tokens, heads d]` from `qkv: [tokens, 3 heads d]`, queries scaled by log2(e) / sqrt(d). If `quantised` is
+    /// given only that is written.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -221,13 +221,13 @@ impl<D: Device> Launcher<'_, D> {
         };
         let (count, full) = (heads.count as u32, self.bucket.tokens.div_ceil(TILE));
         let share = count.div_ceil((ATTENTION_BLOCKS / full).clamp(1, count));
-        // Sequences of 64 tokens have as many tiles, and longer ones fewer; blocks go on with those of shorter ones.
+        // Enough for sequences of 64 tokens or more; blocks loop over the extra tiles of shorter ones.
         let blocks = [self.bucket.tiles().min(2 * full), count.div_ceil(share)];
         self.launch(kernel, shape(blocks, ATTENTION_THREADS), &parameters)
     }
 
-    /// `mixed: [sequences, heads, stride]`, the states of a sequence weighted by softmax(absorbed state), from
-    /// `absorbed: [sequences, heads, stride]` f32.
+    /// `mixed: [sequences, heads, stride]`: for each head the sum of a sequence's states, weighted by softmax(absorbed .
+    /// state). `absorbed: [sequences, heads, stride]` f32.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -252,8 +252,7 @@ impl<D: Device> Launcher<'_, D> {
         self.launch(kernels::FIRST_TOKEN, shape, &parameters)
     }
 
-    /// `logits: [sequences]` f32 from `firsts: [sequences, stride]`; `parts` has room for `[sequences, stride / 32]`
-    /// f32.
+    /// `logits: [sequences]` f32 from `firsts: [sequences, stride]`; `parts: [sequences, stride / 32]` f32 is scratch.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -294,8 +293,8 @@ impl<D: Device> Launcher<'_, D> {
         shape: Shape,
         parameters: &P,
     ) -> Result<(), DeviceError> {
-        // SAFETY: `P` holds the kernel's parameters in order; each caller has asserted that arrays hold what the kernel
-        // touches, which is bounded by the bucket; `fill_words` has put no more than that into the batch.
+        // SAFETY: `P` is the kernel's parameter list. Each caller has asserted (by `holding`) that the arrays are large
+        // enough for the bucket, and `fill_words` keeps the batch within the bucket.
         unsafe { self.device.launch(kernel.kernel, self.half, shape, &parameters.arguments()) }
     }
 
@@ -306,7 +305,7 @@ impl<D: Device> Launcher<'_, D> {
         }
     }
 
-    /// Where the batch says how many rows there are.
+    /// The address of the number of rows, which is in the batch's header.
     fn count(&self, rows: Rows) -> Words {
         let start = self.batch.holding(4 * self.bucket.words());
         match rows {
@@ -323,7 +322,7 @@ impl<D: Device> Launcher<'_, D> {
         }
     }
 
-    /// Where rows of `width` values go as E4M3: to none, where null.
+    /// The E4M3 output for rows of `width` values; null if there is none.
     fn quantised(&self, quantised: Option<&Quantised<'_, D>>, rows: Rows, width: usize) -> E4m3s {
         quantised.map_or_else(E4m3s::default, |Quantised { to, factor }| E4m3s {
             to: to.holding(self.rows(rows) as usize * width),
@@ -331,7 +330,7 @@ impl<D: Device> Launcher<'_, D> {
         })
     }
 
-    /// An array of as many rows of halves.
+    /// An array of `rows` rows of `width` 16-bit values.
     fn halves(&self, array: &Array<D>, rows: Rows, width: usize) -> Halves {
         Halves(array.holding(2 * self.rows(rows) as usize * width))
     }
@@ -342,12 +341,12 @@ fn floats<D: Device>(array: &Array<D>, count: usize) -> Floats {
     Floats(array.holding(4 * count))
 }
 
-/// A shape without shared memory beyond what the kernel declares.
+/// A shape without dynamic shared memory.
 fn shape(blocks: [u32; 2], threads: u32) -> Shape {
     Shape { blocks, threads, shared_bytes: 0 }
 }
 
-/// Blocks of kernels that have a warp a row.
+/// Blocks of a kernel with one warp per row.
 fn warps(rows: u32) -> u32 {
     rows.div_ceil(THREADS / WARP)
 }

@@ -1,23 +1,23 @@
-//! The operations of an encoder on a GPU: what they need of a device, and the launches.
+//! The operations of an encoder on a GPU: the [`Device`] trait, kernel launches and matrix products.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `words` | a batch as the kernels read it |
+//! | `words` | the device layout of a batch |
 //! | `kernels` | the kernels of `kernels/`: symbols, parameters, constants |
 //! | `launch` | launches of those kernels, shapes checked |
-//! | `product` | matrix products, likewise |
+//! | `product` | matrix products, shapes checked |
 //! | `halves` | f16 and bf16 |
-//! | `eight` | E4M3, and what a product in it is scaled with |
-//! | `nvidia` | a GPU (feature `cuda`) |
-//! | `image` | the kernels, compiled for it (feature `cuda`) |
-//! | `blas` | matrix products by cublasLt, planned once (feature `cuda`) |
+//! | `fp8` | E4M3 and its scales |
+//! | `nvidia` | an NVIDIA GPU (feature `cuda`) |
+//! | `image` | the compiled kernels (feature `cuda`) |
+//! | `blas` | matrix products by cublasLt, with cached plans (feature `cuda`) |
 //!
-//! A [`Device`] has two implementations: a GPU, and in tests the CPU, which runs the same kernels from the same
-//! text (`kernels/shim.h`).
+//! [`Device`] has two implementations: `Nvidia`, and in tests the CPU, which compiles the same kernel source
+//! (`kernels/shim.h`).
 
 #[cfg(feature = "cuda")]
 mod blas;
-mod eight;
+mod fp8;
 mod halves;
 #[cfg(feature = "cuda")]
 mod image;
@@ -28,7 +28,7 @@ mod nvidia;
 mod product;
 mod words;
 
-pub use eight::{E4M3_MAX, Scales, e4m3};
+pub use fp8::{E4M3_MAX, Scales, e4m3};
 pub use halves::Half;
 pub use kernels::{Kernel, STRIDE_MAX};
 pub use launch::{Embeddings, Head, Launcher, Norm, Quantised, Rows};
@@ -41,30 +41,30 @@ use crate::base::DeviceNs;
 use std::ffi::c_void;
 use thiserror::Error;
 
-/// How many blocks and threads run a kernel.
+/// The launch configuration of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Blocks, in x and y.
+    /// Blocks in x and y.
     pub blocks: [u32; 2],
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: u32,
-    /// Bytes of shared memory beyond what the kernel declares.
+    /// Bytes of dynamic shared memory.
     pub shared_bytes: u32,
 }
 
-/// What a kernel is given.
+/// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub enum Argument {
-    /// A place in the device's memory.
+    /// An address in device memory.
     Address(u64),
-    /// A number.
+    /// `u32`.
     Word(u32),
-    /// A number.
+    /// `float`.
     Float(f32),
 }
 
 impl Argument {
-    /// Where the value is, as launches take it.
+    /// A pointer to the value, as launch functions want it.
     pub fn place(&self) -> *const c_void {
         match self {
             Self::Address(value) => (&raw const *value).cast(),
@@ -74,22 +74,22 @@ impl Argument {
     }
 }
 
-/// `count` matrix products y = x W^T + bias, row by row, in halves or from E4M3 to halves, and summed in f32; strides
-/// and steps from one product to the next are in values.
+/// `count` matrix products y = x W^T + bias, row-major, accumulated in f32. x and W are both f16, both bf16 or both E4M3; y
+/// is in the half type or f32. Strides (between rows) and steps (between products) are in values.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Product {
-    /// Addresses of `x: [rows, inputs]`, of W, of `y: [rows, outputs]`, and of `bias: [outputs]` or 0.
+    /// Address of `x: [rows, inputs]`.
     pub x: u64,
-    /// See `x`.
+    /// Address of W, `[outputs, inputs]` or, if `is_input_major`, `[inputs, outputs]`.
     pub w: u64,
-    /// See `x`.
+    /// Address of `y: [rows, outputs]`.
     pub y: u64,
-    /// See `x`.
+    /// Address of `bias: [outputs]`, or 0 for none.
     pub bias: u64,
-    /// Where x and W are E4M3, the addresses of what their values are multiplied with, f32 each; else 0.
+    /// Address of the f32 scale of x if x is E4M3, else 0.
     pub x_scale: u64,
-    /// See `x_scale`.
+    /// Address of the f32 scale of W if W is E4M3, else 0.
     pub w_scale: u64,
     /// Rows of x and y.
     pub rows: u64,
@@ -97,65 +97,64 @@ pub struct Product {
     pub outputs: u64,
     /// Columns of x.
     pub inputs: u64,
-    /// From row to row.
+    /// Values between rows of x.
     pub x_stride: u64,
-    /// From row to row.
+    /// Values between rows of W.
     pub w_stride: u64,
-    /// From row to row.
+    /// Values between rows of y.
     pub y_stride: u64,
-    /// Products.
+    /// Number of products.
     pub count: u64,
-    /// From product to product.
+    /// Values between the x of two products.
     pub x_step: u64,
-    /// From product to product.
+    /// Values between the W of two products.
     pub w_step: u64,
-    /// From product to product.
+    /// Values between the y of two products.
     pub y_step: u64,
-    /// Whether W lies as `[inputs, outputs]` and not as `[outputs, inputs]`.
+    /// 1 if W is `[inputs, outputs]`, 0 if it is `[outputs, inputs]`.
     pub is_input_major: u32,
-    /// Whether y is f32.
+    /// 1 if y is f32.
     pub is_output_f32: u32,
 }
 
-/// What the CUDA engine needs of a device: memory, kernels and matrix products, all in one queue; and
-/// trips through it, of which several may be under way.
+/// A device with one queue (in CUDA a stream) for copies, kernels and matrix products. Several submissions may be in flight.
 pub trait Device: Send {
-    /// A piece of memory, freed when it is dropped.
+    /// An allocation, freed on drop.
     type Memory: Send;
-    /// A batch's way to the device and back; dropping one that is under way waits for it.
-    type Trip: Send;
+    /// Host buffers for a batch and its results. Dropping one in flight waits until its copies have ended.
+    type Submission: Send;
 
-    /// Memory, with whatever is in it.
+    /// Allocates memory. Callers must treat the contents as uninitialised.
     ///
     /// # Errors
     /// [`DeviceError`].
     fn alloc(&self, bytes: usize) -> Result<Self::Memory, DeviceError>;
 
-    /// Where it is; a multiple of 16.
+    /// The address of an allocation, a multiple of 16.
     fn address(memory: &Self::Memory) -> u64;
 
     /// Copies to the device.
     ///
     /// # Safety
-    /// So many bytes of the device's memory lie at `address`.
+    /// `address` must point to at least `bytes.len()` bytes of device memory.
     ///
     /// # Errors
     /// [`DeviceError`].
     unsafe fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError>;
 
-    /// Waits for all that is in the queue, and copies from the device.
+    /// Copies from the device after all queued work has ended.
     ///
     /// # Safety
-    /// So many bytes of the device's memory lie at `address`.
+    /// `address` must point to at least `bytes.len()` bytes of device memory.
     ///
     /// # Errors
-    /// [`DeviceError`], that of anything in the queue.
+    /// [`DeviceError`], also of earlier work in the queue.
     unsafe fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
 
     /// Queues a kernel.
     ///
     /// # Safety
-    /// The arguments are the kernel's, and it reads and writes within the device's memory.
+    /// The arguments must match the kernel's parameters, and with them it must read and write only device memory.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -170,13 +169,13 @@ pub trait Device: Send {
     /// Queues matrix products.
     ///
     /// # Safety
-    /// They read and write within the device's memory.
+    /// The products must read and write only device memory.
     ///
     /// # Errors
     /// [`DeviceError`].
     unsafe fn multiply(&self, half: Half, product: &Product) -> Result<(), DeviceError>;
 
-    /// Queues what `launches` queues, which is the same whenever `key` is: a device may record it once.
+    /// Queues the work of `launches`. The work must be the same for equal keys, so that a device may record and replay it.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -186,64 +185,69 @@ pub trait Device: Send {
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError>;
 
-    /// Host memory for a batch of so many words, and for so many bytes of what it gives.
+    /// Allocates host buffers for a batch of `words` and for results of `bytes`.
     ///
     /// # Errors
     /// [`DeviceError`].
-    fn trip(&self, words: usize, bytes: usize) -> Result<Self::Trip, DeviceError>;
+    fn submission(&self, words: usize, bytes: usize) -> Result<Self::Submission, DeviceError>;
 
-    /// The words that a trip takes along.
+    /// The host buffer for a batch.
     ///
     /// # Panics
-    /// Where it is under way.
+    /// If the submission is in flight.
     ///
     /// # Errors
-    /// [`DeviceError`], that of a device that has failed.
-    fn words(trip: &mut Self::Trip) -> Result<&mut [u32], DeviceError>;
+    /// [`DeviceError`] of a device that has failed.
+    fn words(submission: &mut Self::Submission) -> Result<&mut [u32], DeviceError>;
 
-    /// Queues a trip: its first `words` to the device, what `launches` queues, and so many bytes back. It is under way
-    /// until [`Device::take`]; where it could not be queued as a whole, it is not, and nothing of it is left in the
-    /// queue.
+    /// Queues a batch: a copy of the submission's first words to the device, the work of `launches`, and a copy of the
+    /// results back. `words` and `bytes` are device address and length. The submission is in flight until
+    /// [`Device::collect`]. After an error it is not in flight, and nothing of it is left in the queue.
     ///
     /// # Safety
-    /// So many words and bytes of the device's memory lie at the addresses.
+    /// Both addresses must point to at least the given length of device memory.
     ///
     /// # Errors
     /// [`DeviceError`].
-    unsafe fn travel(
+    unsafe fn submit(
         &self,
-        trip: &mut Self::Trip,
+        submission: &mut Self::Submission,
         words: (u64, usize),
         bytes: (u64, usize),
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError>;
 
-    /// Whether a trip is back, or will never be; [`Device::take`] then does not wait.
-    fn is_back(&self, _trip: &Self::Trip) -> bool {
+    /// Whether [`Device::collect`] returns without waiting: the submission has ended or the device has failed.
+    fn is_done(&self, _submission: &Self::Submission) -> bool {
         true
     }
 
-    /// Waits for a trip and gives what it brought; and what the device spent on it, if that tells.
+    /// Waits for a submission and copies its results to `bytes`. Returns the device time that it took, if the device
+    /// measures that. In every case the submission is no longer in flight.
     ///
     /// # Errors
-    /// [`DeviceError`], that of anything in the queue up to it. It is not under way any more.
-    fn take(&self, trip: &mut Self::Trip, bytes: &mut [u8]) -> Result<Option<DeviceNs>, DeviceError>;
+    /// [`DeviceError`], also of earlier work in the queue.
+    fn collect(
+        &self,
+        submission: &mut Self::Submission,
+        bytes: &mut [u8],
+    ) -> Result<Option<DeviceNs>, DeviceError>;
 
-    /// Bytes of its memory that were taken through this; none where it does not tell.
+    /// Bytes of device memory allocated through this value, if the device counts them.
     fn memory_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// What it draws, by whomever; none where it does not tell.
+    /// The power that the whole device draws, if it is measured.
     fn watts(&self) -> Option<f64> {
         None
     }
 }
 
-/// Why a device did not do something.
+/// An error of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DeviceError {
-    /// It has no memory left.
+    /// An allocation failed.
     #[error("the device is out of memory")]
     OutOfMemory,
     /// Anything else.
@@ -251,14 +255,14 @@ pub enum DeviceError {
     Failed(String),
 }
 
-/// Memory of a device that knows its length.
+/// Device memory with its length.
 pub struct Array<D: Device> {
     memory: D::Memory,
     bytes: usize,
 }
 
 impl<D: Device> Array<D> {
-    /// So many bytes, of whatever is there.
+    /// Allocates `bytes`, uninitialised.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -266,7 +270,7 @@ impl<D: Device> Array<D> {
         Ok(Self { memory: device.alloc(bytes)?, bytes })
     }
 
-    /// These bytes.
+    /// Allocates and copies bytes.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -276,7 +280,7 @@ impl<D: Device> Array<D> {
         Ok(array)
     }
 
-    /// These floats.
+    /// Allocates and copies f32 values.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -284,7 +288,7 @@ impl<D: Device> Array<D> {
         Self::of_bytes(device, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
     }
 
-    /// These floats, in a half.
+    /// Allocates and copies values, rounded to a half type.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -301,7 +305,7 @@ impl<D: Device> Array<D> {
         unsafe { device.write(self.holding(bytes.len()), bytes) }
     }
 
-    /// Waits for the queue and reads its first bytes.
+    /// Waits for all queued work, then reads its first bytes.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -310,7 +314,7 @@ impl<D: Device> Array<D> {
         unsafe { device.read(self.holding(bytes.len()), bytes) }
     }
 
-    /// Its address, where it has so many bytes.
+    /// Its address; asserts that it has at least `bytes`.
     fn holding(&self, bytes: usize) -> u64 {
         assert!(bytes <= self.bytes, "an array of {} bytes holds {bytes}", self.bytes);
         D::address(&self.memory)

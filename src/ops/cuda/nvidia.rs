@@ -1,7 +1,7 @@
-//! An NVIDIA GPU: memory, kernels and products on a stream of its own, recorded as graphs.
+//! An NVIDIA GPU: memory, kernels, matrix products and CUDA graphs on one stream.
 //!
-//! The driver and cublasLt are loaded when they are asked for, so that a program with this feature starts where there
-//! are none.
+//! The driver and cublasLt are loaded on first use, so that a program built with this feature also starts on machines
+//! without them.
 
 use super::blas::{Blas, WORKSPACE_BYTES};
 use super::image;
@@ -18,98 +18,100 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, c_void};
 use std::sync::{Arc, OnceLock};
 
-/// Bytes of pinned memory for copies in each direction; longer ones go piece by piece.
+/// Bytes of the pinned staging buffer for each direction; longer copies are split.
 const STAGING_BYTES: usize = 4 << 20;
-/// Shared memory that a block has without being asked for more.
+/// Shared memory that a block may use without opting in to more.
 const SHARED_BYTES: u32 = 48 << 10;
 
-/// A GPU and a stream on it, used by one thread at a time.
+/// A GPU with one stream, used by one thread at a time.
 pub struct Nvidia {
     graphs: RefCell<HashMap<usize, Option<CudaGraph>>>,
     functions: HashMap<(Kernel, Half), Function>,
     blas: Blas,
     workspace: CudaSlice<u8>,
-    /// Pinned, for copies to the device; whether one may be under way.
+    /// Pinned, for copies to the device; and whether such a copy may be in flight.
     up: RefCell<(PinnedHostSlice<u8>, bool)>,
-    /// Pinned, for copies from it.
+    /// Pinned, for copies from the device.
     down: RefCell<PinnedHostSlice<u8>>,
-    /// Bytes that were allocated; all are freed together, at the end.
+    /// Bytes allocated so far. Never decreases: the engine frees everything at once, when it ends.
     memory_bytes: Cell<u64>,
-    /// As NVML knows it.
+    /// The NVML handle, if NVML is present.
     monitor: Option<nvml_wrapper::Device<'static>>,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
 }
 
-// SAFETY: no part is bound to a thread (every call that needs it makes the context current), and without `Sync` it is
-// used by one at a time, as graphs and cublasLt's plans must be.
+// SAFETY: no part is bound to a thread (each call makes the context current first). Graphs and cublasLt plans must be used
+// by one thread at a time, which holds because the type is not `Sync`.
 unsafe impl Send for Nvidia {}
 
 struct Function {
     function: CudaFunction,
-    /// Shared memory that it declares.
+    /// Static shared memory.
     shared_bytes: u32,
-    /// What it may have beyond that.
+    /// Dynamic shared memory that it may use at present.
     extra_bytes: Cell<u32>,
 }
 
-/// Pinned memory for a batch and its logits, with events at its start and its end.
-pub struct Trip {
+/// Pinned memory for a batch and its results, and the events at its start and end.
+pub struct Submission {
     up: PinnedHostSlice<u32>,
     down: PinnedHostSlice<u8>,
     start: CudaEvent,
     end: CudaEvent,
-    /// Whether copies may be at work on both.
-    is_under_way: bool,
+    /// Whether copies may still access the buffers.
+    is_in_flight: bool,
     stream: Arc<CudaStream>,
 }
 
-impl Trip {
-    /// Waits for all that is in the queue; one that has failed copies nothing any more.
+impl Submission {
+    /// Waits for all queued work. A queue that has failed makes no more copies.
     fn wait(&mut self) {
-        // SAFETY: the stream is there. Not by the context, which would tell of an earlier error instead of waiting.
+        // SAFETY: the stream is alive. cudarc's own method is not used: it would return an earlier error without waiting.
         let _ = unsafe { result::stream::synchronize(self.stream.cu_stream()) };
-        self.is_under_way = false;
+        self.is_in_flight = false;
     }
 }
 
-impl Drop for Trip {
+impl Drop for Submission {
     fn drop(&mut self) {
-        if self.is_under_way {
-            // The memory must outlive its copies.
+        if self.is_in_flight {
+            // The buffers must outlive their copies.
             self.wait();
         }
     }
 }
 
 impl Nvidia {
-    /// How many GPUs there are, at least one.
+    /// The number of GPUs, at least 1.
     ///
     /// # Errors
-    /// [`DeviceError`], where there is none or no driver.
+    /// [`DeviceError`] if there is no GPU or no driver.
     pub fn count() -> Result<usize, DeviceError> {
-        // SAFETY: it only looks for the library, without which all other calls panic.
+        // SAFETY: the call only looks for the library. Without the library all other calls would panic.
         if !unsafe { sys::is_culib_present() } {
-            return Err(DeviceError::Failed("no NVIDIA driver (libcuda.so.1) is here".to_owned()));
+            return Err(DeviceError::Failed("no NVIDIA driver was found (libcuda.so.1)".to_owned()));
         }
         let count = result::init().and_then(|()| result::device::get_count()).map_err(failed)?;
         match count {
             1.. => Ok(count as usize),
-            _ => Err(DeviceError::Failed("the driver knows no GPU".to_owned())),
+            _ => Err(DeviceError::Failed("the NVIDIA driver reports no GPU".to_owned())),
         }
     }
 
-    /// Opens one of them and loads the kernels.
+    /// Opens a GPU by its number and loads the kernels.
     ///
     /// # Errors
     /// [`DeviceError`].
     pub fn open(ordinal: usize) -> Result<Self, DeviceError> {
         let count = Self::count()?;
         if ordinal >= count {
-            return Err(DeviceError::Failed(format!("GPU {ordinal} is not among the {count} that are here")));
+            return Err(DeviceError::Failed(format!(
+                "there is no GPU {ordinal}; the driver reports {count}, numbered from 0"
+            )));
         }
         let context = CudaContext::new(ordinal).map_err(failed)?;
-        // SAFETY: there is one stream for all memory of this device, so that nothing has to be waited for; and events
+        // SAFETY: all memory of this value is used on one stream, so that no event is needed to order accesses; and events
         // would break the recording of graphs.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed)?;
@@ -147,14 +149,14 @@ impl Nvidia {
         })
     }
 
-    /// How many forwards are recorded, and how many could not be.
+    /// How many graphs are recorded, and how many recordings failed.
     pub fn recorded(&self) -> (usize, usize) {
         let graphs = self.graphs.borrow();
         let recorded = graphs.values().filter(|graph| graph.is_some()).count();
         (recorded, graphs.len() - recorded)
     }
 
-    /// What the driver calls it.
+    /// The device's name as the driver gives it.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -162,14 +164,19 @@ impl Nvidia {
         self.context.name().map_err(failed)
     }
 
-    /// Lets a function have more shared memory than it has by default, where the device has that.
-    fn extend(&self, kernel: Kernel, function: &Function, extra_bytes: u32) -> Result<(), DeviceError> {
+    /// Opts in to more dynamic shared memory than the default, if the device has that much.
+    fn extend_shared(
+        &self,
+        kernel: Kernel,
+        function: &Function,
+        extra_bytes: u32,
+    ) -> Result<(), DeviceError> {
         let limit = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let limit = self.context.attribute(limit).map_err(failed)? as u32;
         let wanted = function.shared_bytes + extra_bytes;
         if wanted > limit {
             return Err(DeviceError::Failed(format!(
-                "{kernel:?} needs {wanted} bytes of shared memory for the longest pair, and the device has {limit}"
+                "kernel {kernel:?} needs {wanted} bytes of shared memory per block; the GPU has {limit}"
             )));
         }
         let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -178,7 +185,7 @@ impl Nvidia {
         Ok(())
     }
 
-    /// Records what `launches` queues.
+    /// Records the work of `launches` as a graph.
     fn record(
         &self,
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
@@ -198,10 +205,10 @@ impl Nvidia {
 
 impl Device for Nvidia {
     type Memory = CudaSlice<u8>;
-    type Trip = Trip;
+    type Submission = Submission;
 
     fn alloc(&self, bytes: usize) -> Result<CudaSlice<u8>, DeviceError> {
-        // SAFETY: whoever allocates knows that anything is in it.
+        // SAFETY: callers must treat the contents as uninitialised, as the trait says.
         let memory = unsafe { self.stream.alloc(bytes.max(1)) }.map_err(failed)?;
         self.memory_bytes.set(self.memory_bytes.get() + bytes as u64);
         Ok(memory)
@@ -213,16 +220,16 @@ impl Device for Nvidia {
 
     unsafe fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(failed)?;
-        let (pinned, is_under_way) = &mut *self.up.borrow_mut();
+        let (pinned, is_in_flight) = &mut *self.up.borrow_mut();
         let pinned = pinned.as_mut_slice().map_err(failed)?;
         for (piece, address) in bytes.chunks(STAGING_BYTES).zip((address..).step_by(STAGING_BYTES)) {
-            if *is_under_way {
+            if *is_in_flight {
                 self.stream.synchronize().map_err(failed)?;
             }
-            *is_under_way = true;
+            *is_in_flight = true;
             let pinned = &mut pinned[..piece.len()];
             pinned.copy_from_slice(piece);
-            // SAFETY: the caller promises the memory; pinned bytes are not written again while the copy may be under way.
+            // SAFETY: the caller promises the memory; the pinned bytes are not written again while the copy may be in flight.
             unsafe { result::memcpy_htod_async(address, pinned, self.stream.cu_stream()) }.map_err(failed)?;
         }
         Ok(())
@@ -252,12 +259,11 @@ impl Device for Nvidia {
         self.context.bind_to_thread().map_err(failed)?;
         let function = &self.functions[&(kernel, half)];
         if shape.shared_bytes > function.extra_bytes.get() {
-            self.extend(kernel, function, shape.shared_bytes)?;
+            self.extend_shared(kernel, function, shape.shared_bytes)?;
         }
         let mut places: Vec<*mut c_void> =
             arguments.iter().map(|argument| argument.place().cast_mut()).collect();
-        // SAFETY: the function is of a module that is loaded; the caller promises its arguments, which the driver
-        // copies.
+        // SAFETY: the function belongs to a loaded module; the caller promises the arguments, which the driver copies.
         unsafe {
             result::launch_kernel(
                 function.function.cu_function(),
@@ -273,11 +279,12 @@ impl Device for Nvidia {
 
     unsafe fn multiply(&self, half: Half, product: &Product) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(failed)?;
-        // SAFETY: the caller promises the addresses; the workspace has its length, and products run one by one.
+        // SAFETY: the caller promises the addresses; the workspace has WORKSPACE_BYTES, and products on a stream do not
+        // overlap.
         unsafe { self.blas.multiply(half, product, Self::address(&self.workspace), self.stream.cu_stream()) }
     }
 
-    /// The first time all is queued as it is, which loads and plans what has to be; then it is recorded.
+    /// The first call for a key runs the launches directly, which loads kernels and makes plans, then records them.
     fn replay(
         &self,
         key: usize,
@@ -291,14 +298,14 @@ impl Device for Nvidia {
         }
         launches()?;
         let recorded = self.record(launches).unwrap_or_else(|error| {
-            tracing::warn!(%error, "a forward cannot be recorded and is launched kernel by kernel");
+            tracing::warn!(%error, "a forward could not be recorded as a CUDA graph; its kernels are launched one by one");
             None
         });
         self.graphs.borrow_mut().insert(key, recorded);
         Ok(())
     }
 
-    fn trip(&self, words: usize, bytes: usize) -> Result<Trip, DeviceError> {
+    fn submission(&self, words: usize, bytes: usize) -> Result<Submission, DeviceError> {
         let mark = || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed);
         // SAFETY: words are set below, and bytes are written before they are read.
         let (mut up, down) = unsafe {
@@ -307,54 +314,58 @@ impl Device for Nvidia {
         };
         up.as_mut_slice().map_err(failed)?.fill(0);
         let stream = self.stream.clone();
-        Ok(Trip { up, down, start: mark()?, end: mark()?, is_under_way: false, stream })
+        Ok(Submission { up, down, start: mark()?, end: mark()?, is_in_flight: false, stream })
     }
 
-    fn words(trip: &mut Trip) -> Result<&mut [u32], DeviceError> {
-        assert!(!trip.is_under_way, "words on their way are not written");
-        trip.up.as_mut_slice().map_err(failed)
+    fn words(submission: &mut Submission) -> Result<&mut [u32], DeviceError> {
+        assert!(!submission.is_in_flight, "the words of a submission in flight are not written");
+        submission.up.as_mut_slice().map_err(failed)
     }
 
-    unsafe fn travel(
+    unsafe fn submit(
         &self,
-        trip: &mut Trip,
+        submission: &mut Submission,
         (to, words): (u64, usize),
         (from, bytes): (u64, usize),
         launches: &mut dyn FnMut() -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(failed)?;
-        assert!(!trip.is_under_way, "a trip is taken before its next one");
+        assert!(!submission.is_in_flight, "a submission is collected before it is reused");
         let stream = self.stream.cu_stream();
-        let up = &trip.up.as_slice().map_err(failed)?[..words];
-        let down = &mut trip.down.as_mut_slice().map_err(failed)?[..bytes];
-        // SAFETY: the caller promises the device's memory; that of the host is neither written nor read before the copies
-        // have ended, by `is_under_way` or by the wait below.
+        let up = &submission.up.as_slice().map_err(failed)?[..words];
+        let down = &mut submission.down.as_mut_slice().map_err(failed)?[..bytes];
+        // SAFETY: the caller promises the device memory. Host buffers are neither written nor read before the copies have
+        // ended: `is_in_flight` guards them, and after an error the wait below.
         let there = || unsafe { result::memcpy_htod_async(to, up, stream) };
         // SAFETY: as above.
         let mut back = || unsafe { result::memcpy_dtoh_async(down, from, stream) };
-        // From here on, whatever becomes of the rest.
-        trip.is_under_way = true;
-        let queued = (trip.start.record(&self.stream).and_then(|()| there()).map_err(failed))
+        // Set before anything is queued, so that the buffers stay guarded whichever call fails.
+        submission.is_in_flight = true;
+        let queued = (submission.start.record(&self.stream).and_then(|()| there()).map_err(failed))
             .and_then(|()| launches())
-            .and_then(|()| back().and_then(|()| trip.end.record(&self.stream)).map_err(failed));
+            .and_then(|()| back().and_then(|()| submission.end.record(&self.stream)).map_err(failed));
         if queued.is_err() {
-            trip.wait();
+            submission.wait();
         }
         queued
     }
 
-    fn is_back(&self, trip: &Trip) -> bool {
-        // A device that has failed brings nothing.
-        trip.end.try_is_complete().unwrap_or(true)
+    fn is_done(&self, submission: &Submission) -> bool {
+        // An error counts as done: a device that has failed never completes the event.
+        submission.end.try_is_complete().unwrap_or(true)
     }
 
-    fn take(&self, trip: &mut Trip, bytes: &mut [u8]) -> Result<Option<DeviceNs>, DeviceError> {
-        // SAFETY: the event is the trip's. Not by the context, which would tell of another error instead of waiting.
-        let ended = unsafe { result::event::synchronize(trip.end.cu_event()) };
-        trip.is_under_way = false;
+    fn collect(
+        &self,
+        submission: &mut Submission,
+        bytes: &mut [u8],
+    ) -> Result<Option<DeviceNs>, DeviceError> {
+        // SAFETY: the event is alive. cudarc's own method is not used: it would return an earlier error without waiting.
+        let ended = unsafe { result::event::synchronize(submission.end.cu_event()) };
+        submission.is_in_flight = false;
         ended.map_err(failed)?;
-        bytes.copy_from_slice(&trip.down.as_slice().map_err(failed)?[..bytes.len()]);
-        let spent = trip.start.elapsed_ms(&trip.end).ok();
+        bytes.copy_from_slice(&submission.down.as_slice().map_err(failed)?[..bytes.len()]);
+        let spent = submission.start.elapsed_ms(&submission.end).ok();
         Ok(spent.map(|spent| DeviceNs((f64::from(spent) * 1e6) as u64)))
     }
 
@@ -367,14 +378,14 @@ impl Device for Nvidia {
     }
 }
 
-/// The device as NVML knows it, where that is there.
+/// The NVML handle of the device, if NVML is present.
 fn monitor(bytes: &[u8; 16]) -> Option<nvml_wrapper::Device<'static>> {
     static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
     let open = || Nvml::builder().lib_path(OsStr::new("libnvidia-ml.so.1")).init().ok();
     NVML.get_or_init(open).as_ref()?.device_by_uuid(uuid(bytes)).ok()
 }
 
-/// `GPU-8a6e...`, as NVML names what the driver numbers.
+/// The device's UUID in NVML's form, `GPU-8a6e...`.
 fn uuid(bytes: &[u8; 16]) -> String {
     let text = hex(bytes);
     format!("GPU-{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])

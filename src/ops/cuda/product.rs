@@ -1,24 +1,24 @@
-//! Matrix products with their shapes checked: the maps of all layers, and the last layer's by heads.
+//! Matrix products with checked shapes: linear maps, and the per-head products of the last layer.
 
 use super::{Array, Device, DeviceError, Launcher, Product, Rows, Scales};
 use crate::ops::Heads;
 
-/// y = W x, in halves, or from E4M3 to halves.
+/// A linear map y = W x + bias. Without scales x, W and y are in the half type; with scales x and W are E4M3.
 pub struct Linear<D: Device> {
-    /// `[outputs, inputs]`, in what x is in.
+    /// `[outputs, inputs]`, of the same type as x.
     pub weight: Array<D>,
-    /// Where x and W are E4M3, their scales.
+    /// The scales of x and W if they are E4M3.
     pub scales: Option<Scales<D>>,
-    /// `[outputs]` in halves, where it is not the next operation's.
+    /// `[outputs]` in the half type; none if the next operation adds the bias.
     pub bias: Option<Array<D>>,
-    /// Rows.
+    /// Rows of W.
     pub outputs: usize,
-    /// Columns.
+    /// Columns of W.
     pub inputs: usize,
 }
 
 impl<D: Device> Launcher<'_, D> {
-    /// y = W x + bias, `[rows, outputs]`, for all rows of the bucket.
+    /// y = W x + bias, `y: [rows, outputs]`, for all rows of the bucket.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -39,12 +39,12 @@ impl<D: Device> Launcher<'_, D> {
         )
     }
 
-    /// `absorbed: [sequences, heads, inputs]` f32, the queries of each head, `[sequences, heads, d]`, times the head's
-    /// rows of `map`, which maps to keys.
+    /// Absorbs keys into queries: for each head, `absorbed` is the query times the head's rows of the key map `map`.
+    /// `queries: [sequences, heads, d]`, `absorbed: [sequences, heads, inputs]` f32.
     ///
     /// # Errors
     /// [`DeviceError`].
-    pub fn absorb(
+    pub fn absorb_keys(
         &self,
         queries: &Array<D>,
         map: &Linear<D>,
@@ -73,12 +73,12 @@ impl<D: Device> Launcher<'_, D> {
         )
     }
 
-    /// `context: [sequences, heads, d]`, the head's rows of `map`, which maps to values, times what is mixed for it,
-    /// `[sequences, heads, inputs]`.
+    /// Applies the value map to mixed states: for each head, `context` is the head's rows of the value map `map` times
+    /// `mixed`. `mixed: [sequences, heads, inputs]`, `context: [sequences, heads, d]`.
     ///
     /// # Errors
     /// [`DeviceError`].
-    pub fn release(
+    pub fn apply_values(
         &self,
         mixed: &Array<D>,
         map: &Linear<D>,
@@ -127,7 +127,7 @@ impl<D: Device> Launcher<'_, D> {
             w_scale: map.scales.as_ref().map_or(0, |scales| scales.weight.holding(4)),
             ..product
         };
-        // SAFETY: the arrays were asserted to hold the last value of each.
+        // SAFETY: `holding` has asserted that each array contains its last value.
         unsafe { self.device.multiply(self.half, &product) }
     }
 }

@@ -1,46 +1,46 @@
-//! A batch as the kernels read it (`Batch` in `kernels/base.cuh`): one piece of memory, one copy.
+//! The device layout of a batch (`Batch` in `kernels/base.cuh`): one allocation, one copy.
 
 use super::kernels::TILE;
 
-/// Tokens, sequences, tiles, and a word that is free.
+/// The header: numbers of tokens, sequences and tiles, and an unused word.
 const HEADER: usize = 4;
 
-/// How many tokens and sequences a batch may have; launches are the same for all batches of a bucket.
+/// The upper bounds of a batch. All batches of a bucket have the same launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// Tokens.
+    /// Most tokens.
     pub tokens: u32,
-    /// Sequences.
+    /// Most sequences.
     pub sequences: u32,
 }
 
 impl Bucket {
-    /// Tiles of attention, at most: a sequence has one more than it fills.
+    /// Most tiles of attention: each sequence has at most one tile that is not full.
     pub fn tiles(&self) -> u32 {
         self.tokens / TILE + self.sequences
     }
 
-    /// Words of a batch.
+    /// The length of a batch in words.
     pub fn words(&self) -> usize {
         HEADER + self.sequences as usize + 1 + 2 * self.tokens as usize + 2 * self.tiles() as usize
     }
 }
 
-/// What a token may be.
+/// The bounds of a model's embedding tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Vocabulary {
-    /// Ids are below this.
+    /// Number of token ids.
     pub ids: u32,
-    /// Places in a sequence are below this.
+    /// Most tokens of a sequence.
     pub places: u32,
 }
 
-/// Writes a batch of tokens `ids`, `types: [tokens]`, of which sequence `i` is `starts[i]..starts[i + 1]`, counted from
-/// `starts[0]`, into the first words, as many as the bucket has. What is behind a batch in its bucket is left as it is;
-/// kernels do not read it.
+/// Writes a batch into the first `bucket.words()` of `words`. `ids`, `types: [tokens]`; sequence `i` is
+/// `starts[i]..starts[i + 1]`, relative to `starts[0]`. Words past the batch's own tokens, sequences and tiles are left
+/// unchanged; kernels do not read them.
 ///
 /// # Panics
-/// Where it is larger than its bucket, or a token is not of the vocabulary.
+/// If the batch exceeds its bucket or a token exceeds the vocabulary.
 pub fn fill_words(
     bucket: Bucket,
     vocabulary: Vocabulary,

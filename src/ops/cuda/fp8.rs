@@ -1,25 +1,24 @@
-//! E4M3 (OCP 8-bit floating point, 2023): a sign, four bits of exponent, three of fraction; and what a product of such
-//! values is scaled with.
+//! E4M3 (OCP 8-bit floating point, 2023: one sign bit, four exponent bits, three fraction bits) and the scales of a map.
 
 use super::{Array, Device, DeviceError};
 
 /// The largest value.
 pub const E4M3_MAX: f32 = 448.0;
-/// Below this, values are multiples of 2^-9.
+/// The smallest normal value; below it values are multiples of 2^-9.
 const NORMAL_MIN: f32 = 1.0 / 64.0;
 
-/// Scales of a map in E4M3, one for all values of each.
+/// The scales of a map in E4M3, one per tensor.
 pub struct Scales<D: Device> {
-    /// What inputs are multiplied with before they are rounded, [1] f32.
+    /// `[1]` f32: inputs are multiplied by it before rounding.
     pub factor: Array<D>,
-    /// Its inverse, [1] f32.
+    /// `[1]` f32: the inverse of `factor`, which restores inputs.
     pub input: Array<D>,
-    /// What weights are multiplied with, [1] f32.
+    /// `[1]` f32: restores weights.
     pub weight: Array<D>,
 }
 
 impl<D: Device> Scales<D> {
-    /// For inputs and weights of up to these magnitudes.
+    /// Scales for inputs and weights of at most these magnitudes.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -30,19 +29,19 @@ impl<D: Device> Scales<D> {
     }
 }
 
-/// What the values of E4M3 are multiplied with to reach `largest`.
+/// The scale that maps [`E4M3_MAX`] to `largest`; 1 if `largest` is 0.
 fn scale(largest: f32) -> f32 {
     if largest > 0.0 { largest / E4M3_MAX } else { 1.0 }
 }
 
-/// Values, divided by a scale that makes the largest fit; and its largest magnitude.
+/// Values in E4M3, divided by the scale that makes the largest one fit; and the largest magnitude.
 pub fn e4m3(values: &[f32]) -> (Vec<u8>, f32) {
     let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     let factor = 1.0 / scale(largest);
     (values.iter().map(|value| round(value * factor)).collect(), largest)
 }
 
-/// To nearest, ties to even, and to the largest where it is larger; as the device rounds.
+/// Rounds to nearest, ties to even, and saturates at [`E4M3_MAX`], as the device does.
 fn round(value: f32) -> u8 {
     let (sign, size) = (if value.is_sign_negative() { 0x80 } else { 0 }, value.abs());
     sign | if size >= E4M3_MAX {
@@ -50,7 +49,7 @@ fn round(value: f32) -> u8 {
     } else if size < NORMAL_MIN {
         (size * 512.0).round_ties_even() as u8
     } else {
-        // Half a unit, or a little less for even ones, is added to what is cut off.
+        // Adds half a unit in the last place (slightly less if the kept part is even), then truncates.
         let bits = size.to_bits() - (120 << 23);
         ((bits + 0x7_ffff + (bits >> 20 & 1)) >> 20) as u8
     }
@@ -60,7 +59,7 @@ fn round(value: f32) -> u8 {
 mod tests {
     use super::*;
 
-    /// By the definition.
+    /// Decodes by the definition.
     fn value(bits: u8) -> f32 {
         let (exponent, fraction) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
         let size =
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_is_itself_and_what_lies_between_goes_to_the_nearest() {
+    fn every_value_rounds_to_itself_and_others_to_the_nearest() {
         for bits in (0..0x7f).chain(0x80..0xff) {
             assert_eq!(round(value(bits)), bits);
         }

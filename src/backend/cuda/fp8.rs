@@ -1,7 +1,7 @@
-//! A model with its maps in E4M3: scaled by what a sample of pairs gives to them, and let in only where it orders the
+//! A model with linear maps in E4M3. Its scales are calibrated on a sample of pairs, and it is used only if it orders the
 //! sample's passages as the model in f16 does.
 
-use super::stack::Largest;
+use super::stack::InputMaxima;
 use super::{Cuda, LoadError};
 use crate::model::{Encoder, Model, Weights};
 use crate::ops::cuda::{Array, Device, DeviceError, Half};
@@ -9,20 +9,21 @@ use crate::rerank::order;
 use crate::token::{Packed, PairReader, ReadError, Tokenizer};
 use std::sync::Arc;
 
-/// Of the pairs among f16's first ten, the share that must stay in order.
+/// Among the pairs of f16's first ten passages, the share that must keep their order.
 #[cfg(feature = "cuda")]
 pub(super) const AGREEMENT_MIN: f64 = 0.9;
-/// Depth of the orders that are compared.
+/// Passages of each ranking that are compared.
 const DEPTH: usize = 10;
-/// Questions with passages that answer them, one a line.
+/// Questions, each with a passage that answers it, one per line.
 const SAMPLE: &str = include_str!("sample.tsv");
 
-/// Each question of the sample with all of its passages, as the model reads them.
+/// A batch for each question of the sample: the question paired with every passage of the sample.
 ///
 /// # Errors
-/// [`LoadError::Shape`], where the model's tokenizer cannot be used.
+/// [`LoadError::Shape`] if the model's tokenizer cannot be used.
 pub fn sample(model: &Model) -> Result<Vec<Packed>, LoadError> {
-    let unfit = |why: String| LoadError::Shape(format!("the sample cannot be read: {why}"));
+    let unfit =
+        |why: String| LoadError::Shape(format!("the model's tokenizer cannot read the sample: {why}"));
     let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| unfit(error.to_string()))?;
     let reader = PairReader::new(Arc::new(tokenizer), model.pair_tokens_max);
     let lines =
@@ -39,44 +40,45 @@ pub fn sample(model: &Model) -> Result<Vec<Packed>, LoadError> {
 }
 
 impl<D: Device> Cuda<D> {
-    /// This model in f16 on another queue of its device with maps in E4M3, and how well that orders the lists as this
-    /// does, from 0 to 1.
+    /// Makes a copy of this model, which is in f16, with maps in E4M3 on another queue of the same device. Returns it with
+    /// the share of pairs, 0 to 1, that it orders as this model does.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn in_eight(
+    pub fn to_fp8(
         &mut self,
         device: D,
         model: (&Encoder, &Weights),
         lists: &[Packed],
         tokens_max: u64,
     ) -> Result<(Self, f64), LoadError> {
-        let mut largest = vec![Largest::default(); model.0.layers - 1];
+        let mut maxima = vec![InputMaxima::default(); model.0.layers - 1];
         for list in lists {
-            self.begin_all(list, Some(&mut largest))?;
-            self.end_first(&mut vec![0.0; list.len()])?;
+            self.submit_batch(list, Some(&mut maxima))?;
+            self.collect_batch(&mut vec![0.0; list.len()])?;
         }
-        let mut eight = Self::load(device, model, (Half::F16, Some(&largest)), tokens_max)?.warmed()?;
+        let mut fp8 = Self::load(device, model, (Half::F16, Some(&maxima)), tokens_max)?.warmed()?;
         let (mut kept, mut all) = (0, 0);
         for list in lists {
             let (mut exact, mut found) = (vec![0.0; list.len()], vec![0.0; list.len()]);
             self.run_all(list, &mut exact)?;
-            eight.run_all(list, &mut found)?;
+            fp8.run_all(list, &mut found)?;
             let (kept_here, all_here) = agreement(&exact, &found);
             (kept, all) = (kept + kept_here, all + all_here);
         }
-        Ok((eight, f64::from(kept) / f64::from(all.max(1))))
+        Ok((fp8, f64::from(kept) / f64::from(all.max(1))))
     }
 }
 
-/// Raises each layer's largest inputs to those that are told of: `[tokens, width]` each.
-pub(super) fn listen<'a, D: Device>(
+/// An observer that raises the maximum of each map's input, in the order of the maps, to that of the observed arrays
+/// (`[tokens, width]`).
+pub(super) fn record_maxima<'a, D: Device>(
     device: &'a D,
     half: Half,
     tokens: usize,
-    largest: &'a mut [Largest],
+    maxima: &'a mut [InputMaxima],
 ) -> impl FnMut(&Array<D>, usize) -> Result<(), DeviceError> + 'a {
-    let mut places = largest.iter_mut().flatten();
+    let mut places = maxima.iter_mut().flatten();
     move |array, width| {
         let mut bytes = vec![0; 2 * tokens * width];
         array.read(device, &mut bytes)?;
@@ -86,8 +88,8 @@ pub(super) fn listen<'a, D: Device>(
     }
 }
 
-/// Of the pairs among the first ten by `exact`, how many stand in the same order by `found`, and how many there are.
-/// What is no number agrees with nothing.
+/// Among the pairs of the first ten by `exact`: how many have the same order by `found`, and how many there are. NaN agrees
+/// with nothing.
 fn agreement(exact: &[f32], found: &[f32]) -> (u32, u32) {
     let Ok(mut first) = order(exact) else { return (0, 1) };
     first.truncate(DEPTH);
