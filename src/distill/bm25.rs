@@ -1,23 +1,23 @@
-//! A first stage to mine candidates with: BM25 over passages in memory.
+//! BM25 over passages in memory: the first stage that candidates are mined from.
 
 use std::collections::HashMap;
 
 /// Robertson and Zaragoza 2009, with Anserini's parameters.
 const K1: f32 = 0.9;
 const B: f32 = 0.4;
-/// Terms in more than this share of the passages order nothing and cost most of the time.
+/// Terms in more than this share of the passages are ignored: they hardly affect the order and take most of the time.
 const COMMON: f32 = 0.2;
 
 /// An inverted index.
 pub struct Bm25 {
     terms: HashMap<String, u32>,
-    /// Passage and weight, by term.
+    /// For each term its passages and weights.
     postings: Vec<Vec<(u32, f32)>>,
     passages: usize,
 }
 
 impl Bm25 {
-    /// Indexes passages; they are known by their places.
+    /// Indexes passages. A passage is identified by its position.
     pub fn new<'a>(passages: impl IntoIterator<Item = &'a str>) -> Self {
         let mut terms = HashMap::new();
         let mut counts: Vec<Vec<(u32, f32)>> = Vec::new();
@@ -54,7 +54,7 @@ impl Bm25 {
         Self { terms, postings: counts, passages: lengths.len() }
     }
 
-    /// The best passages for a query, at most `depth`, best first, ties by place.
+    /// The best passages for a query, at most `depth`, best first; ties by position.
     pub fn search(&self, query: &str, depth: usize) -> Vec<u32> {
         let mut scores = vec![0.0f32; self.passages];
         let mut found = Vec::new();
@@ -78,7 +78,7 @@ impl Bm25 {
     }
 }
 
-/// Runs of letters and digits, in small letters.
+/// Runs of letters and digits, in lower case.
 fn words(text: &str) -> impl Iterator<Item = String> + '_ {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }

@@ -1,4 +1,4 @@
-//! The student's directory: what every server reads, and the papers that say where it comes from.
+//! Writes the student's directory: the files that a server reads, and a card that documents its origin.
 
 use super::run::{Inputs, Plan};
 use crate::base::hex;
@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Pairs whose logits are written beside the model, so that whoever runs it can see that it runs right.
+/// Pairs whose logits are stored beside the model, to verify an installation.
 const GOLDEN: [(&str, &str); 6] = [
     (
         "how many people live in berlin?",
@@ -23,18 +23,18 @@ const GOLDEN: [(&str, &str); 6] = [
     ("what causes hiccups", ""),
 ];
 
-/// What became of a student.
+/// A finished student.
 #[derive(Debug)]
 pub struct Card {
-    /// Where it is.
+    /// Its directory.
     pub directory: PathBuf,
-    /// Its papers.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// How good it is, by set.
+    /// Its quality on each set.
     pub figures: Vec<Figures>,
 }
 
-/// Mean nDCG@10 of a judged set's first-stage candidates, by who ordered them.
+/// Mean nDCG@10 on a judged set of the first-stage candidates, as ordered by each of these rankers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figures {
     /// The set's name.
@@ -62,17 +62,17 @@ pub struct Golden {
     pub logit: f32,
 }
 
-/// What a student was made of.
+/// The inputs that the card describes.
 pub(super) struct Ingredients<'a> {
     pub inputs: &'a Inputs,
     pub plan: &'a Plan,
-    /// Lists that were trained on, and not.
+    /// Lists that were trained on, and lists held out.
     pub lists: (usize, usize),
-    /// Pairs of the former.
+    /// Pairs of the lists that were trained on.
     pub pairs: usize,
 }
 
-/// Why the directory is not whole.
+/// Why a directory could not be written.
 #[derive(Debug, Error)]
 pub enum CardError {
     /// A file cannot be read or written.
@@ -80,10 +80,10 @@ pub enum CardError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
-    /// What was written cannot be read again.
+    /// The written model cannot be loaded.
     #[error("the student cannot be served: {0}")]
     Model(#[from] ModelError),
     /// The golden pairs cannot be scored.
@@ -92,7 +92,7 @@ pub enum CardError {
 }
 
 impl Card {
-    /// Writes the directory, and reads it again as a server would.
+    /// Writes the directory, and loads it as a server would.
     ///
     /// # Errors
     /// [`CardError`].
@@ -172,7 +172,7 @@ fn text(
     let made = if learned {
         "distilled by `podium distill` from"
     } else {
-        "brought by `podium distill` to the scale of"
+        "calibrated by `podium distill` to the scale of"
     };
     line(format!(
         "A cross-encoder of {} layers, {} wide, with {} heads and {} inside, {made}\n\

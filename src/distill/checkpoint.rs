@@ -1,4 +1,4 @@
-//! Training's state on disk, so that an interruption costs little.
+//! The training state on disk, so that an interrupted training can continue.
 
 use super::student::{Parameter, Student};
 use super::train::{Moments, State, TrainError};
@@ -7,11 +7,11 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Where the state is kept, and what it belongs to.
+/// A file for the training state.
 pub struct Checkpoint {
     /// The file.
     pub path: PathBuf,
-    /// Names the plan and the lists; a state of another plan is not gone on with.
+    /// A digest of plan and lists. A state with another digest is ignored.
     pub plan: String,
 }
 
@@ -22,7 +22,7 @@ const SINCE: &str = "since";
 const BEST: &str = "best";
 
 impl Checkpoint {
-    /// Replaces the file by this state; the old one stays until the new one is whole.
+    /// Writes the state to a new file, then renames it over the old one.
     ///
     /// # Errors
     /// [`TrainError::Checkpoint`].
@@ -59,10 +59,10 @@ impl Checkpoint {
             .map_err(|error| self.failed(&error))
     }
 
-    /// Puts the state in place of a new one, if there is one of this plan.
+    /// Loads the state if the file exists and belongs to this plan; else leaves `state` unchanged.
     ///
     /// # Errors
-    /// [`TrainError::Checkpoint`] for a file that is damaged.
+    /// [`TrainError::Checkpoint`] if the file is damaged.
     pub(super) fn load(&self, state: &mut State) -> Result<(), TrainError> {
         let bytes = match std::fs::read(&self.path) {
             Ok(bytes) => bytes,
@@ -70,7 +70,7 @@ impl Checkpoint {
             Err(error) => return Err(self.failed(&error)),
         };
         let damaged = |error: &dyn std::fmt::Display| {
-            self.failed(&format!("{error}; without the file training begins anew"))
+            self.failed(&format!("{error}; delete the file to start training again"))
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
         let facts = metadata.metadata().clone().unwrap_or_default();

@@ -1,6 +1,5 @@
-//! The student's operations that candle has no backward for, or only one in many passes over memory.
-//! Each is a custom operation on packed rows; its test holds value and gradients to candle's own, made
-//! of plain operations.
+//! Operations of the student for which candle has no backward, or only a slow one that is composed of many passes. Each is a
+//! custom operation on packed rows. Its test compares value and gradients with a composition of candle's operations.
 
 use crate::ops::{ERF, ERF_P, EXP2, Kernel, Simd};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
@@ -23,9 +22,9 @@ pub(super) struct LayerNorm {
 /// `k, v: [tokens, hidden]`.
 pub(super) struct Attention {
     pub heads: usize,
-    /// Where each sequence's queries start, and their number: `[sequences + 1]`.
+    /// The first query of each sequence, and at the end the number of queries: `[sequences + 1]`.
     pub queries: Arc<[usize]>,
-    /// Where its tokens start.
+    /// The same for tokens.
     pub tokens: Arc<[usize]>,
 }
 
@@ -35,7 +34,7 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// The same, copied out of a tensor.
+/// A copy of the values of a tensor.
 fn copied(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }
@@ -44,7 +43,7 @@ fn like(values: Vec<f32>, tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, tensor.shape(), tensor.device())
 }
 
-/// Loops over plain slices, of which the compiler makes vectors.
+/// Loops over slices that the compiler vectorises.
 struct Loops<F>(F);
 
 impl<T, F: FnOnce() -> T, S: Simd> Kernel<S> for Loops<F> {
@@ -55,7 +54,7 @@ impl<T, F: FnOnce() -> T, S: Simd> Kernel<S> for Loops<F> {
     }
 }
 
-/// Runs loops as compiled for the processor that is there. Their results are the same on all.
+/// Runs loops as compiled for the present processor. The results are the same on all processors.
 fn on_this_processor<T>(work: impl FnOnce() -> T) -> T {
     #[cfg(target_arch = "x86_64")]
     {
@@ -131,10 +130,10 @@ fn polynomial(x: f32, least_first: &[f32]) -> f32 {
     least_first.iter().rev().fold(0.0, |sum, coefficient| sum * x + coefficient)
 }
 
-/// e^x from e^-86 to e^88, to a relative error of 1e-5; a loop of it becomes vectors.
+/// e^x within a relative error of 1e-5, for x from -86 to 88. Loops over it vectorise.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// Added to a float it leaves the nearest integer in the lowest bits.
+    /// Adding it to a float puts the nearest integer into the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let x = (x * LOG2_E).clamp(-125.0, 127.0);
     let rounded = x + ROUND;
@@ -142,7 +141,7 @@ fn exp(x: f32) -> f32 {
     f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
 
-/// The normal distribution's integral up to x, to 3e-7.
+/// The cumulative normal distribution, within 3e-7.
 #[inline(always)]
 fn phi(x: f32) -> f32 {
     let u = x.abs() * FRAC_1_SQRT_2;
@@ -221,7 +220,7 @@ impl CustomOp3 for LayerNorm {
     }
 }
 
-/// The sum of a term for each pair of values, as 16 sums side by side: the compiler does not reorder one.
+/// The sum of a term over pairs of values, in 16 partial sums, because the compiler does not reorder float additions.
 #[inline(always)]
 fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut sums = [0.0f32; 16];
@@ -250,7 +249,7 @@ impl Attention {
         self.queries.windows(2).zip(self.tokens.windows(2)).map(|(q, t)| (q[0]..q[1], t[0]..t[1]))
     }
 
-    /// The heads of some rows, `[heads, rows, size]`, nothing of them copied.
+    /// The heads of some rows, `[heads, rows, size]`, as views.
     fn split(&self, of: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
         of.narrow(0, rows.start, rows.len())?.reshape((rows.len(), self.heads, ()))?.transpose(0, 1)
     }
@@ -278,7 +277,7 @@ fn scale(heads: &Tensor) -> Result<f32> {
     Ok(1.0 / (heads.dim(2)? as f32).sqrt())
 }
 
-/// The way back from [`Attention::split`], for all sequences: `[rows, hidden]`.
+/// Inverse of [`Attention::split`] for all sequences: `[rows, hidden]`.
 fn join(sequences: &[Tensor]) -> Result<Tensor> {
     let rows = sequences.iter().map(|heads| heads.transpose(0, 1)?.flatten_from(1));
     Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
@@ -356,7 +355,7 @@ mod tests {
         Var::from_tensor(&Tensor::from_vec(values, dims, &Device::Cpu).unwrap()).unwrap()
     }
 
-    /// Holds value and gradients of `fast` to those of `plain`, by a random loss.
+    /// Compares value and gradients of `fast` with those of `plain`, for a random loss.
     fn same(arguments: &[Var], fast: &Tensor, plain: &Tensor) {
         let near = |a: &Tensor, b: &Tensor| {
             let apart = copied(a).unwrap().into_iter().zip(copied(b).unwrap()).map(|(a, b)| (a - b).abs());

@@ -1,4 +1,4 @@
-//! How well logits order a judged set, and how the student's become the teacher's.
+//! nDCG of logits on a judged set, and calibration of the student's logits to the teacher's scale.
 
 use crate::backend::Scorer;
 use crate::eval::{CacheError, Candidate, Judged, List, Measure};
@@ -12,7 +12,7 @@ const DEPTH: usize = 10;
 /// A scorer's logits for every list.
 ///
 /// # Errors
-/// [`CacheError`], of reading and scoring.
+/// [`CacheError`] of tokenising or scoring.
 pub(super) fn score(
     lists: &[List],
     scorer: &mut dyn Scorer,
@@ -29,12 +29,12 @@ pub(super) fn score(
     lists.iter().map(one).collect()
 }
 
-/// Places from best to worst; logits of lanes and labels are finite.
+/// Positions from best to worst. The scores must be finite.
 fn ordered(scores: &[f32]) -> Vec<usize> {
     order(scores).expect("scores are finite")
 }
 
-/// Mean nDCG@10 of the run's candidates ordered by these scores.
+/// Mean nDCG@10 of the run's candidates, ordered by these scores.
 pub(super) fn mean_ndcg(set: &Judged, scores: &[Vec<f32>]) -> f64 {
     let one = |((query, candidates), scores): ((&String, &Vec<Candidate>), &Vec<f32>)| {
         let ranked: Vec<&str> =
@@ -44,15 +44,15 @@ pub(super) fn mean_ndcg(set: &Judged, scores: &[Vec<f32>]) -> f64 {
     set.run.iter().zip(scores).map(one).sum::<f64>() / set.run.len() as f64
 }
 
-/// What a top-k answer is ordered by: the teacher's logits for the student's best `k`, which lead, and the
-/// calibrated student's for the others.
+/// The scores of a top-k answer: the teacher's logits for the student's best `k`, which come first, and the student's
+/// calibrated logits for the others.
 pub(super) fn top_k(teacher: &[f32], student: &[f32], calibration: Calibration, k: usize) -> Vec<f32> {
     let student: Vec<f32> = student.iter().map(|&logit| calibration.apply(logit)).collect();
     top_k_scores(&student, teacher, k)
 }
 
-/// The line from the student's logits to the teacher's with the least squares. Falling or flat, as after
-/// no training at all, it would turn orders round, and is replaced by the teacher's mean.
+/// The least-squares line from the student's logits to the teacher's. Its slope is at least 0.001: a falling or flat line, as
+/// of an untrained student, would reverse or destroy the order.
 pub(super) fn calibrate(student: &[Vec<f32>], teacher: &[Vec<f32>]) -> Calibration {
     let pairs = || {
         student.iter().flatten().zip(teacher.iter().flatten()).map(|(&s, &t)| (f64::from(s), f64::from(t)))
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_is_found_again() {
+    fn the_line_is_recovered() {
         let student = vec![vec![-1.0, 0.0], vec![2.0]];
         let teacher = vec![vec![-5.0, -3.0], vec![1.0]];
         assert_eq!(calibrate(&student, &teacher), Calibration { scale: 2.0, offset: -3.0 });
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_top_k_takes_the_teacher_s_word_for_the_student_s_best() {
+    fn a_top_k_has_the_teacher_s_scores_for_the_student_s_best() {
         let calibration = Calibration { scale: 2.0, offset: 1.0 };
         let mixed = top_k(&[9.0, 8.0, 7.0], &[0.1, 0.3, 0.2], calibration, 2);
         assert_eq!(mixed, [1.2, 8.0, 7.0]);

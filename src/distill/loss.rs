@@ -1,14 +1,14 @@
-//! What the student is taught by: its scores of a list beside the teacher's.
+//! The training loss: the student's scores of a list compared with the teacher's.
 
-/// How much each part counts.
+/// The weights of the parts.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct LossWeights {
-    /// MarginMSE (Hofstätter et al. 2020) over all pairs of a list: half the mean square of how far the
-    /// difference of two candidates is from the teacher's, which is the variance of the error.
+    /// MarginMSE (Hofstätter et al. 2020) over all pairs of a list: half the mean squared error of the difference between
+    /// two candidates, which equals the variance of the error.
     pub margin: f64,
-    /// ListNet (Cao et al. 2007): the divergence of the teacher's softmax over the list from the student's.
+    /// ListNet (Cao et al. 2007): the KL divergence of the student's softmax over the list from the teacher's.
     pub list: f64,
-    /// The mean square of the error, which keeps the student on the teacher's scale between lists.
+    /// The mean squared error, which keeps the student on the teacher's scale across lists.
     pub point: f64,
 }
 
@@ -18,7 +18,7 @@ impl Default for LossWeights {
     }
 }
 
-/// The loss of one list and its derivative by each of the student's logits.
+/// The loss of one list and its derivative with respect to each of the student's logits.
 pub fn loss(student: &[f32], teacher: &[f32], weights: LossWeights) -> (f64, Vec<f32>) {
     let n = student.len() as f64;
     let errors: Vec<f64> = student.iter().zip(teacher).map(|(&s, &t)| f64::from(s) - f64::from(t)).collect();
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_derivative_is_the_loss_s() {
+    fn the_derivative_matches_finite_differences() {
         let student = [0.3f32, -1.2, 2.5, 0.0, -4.0];
         let teacher = [5.0f32, -11.0, 3.0, -2.0, -2.5];
         let weights = LossWeights { margin: 0.7, list: 1.3, point: 0.2 };

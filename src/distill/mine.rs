@@ -1,12 +1,11 @@
-//! What the teacher is asked: for each query a list of candidates, easy ones and hard ones.
+//! Mines the lists that the teacher labels: a query with easy and hard candidates.
 //!
-//! A list draws its candidates either from whole passages or from pieces of one to three sentences,
-//! since a reranker meets both. Most come from BM25's ranking, at all depths, as those are what a
-//! reranker has to tell apart; the last is random. A share of the queries is made from the passages
-//! themselves (Izacard et al. 2022, "independent cropping"; Lee et al. 2019, the inverse cloze task):
-//! whole sentences and runs of words, for the long and topical questions that no query log has, and questions
-//! for a name or a number in a sentence (after Lewis et al. 2019, cloze translation), since few of a log's
-//! questions have their answer in the passages.
+//! The candidates of a list are whole passages or pieces of one to three sentences, because rerankers are used on both.
+//! Most come from BM25's ranking, at all depths, because a reranker must tell those apart; at least one is random. A share
+//! of the queries is made from the passages (Izacard et al. 2022, "independent cropping"; Lee et al. 2019, the inverse cloze
+//! task). Sentences and runs of words stand for long and topical queries, which query logs lack. Questions for a name or a
+//! number in a sentence (after Lewis et al. 2019, cloze translation) have their answer in the passages, which few questions
+//! of a log have.
 
 use super::bm25::Bm25;
 use super::text::{Text, sentences};
@@ -17,24 +16,24 @@ use rand_pcg::Pcg64;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// How many of what.
+/// How lists are mined.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct MinePlan {
-    /// Lists in all.
+    /// Number of lists.
     pub lists: usize,
-    /// Candidates of each, at least 4.
+    /// Candidates per list, at least 4.
     pub candidates: usize,
     /// The share of lists whose query is made from a passage.
     pub made_share: f64,
-    /// The share of those that are questions.
+    /// The share of the made queries that are questions.
     pub question_share: f64,
     /// The share of lists whose candidates are pieces of passages.
     pub pieces_share: f64,
-    /// Everything random comes from it.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
-/// Passages, or pieces of them, with their index.
+/// Passages or pieces of passages, with their index.
 struct Units {
     texts: Vec<Arc<str>>,
     index: Bm25,
@@ -47,7 +46,7 @@ impl Units {
     }
 }
 
-/// Draws lists. They come in random order; a query without any candidate is left out.
+/// Draws lists, in random order. Lists with fewer than two candidates are left out.
 pub fn mine(queries: &[Text], passages: &[Text], plan: &MinePlan) -> Vec<List> {
     let mut random = Pcg64::seed_from_u64(plan.seed);
     let pieces: Vec<Arc<str>> =
@@ -82,9 +81,9 @@ pub fn mine(queries: &[Text], passages: &[Text], plan: &MinePlan) -> Vec<List> {
     })
 }
 
-/// Each query with whether its candidates are pieces, and what draws them. All that is random is drawn here,
-/// before the work is shared out, so that threads change nothing, and in the order of the queries, so that
-/// more lists are the same lists and others, whose labels are known.
+/// For each query, whether its candidates are pieces, and the generator that draws them. The choices are made here, before
+/// the work is divided among threads, so that the number of threads has no effect. They are made in the order of the
+/// queries, so that a larger plan repeats the lists of a smaller one, whose labels are already cached.
 fn with_choices(asked: Vec<Arc<str>>, plan: &MinePlan, random: &mut Pcg64) -> Vec<(Arc<str>, bool, Pcg64)> {
     let choices = |query| {
         let of_pieces = random.random::<f64>() < plan.pieces_share;
@@ -93,7 +92,7 @@ fn with_choices(asked: Vec<Arc<str>>, plan: &MinePlan, random: &mut Pcg64) -> Ve
     asked.into_iter().map(choices).collect()
 }
 
-/// Runs of one to three sentences that make up a passage.
+/// Splits a passage into runs of one to three sentences.
 fn pieces_of(passage: &str, random: &mut Pcg64) -> Vec<Arc<str>> {
     let sentences = sentences(passage, 25);
     let mut pieces = Vec::new();
@@ -106,7 +105,7 @@ fn pieces_of(passage: &str, random: &mut Pcg64) -> Vec<Arc<str>> {
     pieces
 }
 
-/// Queries in random order, the sources in turn until they are used up.
+/// Queries in random order, drawn from the sources in turn until each is exhausted.
 fn take_turns(queries: &[Text], count: usize, random: &mut Pcg64) -> Vec<Arc<str>> {
     let mut sources: BTreeMap<&str, Vec<&Text>> = BTreeMap::new();
     for query in queries {
@@ -125,12 +124,12 @@ fn take_turns(queries: &[Text], count: usize, random: &mut Pcg64) -> Vec<Arc<str
     taken
 }
 
-/// A question for something in a sentence, the sentence up to its 40th word, or a run of 3 to 10 words of it.
+/// Makes a query from a random sentence: a question, the sentence up to its 40th word, or a run of 3 to 10 words of it.
 fn make_query(passages: &[Text], question_share: f64, random: &mut Pcg64) -> Option<Arc<str>> {
     let passage = passages.choose(random)?;
     let sentences = sentences(&passage.text, 25);
     let words: Vec<&str> = sentences.choose(random)?.split_whitespace().take(40).collect();
-    // Without questions nothing is drawn for them, so that they leave other plans' lists as they are.
+    // With a share of 0 no random number is drawn, so that lists of plans without questions stay the same.
     if question_share > 0.0
         && random.random::<f64>() < question_share
         && let Some(question) = make_question(&words, random)
@@ -145,10 +144,10 @@ fn make_query(passages: &[Text], question_share: f64, random: &mut Pcg64) -> Opt
     Some(words[start..start + length].join(" ").into())
 }
 
-/// Takes a name or a number out of a sentence, and asks for it with the words around it. What is about the same
-/// words but has nothing of that kind does not answer it.
+/// Makes a question for a name or a number of a sentence: removes it, and keeps words around it behind a question word. A
+/// passage with the same words but without such a name or number does not answer it.
 fn make_question(words: &[&str], random: &mut Pcg64) -> Option<String> {
-    // Any sentence's first word looks like a name.
+    // From 1: the first word of a sentence always looks like a name.
     let places: Vec<usize> = (1..words.len()).filter(|&place| Asked::of(words[place]).is_some()).collect();
     let &place = places.choose(random)?;
     let asked = Asked::of(words[place])?;
@@ -163,7 +162,7 @@ fn make_question(words: &[&str], random: &mut Pcg64) -> Option<String> {
     (question.len() > 3).then(|| question.join(" "))
 }
 
-/// What a question asks for.
+/// The kind of answer that a question asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Year,
@@ -192,8 +191,8 @@ impl Asked {
     }
 }
 
-/// A quarter each from the first 3 places, the next 18 and the 63 after those, a few from further down, and
-/// what is left at random.
+/// Draws candidates: a quarter each from ranks 1 to 3, the next 18 and the next 63, a few from further down, the rest at
+/// random.
 fn draw(query: &str, units: &Units, count: usize, random: &mut Pcg64) -> Vec<Arc<str>> {
     let mut ranked = units.index.search(query, 200);
     let quarter = count / 4;
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_whole_and_the_same_for_the_same_seed() {
+    fn the_same_seed_gives_the_same_lists() {
         let (queries, passages) = (texts("query", 100), texts("passage", 200));
         let lists = mine(&queries, &passages, &plan());
         assert_eq!(lists.len(), 40);
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn more_lists_are_the_same_lists_and_others() {
+    fn a_larger_plan_repeats_the_lists_of_a_smaller_one() {
         let (queries, passages) = (texts("query", 100), texts("passage", 200));
         let few = mine(&queries, &passages, &plan());
         let many = mine(&queries, &passages, &MinePlan { lists: 80, ..plan() });
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_asks_for_what_is_taken_out() {
+    fn a_question_asks_for_the_words_that_were_removed() {
         let words: Vec<&str> = "The river rises near Mount Blue in 1956, 12 miles long.".split(' ').collect();
         let mut random = Pcg64::seed_from_u64(1);
         let asked: HashSet<String> = (0..2000).filter_map(|_| make_question(&words, &mut random)).collect();

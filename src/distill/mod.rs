@@ -1,18 +1,18 @@
-//! Floor 6: from text and a teacher to a student that can be served.
+//! Floor 6: distils a student that can be served, from text and a teacher.
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `run` | the stages one after the other |
-//! | `text` | queries and passages from files |
+//! | `run` | the stages, from mining to the card |
+//! | `text` | reads queries and passages from files |
 //! | `bm25` | a first stage in memory |
-//! | `mine` | for each query a list of candidates, easy and hard |
-//! | `student` | the model that learns, with gradients |
+//! | `mine` | draws easy and hard candidates for each query |
+//! | `student` | the trainable model, with gradients |
 //! | `grad` | its operations and their derivatives |
 //! | `loss` | MarginMSE and ListNet |
-//! | `train` | AdamW, evaluation, the best one kept |
-//! | `checkpoint` | training's state on disk |
-//! | `judge` | nDCG@10 on judged sets, and the line to the teacher's scale |
-//! | `card` | the model's directory with its papers |
+//! | `train` | AdamW, evaluation, selection of the best student |
+//! | `checkpoint` | the training state on disk |
+//! | `judge` | nDCG@10 on judged sets, calibration to the teacher's scale |
+//! | `card` | writes the model's directory |
 
 mod bm25;
 mod card;

@@ -1,5 +1,5 @@
-//! The stages one after the other. Each starts from what is on disk: labels that were made stay, training
-//! goes on from its last evaluation, and the rest takes seconds.
+//! The stages of distilling. An interrupted run continues from disk: labels are kept, training resumes at its last
+//! evaluation, and the other stages take seconds.
 
 use super::card::{Card, CardError, Figures, Ingredients};
 use super::checkpoint::Checkpoint;
@@ -21,9 +21,9 @@ use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Of the lists, one in so many is not trained on, but evaluated and calibrated with.
+/// One list in 50 is held out of training, for evaluation and calibration.
 const HELD_OUT: usize = 50;
-/// Candidates that the primary scores in the top-k that is reported.
+/// Candidates that the primary scores in the reported top-k.
 const TOP_K: usize = 20;
 
 /// Models and files to distil from.
@@ -31,33 +31,33 @@ const TOP_K: usize = 20;
 pub struct Inputs {
     /// The teacher.
     pub teacher: Model,
-    /// A trained student that learns on; with no updates it is only calibrated and reported on.
+    /// A trained student to continue from. With 0 updates it is only calibrated and reported on.
     pub student: Option<Model>,
-    /// A student of the same shape, with which the result is averaged.
+    /// A student of the same shape; the result is the mean of its weights and the trained ones.
     pub blend: Option<Model>,
     /// Files of queries.
     pub queries: Vec<PathBuf>,
     /// Files of passages.
     pub passages: Vec<PathBuf>,
-    /// Judged sets that choose the best student.
+    /// Judged sets that select the best student.
     pub tune: Vec<PathBuf>,
-    /// Judged sets whose figures stand on the card, and that nothing else depends on.
+    /// Judged sets that are only reported on the card.
     pub report: Vec<PathBuf>,
 }
 
-/// What is made of them.
+/// How the student is made.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     /// The student's name.
     pub name: String,
     /// Its size.
     pub shape: Shape,
-    /// Which lists are labelled.
+    /// How lists are mined.
     pub mine: MinePlan,
-    /// What the teacher computes labels in; the report has it in the best that is here.
+    /// The precision of the teacher's labels. The report uses the best precision of this machine.
     #[serde(serialize_with = "by_name")]
     pub precision: Precision,
-    /// Threads of the teacher and of evaluations.
+    /// Threads of the teacher and of evaluation.
     #[serde(skip)]
     pub threads: usize,
     /// How the student is trained.
@@ -68,38 +68,38 @@ fn by_name<S: serde::Serializer>(precision: &Precision, to: S) -> Result<S::Ok, 
     to.serialize_str(precision.name())
 }
 
-/// How far the work is; a stage begins with 0 done.
+/// The progress of a stage. A stage begins with `done` 0.
 #[derive(Clone, Debug)]
 pub struct Stage {
-    /// What is being done.
+    /// The name of the stage.
     pub name: &'static str,
     /// Steps done.
     pub done: usize,
-    /// Steps in all.
+    /// Total steps.
     pub of: usize,
-    /// What is worth knowing now; may be empty.
+    /// A remark; may be empty.
     pub note: String,
 }
 
-/// Why there is no student.
+/// Why distilling failed.
 #[derive(Debug, Error)]
 pub enum DistillError {
-    /// The student that was given cannot be used.
+    /// The given student cannot be used.
     #[error("student: {0}")]
     Student(String),
-    /// The teacher does not score.
+    /// The teacher cannot be loaded.
     #[error("teacher: {0}")]
     Keeper(#[from] KeeperError),
     /// The text cannot be read.
     #[error(transparent)]
     Text(#[from] FileError),
-    /// There is too little of it.
+    /// There is too little text.
     #[error("{0}")]
     TooLittle(String),
     /// A judged set cannot be used.
     #[error(transparent)]
     Set(#[from] SetError),
-    /// Labels cannot be had or kept.
+    /// Labels cannot be made or stored.
     #[error("labels: {0}")]
     Label(#[from] CacheError),
     /// Training failed.
@@ -108,17 +108,17 @@ pub enum DistillError {
     /// The model cannot be written.
     #[error(transparent)]
     Card(#[from] CardError),
-    /// The folder for the work cannot be made.
+    /// A folder cannot be created.
     #[error("{}: {reason}", .path.display())]
     Work {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: std::io::Error,
     },
 }
 
-/// Labels lists by the teacher; what has been labelled before is not again.
+/// Labels lists by the teacher, except pairs that were labelled before.
 fn label(
     teacher: &mut Keeper,
     name: &'static str,
@@ -129,8 +129,8 @@ fn label(
     teacher.logits(lists, |done| tell(Stage { name, done, of, note: String::new() }))
 }
 
-/// Makes a student of the inputs and writes its directory `out`; `work` keeps what an interrupted run
-/// goes on from. The same inputs and plan give the same model on one machine.
+/// Distils a student and writes its directory `out`. The folder `work` holds labels and training state, from which an
+/// interrupted run continues. The same inputs and plan give the same model on one machine.
 ///
 /// # Errors
 /// [`DistillError`], which names the file or the setting.
@@ -145,7 +145,7 @@ pub fn run(
         let failed = |reason| DistillError::Work { path: path.to_owned(), reason };
         std::fs::create_dir_all(path).map_err(failed)
     };
-    // What is wrong with any input is found before hours are spent.
+    // All inputs are checked first, because labelling can take hours.
     let tune = sets(&inputs.tune)?;
     let report = sets(&inputs.report)?;
     let student = begin(inputs, plan)?;
@@ -153,7 +153,7 @@ pub fn run(
     let passages = text::read(&inputs.passages, Kind::Passages)?;
     for (texts, what) in [(&queries, "query"), (&passages, "passage")] {
         if texts.is_empty() {
-            return Err(DistillError::TooLittle(format!("there is no {what} in the files")));
+            return Err(DistillError::TooLittle(format!("the files contain no {what}")));
         }
     }
     let note = format!("{} queries, {} passages", queries.len(), passages.len());
@@ -162,8 +162,9 @@ pub fn run(
     let least = 2 * plan.train.lists.max(2);
     if mined.len() < least {
         let lists = mined.len();
-        let message =
-            format!("{lists} lists came of the text, and {least} are the least, twice those of an update");
+        let message = format!(
+            "the text gives {lists} lists; at least {least} are needed (twice the lists of an update)"
+        );
         return Err(DistillError::TooLittle(message));
     }
     tell(Stage { name: "mine", done: 1, of: 1, note: format!("{} lists", mined.len()) });
@@ -173,7 +174,7 @@ pub fn run(
     let truncation = Truncation::by(Overflow::LongestFirst);
     let keeper = |precision: Precision| {
         match Keeper::open(Tier::Primary, &inputs.teacher, (precision, plan.threads), &truncation, work) {
-            // Labels that a GPU made are taken without one.
+            // Cached labels from a GPU can be used without one.
             Err(KeeperError::Precision(NotHere::Gpu(_))) if precision == Precision::F16 => {
                 Keeper::elsewhere(&inputs.teacher, Half::F16.dtype(), &truncation, work)
             }
@@ -192,7 +193,7 @@ pub fn run(
             (student.encoder().clone(), student.weights())
         }
         None => {
-            let given = inputs.student.as_ref().expect("what does not learn was given");
+            let given = inputs.student.as_ref().expect("without training there is a given student");
             (given.encoder.clone(), given.weights.clone())
         }
     };
@@ -201,7 +202,7 @@ pub fn run(
     }
     let mut scorer = engine(&encoder, &weights, plan.threads);
     let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
-    // What labels are good enough for may not be what the teacher is reported with; and labels have one owner.
+    // The report may use another precision than the labels. The label cache is dropped first, because it is locked.
     drop(teacher);
     let best = if plan.precision.is_for_gpus() { plan.precision } else { Precision::Auto };
     let mut teacher = keeper(best)?;
@@ -229,7 +230,8 @@ pub fn run(
     Ok(Card::write(out, (&encoder, &weights), calibration, figures, &ingredients)?)
 }
 
-/// What learns, if anything does: a new student, or the one that was given, which must read text as the teacher does.
+/// The student to train: a new one, or the given one, which must tokenise as the teacher does. None if the given student is
+/// not trained any further.
 fn begin(inputs: &Inputs, plan: &Plan) -> Result<Option<Student>, DistillError> {
     let teacher = &inputs.teacher;
     let fails = |why| Err(DistillError::Student(why));
@@ -237,7 +239,7 @@ fn begin(inputs: &Inputs, plan: &Plan) -> Result<Option<Student>, DistillError> 
         let blended = inputs.blend.as_ref();
         blended.is_none_or(|blend| blend.encoder == *encoder && blend.tokenizer == teacher.tokenizer)
     };
-    let other_shape = || fails("what it is blended with has another shape or tokenizer".to_owned());
+    let other_shape = || fails("the model to blend with has another shape or tokenizer".to_owned());
     let Some(student) = &inputs.student else {
         let student = Student::new(plan.shape, &teacher.encoder, &teacher.weights, plan.train.seed);
         return if fits(student.encoder()) { Ok(Some(student)) } else { other_shape() };
@@ -250,7 +252,7 @@ fn begin(inputs: &Inputs, plan: &Plan) -> Result<Option<Student>, DistillError> 
         return fails("its tokenizer is not the teacher's".to_owned());
     }
     if reads < needed {
-        return fails(format!("it reads {reads} tokens a pair, and the teacher {needed}"));
+        return fails(format!("it reads {reads} tokens per pair, the teacher {needed}"));
     }
     let resumed = || Student::resume(&student.encoder, &student.weights, &teacher.weights);
     let learns = (plan.train.steps > 0).then(resumed).transpose();
@@ -264,28 +266,28 @@ fn sets(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, SetError> {
     folders.iter().map(|folder| Ok((name(folder), Judged::read(folder)?))).collect()
 }
 
-/// The engine that will serve it, in f32.
+/// The CPU engine with these weights, in f32.
 fn engine(encoder: &Encoder, weights: &Weights, threads: usize) -> Cpu {
     let packed = CpuModel::new(encoder, weights, Precision::F32);
     Cpu::new(packed.expect("every processor has f32"), threads)
 }
 
-/// Lists that are not trained on, with their labels.
+/// Lists held out of training, with their labels.
 struct HeldOut {
     lists: Vec<List>,
     teacher: Vec<Vec<f32>>,
 }
 
 impl HeldOut {
-    /// The mean loss, the less the better.
+    /// The mean loss.
     fn loss(&self, student: &[Vec<f32>], weights: LossWeights) -> f64 {
         let one = |(student, teacher): (&Vec<f32>, &Vec<f32>)| loss(student, teacher, weights).0;
         student.iter().zip(&self.teacher).map(one).sum::<f64>() / student.len() as f64
     }
 }
 
-/// Trains a student on labelled lists; the best is the one with the highest mean nDCG@10 on the sets to
-/// tune on, or without any the one with the least loss on what is held out.
+/// Trains a student on labelled lists and returns the best one: by mean nDCG@10 on the tuning sets, or without any by the
+/// loss on the held-out lists.
 fn learn(
     (student, reader): (Student, &PairReader),
     (inputs, plan): (&Inputs, &Plan),
@@ -296,7 +298,7 @@ fn learn(
 ) -> Result<Student, DistillError> {
     let tune: Vec<(&Judged, Vec<List>)> = tune.iter().map(|(_, set)| (set, List::of_set(set))).collect();
     let mut named = Sha256::new();
-    // All that the trained student depends on, and nothing else.
+    // The digest covers everything that the trained student depends on, and nothing else.
     let settings = TrainPlan { patience: 0, ..plan.train.clone() };
     named.update(serde_json::to_vec(&(plan.shape, settings)).expect("a plan is plain data"));
     named.update(&inputs.teacher.identity);
@@ -323,7 +325,7 @@ fn learn(
         named.update(format!("{grades:?}"));
     }
     let named = hex(&named.finalize());
-    // A training of other labels, by as little as a GPU's last bits, leaves this one's state.
+    // The digest is in the name, so that a training on other labels does not overwrite this state.
     let path = work.join(format!("training-{}.safetensors", &named[..12]));
     let checkpoint = Checkpoint { path, plan: named };
     let said = std::cell::RefCell::new(String::new());

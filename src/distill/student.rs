@@ -1,11 +1,11 @@
-//! The model that learns: an encoder of BERT's shape, as parameters with a forward that has gradients.
+//! The trainable model: an encoder of BERT's shape, as parameters with a differentiable forward.
 //!
-//! A word's embedding is a learned projection of the teacher's embedding of that word, plus a row of its
-//! own. So what the student learns about the words in the text reaches the words that are not in it. When
-//! the student is done both are added up into the table that every BERT has. Where a trained student learns on,
-//! what is projected is that table beside the teacher's.
+//! A word's embedding is a learned projection of the teacher's embedding of that word, plus a learned row of its own. The
+//! projection carries what is learned from the words in the text to all other words. In the finished model the sum of both
+//! is BERT's usual table. A trained student that continues to learn projects the concatenation of the teacher's table and
+//! its own.
 //!
-//! Of the last layer only the first token's row is computed, as in the engines that will serve it.
+//! In the last layer only the first token's row is computed, as in the engines.
 
 use super::grad::{AddBias, Attention, Gelu, LayerNorm};
 use super::loss::{LossWeights, loss};
@@ -28,7 +28,7 @@ pub struct Shape {
     pub hidden: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width inside the feed-forward part.
+    /// Inner width of the feed-forward part.
     pub intermediate: usize,
 }
 
@@ -39,29 +39,29 @@ pub(super) struct Parameter {
     pub values: Vec<f32>,
 }
 
-/// Parameters by name; `words` is `[vocabulary, hidden]`, what each word has beside its projection.
+/// The model's parameters by name. `words` is `[vocabulary, hidden]`: each word's own row, added to its projection.
 #[derive(Clone)]
 pub struct Student {
     encoder: Encoder,
     pub(super) dense: BTreeMap<String, Parameter>,
     pub(super) words: Parameter,
-    /// What words' embeddings are projected from, `[vocabulary, wide]`.
+    /// The table that is projected, `[vocabulary, wide]`.
     source: Arc<Parameter>,
 }
 
-/// The derivative of one list's loss.
+/// The gradient of one list's loss.
 pub(super) struct Gradients {
     pub loss: f64,
     /// In the order of [`Student::dense`].
     pub dense: Vec<Vec<f32>>,
-    /// The words of the list, each once, and `[words, hidden]`.
+    /// The distinct words of the list, and their gradients `[words, hidden]`.
     pub words: (Vec<u32>, Vec<f32>),
 }
 
 const PROJECTION: &str = "projection";
 
 impl Student {
-    /// A student of this shape that has learned nothing but its teacher's embeddings, by projection.
+    /// A new student of this shape: embeddings are projected from the teacher's, all else is random.
     pub fn new(shape: Shape, teacher: &Encoder, weights: &Weights, seed: u64) -> Self {
         let encoder = Encoder {
             family: Family::Bert,
@@ -119,8 +119,8 @@ impl Student {
             put(format!("{norm}.bias"), &[h], vec![0.0; h]);
         }
         put(PROJECTION.into(), &[wide, h], projection);
-        // A first layer whose queries are its keys looks for the same word elsewhere: what a reranker
-        // needs first, and is slow to find (after Trockman and Kolter 2023).
+        // With equal query and key weights the first layer attends to other occurrences of the same word. A reranker needs
+        // that and is slow to learn it (after Trockman and Kolter 2023).
         let key = dense["0.key.weight"].clone();
         dense.insert("0.query.weight".into(), key);
         let words =
@@ -128,17 +128,18 @@ impl Student {
         Self { encoder, dense, words, source: Arc::new(source) }
     }
 
-    /// A trained student that learns on: it begins with the same logits. Both have one vocabulary.
+    /// A student that continues from a trained model and begins with the same logits. Student and teacher must share a
+    /// vocabulary.
     ///
     /// # Errors
-    /// What keeps a model from being trained here.
+    /// The reason if the model's shape cannot be trained.
     pub fn resume(
         encoder: &Encoder,
         weights: &Weights,
         teacher: &Weights,
     ) -> std::result::Result<Self, &'static str> {
         if encoder.family != Family::Bert || encoder.gelu != ops::Gelu::Erf || encoder.token_types != 2 {
-            return Err("only BERT's shape can learn, with erf GELU and two token types");
+            return Err("only BERT's shape with erf GELU and two token types can be trained");
         }
         let h = encoder.hidden;
         let taught = teacher.words.len() / encoder.vocabulary;
@@ -185,23 +186,23 @@ impl Student {
         Ok(Self { encoder: encoder.clone(), dense, words, source })
     }
 
-    /// Its shape, as the engines want it.
+    /// Its shape.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
     }
 
-    /// Every parameter by its name: the dense ones in order, then the words.
+    /// All parameters by name: the dense ones in order, then the words.
     pub(super) fn parameters(&self) -> impl Iterator<Item = (&str, &Parameter)> {
         self.dense.iter().map(|(name, parameter)| (name.as_str(), parameter)).chain([("words", &self.words)])
     }
 
-    /// The same, to change.
+    /// All parameters, mutable.
     pub(super) fn parameters_mut(&mut self) -> impl Iterator<Item = (&str, &mut Parameter)> {
         let dense = self.dense.iter_mut().map(|(name, parameter)| (name.as_str(), parameter));
         dense.chain([("words", &mut self.words)])
     }
 
-    /// The model as it will be served.
+    /// The weights of the finished model.
     pub fn weights(&self) -> Weights {
         let values = |name: &str| self.dense[name].values.clone();
         let linear = |name: &str| Linear {
@@ -236,7 +237,7 @@ impl Student {
         }
     }
 
-    /// The loss of a list and its derivative by every parameter that takes part.
+    /// The loss of a list and its gradient.
     pub(super) fn gradients(
         &self,
         batch: &Packed,
@@ -268,7 +269,7 @@ impl Student {
         Ok(Gradients { loss, dense, words: (ids, grad(&own)?) })
     }
 
-    /// Logits of a batch, whose words are `ids`, each once and in order.
+    /// The logits of a batch; `ids` are its distinct words, sorted.
     fn forward(&self, vars: &BTreeMap<&str, Var>, own: &Var, ids: &[u32], batch: &Packed) -> Result<Tensor> {
         let wide = self.source.dims[1];
         let cpu = &Device::Cpu;
@@ -348,8 +349,8 @@ fn principal(table: &Parameter, width: usize, random: &mut Pcg64) -> Vec<f32> {
     directions
 }
 
-/// Gram and Schmidt on the columns of `[rows, width]`, twice for precision; a column that the others
-/// span becomes zero.
+/// Gram-Schmidt on the columns of `[rows, width]`, twice for precision. A column that depends on the earlier ones becomes
+/// zero.
 fn orthonormalise(matrix: &mut [f32], width: usize) {
     let rows = matrix.len() / width;
     let mut columns: Vec<Vec<f64>> = (0..width)
@@ -402,17 +403,17 @@ mod tests {
     }
 
     #[test]
-    fn what_learns_is_what_is_served() {
+    fn the_trained_forward_equals_the_served_one() {
         let student = student();
         let served = Forward::new(student.encoder(), &student.weights()).unwrap().logits(&batch()).unwrap();
-        // The loss's least is where the teacher says what the student says.
+        // The loss is smallest if the teacher's logits equal the student's.
         let at = |teacher: &[f32]| student.gradients(&batch(), teacher, LossWeights::default()).unwrap().loss;
         assert!(at(&served) < 1e-6, "{}", at(&served));
         assert!(at(&[served[0] + 1.0, served[1], served[2]]) > 0.01);
     }
 
     #[test]
-    fn a_trained_student_learns_on_from_the_logits_it_has() {
+    fn a_resumed_student_begins_with_the_same_logits() {
         let (first, (_, teacher)) = (student(), teacher());
         let again = Student::resume(first.encoder(), &first.weights(), &teacher).unwrap();
         let names = |student: &Student| student.dense.keys().cloned().collect::<Vec<_>>();
@@ -430,14 +431,14 @@ mod tests {
     }
 
     #[test]
-    fn every_derivative_is_the_loss_s() {
+    fn every_derivative_matches_finite_differences() {
         let (mut student, teacher) = (student(), [1.0, -2.0, 0.5]);
         let weights = LossWeights::default();
         let grads = student.gradients(&batch(), &teacher, weights).unwrap();
         let names: Vec<String> = student.dense.keys().cloned().collect();
         let mut checked = 0;
         for (name, grad) in names.iter().zip(&grads.dense) {
-            // The place with the steepest slope is the least rounded.
+            // The largest derivative has the smallest relative rounding error.
             let place = (0..grad.len()).max_by(|&a, &b| grad[a].abs().total_cmp(&grad[b].abs())).unwrap();
             let mut at = |step: f32| {
                 student.dense.get_mut(name).unwrap().values[place] += step;
@@ -450,13 +451,13 @@ mod tests {
             assert!((slope - expected).abs() < 2e-3 + 0.03 * expected.abs(), "{name}: {slope}, {expected}");
             checked += usize::from(expected.abs() > 1e-3);
         }
-        // A key's bias moves all scores of a query alike, and so nothing.
+        // A key bias shifts all scores of a query equally, so its derivative is zero.
         assert!(checked >= names.len() - 2, "{checked} of {}", names.len());
         assert_eq!(grads.words.0[..4], [1, 2, 3, 4]);
     }
 
     #[test]
-    fn a_table_of_low_rank_is_found_again() {
+    fn a_table_of_low_rank_is_recovered() {
         let mut random = Pcg64::seed_from_u64(9);
         let (rows, inner, wide) = (50, 3, 12);
         let (left, right) = (normal(rows * inner, 1, &mut random), normal(inner * wide, 1, &mut random));

@@ -1,4 +1,4 @@
-//! What several tests of distilling begin with.
+//! Fixtures of the tests of distilling.
 
 use super::student::Shape;
 use crate::model::{Encoder, Family, Linear, Norm, Weights};
@@ -11,7 +11,7 @@ pub fn tiny() -> Shape {
     Shape { layers: 2, hidden: 16, heads: 2, intermediate: 24 }
 }
 
-/// A teacher of 40 words, of which only the embeddings matter here.
+/// A teacher with 40 words. Only its embeddings are used.
 pub fn teacher() -> (Encoder, Weights) {
     let encoder = Encoder {
         family: Family::Roberta,

@@ -1,11 +1,11 @@
-//! The text to distil from: queries and passages, from files as people have them.
+//! Reads the text to distil from: queries and passages, from several file formats.
 
 use crate::base::{FileError, each_line};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// A query or a passage, and where it comes from: sources take turns when queries are drawn.
+/// A query or a passage with its source. Queries are drawn from the sources in turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     /// The first column of a TSV, or the file's name.
@@ -14,7 +14,7 @@ pub struct Text {
     pub text: String,
 }
 
-/// What a line of JSON may hold: a BEIR entry, or a logged request.
+/// A line of JSON: a BEIR entry or a logged request.
 #[derive(Deserialize)]
 struct Entry {
     title: Option<String>,
@@ -32,7 +32,7 @@ enum Document {
     Fields { text: String },
 }
 
-/// Which text of a logged request is wanted.
+/// The texts to read from a logged request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `query`.
@@ -41,9 +41,8 @@ pub enum Kind {
     Passages,
 }
 
-/// Reads files, each text once. A name that ends in `.jsonl` holds objects: entries of a BEIR set
-/// (`text`, and `title` before it), or logged requests (`query` and `documents`). Any other file holds
-/// lines: a source, a tab and a text, or a text alone.
+/// Reads files and drops repeated texts. A file `*.jsonl` has one object per line: a BEIR entry (`title` and `text`) or a
+/// logged request (`query` and `documents`). Any other file has lines with a source, a tab and a text, or only a text.
 ///
 /// # Errors
 /// [`FileError`], which names the file and the line.
@@ -71,7 +70,7 @@ pub fn read(files: &[PathBuf], kind: Kind) -> Result<Vec<Text>, FileError> {
     Ok(texts)
 }
 
-/// The file's folder and stem, as BEIR sets have all the same file names.
+/// The file's folder and stem: the files of all BEIR sets have the same names.
 pub(super) fn name_of(path: &Path) -> String {
     let part = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
     let stem = part(path.file_stem()).unwrap_or_default();
@@ -94,12 +93,12 @@ fn of_json(line: &str, kind: Kind) -> Result<Vec<String>, String> {
             };
             Ok(entry.documents.into_iter().map(text).collect())
         }
-        (_, None) => Err("neither `text` nor `query` is there".to_owned()),
+        (_, None) => Err("neither `text` nor `query` is present".to_owned()),
     }
 }
 
-/// Cuts a passage into its sentences: after `.`, `?` or `!` and before a capital or a digit. A piece
-/// shorter than `bytes_min` stays with the next.
+/// Splits a passage into sentences: after `.`, `?` or `!` before a capital letter or a digit. A sentence shorter than
+/// `bytes_min` is joined with the next.
 pub fn sentences(passage: &str, bytes_min: usize) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut start = 0;
@@ -129,7 +128,7 @@ mod tests {
     use std::fs::write;
 
     #[test]
-    fn every_form_is_read_and_each_text_once() {
+    fn every_format_is_read_and_repeated_texts_are_dropped() {
         let place = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| {
             write(place.path().join(name), text).unwrap();
@@ -149,12 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_wrong_is_named() {
+    fn an_error_names_the_line() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("x.jsonl");
         write(&path, "{\"text\": \"a\"}\n{\"title\": \"b\"}\n").unwrap();
         let error = read(&[path], Kind::Queries).unwrap_err().to_string();
-        assert!(error.ends_with("x.jsonl:2: neither `text` nor `query` is there"), "{error}");
+        assert!(error.ends_with("x.jsonl:2: neither `text` nor `query` is present"), "{error}");
     }
 
     #[test]

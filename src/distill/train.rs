@@ -1,8 +1,7 @@
-//! From labelled lists to a trained student: AdamW over random lists, an evaluation now and then, and the
-//! best student kept.
+//! Trains a student on labelled lists: AdamW over random lists, with regular evaluations that select the best student.
 //!
-//! Each list is worked on by one thread, and their gradients are added up in order: the same lists and
-//! seed give the same student on one machine, whatever its threads.
+//! One thread computes the gradient of a list, and gradients are summed in order. So the same lists and seed give the same
+//! student on one machine, for any number of threads.
 
 use super::checkpoint::Checkpoint;
 use super::loss::LossWeights;
@@ -18,23 +17,23 @@ use thiserror::Error;
 /// How a student is trained.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct TrainPlan {
-    /// Updates in all; the learning rate falls to 0 over them.
+    /// Number of updates. The learning rate falls to 0 over them.
     pub steps: usize,
-    /// Lists of an update.
+    /// Lists per update.
     pub lists: usize,
     /// The largest learning rate.
     pub rate: f64,
     /// Updates between evaluations.
     pub every: usize,
-    /// Evaluations without a better one before training ends.
+    /// Training ends after this many evaluations without improvement.
     pub patience: usize,
-    /// What is taught by.
+    /// The loss.
     pub loss: LossWeights,
-    /// Everything random comes from it.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
-/// A list as the student reads it, with the teacher's logits.
+/// A tokenised list with the teacher's logits.
 pub struct Example {
     /// The pairs.
     pub batch: Packed,
@@ -42,7 +41,7 @@ pub struct Example {
     pub teacher: Vec<f32>,
 }
 
-/// Where training is.
+/// The progress of training.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
     /// Updates made.
@@ -56,11 +55,11 @@ const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.98;
 const EPSILON: f64 = 1e-8;
 const DECAY: f64 = 0.01;
-/// Gradients longer than this are shortened to it.
+/// Gradients are clipped to this norm.
 const NORM_MAX: f64 = 1.0;
-/// Updates over which the learning rate rises, as a share of all.
+/// The share of updates over which the learning rate rises.
 const WARM_UP: f64 = 0.05;
-/// The rate of words' own rows, relative to the others'.
+/// The learning rate of the words' own rows, relative to other parameters.
 const WORDS_RATE: f64 = 0.5;
 
 /// First and second moments of a tensor's gradient.
@@ -75,7 +74,7 @@ impl Moments {
         Self { first: vec![0.0; count], second: vec![0.0; count] }
     }
 
-    /// One update of the values from `start` on by their gradient.
+    /// Updates the values from `start` on by their gradient.
     fn update(&mut self, values: &mut [f32], start: usize, grad: &[f32], step: &Step) {
         let correct = |beta: f64| 1.0 - beta.powi(step.number.min(100_000) as i32);
         let size = (step.rate * correct(BETA_2).sqrt() / correct(BETA_1)) as f32;
@@ -91,7 +90,7 @@ impl Moments {
     }
 }
 
-/// How far an update goes.
+/// The rates of an update.
 struct Step {
     /// From 1.
     number: usize,
@@ -99,17 +98,17 @@ struct Step {
     decay: f64,
 }
 
-/// All that training goes on from.
+/// The complete state of a training.
 pub(super) struct State {
     /// Updates made.
     pub step: usize,
     pub student: Student,
-    /// In the order of its dense parameters.
+    /// In the order of the student's dense parameters.
     pub dense: Vec<Moments>,
     pub words: Moments,
     /// The best student so far with its score.
     pub best: Option<(f64, Student)>,
-    /// Evaluations since that one.
+    /// Evaluations since the best one.
     pub since: usize,
 }
 
@@ -120,7 +119,7 @@ impl State {
         Self { step: 0, student, dense, words, best: None, since: 0 }
     }
 
-    /// One update by the lists' mean gradient.
+    /// Applies the mean gradient of the lists.
     fn update(&mut self, grads: &[Gradients], word_sums: &mut WordSums, plan: &TrainPlan) {
         self.step += 1;
         let sums = add_up(grads, word_sums);
@@ -140,7 +139,7 @@ impl State {
         });
     }
 
-    /// Keeps the student, if none before was as good.
+    /// Keeps the student if its score is the best so far.
     fn judge(&mut self, score: f64) {
         self.since += 1;
         if self.best.as_ref().is_none_or(|(before, _)| score > *before) {
@@ -150,11 +149,11 @@ impl State {
     }
 }
 
-/// Trains a student. `evaluate` gives a score, the higher the better; `progress` hears of each update.
-/// With a checkpoint it goes on where an earlier run of the same plan was evaluated last.
+/// Trains a student. `evaluate` returns a score, higher is better; `progress` is called after each update. With a checkpoint
+/// training continues from the last evaluation of an earlier run of the same plan.
 ///
 /// # Errors
-/// [`TrainError`], and what `evaluate` returns.
+/// [`TrainError`], and the errors of `evaluate`.
 pub fn train<E: From<TrainError>>(
     student: Student,
     examples: &[Example],
@@ -168,14 +167,14 @@ pub fn train<E: From<TrainError>>(
         checkpoint.load(&mut state)?;
     }
     if state.best.is_none() {
-        // A student that learns on may have been better before.
+        // A given student may be better than all that follow.
         let score = evaluate(&state.student)?;
         state.judge(score);
     }
     let mut word_sums = WordSums::new(&state.student.words);
     let mut order = Order::new(examples.len(), plan.seed);
     let lists = plan.lists.min(examples.len());
-    // The order is drawn again up to where the checkpoint was.
+    // Skips the lists that were used before the checkpoint.
     (0..state.step).for_each(|_| drop(order.take(lists)));
     let mut losses = Vec::new();
     while state.step < plan.steps && state.since < plan.patience.max(1) {
@@ -203,14 +202,14 @@ pub fn train<E: From<TrainError>>(
     Ok(state.best.map_or(state.student, |(_, best)| best))
 }
 
-/// Why training ended without a student.
+/// Why training failed.
 #[derive(Debug, Error)]
 pub enum TrainError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// The loss is no number.
-    #[error("the loss is no number after {step} updates; a smaller rate may help")]
+    /// The loss is not finite.
+    #[error("the loss is not finite after {step} updates; try a smaller `--rate`")]
     Diverged {
         /// Updates made.
         step: usize,
@@ -220,19 +219,19 @@ pub enum TrainError {
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
 }
 
-/// Up to 1 in a line, and down to 0 in another.
+/// The factor of the learning rate: rises linearly to 1, then falls linearly to 0.
 fn schedule(step: usize, steps: usize) -> f64 {
     let (step, steps) = (step as f64, steps as f64);
     let warm = (steps * WARM_UP).max(1.0);
     (step / warm).min((steps - step + 1.0) / (steps - warm).max(1.0)).min(1.0)
 }
 
-/// The mean gradient of the lists: what is dense is returned, the words' rows go into `words`.
+/// The mean gradient of the lists. Returns the dense part and adds the words' rows to `words`.
 fn add_up(grads: &[Gradients], words: &mut WordSums) -> Vec<Vec<f32>> {
     let share = 1.0 / grads.len() as f32;
     let mut sums: Vec<Vec<f32>> = grads[0].dense.iter().map(|grad| vec![0.0; grad.len()]).collect();
@@ -245,7 +244,7 @@ fn add_up(grads: &[Gradients], words: &mut WordSums) -> Vec<Vec<f32>> {
     sums
 }
 
-/// Gradients of the few words that lists have, summed in place.
+/// Sums of the words' gradients. Only the words of the lists are touched.
 struct WordSums {
     hidden: usize,
     sums: Vec<f32>,
@@ -279,7 +278,7 @@ impl WordSums {
         self.touched.iter().flat_map(row).map(|&x| f64::from(x) * f64::from(x)).sum()
     }
 
-    /// Calls `update` with the start and the gradient of each row, and forgets them.
+    /// Calls `update` with the start and gradient of each touched row, then clears it.
     fn drain(&mut self, factor: f32, mut update: impl FnMut(usize, &[f32])) {
         for id in self.touched.drain(..) {
             let start = id as usize * self.hidden;
@@ -292,7 +291,7 @@ impl WordSums {
     }
 }
 
-/// Lists in random order, all of them before any comes again.
+/// Lists in random order; each is used once before any is used again.
 struct Order {
     places: Vec<usize>,
     next: usize,
@@ -351,7 +350,7 @@ mod tests {
         }
     }
 
-    /// A score that is the student's own.
+    /// A score that depends on the student only.
     fn evaluate(student: &Student) -> Result<f64, TrainError> {
         Ok(student.words.values.iter().map(|value| f64::from(value.abs())).sum())
     }
@@ -366,7 +365,7 @@ mod tests {
         train(student, &examples(200, 1), &plan(steps), checkpoint, evaluate, &mut progress).unwrap()
     }
 
-    /// Without printing thousands of numbers.
+    /// Compares students without printing thousands of numbers.
     fn assert_same(a: &Student, b: &Student) {
         assert!(a.dense == b.dense && a.words == b.words, "the students are not the same");
     }
@@ -381,17 +380,17 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_training_goes_on_to_the_same_student() {
+    fn an_interrupted_training_continues_to_the_same_student() {
         let place = tempfile::tempdir().unwrap();
         let checkpoint = Checkpoint { path: place.path().join("train"), plan: "one".to_owned() };
-        // A progress that panics is as good as a lost machine.
+        // A panic in `progress` stands for an interruption.
         let stop = |at: Progress| assert!(at.step < 45, "the machine is lost");
         assert!(std::panic::catch_unwind(|| train_to(60, Some(&checkpoint), stop)).is_err());
         let mut steps = Vec::new();
         let resumed = train_to(60, Some(&checkpoint), |at| steps.push(at.step));
         assert_eq!(steps, (41..=60).collect::<Vec<_>>());
         assert_same(&resumed, &train_to(60, None, |_| ()));
-        // Another plan begins anew.
+        // A training of another plan does not use the state.
         let other = Checkpoint { plan: "other".to_owned(), ..checkpoint };
         steps.clear();
         train_to(60, Some(&other), |at| steps.push(at.step));
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_no_number_ends_it() {
+    fn a_loss_that_is_not_finite_ends_training() {
         let (encoder, weights) = teacher();
         let student = Student::new(tiny(), &encoder, &weights, 1);
         let mut examples = examples(4, 1);
