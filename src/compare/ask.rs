@@ -1,5 +1,4 @@
-//! Servers that are asked over HTTP, ours or a peer's: what they answer to the judged queries, how late and at
-//! what price.
+//! Asks servers over HTTP, ours or a peer's, and records their answers to the judged queries, latency and price.
 
 use super::run::Progress;
 use super::serve::{Served, ServedCost};
@@ -12,42 +11,42 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::task::{JoinError, JoinSet};
 
-/// A server, and how it is asked.
+/// A server to ask.
 pub struct Server {
-    /// What reports call it.
+    /// Its name in reports.
     pub name: String,
-    /// Speaks to it.
+    /// Its client.
     pub client: Client,
-    /// What each request wishes for.
+    /// The options of each request.
     pub kind: Kind,
 }
 
-/// Why a server has no part in a comparison.
+/// Why a server is left out of a comparison.
 #[derive(Debug, Error)]
 #[error("{url}: {reason}")]
 pub struct ServerError {
     /// Its address.
     pub url: String,
-    /// What became of the requests.
+    /// The failure of the requests.
     pub reason: String,
 }
 
-/// What a server made of all queries.
+/// A server's answers to all queries.
 pub(super) struct Asked {
-    /// Its scores by query; none where it did not answer.
+    /// Its scores by query; none without an answer.
     pub scores: Vec<Option<Vec<f32>>>,
     pub served: Served,
-    /// How many queries have no answer, by what became of them.
+    /// Queries without an answer, by kind of failure.
     pub faults: BTreeMap<String, usize>,
 }
 
-/// So many queries in a row without an answer that says why, and the others are not asked.
+/// After this many consecutive failures the remaining queries are not asked.
 const LOST_MAX: usize = 3;
 
-/// Asks a server each query once: at so many a second, or without a rate one after the other.
+/// Asks a server each query once: at a rate per second, or without a rate one after the other.
 ///
 /// # Errors
-/// [`ServerError`] where a first request shows that it is no use, or no query was answered.
+/// [`ServerError`] if a first request shows that the server cannot be used, or if no query is answered.
 pub(super) fn ask(
     place: usize,
     server: &Arc<Server>,
@@ -74,7 +73,7 @@ pub(super) fn ask(
     }
 }
 
-/// Each request with the time at which it was due.
+/// Each result with the time at which the request was due.
 async fn one_by_one(
     server: &Arc<Server>,
     cases: &[Case],
@@ -100,7 +99,7 @@ async fn one_by_one(
     Ok(sent)
 }
 
-/// An open loop: requests are sent at their times, whatever became of those before.
+/// An open loop: requests are sent at their times, independent of earlier ones.
 async fn on_time(
     server: &Arc<Server>,
     cases: &[Case],
@@ -133,8 +132,8 @@ async fn on_time(
     sent.into_iter().flatten().collect()
 }
 
-/// Latencies are of all queries, so that one that was waited for in vain counts with its wait. Receipts of a server
-/// without prices are priced at `dollars_per_hour`.
+/// Latencies include queries without an answer, with their wait. Receipts without prices are priced at
+/// `dollars_per_hour`.
 fn asked(place: usize, sent: Vec<(Ns, Sent)>, dollars_per_hour: f64) -> Asked {
     let all = sent.len() as f64;
     let (mut latencies, mut answered, mut in_full) = (Vec::new(), 0.0, Some(0.0));
@@ -202,7 +201,7 @@ mod tests {
         assert_eq!(served.cost, Some(ServedCost { device_ns: 300.0, dollars: 30e-9 }));
         let peer = asked(0, vec![sent(10, None, None), sent(20, Some("full"), Some(1))], 1.0).served;
         assert_eq!((peer.cost, peer.in_full), (None, None));
-        // Who has no prices is priced by ours, and no receipt is too large to add.
+        // Receipts without prices get ours, and the sum of large receipts does not overflow.
         let mut free = vec![sent(10, None, Some(0)), sent(10, None, Some(0))];
         free[0].1.result.as_mut().unwrap().device_ns = Some(u64::MAX);
         let cost = asked(0, free, 3.6).served.cost.unwrap();

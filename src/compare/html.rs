@@ -1,4 +1,4 @@
-//! A comparison as one page that needs nothing else: plots in SVG, tables, and how it was made.
+//! A comparison as a self-contained page: plots in SVG, tables, and the command line.
 
 use super::run::{Comparison, Row};
 use super::table::{advice, asked, cost_cell, share_cell};
@@ -23,7 +23,7 @@ pub fn html(comparison: &Comparison) -> String {
     page("Quality, latency and cost", &body)
 }
 
-/// The plot of quality against cost, as a file of its own.
+/// The plot of quality against cost, as a file.
 pub fn svg(comparison: &Comparison) -> String {
     picture(&cost(comparison))
 }
@@ -40,9 +40,9 @@ fn cost(comparison: &Comparison) -> String {
     }
 }
 
-/// nDCG@10 over a logarithmic axis; the first stage, which costs nothing, is a line across.
+/// nDCG@10 over a logarithmic axis. The first stage, which costs nothing, is a horizontal line.
 fn plot(comparison: &Comparison, title: &str, label: &str, x: impl Fn(&Row) -> f64) -> String {
-    // A weight of 1 leaves the way as it is.
+    // With weight 1 fusion equals the way itself.
     let drawn = |row: &&Row| row.way != Way::FirstStage && x(row) > 0.0 && row.fused != Some(1.0);
     let shown: Vec<&Row> = comparison.rows.iter().filter(drawn).collect();
     let first_stage = comparison.rows.iter().find(|row| row.way == Way::FirstStage).map(|row| row.ndcg);
@@ -75,7 +75,7 @@ fn plot(comparison: &Comparison, title: &str, label: &str, x: impl Fn(&Row) -> f
     plot.finish()
 }
 
-/// Rows that no cheaper one is as good as, by rising cost.
+/// The Pareto frontier: rows for which no cheaper row is at least as good, by rising cost.
 fn frontier<'a>(rows: &[&'a Row], x: impl Fn(&Row) -> f64) -> Vec<&'a Row> {
     let mut rows: Vec<&Row> = rows.iter().copied().filter(|row| row.fused.is_none()).collect();
     rows.sort_by(|a, b| x(a).total_cmp(&x(b)).then(b.ndcg.total_cmp(&a.ndcg)));

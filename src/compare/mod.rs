@@ -1,15 +1,15 @@
-//! Floor 7: what each way to answer is worth, and what it costs.
+//! Floor 7: quality, latency and cost of the ways to answer.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `run` | from models and judged sets to a comparison |
-//! | `query` | judged queries with everybody's scores |
-//! | `way` | a way to answer, and the scores that it orders by |
-//! | `fuse` | a reranker's scores mixed with the first stage's |
-//! | `serve` | measured devices, and a simulated server on them: latency, cost, degradation |
-//! | `ask` | servers asked over HTTP |
+//! | `query` | judged queries with the scores of both models |
+//! | `way` | a way to answer, and its scores |
+//! | `fuse` | mixes a reranker's scores with the first stage's |
+//! | `serve` | measures devices and simulates a server on them: latency, cost, degradation |
+//! | `ask` | asks servers over HTTP |
 //! | `table` | the comparison for a terminal, and as a TREC run |
-//! | `html` | the comparison as one page with plots |
+//! | `html` | the comparison as a self-contained page with plots |
 
 mod ask;
 mod fuse;

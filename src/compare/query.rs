@@ -1,4 +1,4 @@
-//! Judged queries with everybody's scores.
+//! Judged queries with the scores of both models.
 
 use super::run::{CompareError, Plan, Progress};
 use super::way::{Known, Way};
@@ -8,9 +8,9 @@ use crate::model::{Calibration, Model};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// A query with its candidates and everybody's scores.
+/// A query with its candidates and all scores.
 pub(super) struct Query<'a> {
-    /// Its set's place, those to tune on apart.
+    /// The position of its set; tuning sets are numbered separately.
     pub set: usize,
     pub id: &'a str,
     pub documents: Vec<&'a str>,
@@ -28,7 +28,7 @@ impl Query<'_> {
         Known { first_stage, fallback, primary, servers, calibration: *calibration }
     }
 
-    /// The documents in a way's order, with its scores.
+    /// The documents in the order of a way, with their scores.
     pub fn ranked(&self, way: Way, weight: Option<f32>) -> Vec<(&str, f32)> {
         let scores = self.known().scores(way, weight);
         let by_id: HashMap<&str, f32> = self.documents.iter().copied().zip(scores).collect();
@@ -41,7 +41,7 @@ impl Query<'_> {
     }
 }
 
-/// A model at work.
+/// A model that scores pairs.
 pub(super) struct Scoring {
     pub keeper: Keeper,
     pub name: String,
@@ -67,10 +67,10 @@ impl Scoring {
     }
 }
 
-/// Every judged query of the sets, scored by both.
+/// Scores every judged query of the sets by both models.
 ///
 /// # Errors
-/// [`CacheError`], of reading and scoring.
+/// [`CacheError`] of tokenising or scoring.
 pub(super) fn read_queries<'a>(
     sets: &'a [(String, Judged)],
     primary: &mut Scoring,

@@ -1,4 +1,4 @@
-//! From models and judged sets to a comparison.
+//! Compares ways to answer on judged sets.
 
 use super::ask::{Asked, Server, ServerError, ask};
 use super::fuse::tune;
@@ -20,167 +20,167 @@ use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// What is compared.
+/// The subjects of a comparison.
 pub struct Inputs {
-    /// The large model.
+    /// The primary.
     pub primary: Model,
-    /// The small one.
+    /// The fallback.
     pub fallback: Model,
-    /// Judged sets by name.
+    /// The reported judged sets, by name.
     pub sets: Vec<(String, Judged)>,
-    /// Judged sets that fusion's weights are tuned on.
+    /// Judged sets that tune the weights of fusion.
     pub tune: Vec<(String, Judged)>,
-    /// Servers that are asked the reported sets' queries.
+    /// Servers to ask the queries of the reported sets.
     pub servers: Vec<Arc<Server>>,
 }
 
-/// How.
+/// The plan of a comparison.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What both models compute in.
+    /// The precision of both models.
     pub precision: Precision,
-    /// Threads of each.
+    /// Threads of each model.
     pub threads: usize,
-    /// What is cut from pairs that are too long; by default as a server does.
+    /// Truncation of pairs that are too long; the default is that of a server.
     pub truncation: Truncation,
-    /// Numbers of candidates for the primary.
+    /// Values of k for top-k.
     pub top_k: Vec<usize>,
     /// Latency budgets in milliseconds.
     pub budgets_ms: Vec<u64>,
-    /// Requests a second; none is half of what the primary can answer in full, and asks servers one query after the
-    /// other.
+    /// Requests per second. Without it: half of what the primary can answer in full, and servers are asked one query
+    /// after the other.
     pub rate: Option<f64>,
     /// The price of the device.
     pub dollars_per_hour: f64,
-    /// Requests that a month brings.
+    /// Requests per month.
     pub monthly_requests: u64,
-    /// The share of the primary's quality that is to be kept.
+    /// The share of the primary's quality that a recommended way must keep.
     pub keep: f64,
-    /// Everything random comes from it.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
-/// A way's order of a set's candidates.
+/// A way's ranking of a set.
 #[derive(Debug)]
 pub struct TrecRun {
     /// The set's name.
     pub set: String,
-    /// The way's, as a file may be named.
+    /// The way's name, usable in a file name.
     pub way: String,
-    /// `query Q0 document rank score way` a line.
+    /// A TREC run: `query Q0 document rank score way` per line.
     pub lines: String,
 }
 
-/// How far the work is.
+/// The progress of a comparison.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// What is being done.
+    /// The name of the stage.
     pub stage: String,
     /// Steps done.
     pub done: usize,
-    /// Steps in all.
+    /// Total steps.
     pub of: usize,
 }
 
-/// All ways side by side.
+/// The result: all ways side by side.
 #[derive(Debug, Serialize)]
 pub struct Comparison {
-    /// The primary's name and what it computes in.
+    /// The primary's name and data type.
     pub primary: String,
-    /// The fallback's.
+    /// The fallback's name and data type.
     pub fallback: String,
     /// The sets.
     pub sets: Vec<SetRow>,
     /// The ways, by rising cost.
     pub rows: Vec<Row>,
-    /// Requests a second of the simulated load.
+    /// Requests per second of the simulated load.
     pub rate: f64,
-    /// Requests a second that servers were asked; none was one after the other.
+    /// Requests per second sent to servers; none if one after the other.
     pub rate_asked: Option<f64>,
-    /// Requests a second that the primary can answer in full.
+    /// Requests per second that the primary can answer in full.
     pub capacity: f64,
     /// The price of the device.
     pub dollars_per_hour: f64,
-    /// Requests that a month brings.
+    /// Requests per month.
     pub monthly_requests: u64,
-    /// The share of the primary's quality that is to be kept.
+    /// The share of the primary's quality that a recommended way must keep.
     pub keep: f64,
-    /// The place of the cheapest row that keeps it, fusion aside.
+    /// The row of the cheapest way that keeps it, without fusion.
     pub cheapest: Option<usize>,
 }
 
-/// A set.
+/// A judged set.
 #[derive(Debug, Serialize)]
 pub struct SetRow {
     /// Its name.
     pub name: String,
     /// Judged queries with candidates.
     pub queries: usize,
-    /// Their candidates.
+    /// The number of candidates.
     pub pairs: usize,
 }
 
-/// A way with what it is worth and what it costs.
+/// A way with its quality and cost.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Its name in reports.
     pub name: String,
-    /// Who orders.
+    /// The ranker.
     pub way: Way,
-    /// The reranker's weight beside the first stage, where both are mixed.
+    /// The reranker's weight in fusion, if the way is mixed with the first stage.
     pub fused: Option<f32>,
     /// nDCG@10, the mean of the sets' means.
     pub ndcg: f64,
-    /// nDCG@10 by set.
+    /// nDCG@10 of each set.
     pub by_set: Vec<f64>,
-    /// RR@10, AP and R@10, means of the sets' means.
+    /// RR@10, AP and R@10: means of the sets' means.
     pub others: [f64; 3],
-    /// Kendall's tau to the primary's order, the mean over queries.
+    /// Kendall's tau to the primary's order, mean over queries.
     pub tau: Option<f64>,
-    /// nDCG@10 less the primary's over all queries, with its interval.
+    /// The difference of nDCG@10 to the primary's over all queries, with its interval.
     pub delta: (f64, f64, f64),
-    /// The randomisation test's p-value of that.
+    /// The randomisation test's p-value of that difference.
     pub p: f64,
-    /// What it costs; none where a server does not tell.
+    /// The cost; none if a server does not report it.
     #[serde(flatten)]
     pub cost: Option<Cost>,
-    /// Half of the answers come within this.
+    /// Median latency.
     pub p50_ms: f64,
-    /// 99 of 100 answers come within this.
+    /// 99th percentile of latency.
     pub p99_ms: f64,
-    /// The share of requests that the primary did not answer in full; none where nobody tells.
+    /// The share of requests that the primary did not answer in full; none if unknown.
     pub degraded: Option<f64>,
-    /// The share of requests that were refused, or of a server's, that it did not answer.
+    /// The share of requests that were refused, or that a server did not answer.
     pub refused: f64,
-    /// Queries that a server did not answer, by what became of them.
+    /// Queries that a server did not answer, by kind of failure.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub faults: BTreeMap<String, usize>,
 }
 
-/// What requests cost.
+/// The cost of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Cost {
-    /// Device milliseconds of a request.
+    /// Device milliseconds per request.
     pub device_ms: f64,
-    /// Dollars for a thousand requests.
+    /// Dollars per 1,000 requests.
     pub dollars_per_thousand: f64,
-    /// Dollars for a month.
+    /// Dollars per month.
     pub dollars_per_month: f64,
 }
 
-/// Why there is no comparison.
+/// Why a comparison failed.
 #[derive(Debug, Error)]
 pub enum CompareError {
-    /// A model does not score.
+    /// A model cannot be loaded.
     #[error(transparent)]
     Model(#[from] KeeperError),
-    /// Scores cannot be had or kept.
+    /// Scores cannot be computed or stored.
     #[error("scores: {0}")]
     Scores(#[from] CacheError),
     /// A model cannot be measured.
     #[error(transparent)]
     Measure(#[from] ScoreError),
-    /// A server does not answer.
+    /// A server cannot be used.
     #[error(transparent)]
     Server(#[from] ServerError),
 }
@@ -188,12 +188,12 @@ pub enum CompareError {
 /// A way that refuses more than this share of requests is not recommended.
 const REFUSED_MAX: f64 = 0.01;
 
-/// What is measured of an order.
+/// The measures of a ranking.
 const MEASURES: [Measure; 4] =
     [Measure::Ndcg(10), Measure::ReciprocalRank(10), Measure::AveragePrecision, Measure::Recall(10)];
 
-/// Compares ways to answer; `work` keeps scores, so that no pair is scored twice. Returns the comparison
-/// and each way's order of each set.
+/// Compares ways to answer. The folder `work` keeps scores, so that no pair is scored twice. Returns the comparison and
+/// each way's ranking of each set.
 ///
 /// # Errors
 /// [`CompareError`].
@@ -203,7 +203,7 @@ pub fn compare(
     work: &Path,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<(Comparison, Vec<TrecRun>), CompareError> {
-    // First, as what is wrong with a server is soon told.
+    // Servers first, because their failures show quickly.
     let mut asked = ask_servers(inputs, plan, tell)?;
     let mut primary = Scoring::open(Tier::Primary, &inputs.primary, plan, work)?;
     let mut fallback = Scoring::open(Tier::Fallback, &inputs.fallback, plan, work)?;
@@ -276,7 +276,7 @@ fn ways(plan: &Plan) -> Vec<Way> {
     [Way::FirstStage, Way::Fallback, Way::Full].into_iter().chain(top_k).chain(budgets).collect()
 }
 
-/// The requests' lengths and the measured devices.
+/// The lengths of the requests and the measured devices.
 fn service(
     queries: &[Query],
     sets: &[(String, Judged)],
@@ -303,7 +303,7 @@ fn service(
     Ok(service)
 }
 
-/// The weight that is best on the sets to tune on, for a way that has an order of its own.
+/// The best fusion weight on the tuning sets, for a way with scores of its own.
 fn fusion(way: Way, tuned: &[Query], sets: usize) -> Option<f32> {
     let fits = matches!(way, Way::Fallback | Way::TopK(_) | Way::Full);
     (fits && !tuned.is_empty()).then(|| {
@@ -314,7 +314,7 @@ fn fusion(way: Way, tuned: &[Query], sets: usize) -> Option<f32> {
     })
 }
 
-/// The mean of each set's queries.
+/// The mean over the queries of each set.
 fn means(queries: &[Query], values: &[f64], sets: usize) -> Vec<f64> {
     let of =
         |set| queries.iter().zip(values).filter(move |(query, _)| query.set == set).map(|(_, &value)| value);
@@ -322,7 +322,7 @@ fn means(queries: &[Query], values: &[f64], sets: usize) -> Vec<f64> {
 }
 
 fn row(way: Way, weight: Option<f32>, served: &Served, queries: &[Query], sets: usize, plan: &Plan) -> Row {
-    // Whoever is refused keeps the first stage's order.
+    // Refused requests keep the first stage's order.
     let answered: f64 = served.shares.iter().map(|(_, share)| share).sum();
     let mixture = || served.shares.iter().copied().chain([(Way::FirstStage, 1.0 - answered)]);
     let value = |measure: Measure, query: &Query| match way {

@@ -1,5 +1,5 @@
-//! What a way costs and how long it takes: both models' devices are measured here, and the server is
-//! simulated on them under a stated load, with the scheduler that the real one has.
+//! Cost and latency of a way: measures both models' devices here, then simulates the server on them under a stated
+//! load, with the real scheduler.
 
 use super::way::Way;
 use crate::backend::{ScoreError, Scorer};
@@ -13,16 +13,16 @@ use crate::token::Packed;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Tokens of the batches that a device is measured with, and how often.
+/// Token counts of the measured batches, and repetitions.
 const SIZES: [(usize, u32); 5] = [(1, 32), (1, 256), (4, 128), (8, 64), (32, 64)];
 const ROUNDS: usize = 5;
 /// Requests of a simulated run.
 const REQUESTS: u64 = 2_000;
 
-/// Measures a scorer: the three coefficients of its batches' time, by least squares relative to the time.
+/// Measures a scorer: the three coefficients of the batch time, by least squares on the relative error.
 ///
 /// # Errors
-/// The scorer's.
+/// Those of the scorer.
 pub(super) fn measure(
     tier: Tier,
     scorer: &mut dyn Scorer,
@@ -46,8 +46,8 @@ pub(super) fn measure(
     Ok(Device { tier, c0, c1, c2, noise: 0.1, batch_tokens_max: 4_096, depth: 1 })
 }
 
-/// The coefficients with the least relative error, none of them negative: where one would be, it is left
-/// out and the others are fitted again.
+/// The non-negative coefficients with the least relative error: a negative one is left out and the others are fitted
+/// again.
 fn fit(points: &[(Load, f64)]) -> [f64; 3] {
     let row = |load: &Load| [1.0, load.tokens as f64, load.squares as f64];
     let mut used = vec![0, 1, 2];
@@ -70,7 +70,7 @@ fn fit(points: &[(Load, f64)]) -> [f64; 3] {
     }
 }
 
-/// Gauss and Jordan on `[n, n + 1]`; an unknown that nothing tells is 0.
+/// Gauss-Jordan elimination on `[n, n + 1]`; an undetermined unknown is 0.
 fn solve(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
     let n = matrix.len();
     for column in 0..n {
@@ -91,31 +91,31 @@ fn solve(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
         .collect()
 }
 
-/// Requests with the tokens of their pairs, and the devices that answer them.
+/// The token counts of requests, and the devices that answer them.
 pub(super) struct Service {
     pub requests: Vec<Arc<[u32]>>,
     pub primary: Device,
     pub fallback: Device,
-    /// Requests a second.
+    /// Requests per second.
     pub rate: f64,
     pub dollars_per_hour: f64,
     pub seed: u64,
 }
 
-/// How a way is served, simulated or asked.
+/// Latency, cost and degradation of a way, simulated or measured.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Served {
-    /// Of a request; none where nobody told.
+    /// Of a request; none if unknown.
     pub cost: Option<ServedCost>,
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// The shares of requests by who answered; what is missing to 1 was refused.
+    /// The shares of requests by answering tier. The rest to 1 was refused.
     pub shares: Vec<(Way, f64)>,
-    /// The share that was answered in full; none where nobody tells.
+    /// The share that was answered in full; none if unknown.
     pub in_full: Option<f64>,
 }
 
-/// What a request costs, what was discarded included.
+/// The cost of a request, discarded work included.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct ServedCost {
     pub device_ns: f64,
@@ -123,13 +123,13 @@ pub(super) struct ServedCost {
 }
 
 impl Service {
-    /// Requests a second that the primary alone could answer in full.
+    /// Requests per second that the primary alone could answer in full.
     pub fn capacity(&self) -> f64 {
         let request = |lengths: &Arc<[u32]>| self.primary.mean_ns(&Load::of(lengths.iter().copied()));
         1e9 * self.requests.len() as f64 / self.requests.iter().map(request).sum::<f64>()
     }
 
-    /// Runs the scheduler on these devices for a way.
+    /// Simulates a way on these devices with the real scheduler.
     pub fn serve(&self, way: Way) -> Served {
         let (policy, budget, k) = match way {
             Way::Server(_) => unreachable!("a server is asked, not simulated"),

@@ -1,4 +1,4 @@
-//! A comparison for a terminal, and its orders as TREC runs.
+//! A comparison as text for a terminal, and its rankings as TREC runs.
 
 use super::query::Query;
 use super::run::{Comparison, Cost, Row, TrecRun};
@@ -62,7 +62,7 @@ pub fn table(comparison: &Comparison) -> String {
     text
 }
 
-/// A figure of a row's cost, or a dash.
+/// A value of a row's cost, or a dash.
 pub(super) fn cost_cell(row: &Row, cell: impl Fn(Cost) -> String) -> String {
     row.cost.map_or_else(|| "–".to_owned(), cell)
 }
@@ -72,7 +72,7 @@ pub(super) fn share_cell(share: Option<f64>) -> String {
     share.map_or_else(|| "–".to_owned(), |share| format!("{:.0}%", 100.0 * share))
 }
 
-/// How servers were asked, where there are any.
+/// How servers were asked, if there are any.
 pub(super) fn asked(comparison: &Comparison) -> Option<String> {
     let one = comparison.rows.iter().find(|row| matches!(row.way, Way::Server(_)));
     let how = match comparison.rate_asked {
@@ -94,7 +94,7 @@ pub(super) fn asked(comparison: &Comparison) -> Option<String> {
     Some(text)
 }
 
-/// The sentence that most readers want.
+/// The result in one sentence.
 pub(super) fn advice(comparison: &Comparison) -> String {
     let keep = (1000.0 * comparison.keep).round() / 10.0;
     let full = comparison.rows.iter().find(|row| row.way == Way::Full && row.fused.is_none());
@@ -116,16 +116,16 @@ pub(super) fn advice(comparison: &Comparison) -> String {
     )
 }
 
-/// What a run's file is called: letters and digits only.
+/// The file name of a run: letters and digits only.
 pub fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
-/// Each way's order of each set; a budget has no order of its own.
+/// Each way's ranking of each set. A budget has no ranking of its own.
 pub(super) fn trec_runs(queries: &[Query], sets: &[(String, Judged)], rows: &[Row]) -> Vec<TrecRun> {
     let mut runs = Vec::new();
     for row in rows.iter().filter(|row| !matches!(row.way, Way::Budget(_))) {
-        // A server may be called like a way.
+        // A server may have the name of a way.
         let prefix = if matches!(row.way, Way::Server(_)) { "server-" } else { "" };
         let name = file_name(&format!("{prefix}{}", row.name).replace(" + first stage, ", "+fused-"));
         for (place, (set, _)) in sets.iter().enumerate() {

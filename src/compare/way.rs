@@ -1,24 +1,24 @@
-//! A way to answer: by whom, on how many candidates.
+//! A way to answer: the ranker and its candidates.
 
 use super::fuse::fuse;
 use crate::model::Calibration;
 use crate::rerank::top_k_scores;
 use serde::{Serialize, Serializer};
 
-/// Who orders a request's candidates.
+/// The ranker of a request's candidates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Way {
-    /// Nobody: they stay as the first stage found them.
+    /// None: the first stage's order.
     FirstStage,
     /// The fallback.
     Fallback,
-    /// The primary the fallback's best so many, the fallback the others.
+    /// The primary on the fallback's best k, the fallback on the others.
     TopK(usize),
     /// The primary.
     Full,
-    /// Whoever the scheduler picks for a latency budget in milliseconds.
+    /// The tier that the scheduler chooses for a latency budget in milliseconds.
     Budget(u64),
-    /// A server that was asked over HTTP, by its place.
+    /// A server that was asked over HTTP, by its position.
     Server(usize),
 }
 
@@ -42,33 +42,33 @@ impl Way {
     }
 }
 
-/// All that is known of a query's candidates, each `[candidates]`.
+/// All scores of a query's candidates, each `[candidates]`.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'a> {
     pub first_stage: &'a [f32],
     pub fallback: &'a [f32],
     pub primary: &'a [f32],
-    /// By server; none where it did not answer.
+    /// By server; none without an answer.
     pub servers: &'a [Option<Vec<f32>>],
     pub calibration: Calibration,
 }
 
 impl Known<'_> {
-    /// What a way orders by, mixed with the first stage where a weight is given. A budget has no order of
-    /// its own, but a mixture of the others'.
+    /// The scores of a way, mixed with the first stage's if a weight is given. A budget's scores mix those of the
+    /// tiers.
     pub fn scores(&self, way: Way, weight: Option<f32>) -> Vec<f32> {
         let scores = match way {
             Way::FirstStage => return self.first_stage.to_vec(),
             Way::Fallback => self.fallback.to_vec(),
             Way::TopK(k) => self.top_k(k),
             Way::Full | Way::Budget(_) => self.primary.to_vec(),
-            // Whoever is not answered keeps the first stage's order.
+            // Unanswered requests keep the first stage's order.
             Way::Server(place) => return self.servers[place].as_deref().unwrap_or(self.first_stage).to_vec(),
         };
         weight.map_or(scores.clone(), |weight| fuse(&scores, self.first_stage, weight))
     }
 
-    /// As `engine::answer` merges both tiers.
+    /// Merges both tiers as `engine::answer` does.
     fn top_k(&self, k: usize) -> Vec<f32> {
         let fallback: Vec<f32> = self.fallback.iter().map(|&logit| self.calibration.apply(logit)).collect();
         top_k_scores(&fallback, self.primary, k)

@@ -1,24 +1,24 @@
-//! How good an order is, by the judgements of a query; definitions and ties as trec_eval has them.
+//! Quality measures of a ranking, with the definitions and tie rules of trec_eval.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-/// What a measure says of one query's order; documents without a judgement count as not relevant.
+/// A measure of one query's ranking. Documents without a judgement count as not relevant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// nDCG at a depth (Järvelin and Kekäläinen 2002): the gain is the grade, a negative one counts as 0,
-    /// and the ideal order is that of all judged documents.
+    /// nDCG at a depth (Järvelin and Kekäläinen 2002). The gain is the grade, at least 0; the ideal ranking is that of
+    /// all judged documents.
     Ndcg(usize),
-    /// 1 over the place of the first relevant document, if that is within a depth.
+    /// 1 / rank of the first relevant document, 0 if it is below the depth.
     ReciprocalRank(usize),
-    /// The mean over all relevant documents of the precision at their places.
+    /// Average precision: the mean precision at the ranks of all relevant documents.
     AveragePrecision,
-    /// The share of all relevant documents that are within a depth.
+    /// The share of all relevant documents within a depth.
     Recall(usize),
 }
 
 impl Measure {
-    /// Its name as `ir_measures` writes it.
+    /// Its name in `ir_measures`.
     pub fn name(self) -> String {
         match self {
             Self::Ndcg(depth) => format!("nDCG@{depth}"),
@@ -28,7 +28,7 @@ impl Measure {
         }
     }
 
-    /// Its value for an order, best first, between 0 and 1; 0 where nothing is relevant.
+    /// Its value for a ranking, best first, between 0 and 1; 0 without relevant documents.
     pub fn of(self, ranked: &[&str], grades: &HashMap<String, i32>) -> f64 {
         let grade = |document: &&str| grades.get(*document).copied().unwrap_or(0).max(0);
         let found = ranked.iter().map(grade);
@@ -61,16 +61,16 @@ fn discounted(gains: impl Iterator<Item = i32>) -> f64 {
     gains.zip(2..).map(|(gain, place)| f64::from(gain) / f64::from(place).log2()).sum()
 }
 
-/// A query's documents by falling score; of equal scores the document with the greater id comes first, as
-/// in trec_eval, so that no order of lines decides.
+/// A query's documents by falling score. Among equal scores the greater id comes first, as in trec_eval, so that the
+/// order of lines has no effect.
 pub fn rank<'a>(scored: impl IntoIterator<Item = (&'a str, f32)>) -> Vec<&'a str> {
     let mut scored: Vec<(&str, f32)> = scored.into_iter().collect();
     scored.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| b.0.cmp(a.0)));
     scored.into_iter().map(|(document, _)| document).collect()
 }
 
-/// Kendall's tau-b between two scorings of the same documents: 1 for the same order, -1 for the reverse;
-/// ties in either count for neither (Kendall 1945). None where one of them orders nothing.
+/// Kendall's tau-b between two scorings of the same documents (Kendall 1945): 1 for the same order, -1 for the reverse.
+/// None if all scores of one are equal.
 pub fn kendall_tau(a: &[f32], b: &[f32]) -> Option<f64> {
     let (mut agree, mut a_differs, mut b_differs) = (0i64, 0u64, 0u64);
     for one in 0..a.len() {
@@ -93,7 +93,7 @@ mod tests {
         [("a", 3), ("b", 2), ("c", 0), ("d", 1), ("e", -1)].map(|(id, grade)| (id.into(), grade)).into()
     }
 
-    /// Worked out by hand; `tests/clients/measures.py` holds the same to `ir_measures`.
+    /// Computed by hand; `tests/clients/measures.py` compares them with `ir_measures`.
     #[test]
     fn the_values_are_trec_eval_s() {
         let ideal = 3.0 + 2.0 / 3f64.log2() + 0.5;

@@ -1,11 +1,11 @@
-//! Floor 5: judged sets, how good an order is, and a model's scores of them.
+//! Floor 5: judged sets, quality measures, and cached scores of a model.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `set` | a judged set in BEIR's layout, with its first-stage run |
 //! | `metrics` | nDCG, reciprocal rank, average precision, recall; Kendall's tau |
 //! | `kept` | a model's scores on disk, so that no pair is scored twice |
-//! | `significance` | intervals, and the paired randomisation test |
+//! | `significance` | confidence intervals, and the paired randomisation test |
 
 mod kept;
 mod metrics;

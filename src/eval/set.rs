@@ -1,5 +1,5 @@
-//! A judged set in BEIR's layout: `corpus.jsonl`, `queries.jsonl`, `qrels.tsv`, and a TREC run of the
-//! first stage, `bm25.run`.
+//! A judged set in BEIR's layout: `corpus.jsonl`, `queries.jsonl`, `qrels.tsv`, and a TREC run of the first stage,
+//! `bm25.run`.
 
 use crate::base::{FileError, each_line};
 use serde::Deserialize;
@@ -7,20 +7,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Queries with their judgements, and the candidates that a first stage found.
+/// Queries with judgements, and the candidates of a first stage.
 #[derive(Debug)]
 pub struct Judged {
-    /// A document's title and text by its id.
+    /// Each document's title and text, by id.
     pub documents: HashMap<String, String>,
-    /// A query's text by its id.
+    /// Each query's text, by id.
     pub queries: HashMap<String, String>,
-    /// Grades by query and document.
+    /// Grades, by query and document.
     pub grades: HashMap<String, HashMap<String, i32>>,
     /// The first stage's candidates of each judged query, best first.
     pub run: BTreeMap<String, Vec<Candidate>>,
 }
 
-/// A document that the first stage found for a query.
+/// A candidate of a query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// Its id.
@@ -29,13 +29,13 @@ pub struct Candidate {
     pub score: f32,
 }
 
-/// A set that cannot be used.
+/// Why a set cannot be used.
 #[derive(Debug, Error)]
 pub enum SetError {
-    /// A file cannot be read, or a line of it.
+    /// A file cannot be read, or a line is wrong.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The run names what the set does not have.
+    /// The run names a query or document that is missing.
     #[error("{}: {kind} `{id}` of the run is not in the set", .path.display())]
     Unknown {
         /// The set's folder.
@@ -82,7 +82,7 @@ impl Judged {
                     grades.entry(query.to_owned()).or_default().insert(document.to_owned(), grade);
                     Ok(())
                 }
-                // BEIR's heading.
+                // BEIR's header line.
                 Err(_) if number == 1 && query == "query-id" => Ok(()),
                 Err(_) => Err(format!("`{grade}` is no grade")),
             }

@@ -1,25 +1,25 @@
-//! Whether two systems differ by more than the choice of queries would make them.
+//! Tests whether two systems differ by more than the choice of queries explains.
 
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
-/// How often chance is tried.
+/// Resamplings of each estimate.
 const SAMPLES: usize = 10_000;
 
-/// A mean with the interval in which it lies 95 times in 100, were other queries drawn.
+/// A mean with its 95% confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
     /// The mean of the queries' values.
     pub mean: f64,
-    /// Where the interval begins.
+    /// The lower end of the interval.
     pub low: f64,
-    /// Where it ends.
+    /// The upper end of the interval.
     pub high: f64,
 }
 
 impl Interval {
-    /// By the percentiles of means of queries drawn with replacement (Efron 1979); the same seed gives the
-    /// same interval. All zeros without any value.
+    /// By the percentile bootstrap over queries (Efron 1979); the same seed gives the same interval. All zeros without
+    /// values.
     pub fn of(values: &[f64], seed: u64) -> Self {
         let mean = mean(values);
         let mut random = Pcg64::seed_from_u64(seed);
@@ -33,12 +33,11 @@ impl Interval {
     }
 }
 
-/// The two-sided p-value of the paired randomisation test (Fisher 1935; Smucker, Allan and Carterette
-/// 2007): how often the mean of `a - b`, its signs drawn at random, is as far from 0 as it is.
-/// `a, b: [queries]`.
+/// The two-sided p-value of the paired randomisation test (Fisher 1935; Smucker, Allan and Carterette 2007): the share
+/// of random sign changes whose mean of `a - b` is at least as far from 0. `a, b: [queries]`.
 pub fn randomisation_p(a: &[f64], b: &[f64], seed: u64) -> f64 {
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-    // What rounding adds to sums in another order must not count as nearer to 0.
+    // A tolerance for rounding, because sums are taken in another order.
     let seen = differences.iter().sum::<f64>().abs() - 1e-12;
     let mut random = Pcg64::seed_from_u64(seed);
     let mut sample = || {
@@ -49,7 +48,7 @@ pub fn randomisation_p(a: &[f64], b: &[f64], seed: u64) -> f64 {
     (as_far + 1) as f64 / (SAMPLES + 1) as f64
 }
 
-/// The mean, 0 of nothing.
+/// The mean; 0 without values.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
@@ -66,7 +65,7 @@ mod tests {
         );
         assert!(randomisation_p(&a, &b, 1) < 0.001);
         assert_eq!(randomisation_p(&a, &a, 1), 1.0);
-        // Two queries of the same sign: half of the four draws of signs are as far.
+        // Two queries of the same sign: two of the four sign changes are as far from 0.
         let p = randomisation_p(&[1.0, 1.0], &[0.0, 0.0], 1);
         assert!((p - 0.5).abs() < 0.02, "{p}");
         assert_eq!(randomisation_p(&[], &[], 1), 1.0);

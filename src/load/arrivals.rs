@@ -1,5 +1,5 @@
-//! When requests are sent. A schedule is made before the first one leaves, so that a slow server cannot
-//! slow its clients down and so hide its tail (Tene's "coordinated omission").
+//! When requests are sent. The schedule is made before the first request, so that a slow server cannot slow the client
+//! down and thereby hide its tail latency (Tene's "coordinated omission").
 
 use crate::base::Ns;
 use rand::SeedableRng;
@@ -7,39 +7,39 @@ use rand_distr::{Distribution, Exp1};
 use rand_pcg::Pcg64;
 use std::fmt;
 
-/// Most requests of a schedule. It is kept in memory: 8 bytes each.
+/// Most requests of a schedule, which is kept in memory at 8 bytes each.
 pub const REQUESTS_MAX: f64 = 1e8;
 
-/// How requests arrive.
+/// The arrival process.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arrivals {
-    /// Independently of each other.
+    /// Poisson: independent arrivals.
     Poisson,
-    /// At equal distances.
+    /// Constant distances.
     Constant,
-    /// As Poisson's, but all of them within the first part `on` of each `period`.
+    /// Poisson, but only within the first share `on` of each `period`.
     Bursts {
-        /// On and off together, more than 0.
+        /// The length of an on-off cycle, more than 0.
         period: Ns,
-        /// The share of the period in which requests come, more than 0 and up to 1.
+        /// The share of the cycle in which requests arrive, more than 0 and at most 1.
         on: f64,
     },
-    /// At these times, repeated from the start when they are used up.
+    /// The times of a trace, repeated when they are used up.
     Trace(Trace),
 }
 
-/// Times at which requests were once sent: ascending, the first is 0, and there are at least two.
+/// Recorded times of requests: ascending, from 0, at least two.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace(Vec<Ns>);
 
 impl Arrivals {
-    /// The times of requests at `rate` a second for a duration, ascending, from 0.
+    /// Send times for `rate` requests a second over a duration: ascending, from 0.
     pub fn schedule(&self, rate: f64, duration: Ns, seed: u64) -> Vec<Ns> {
         self.times(rate, seed).take_while(|&at| at < duration).collect()
     }
 
-    /// The times of requests at `rate` a second without an end, ascending, from 0. A trace is stretched or
-    /// squeezed so that its mean rate is `rate`.
+    /// Endless send times for `rate` requests a second: ascending, from 0. A trace is scaled so that its mean rate is
+    /// `rate`.
     pub fn times(&self, rate: f64, seed: u64) -> impl Iterator<Item = Ns> {
         let mut random = Pcg64::seed_from_u64(seed);
         let gap = 1e9 / rate;
@@ -87,10 +87,10 @@ impl fmt::Display for Arrivals {
 }
 
 impl Trace {
-    /// Reads a time in seconds from each line; they ascend, and what comes before the first is left out.
+    /// Reads one time in seconds per line, ascending; times are relative to the first.
     ///
     /// # Errors
-    /// Names the line, counted from 1.
+    /// The message names the line, counted from 1.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut times: Vec<f64> = Vec::new();
         for (line, number) in text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()) {
@@ -109,12 +109,12 @@ impl Trace {
         }
     }
 
-    /// Its mean rate, a second.
+    /// Its mean rate per second.
     pub fn rate(&self) -> f64 {
         self.0.len() as f64 * 1e9 / self.length()
     }
 
-    /// How long it lasts: to its last request, and a mean distance more.
+    /// Its duration: up to the last request, plus the mean distance.
     pub fn duration(&self) -> Ns {
         Ns(self.length() as u64)
     }
@@ -140,7 +140,7 @@ mod tests {
         let bursts = Arrivals::Bursts { period: Ns::from_millis(2_000), on: 0.25 };
         for kind in [Arrivals::Poisson, Arrivals::Constant, bursts, Arrivals::Trace(trace())] {
             let times = kind.schedule(10.0, MINUTES, 7);
-            // 10,000 are expected, and a standard deviation is 100.
+            // 10,000 are expected, with a standard deviation of 100.
             assert!((9_600..=10_400).contains(&times.len()), "{kind}: {}", times.len());
             assert!(times.is_sorted() && times.iter().all(|&at| at < MINUTES), "{kind}");
             assert_eq!(times, kind.schedule(10.0, MINUTES, 7), "{kind}");

@@ -1,4 +1,4 @@
-//! What is asked: queries with their candidates, from a log, from a judged set, or drawn.
+//! The requests of a load: queries with candidates, from a log, from a judged set, or made of random words.
 
 use crate::base::{FileError, each_line};
 use crate::eval::Judged;
@@ -9,8 +9,8 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Most candidates of a drawn request, and most words of a drawn text: what Podium takes by default, and
-/// more than any encoder reads.
+/// Most candidates of a random request, and most words of a random text. The first is Podium's default limit, the
+/// second more than any encoder reads.
 const DRAWN_MAX: f64 = 10_000.0;
 
 /// A query and its candidates.
@@ -22,13 +22,13 @@ pub struct Case {
     pub documents: Vec<String>,
 }
 
-/// Cases that cannot be had.
+/// Why cases cannot be read.
 #[derive(Debug, Error)]
 pub enum CasesError {
-    /// A file cannot be read, or a line of it.
+    /// A file cannot be read, or a line is wrong.
     #[error(transparent)]
     File(#[from] FileError),
-    /// There is no request in a file.
+    /// A file contains no request.
     #[error("{}: there is no request in it", .path.display())]
     Empty {
         /// The file.
@@ -51,8 +51,8 @@ enum Document {
     Fields { text: String },
 }
 
-/// Reads requests from lines of JSON, `{"query": …, "documents": […]}`; a document is a string or an
-/// object with a `text`.
+/// Reads requests from lines of JSON, `{"query": …, "documents": […]}`. A document is a string or an object with
+/// `text`.
 ///
 /// # Errors
 /// [`CasesError`], which names the file and the line.
@@ -78,7 +78,7 @@ pub fn read_cases(path: &Path) -> Result<Vec<Case>, CasesError> {
     }
 }
 
-/// The judged queries of a set, each with the first stage's best candidates, `documents_max` at most.
+/// The judged queries of a set, each with at most `documents_max` of the first stage's best candidates.
 pub fn judged_cases(set: &Judged, documents_max: usize) -> Vec<Case> {
     let case = |(query, found): (&String, &Vec<crate::eval::Candidate>)| Case {
         query: set.queries[query].clone(),
@@ -87,19 +87,20 @@ pub fn judged_cases(set: &Judged, documents_max: usize) -> Vec<Case> {
     set.run.iter().map(case).collect()
 }
 
-/// A length that is drawn: lognormal.
+/// A lognormal distribution of lengths.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Length {
-    /// Half of them are shorter.
+    /// The median.
     pub median: f64,
-    /// The standard deviation of its logarithm; 0 makes all equal.
+    /// The standard deviation of the logarithm; 0 makes all lengths equal.
     pub sigma: f64,
 }
 
 impl Length {
-    /// Reads `20` or `20:0.5`, median and sigma.
+    /// Parses `20` or `20:0.5`: median and sigma.
     ///
     /// # Errors
+    /// The message names the limits.
     /// Names the limits.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (median, sigma) = text.split_once(':').unwrap_or((text, "0"));
@@ -124,8 +125,8 @@ impl std::fmt::Display for Length {
     }
 }
 
-/// Draws requests: so many documents of so many words, and queries of six. Words are plain ones of English,
-/// about a token each; texts do not repeat, so that a server's cache of texts is of no use to it.
+/// Makes random requests: the numbers of documents and of words per document are drawn, and queries have six words.
+/// Words are plain English, about one token each. Texts do not repeat, so that a server's token cache has no effect.
 pub fn drawn_cases(count: usize, documents: Length, words: Length, seed: u64) -> Vec<Case> {
     const WORDS: &str = "time year people way day man thing woman life child world school state family student \
         group country problem hand part place case week company system program question work number night \
@@ -187,7 +188,7 @@ mod tests {
         let cases = drawn_cases(1_000, documents, words, 3);
         let mut counts: Vec<usize> = cases.iter().map(|case| case.documents.len()).collect();
         counts.sort_unstable();
-        // The standard error of the median's logarithm is 0.02; e^0.5 spreads to 12 and 33.
+        // The standard error of the median's logarithm is 0.02. One standard deviation (0.5) below and above the median are 12 and 33.
         assert!((19..=21).contains(&counts[500]), "{}", counts[500]);
         assert!((11..=13).contains(&counts[158]) && (30..=36).contains(&counts[842]));
         let words = |text: &String| text.split(' ').count();

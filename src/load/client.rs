@@ -1,4 +1,4 @@
-//! A client over HTTP/1.1: connections are kept and bounded, and each request has its time.
+//! An HTTP/1.1 client with pooled, bounded connections and a timeout per request.
 
 use super::{Case, Kind};
 use crate::base::Ns;
@@ -15,29 +15,29 @@ use std::sync::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-/// Bytes of an answer: 10,000 documents that are given back.
+/// Most bytes of an answer: enough for 10,000 documents that are returned.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Characters of an error's body that are kept: a message, and not a page.
+/// Characters of an error's body that are kept: enough for a message.
 const ERROR_CHARS_MAX: usize = 200;
 
-/// A server and how to speak to it.
+/// A server and its dialect.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Its address, `http://HOST[:PORT][/PREFIX]`.
     pub url: String,
-    /// Its language.
+    /// Its dialect.
     pub dialect: Dialect,
-    /// The model that requests name.
+    /// The model name in requests.
     pub model: Option<String>,
 }
 
-/// A client's bounds.
+/// The client's limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClientLimits {
-    /// Connections at once. A request that finds all taken waits, and that wait is the client's lag.
+    /// Most connections. A request that finds all of them busy waits; the wait counts as the client's lag.
     pub connections_max: usize,
-    /// How long a request may take, the wait for a connection included.
+    /// The timeout of a request, including the wait for a connection.
     pub timeout: Ns,
 }
 
@@ -52,25 +52,25 @@ impl Default for ClientLimits {
 pub enum Fault {
     /// No connection could be made.
     Refused(String),
-    /// The connection ended before the answer.
+    /// The connection closed before the answer.
     Lost(String),
-    /// It was not answered in its time.
+    /// The request timed out.
     TimedOut,
-    /// It was answered with a status that is no success.
+    /// The status is not a success.
     Status {
         /// The status.
         code: u16,
-        /// Podium's stable code of the error, where there is one.
+        /// Podium's error code, if the server is Podium.
         error: Option<String>,
-        /// The beginning of its body.
+        /// The beginning of the body.
         body: String,
     },
-    /// The answer is not what the dialect says.
+    /// The answer does not follow the dialect.
     Malformed(String),
 }
 
 impl Fault {
-    /// What it is counted as.
+    /// The label under which it is counted.
     pub fn kind(&self) -> String {
         match self {
             Self::Refused(_) => "refused".to_owned(),
@@ -95,33 +95,33 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// What an answer says of itself; a server that is not Podium says nothing.
+/// A decoded answer. Servers other than Podium send only scores.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
     /// Scores, in the order of the documents.
     pub scores: Vec<f64>,
     /// `full`, `topk` or `fallback`.
     pub tier: Option<String>,
-    /// Why it is less than the best.
+    /// The reason for a degraded answer.
     pub degraded: Option<String>,
-    /// The device's time on it.
+    /// Device time of the request.
     pub device_ns: Option<u64>,
-    /// Its price.
+    /// Price of the request.
     pub nanodollars: Option<u64>,
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub struct Sent {
-    /// When a connection was there to send it on.
+    /// When the request got a connection.
     pub began: Ns,
-    /// When its answer was there, or it failed.
+    /// When the answer arrived or the request failed.
     pub ended: Ns,
-    /// The answer.
+    /// The answer, or the failure.
     pub result: Result<Answer, Fault>,
 }
 
-/// A request's bytes, made before its time comes.
+/// An encoded request, made before it is due.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     body: Bytes,
@@ -129,7 +129,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// How many documents it has.
+    /// The number of documents.
     pub fn documents(&self) -> usize {
         self.documents
     }
@@ -149,9 +149,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client; it connects when it sends.
+    /// Makes a client. It connects on the first request.
     ///
     /// # Errors
+    /// The message says what is wrong with the address.
     /// Says what is wrong with the address.
     pub fn new(target: Target, limits: ClientLimits, clock: Clock) -> Result<Self, String> {
         let wrong = || format!("`{}` is not http://HOST[:PORT][/PREFIX]", target.url);
@@ -163,7 +164,7 @@ impl Client {
         }
         let path = target.dialect.ask_path(target.model.as_deref());
         let uri = format!("{}{path}", url.path().trim_end_matches('/')).parse().map_err(|_| wrong())?;
-        // What comes after the host is a port, or nothing; another would be taken for 80.
+        // Refuses anything but a port after the host; otherwise a mistyped port would silently become 80.
         let is_bare = url.authority().is_some_and(|authority| authority.as_str().ends_with(host));
         if url.port_u16().is_none() && !is_bare {
             return Err(wrong());
@@ -187,7 +188,7 @@ impl Client {
         &self.target
     }
 
-    /// The clock by which requests are sent.
+    /// The clock of send times.
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -199,7 +200,7 @@ impl Client {
         Prepared { body: body.into(), documents: case.documents.len() }
     }
 
-    /// Sends a request and waits for its answer, until its time is up.
+    /// Sends a request and waits for the answer, at most until the timeout.
     pub async fn send(&self, request: &Prepared, headers: &HeaderMap) -> Sent {
         let mut began = None;
         let answer = tokio::time::timeout(self.limits.timeout.into(), async {
@@ -208,7 +209,7 @@ impl Client {
             self.exchange(request, headers).await
         });
         let answer = answer.await.unwrap_or(Err(Fault::TimedOut));
-        // Reading the scores is the client's work, and not in the latency.
+        // The answer is decoded after `ended` is taken: decoding is the client's work and not part of the latency.
         let ended = self.clock.now();
         let result = answer.and_then(|(head, body)| self.read(request, head, &body));
         Sent { began: began.unwrap_or(ended), ended, result }
@@ -245,7 +246,7 @@ impl Client {
                     }
                     return Ok((Response::from_parts(head, ()), body));
                 }
-                // The server closed a connection that had been idle before it saw the request.
+                // The server closed an idle connection before it received the request.
                 Err(mut error) => match error.take_message().filter(|_| reused) {
                     Some(unsent) => message = unsent,
                     None => return Err(lost(error.error())),
@@ -258,10 +259,10 @@ impl Client {
         let refused = |error: &dyn std::fmt::Display| Fault::Refused(error.to_string());
         let address = (self.host.as_str(), self.port);
         let stream = TcpStream::connect(address).await.map_err(|error| refused(&error))?;
-        // A request is small, and waits for nothing that would fill the packet.
+        // Without delay: small requests must not wait for more data.
         let _ = stream.set_nodelay(true);
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| refused(&error))?;
-        // It ends with the connection; what broke it is told to who waits for the answer.
+        // The task ends with the connection. Its errors reach the caller through the pending request.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
     }
@@ -285,11 +286,11 @@ impl Client {
         })
     }
 
-    /// Asks once, so that what is wrong with the address, the dialect or the key is told before a load of it.
-    /// A server that is only busy, or that a budget is too short for, is fine.
+    /// Sends one request, to detect a wrong address, dialect or key before a load. An overloaded server or a budget
+    /// that is too short is not an error.
     ///
     /// # Errors
-    /// What would become of every other request, too.
+    /// The failure, if every other request would fail in the same way.
     pub async fn probe(&self, case: &Case, kind: &Kind) -> Result<(), Fault> {
         match self.send(&self.prepare(case), &kind.headers()).await.result {
             Ok(_) | Err(Fault::Status { code: 429 | 503 | 504, .. }) => Ok(()),

@@ -1,18 +1,18 @@
-//! How many answers are enough to say that a service level is met: MLPerf's early-stopping rule.
+//! How many answers suffice to decide that a service level is met: MLPerf's early-stopping rule.
 
 use std::collections::BTreeMap;
 
-/// How sure it must be at one look that a rate is good.
+/// The confidence of one look at a rate.
 pub const CONFIDENCE: f64 = 0.99;
-/// How sure that is over all looks, until 10 are over the limit: by simulation of rates at the very limit, which
-/// are called good 4 times in 100.
+/// The confidence over all looks at a rate, until 10 answers are over the limit. By simulation a rate exactly at the
+/// limit is called good 4 times in 100.
 pub const CONFIDENCE_OVERALL: f64 = 0.95;
 
-/// Answers that it takes, with so many of them over the limit, to know with 99% confidence that no more
-/// than `share` of all are: the least n with P(at most `over` of n) <= 1%, were the share just that.
+/// The answers needed, with `over` of them over the limit, to know with 99% confidence that at most `share` of all
+/// answers are: the least n with P(X <= over) <= 1% for X binomial(n, share).
 ///
-/// `share` is 0.01 for a p99. This is the "early stopping" of MLPerf's inference rules: 459 answers for a
-/// p99 with none over, 662 with one.
+/// `share` is 0.01 for a p99. This is the "early stopping" of MLPerf's inference rules: for a p99, 459 answers with
+/// none over the limit, 662 with one.
 pub fn answers_needed(over: u64, share: f64) -> u64 {
     let enough = |n: u64| at_most(over, n, share) <= 1.0 - CONFIDENCE;
     let mut high = 1;
@@ -27,7 +27,7 @@ pub fn answers_needed(over: u64, share: f64) -> u64 {
     high
 }
 
-/// P(X <= k) for X binomial over n with chance p; in logarithms, as its terms may be too small for f64.
+/// P(X <= k) for X binomial(n, p). In logarithms, because its terms can underflow f64.
 fn at_most(k: u64, n: u64, p: f64) -> f64 {
     if k >= n {
         return 1.0;
@@ -42,23 +42,23 @@ fn at_most(k: u64, n: u64, p: f64) -> f64 {
     sum
 }
 
-/// Answers before which no rate is called bad: the first of a run wait for connections, and a stall meets
-/// neighbours together, which the binomial knows nothing of.
+/// Answers before which no rate is called bad. The first requests of a run wait for connections, and a stall delays
+/// neighbouring requests together, which the binomial model ignores.
 const MISSED_ANSWERS_MIN: u64 = 50;
 
-/// What is known of a rate.
+/// The verdict on a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// With 99% confidence no more than the share allowed is over the limit.
+    /// With 99% confidence at most the allowed share is over the limit.
     Met,
-    /// With 99% confidence more is.
+    /// With 99% confidence more than the allowed share is over the limit.
     Missed,
-    /// Too little was seen to say either.
+    /// Too few answers for either.
     Undecided,
 }
 
 impl Verdict {
-    /// A word for reports.
+    /// Its name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Met => "met",
@@ -68,16 +68,16 @@ impl Verdict {
     }
 }
 
-/// Judges a rate while its requests are answered. It counts them in the order in which they were sent:
-/// those that are answered first are the fast ones.
+/// Judges a rate while its requests are answered. It counts requests in the order of sending, because those answered
+/// first are the fast ones.
 ///
-/// It looks for `Met` when as many are answered as it takes with none over; if some are, again when as many
-/// are as it takes with those; so the looks are few, and [`CONFIDENCE_OVERALL`] is left. It looks for `Missed` at each
-/// answer from the 50th on: an error there makes the result too low, not too high.
+/// It tests for `Met` when the answers suffice with none over the limit; if some are over, again when the answers
+/// suffice with that number. So there are few tests, and the overall confidence is [`CONFIDENCE_OVERALL`]. It tests for
+/// `Missed` at each answer from the 50th on; a mistake there makes the reported rate too low, not too high.
 #[derive(Debug)]
 pub struct Judge {
     share: f64,
-    /// Answers that have come before those that were sent earlier, and whether they are over.
+    /// Results of requests whose predecessors are still open: position, and whether it is over the limit.
     early: BTreeMap<u64, bool>,
     answers: u64,
     over: u64,
@@ -86,15 +86,15 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Judges by the share that may be over the limit, between 0 and 1; it calls no rate good before so many
-    /// answers, as a queue that grows takes its time.
+    /// `share` of requests may be over the limit, between 0 and 1. No rate is called good before `answers_min` answers,
+    /// because a queue grows slowly.
     pub fn new(share: f64, answers_min: u64) -> Self {
         let look = answers_needed(0, share).max(answers_min);
         Self { share, early: BTreeMap::new(), answers: 0, over: 0, look, verdict: Verdict::Undecided }
     }
 
-    /// Call for each request, by its place in the order of sending, once it is known whether it is over; a
-    /// second time changes nothing.
+    /// Records a request by its position in the order of sending, once it is known whether it is over the limit. A
+    /// second call for a request has no effect.
     pub fn answered(&mut self, place: u64, over: bool) {
         if place >= self.answers {
             self.early.insert(place, over);
@@ -122,12 +122,12 @@ impl Judge {
         }
     }
 
-    /// What is known by now.
+    /// The verdict so far.
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    /// The answers that it was judged by, and how many of them are over.
+    /// The answers counted, and how many of them are over the limit.
     pub fn counts(&self) -> (u64, u64) {
         (self.answers, self.over)
     }
@@ -144,7 +144,7 @@ mod tests {
         for (over, needed) in [(0, 459), (1, 662), (5, 1_307), (10, 2_010)] {
             assert_eq!(answers_needed(over, 0.01), needed);
         }
-        // 0.9^n <= 0.01, and a share whose terms are too small for f64.
+        // 0.9^44 <= 0.01; and a share whose terms underflow f64.
         assert_eq!(answers_needed(0, 0.1), 44);
         let many = answers_needed(1_000, 0.5);
         assert!((2_000..2_300).contains(&many), "{many}");

@@ -1,4 +1,4 @@
-//! What a run is reported by.
+//! The reported figures of a run.
 
 use super::run::{Found, Load, Pace, RunPlan};
 use super::tally::{SLICES, Tally, Times};
@@ -6,43 +6,43 @@ use crate::base::Ns;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The percentiles of tables.
+/// The percentiles in tables.
 pub const PERCENTILES: [f64; 6] = [50.0, 90.0, 95.0, 99.0, 99.9, 100.0];
 
 /// The figures of a run, or of one kind of its requests. Times are in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
-    /// What it is of.
+    /// The run's or kind's name.
     pub name: String,
-    /// Requests sent a second; in an open loop this is the offered rate.
+    /// Requests sent per second. In an open loop this is the offered rate.
     pub offered_per_s: f64,
     /// Requests sent.
     pub sent: u64,
     /// Requests answered.
     pub answered: u64,
-    /// Requests answered a second.
+    /// Requests answered per second.
     pub answered_per_s: f64,
     /// Documents of answered requests.
     pub documents: u64,
-    /// The same a second.
+    /// Documents of answered requests per second.
     pub documents_per_s: f64,
     /// Failures by kind.
     pub failed: BTreeMap<String, u64>,
-    /// The words of a failure, if there was one.
+    /// The message of the first failure.
     pub failed_first: Option<String>,
-    /// The latency's mean.
+    /// Mean latency.
     pub mean_ms: f64,
-    /// The latency's percentiles, those of tables and more: percentile and milliseconds.
+    /// Latency percentiles, those of tables and more: percentile and milliseconds.
     pub latency_ms: Vec<(f64, f64)>,
-    /// The 99th percentile of what passed between scheduled send and send.
+    /// The 99th percentile of the delay between scheduled and actual send.
     pub lag_p99_ms: f64,
     /// Answers by tier.
     pub tiers: BTreeMap<String, u64>,
-    /// Answers that are less than the best, by reason.
+    /// Degraded answers by reason.
     pub degraded: BTreeMap<String, u64>,
-    /// Device time of an answer; none where the server declares none.
+    /// Mean device time per answer; none if the server does not report it.
     pub device_ms: Option<f64>,
-    /// The price of a thousand answers; none where the server declares none, or has no price.
+    /// The price of 1,000 answers; none if the server does not report it or has no prices.
     pub dollars_per_thousand: Option<f64>,
 }
 
@@ -72,7 +72,7 @@ impl Figures {
         }
     }
 
-    /// A percentile of [`PERCENTILES`], in milliseconds; 0 where nothing was answered.
+    /// A percentile of [`PERCENTILES`], in milliseconds; 0 without answers.
     pub fn percentile(&self, percentile: f64) -> f64 {
         self.latency_ms.iter().find(|(other, _)| *other >= percentile).map_or(0.0, |(_, ms)| *ms)
     }
@@ -82,14 +82,13 @@ impl Figures {
         self.failed.values().sum()
     }
 
-    /// The share of answers that are full, 0 to 1; 0 where none says what it is.
+    /// The share of answers that are full, 0 to 1; 0 if the server does not report it.
     pub fn full(&self) -> f64 {
         self.tiers.get("full").map_or(0.0, |&full| full as f64 / self.answered.max(1) as f64)
     }
 }
 
-/// The percentiles of tables, and 16 more for each tenth of the times that is left above, as far as there are
-/// times to say so.
+/// The percentiles of tables, and 16 more for each tenth of the remaining times, as far as there are enough times.
 fn curve(times: &Times) -> Vec<(f64, f64)> {
     if times.count() == 0 {
         return Vec::new();
@@ -102,44 +101,44 @@ fn curve(times: &Times) -> Vec<(f64, f64)> {
     percentiles.into_iter().map(|percentile| (percentile, times.percentile_ms(percentile))).collect()
 }
 
-/// A slice of a run's time.
+/// A time slice of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Moment {
-    /// When it begins, in seconds after the warm-up.
+    /// Its start, in seconds after the warm-up.
     pub seconds: f64,
-    /// Answers by tier; those that declare none are `answered`.
+    /// Answers by tier; answers of a server that reports no tier are `answered`.
     pub tiers: BTreeMap<String, u64>,
-    /// Answers by why they are less than the best.
+    /// Degraded answers by reason.
     pub degraded: BTreeMap<String, u64>,
     /// Failures.
     pub failed: u64,
-    /// Device time of an answer in milliseconds, where the server declares it.
+    /// Mean device time per answer in milliseconds, if the server reports it.
     pub device_ms: Option<f64>,
-    /// The price of a thousand answers, where the server declares it.
+    /// The price of 1,000 answers, if the server reports it.
     pub dollars_per_thousand: Option<f64>,
 }
 
-/// A run as it is reported.
+/// The report of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunReport {
-    /// How requests came, in words.
+    /// The arrival process, in words.
     pub pace: String,
     /// Whether it was a closed loop.
     pub closed: bool,
     /// All requests.
     pub all: Figures,
-    /// Each kind's, where there are several.
+    /// The figures of each kind, if there are several.
     pub kinds: Vec<Figures>,
-    /// Slices of its time; requests are where they were to be sent.
+    /// Time slices. A request belongs to the slice of its scheduled send.
     pub moments: Vec<Moment>,
-    /// How long a slice is, in seconds.
+    /// The length of a slice in seconds.
     pub moment_seconds: f64,
-    /// Why its latencies are not the server's: the client fell behind its own schedule. None where it did not.
+    /// A warning if the client fell behind its schedule, so that the latencies are not the server's.
     pub invalid: Option<String>,
 }
 
 impl RunReport {
-    /// Reports a run; `lag_max` is the most that the 99th percentile of the client's lag may be.
+    /// Reports a run. `lag_max` is the allowed 99th percentile of the client's lag.
     pub fn of(load: &Load, plan: &RunPlan, found: &Found, lag_max: Ns) -> Self {
         let all = found.all();
         let kinds = load.kinds().iter().zip(&found.kinds);
@@ -170,7 +169,7 @@ impl RunReport {
     }
 }
 
-/// Says that a client fell behind its schedule.
+/// The warning that a client fell behind its schedule.
 fn invalid(lag: &Times, lag_max: Ns) -> Option<String> {
     let (p99, limit) = (lag.percentile_ms(99.0), lag_max.as_millis_f64());
     (p99 > limit).then(|| {
@@ -191,7 +190,7 @@ mod tests {
         let curve = curve(&times);
         assert!(curve.iter().is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{curve:?}");
         let at = |percentile| curve.iter().find(|(other, _)| *other == percentile).unwrap().1;
-        // A bucket is a thousandth wide, and p99.9 of 1,000 may be the last one.
+        // A bucket is 0.1% wide, and p99.9 of 1,000 may be the last value.
         let near = |percentile: f64| (at(percentile) / (10.0 * percentile) - 1.0).abs() < 0.002;
         assert!(near(50.0) && near(99.0) && near(99.9) && near(100.0), "{curve:?}");
         assert!(super::curve(&Times::default()).is_empty());

@@ -1,4 +1,4 @@
-//! A report as one page that needs nothing else: plots in SVG, tables, and how it was made.
+//! A report as a self-contained page: plots in SVG, tables, and the command line.
 
 use super::figures::{Figures, Moment, PERCENTILES, RunReport};
 use super::report::{Finding, Report};
@@ -65,9 +65,9 @@ fn sentence(figures: &Figures) -> String {
     )
 }
 
-/// Latency by percentile, a line for each run.
+/// Latency by percentile, one line per run.
 fn curves(runs: &[(&str, &RunReport)]) -> String {
-    // The axis has no place for the greatest: it stands where one more answer would have been above it.
+    // The axis cannot show the maximum. It is drawn where the percentile of one more answer would be.
     let points = |run: &RunReport| -> Vec<(f64, f64)> {
         let left =
             |percentile: f64| 1.0 / (1.0 - percentile / 100.0).max(1.0 / run.all.answered.max(1) as f64);
@@ -88,7 +88,7 @@ fn curves(runs: &[(&str, &RunReport)]) -> String {
     plot.finish()
 }
 
-/// What is counted over time, each in its colour, one on the other; nothing where nothing is counted.
+/// Stacked counts over time; empty if nothing is counted.
 fn stacked(title: &str, run: &RunReport, counts: impl Fn(&Moment) -> Vec<(&str, u64)>) -> String {
     let moments: Vec<(f64, Vec<(&str, u64)>)> =
         run.moments.iter().map(|moment| (moment.seconds, counts(moment))).collect();
@@ -140,7 +140,7 @@ fn degradations(name: &str, run: &RunReport) -> String {
     })
 }
 
-/// What an answer costs over time: dollars where the server has a price, else device time.
+/// The cost of an answer over time: in dollars if the server has prices, else device time.
 fn costs(name: &str, run: &RunReport) -> String {
     let points = |value: &dyn Fn(&Moment) -> Option<f64>| -> Vec<(f64, f64)> {
         run.moments.iter().filter_map(|moment| Some((moment.seconds, value(moment)?))).collect()
@@ -189,7 +189,7 @@ fn rates(sweep: &SweepReport) -> String {
     plot.finish()
 }
 
-/// Cost against the offered rate, where the server declares it.
+/// Cost against the offered rate, if the server reports it.
 fn rate_costs(sweep: &SweepReport) -> String {
     let mut steps: Vec<_> = sweep.steps.iter().collect();
     steps.sort_by(|a, b| a.rate.total_cmp(&b.rate));

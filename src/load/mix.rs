@@ -1,4 +1,4 @@
-//! Kinds of requests and their weights: budgets, policies, priorities and tenants.
+//! Kinds of requests with their weights: budgets, policies, priorities and tenants.
 
 use crate::base::Ns;
 use crate::rerank::{Options, Policy, Priority};
@@ -12,21 +12,21 @@ const PRIORITY: HeaderName = HeaderName::from_static("x-podium-priority");
 const POLICY: HeaderName = HeaderName::from_static("x-podium-policy");
 const TOP_K: HeaderName = HeaderName::from_static("x-podium-top-k");
 
-/// The largest latency budget; an hour, as the server has it.
+/// The largest latency budget: an hour, as on the server.
 const BUDGET_MS_MAX: f64 = 3_600_000.0;
 
 /// One kind of request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kind {
-    /// How often it comes, beside the others' weights.
+    /// Its weight relative to the other kinds.
     pub weight: f64,
-    /// What it wishes for; goes into headers, which hold in every dialect.
+    /// Its options, sent as headers, which every dialect accepts.
     pub options: Options,
-    /// Whose request it is.
+    /// The tenant's API key.
     pub key: Option<Key>,
 }
 
-/// An API key. Reports name the variable that it came from, and never the key.
+/// An API key. Reports show the name of its environment variable, never the key.
 #[derive(Clone, PartialEq)]
 pub struct Key {
     variable: String,
@@ -46,10 +46,11 @@ impl Default for Kind {
 }
 
 impl Kind {
-    /// Changes a kind by `budget=50,policy=auto,weight=3`: each field is a name and a value; `budget` is in
-    /// milliseconds, and `key-env` names the environment's variable with an API key.
+    /// Changes a kind by `budget=50,policy=auto,weight=3`, fields with values. `budget` is in milliseconds; `key-env`
+    /// names the environment variable with an API key.
     ///
     /// # Errors
+    /// The message names the field and its allowed values.
     /// Names the field and what it may be.
     pub fn with(mut self, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
         for field in text.split(',') {
@@ -102,7 +103,7 @@ impl Kind {
         Ok(())
     }
 
-    /// What a report calls it.
+    /// Its name in reports.
     pub fn name(&self) -> String {
         let Options { latency_budget, priority: rank, policy, top_k } = self.options;
         let mut parts: Vec<String> = Vec::new();
@@ -149,10 +150,10 @@ fn one_of<T: Copy>(
     found.ok_or_else(|| format!("{field}: `{value}` is not one of {}", names()))
 }
 
-/// The kind of each request, drawn by the weights: the same for the same seed and place.
+/// Draws the kind of a request by the weights; deterministic in seed and position.
 pub(super) fn pick(kinds: &[Kind], seed: u64, place: u64) -> usize {
     let all: f64 = kinds.iter().map(|kind| kind.weight).sum();
-    // Weyl's sequence keeps the seeds of neighbours apart.
+    // A Weyl sequence spreads the seeds of neighbouring positions.
     let seed = seed.wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut left = Pcg64::seed_from_u64(seed).random::<f64>() * all;
     let found = kinds.iter().position(|kind| {

@@ -1,21 +1,21 @@
-//! Floor 6: load on a server, ours or a peer's: what it answers, how late, and up to which rate.
+//! Floor 6: load on a server, ours or a peer's: answers, latencies, and the highest rate that meets a service level.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `arrivals` | when requests are sent |
-//! | `cases` | what is asked: from a log, from a judged set, or drawn |
+//! | `cases` | the requests: from a log, from a judged set, or random |
 //! | `mix` | kinds of requests and their weights: budgets, policies, tenants |
-//! | `client` | connections, kept and bounded; each request with its time |
+//! | `client` | an HTTP client with pooled connections and timeouts |
 //! | `run` | a run, open or closed loop |
 //! | `tally` | counts and histograms, merged without loss |
-//! | `figures` | what a run is reported by |
-//! | `early` | how many answers are enough |
+//! | `figures` | the reported figures of a run |
+//! | `early` | MLPerf's early-stopping rule |
 //! | `search` | bisection |
 //! | `sweep` | the highest rate that meets a service level |
-//! | `versus` | two servers or settings in turns |
-//! | `report` | how a load was made, and what it found |
+//! | `versus` | two servers or settings, measured in turns |
+//! | `report` | the description and results of a load |
 //! | `table` | the report for a terminal |
-//! | `html` | the report as one page with plots |
+//! | `html` | the report as a self-contained page with plots |
 
 mod arrivals;
 mod cases;

@@ -1,50 +1,50 @@
-//! A report: how a load was made, and what it found.
+//! The report of a load: how it was made, and the results.
 
 use super::figures::RunReport;
 use super::sweep::SweepReport;
 use super::versus::VersusReport;
 use serde::Serialize;
 
-/// What was done, and what came of it.
+/// A load and its results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Who was asked.
+    /// The server.
     pub side: Side,
-    /// Who was asked in turns with it.
+    /// The second server, measured in turns with the first.
     pub other: Option<Side>,
-    /// Where requests come from, in words.
+    /// The source of requests, in words.
     pub requests: String,
-    /// How requests came, in words.
+    /// The arrival process, in words.
     pub pace: String,
-    /// Everything random came from it.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// What was found.
+    /// The results.
     #[serde(flatten)]
     pub finding: Finding,
 }
 
-/// A server and what it was asked for.
+/// A server and the requests it was sent.
 #[derive(Clone, Debug, Serialize)]
 pub struct Side {
     /// Its address.
     pub url: String,
     /// Its dialect.
     pub dialect: &'static str,
-    /// The model that requests named.
+    /// The model name in requests.
     pub model: Option<String>,
     /// Kinds of requests and their weights.
     pub mix: Vec<(String, f64)>,
 }
 
-/// What was found.
+/// The results of a load.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finding {
-    /// By one run.
+    /// A single run.
     Run(Box<RunReport>),
-    /// By a search for the highest rate.
+    /// A search for the highest rate.
     Sweep(SweepReport),
-    /// By turns.
+    /// A comparison in turns.
     Versus(Box<VersusReport>),
 }
 
@@ -60,7 +60,7 @@ impl Side {
         }
     }
 
-    /// In a line.
+    /// A one-line description.
     pub fn words(&self) -> String {
         let model = self.model.as_ref().map_or_else(String::new, |model| format!(", model {model}"));
         let mix = match &self.mix[..] {
@@ -76,7 +76,7 @@ impl Side {
 }
 
 impl Report {
-    /// Why it is not to be used, if so.
+    /// The reason why the results should not be used, if there is one.
     pub fn invalid(&self) -> Option<&str> {
         match &self.finding {
             Finding::Run(run) => run.invalid.as_deref(),
@@ -85,7 +85,7 @@ impl Report {
         }
     }
 
-    /// The runs that it holds; in a sweep the highest good rate's, else the last one's.
+    /// The runs of the results. For a sweep: the run at the highest good rate, else the last run.
     pub fn runs(&self) -> Vec<(&'static str, &RunReport)> {
         match &self.finding {
             Finding::Run(run) => vec![("", run)],

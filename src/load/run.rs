@@ -1,4 +1,5 @@
-//! A run: requests leave at their times, or as others come back; worker tasks keep tallies of their own.
+//! A run of load: requests leave at their scheduled times, or when earlier ones return. Worker tasks keep separate
+//! tallies.
 
 use super::arrivals::Arrivals;
 use super::client::{Client, Fault, Prepared, Sent};
@@ -15,29 +16,29 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-/// Tasks that start requests of an open loop and keep tallies.
+/// Tasks that start the requests of an open loop.
 const WORKERS: usize = 4;
-/// Before the first request, for the workers to be there.
+/// The delay before the first request, in which the workers start.
 const LEAD: Ns = Ns::from_millis(20);
-/// Between two looks at how far a run is.
+/// The interval of progress reports.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a closed loop's client waits after a connection that was refused.
+/// The wait of a closed loop's client after a refused connection.
 const REFUSED_WAIT: Duration = Duration::from_millis(20);
 
-/// What makes clients send.
+/// When requests are sent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pace {
-    /// The clock: requests leave at their times, whatever becomes of those before.
+    /// Open loop: at scheduled times, independent of earlier requests.
     Open {
-        /// How they arrive.
+        /// The arrival process.
         arrivals: Arrivals,
-        /// So many a second.
+        /// Requests per second.
         rate: f64,
     },
-    /// Answers: so many clients, each of which sends when its last request was answered. A server that
-    /// stalls stops them too, and so its tail is not seen.
+    /// Closed loop: each client sends its next request when the last one is answered. A stalled server stops the
+    /// clients too, so its tail latency is not seen.
     Closed {
-        /// Clients.
+        /// Number of clients.
         clients: usize,
     },
 }
@@ -55,7 +56,7 @@ impl std::fmt::Display for Pace {
     }
 }
 
-/// Who is asked, and what.
+/// The target of a run and its requests.
 pub struct Load {
     client: Client,
     cases: Vec<Prepared>,
@@ -64,49 +65,49 @@ pub struct Load {
 }
 
 impl Load {
-    /// Encodes the cases; there is at least one, and one kind.
+    /// Encodes the cases. There must be at least one case and one kind.
     pub fn new(client: Client, cases: &[super::Case], kinds: Vec<Kind>) -> Self {
         let cases = cases.iter().map(|case| client.prepare(case)).collect();
         let headers = kinds.iter().map(Kind::headers).collect();
         Self { client, cases, kinds, headers }
     }
 
-    /// Its client.
+    /// The client.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The kinds of its requests.
+    /// The kinds of requests.
     pub fn kinds(&self) -> &[Kind] {
         &self.kinds
     }
 }
 
-/// How long, how fast, and in which order.
+/// Duration, rate and seed of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunPlan {
-    /// What makes clients send.
+    /// When requests are sent.
     pub pace: Pace,
-    /// How long requests are sent and counted.
+    /// The duration in which requests are sent and counted.
     pub duration: Ns,
-    /// How long they are sent before that.
+    /// The warm-up: requests before that are sent but not counted.
     pub warmup: Ns,
-    /// Everything random comes from it; also which case is the first.
+    /// The seed of all random choices, the first case included.
     pub seed: u64,
-    /// Ends the run when it is clear whether it is met.
+    /// A service level that ends the run once the verdict is clear.
     pub slo: Option<Slo>,
     /// Requests before which no service level is called met.
     pub answers_min: u64,
 }
 
-/// A service level: a percentile of latency within a limit.
+/// A service level: a limit for a percentile of latency.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slo {
-    /// Between 0 and 100.
+    /// The percentile, between 0 and 100.
     pub percentile: f64,
-    /// What it may be.
+    /// The limit.
     pub limit: Ns,
-    /// The share of answers that must be full, if any.
+    /// The least share of full answers, if any.
     pub full: Option<f64>,
 }
 
@@ -127,12 +128,12 @@ impl std::fmt::Display for Slo {
     }
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// Time of it that has passed.
+    /// Time passed.
     pub passed: Ns,
-    /// Time of it in all, without the wait for the last answers.
+    /// Total time, without the wait for the last answers.
     pub of: Ns,
     /// Requests sent.
     pub sent: u64,
@@ -142,21 +143,21 @@ pub struct Progress {
     pub failed: u64,
 }
 
-/// What a run found.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// What became of each kind's requests.
+    /// The tally of each kind.
     pub kinds: Vec<Tally>,
-    /// From the end of the warm-up until the last request was sent and the last one answered.
+    /// The time from the end of the warm-up to the last send or answer, whichever is later.
     pub elapsed: Ns,
-    /// The time for which requests were scheduled; less than planned where the run was ended.
+    /// The time for which requests were scheduled; shorter than planned if the run was ended early.
     pub offered: Ns,
-    /// What became of the service level, and the answers and those over the limit that say so.
+    /// The verdict on the service level, with the answers counted and those over the limit.
     pub verdict: Option<(Verdict, u64, u64)>,
 }
 
 impl Found {
-    /// All kinds together.
+    /// The tally of all kinds together.
     pub fn all(&self) -> Tally {
         let mut all = Tally::default();
         self.kinds.iter().for_each(|kind| all.merge(kind));
@@ -172,21 +173,21 @@ impl Found {
     }
 }
 
-/// What all tasks of a run share.
+/// The state that the tasks of a run share.
 struct Shared {
     load: Arc<Load>,
     plan: RunPlan,
-    /// When it began, by the client's clock.
+    /// When the run began, by the client's clock.
     start: Ns,
     sent: AtomicU64,
     done: AtomicU64,
     failed: AtomicU64,
     judge: Option<Mutex<Judge>>,
-    /// The place of the first request that is counted.
+    /// The position of the first request that is counted.
     first: u64,
 }
 
-/// What a task keeps.
+/// A task's own state.
 #[derive(Default)]
 struct Kept {
     kinds: Vec<Tally>,
@@ -194,7 +195,7 @@ struct Kept {
 }
 
 impl Shared {
-    /// Sends the request of this place, due at this time.
+    /// Sends the request at this position, due at this time.
     async fn send(self: Arc<Self>, place: u64, due: Ns) -> (u64, Ns, usize, Sent) {
         let Load { client, cases, kinds, headers } = &*self.load;
         let kind = pick(kinds, self.plan.seed, place);
@@ -204,14 +205,14 @@ impl Shared {
             let left = (due + slo.limit).saturating_sub(client.clock().now());
             match tokio::time::timeout(left.into(), &mut sending).await {
                 Ok(sent) => return (place, due, kind, sent),
-                // It is over already, whenever it will be answered.
+                // It is over the limit already, whatever the answer.
                 Err(_) => self.judge(place, due, true),
             }
         }
         (place, due, kind, sending.await)
     }
 
-    /// Tells the judge of a request, if there is one and the warm-up is over.
+    /// Records a request with the judge, if there is one and the warm-up is over.
     fn judge(&self, place: u64, due: Ns, over: bool) {
         if let Some(judge) =
             self.judge.as_ref().filter(|_| due.saturating_sub(self.start) >= self.plan.warmup)
@@ -221,12 +222,12 @@ impl Shared {
     }
 
     fn case(&self, place: u64) -> usize {
-        // Runs of other seeds begin elsewhere.
+        // Other seeds begin at other cases.
         let first = self.plan.seed.wrapping_mul(7_919);
         (first.wrapping_add(place) % self.load.cases.len() as u64) as usize
     }
 
-    /// Counts what became of a request; what was due in the warm-up is left out.
+    /// Counts the result of a request, unless it was due in the warm-up.
     fn keep(&self, kept: &mut Kept, (place, due, kind, sent): (u64, Ns, usize, Sent)) {
         self.done.fetch_add(1, Ordering::Relaxed);
         self.failed.fetch_add(u64::from(sent.result.is_err()), Ordering::Relaxed);
@@ -251,8 +252,8 @@ impl Shared {
     }
 }
 
-/// Runs a load, and waits for the last answers; `watch` is called about ten times a second. Needs a tokio
-/// runtime with time and I/O.
+/// Runs a load and waits for the last answers. `watch` is called about ten times a second. Needs a tokio runtime with
+/// time and I/O.
 pub async fn run(load: &Arc<Load>, plan: &RunPlan, watch: &mut (dyn FnMut(Progress) + Send)) -> Found {
     let clock = load.client.clock();
     let start = clock.now() + LEAD;
@@ -276,14 +277,14 @@ pub async fn run(load: &Arc<Load>, plan: &RunPlan, watch: &mut (dyn FnMut(Progre
         first,
     });
     let mut tasks = JoinSet::new();
-    // Dropping it ends the pacer.
+    // Dropping the sender ends the pacer.
     let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
     let mut stop = Some(stop);
     match plan.pace {
         Pace::Open { .. } => {
             let (senders, inboxes): (Vec<_>, Vec<_>) = (0..WORKERS).map(|_| unbounded_channel()).unzip();
             inboxes.into_iter().for_each(|inbox| drop(tasks.spawn(open(shared.clone(), inbox))));
-            // The runtime's timers are a millisecond too late, and a thread's is a twentieth of one.
+            // The pacer is a thread: the runtime's timers are a millisecond late, a thread's about 0.05 ms.
             std::thread::spawn(move || pace(&times, &senders, |at| stopped.recv_deadline(clock.instant(at))));
         }
         Pace::Closed { clients } => {
@@ -322,7 +323,7 @@ pub async fn run(load: &Arc<Load>, plan: &RunPlan, watch: &mut (dyn FnMut(Progre
     Found { kinds: kept.kinds, elapsed, offered, verdict: shared.verdict() }
 }
 
-/// Hands each request to a worker when its time has come, until it is told to stop.
+/// Passes each request to a worker when it is due, until told to stop.
 fn pace(
     times: &[Ns],
     workers: &[UnboundedSender<(u64, Ns)>],

@@ -1,7 +1,7 @@
-//! The highest rate that is good, by bisection.
+//! A search for the highest good rate by bisection.
 
-/// Doubles from a first rate, or halves, until one is good and one is not; then halves the ratio between
-/// them. It is deterministic: what it asks for follows from what it was told.
+/// Doubles or halves a first rate until one rate is good and one is not, then bisects the ratio between them.
+/// Deterministic in the verdicts.
 #[derive(Clone, Debug)]
 pub struct Search {
     first: f64,
@@ -12,13 +12,13 @@ pub struct Search {
 }
 
 impl Search {
-    /// Searches from `first`, within the limits (least and greatest), until the good and the bad rate are no
-    /// further apart than `ratio`, which is more than 1.
+    /// Searches from `first` within `limits` (least and greatest), until the ratio of the bad rate to the good one is
+    /// at most `ratio`, which is more than 1.
     pub fn new(first: f64, limits: (f64, f64), ratio: f64) -> Self {
         Self { first, limits, ratio, good: None, bad: None }
     }
 
-    /// The rate to try now; none when the search is over.
+    /// The rate to try next; none when the search is over.
     pub fn next(&self) -> Option<f64> {
         let (least, greatest) = self.limits;
         match (self.good, self.bad) {
@@ -29,18 +29,18 @@ impl Search {
         }
     }
 
-    /// Call with what became of the rate that was asked for.
+    /// Records the verdict on the rate to try.
     pub fn tell(&mut self, rate: f64, good: bool) {
         let side = if good { &mut self.good } else { &mut self.bad };
         *side = Some(rate);
     }
 
-    /// The highest rate that was good.
+    /// The highest good rate.
     pub fn good(&self) -> Option<f64> {
         self.good
     }
 
-    /// The lowest rate that was not.
+    /// The lowest bad rate.
     pub fn bad(&self) -> Option<f64> {
         self.bad
     }

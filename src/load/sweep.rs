@@ -9,77 +9,77 @@ use crate::base::Ns;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// A step ends undecided when as many answers have come as it takes with so many over the limit, and its least
-/// time has passed.
+/// A step ends undecided after its minimum time, once the answers that would suffice with this many over the limit have
+/// arrived.
 const OVER_MAX: u64 = 10;
 
-/// What to search for, and where.
+/// The plan of a sweep.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SweepPlan {
-    /// How requests arrive.
+    /// The arrival process.
     pub arrivals: Arrivals,
     /// The service level.
     pub slo: Slo,
-    /// The rate to begin with, a second.
+    /// The first rate to try, per second.
     pub first: f64,
     /// The least and the greatest rate to try.
     pub limits: (f64, f64),
-    /// How far apart the highest good and the lowest bad rate may be in the end: a ratio, more than 1.
+    /// The search ends when the ratio of the lowest bad rate to the highest good rate is at most this; more than 1.
     pub ratio: f64,
-    /// How long a rate must hold at least: a queue that grows slowly is not seen at once.
+    /// The minimum time at a rate, because a queue can grow slowly.
     pub step_min: Ns,
-    /// How long requests of a step are sent before they are counted.
+    /// The warm-up of each step.
     pub warmup: Ns,
-    /// The most that the 99th percentile of the client's lag may be.
+    /// The allowed 99th percentile of the client's lag.
     pub lag_max: Ns,
-    /// Everything random comes from it.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
-/// A rate that was tried.
+/// A step of a sweep.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
-    /// Requests a second.
+    /// Requests per second.
     pub rate: f64,
-    /// `met`, `missed` or `undecided`; only a rate that met the service level is good.
+    /// `met`, `missed` or `undecided`.
     pub verdict: &'static str,
-    /// Whether it counts as good: met, and as many answers full as are wanted.
+    /// Whether it counts as good: the service level is met, with the wanted share of full answers.
     pub good: bool,
-    /// Answers that it was judged by: the first so many that were sent.
+    /// Answers that the verdict is based on, in the order of sending.
     pub answers: u64,
-    /// How many of them failed or were over the limit.
+    /// How many of those failed or were over the limit.
     pub over: u64,
-    /// The service level's percentile of all answers, in milliseconds.
+    /// The service level's percentile over all answers, in milliseconds.
     pub percentile_ms: f64,
     /// The run.
     pub run: RunReport,
 }
 
-/// What a sweep found.
+/// The result of a sweep.
 #[derive(Clone, Debug, Serialize)]
 pub struct SweepReport {
-    /// The service level in words.
+    /// The service level, in words.
     pub slo: String,
     /// Its percentile.
     pub percentile: f64,
     /// Its limit in milliseconds.
     pub limit_ms: f64,
-    /// The confidence with which a good rate meets it, at one look.
+    /// The confidence of one look at a rate.
     pub confidence: f64,
-    /// The same over all looks at a rate.
+    /// The confidence over all looks at a rate.
     pub confidence_overall: f64,
-    /// The highest rate that is good.
+    /// The highest good rate.
     pub good: Option<f64>,
-    /// The lowest rate that is not.
+    /// The lowest bad rate.
     pub bad: Option<f64>,
-    /// Every rate that was tried, in that order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
-    /// Why the lowest rate that is not good says nothing of the server: the client could not keep its schedule.
+    /// A warning if the lowest bad rate is due to the client, which fell behind its schedule.
     pub invalid: Option<String>,
 }
 
 impl SweepReport {
-    /// The sentence that most readers want.
+    /// The result in one sentence.
     pub fn summary(&self) -> String {
         let confidence = format!(
             "with {}% confidence at a look and {}% over all",
@@ -107,7 +107,7 @@ impl SweepReport {
     }
 }
 
-/// Searches. `watch` is told the step's rate and how far it is.
+/// Runs the search. `watch` gets the rate of the step and its progress.
 pub async fn sweep(
     load: &Arc<Load>,
     plan: &SweepPlan,
@@ -121,7 +121,7 @@ pub async fn sweep(
         let answers = answers_needed(OVER_MAX, slo.share()).max(answers_min);
         let step = RunPlan {
             pace: Pace::Open { arrivals: plan.arrivals.clone(), rate },
-            // A Poisson process may be three standard deviations behind its mean.
+            // Three standard deviations of a Poisson process below its mean.
             duration: Ns(((answers as f64 + 3.0 * (answers as f64).sqrt()) / rate * 1e9) as u64),
             warmup: plan.warmup,
             seed: plan.seed.wrapping_add(steps.len() as u64),

@@ -1,4 +1,4 @@
-//! A report for a terminal.
+//! A report as text for a terminal.
 
 use super::figures::{Figures, PERCENTILES, RunReport};
 use super::report::{Finding, Report};
@@ -61,7 +61,7 @@ fn run(run: &RunReport) -> String {
     text + &rest(&run.all)
 }
 
-/// What an answer was and cost, and why there was none; empty lines are left out.
+/// Tiers, degradation, failures and cost of answers; lines without content are left out.
 fn rest(figures: &Figures) -> String {
     let mut text = String::new();
     for (name, words) in [
@@ -86,7 +86,7 @@ fn cost(figures: &Figures) -> String {
     dollars.into_iter().chain(device).collect::<Vec<_>>().join(", ")
 }
 
-/// Each count as a share of all, the largest first.
+/// Each count as a share of the total, the largest first.
 pub(super) fn shares(counts: &BTreeMap<String, u64>, of: u64) -> String {
     let mut counts: Vec<_> = counts.iter().collect();
     counts.sort_by(|a, b| b.1.cmp(a.1));

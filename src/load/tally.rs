@@ -1,4 +1,4 @@
-//! What became of requests: counts, and HDR histograms that are merged without loss.
+//! Results of requests: counts, and HDR histograms that merge without loss.
 
 use super::client::{Fault, Sent};
 use crate::base::Ns;
@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 /// Significant digits of a histogram.
 const DIGITS: u8 = 3;
-/// The longest time that a histogram holds, in microseconds: an hour.
+/// The longest time in a histogram, in microseconds: an hour.
 const MICROS_MAX: u64 = 3_600_000_000;
-/// Slices of a run, over which tiers are counted.
+/// Time slices of a run, in which tiers are counted.
 pub(super) const SLICES: u64 = 60;
 
-/// Times, from a microsecond to an hour, to three digits.
+/// A histogram of times from a microsecond to an hour, to three digits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Times(Histogram<u64>);
 
@@ -28,64 +28,65 @@ impl Times {
         self.0.saturating_record((time.0 / 1_000).max(1));
     }
 
-    /// Adds another's times: the result is as if all had been added here.
+    /// Adds another histogram, exactly.
     pub fn merge(&mut self, other: &Self) {
         self.0.add(&other.0).expect("both have the same bounds");
     }
 
-    /// How many there are.
+    /// The number of times.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The time that so many in a hundred do not exceed, in milliseconds; 0 of none.
+    /// A percentile in milliseconds; 0 without times.
     pub fn percentile_ms(&self, percentile: f64) -> f64 {
         self.0.value_at_percentile(percentile) as f64 / 1e3
     }
 
-    /// The mean, in milliseconds; 0 of none.
+    /// The mean in milliseconds; 0 without times.
     pub fn mean_ms(&self) -> f64 {
         self.0.mean() / 1e3
     }
 }
 
-/// What became of the requests of one kind.
+/// The results of one kind of requests.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
     /// Requests.
     pub sent: u64,
-    /// Their documents.
+    /// Documents of all requests.
     pub documents_sent: u64,
-    /// Documents of those that were answered.
+    /// Documents of answered requests.
     pub documents: u64,
-    /// From the scheduled send (in a closed loop: the send) to the answer, of those that were answered.
+    /// Latency of answered requests: from the scheduled send (in a closed loop the send) to the answer.
     pub latency: Times,
-    /// From the scheduled send to the send, of all.
+    /// Lag of all requests: from the scheduled send to the send.
     pub lag: Times,
     /// Failures by their kind.
     pub failed: BTreeMap<String, u64>,
-    /// The first failure's own words.
+    /// The message of the first failure.
     pub failed_first: Option<String>,
-    /// Answers by the tier that they declare.
+    /// Answers by the reported tier.
     pub tiers: BTreeMap<String, u64>,
-    /// Answers that are less than the best, by their reason.
+    /// Degraded answers by reason.
     pub degraded: BTreeMap<String, u64>,
-    /// Answers that declare device time, that time in nanoseconds, and their price in nanodollars.
+    /// Answers that report device time, the sum of that time in nanoseconds, and the sum of their prices in
+    /// nanodollars.
     pub priced: (u64, u64, u64),
-    /// Requests by the slice of time in which they were to be sent.
+    /// Results by time slice of the scheduled send.
     pub slices: BTreeMap<u64, Slice>,
 }
 
-/// What became of the requests of a slice of time.
+/// The results of a time slice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Slice {
-    /// Answers by tier; those that declare none are `answered`.
+    /// Answers by tier; answers of a server that reports no tier are `answered`.
     pub tiers: BTreeMap<String, u64>,
-    /// Answers by why they are less than the best.
+    /// Degraded answers by reason.
     pub degraded: BTreeMap<String, u64>,
     /// Failures.
     pub failed: u64,
-    /// Answers that declare device time, that time in nanoseconds, and their price in nanodollars.
+    /// As in [`Tally`]: answers that report device time, that time, and their price.
     pub priced: (u64, u64, u64),
 }
 
@@ -98,7 +99,7 @@ fn merge_priced(into: &mut (u64, u64, u64), other: (u64, u64, u64)) {
 }
 
 impl Tally {
-    /// Adds a request that was to be sent at `due`, in this slice of time.
+    /// Adds a request that was due at `due`, in this slice.
     pub fn add(&mut self, due: Ns, documents: usize, slice: u64, sent: &Sent) {
         self.sent += 1;
         self.documents_sent += documents as u64;
@@ -133,7 +134,7 @@ impl Tally {
         }
     }
 
-    /// Adds another's requests: the result is as if all had been added here.
+    /// Adds another tally, exactly.
     pub fn merge(&mut self, other: &Self) {
         self.sent += other.sent;
         self.documents_sent += other.documents_sent;
@@ -156,7 +157,7 @@ impl Tally {
         }
     }
 
-    /// Requests that were answered.
+    /// Answered requests.
     pub fn answered(&self) -> u64 {
         self.latency.count()
     }

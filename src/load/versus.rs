@@ -1,4 +1,4 @@
-//! Two servers or two settings side by side: in turns, so that what else the machine does meets both.
+//! Two servers or two settings, measured in turns, so that other work on the machine affects both alike.
 
 use super::figures::{Figures, PERCENTILES, RunReport};
 use super::run::{Found, Load, Progress, RunPlan, run};
@@ -7,51 +7,50 @@ use crate::eval::Interval;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// What is done in turns.
+/// The plan of a comparison in turns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VersusPlan {
-    /// One turn; each round has a seed of its own, and both sides get the same requests at the same times.
+    /// The plan of one turn. Each round has its own seed; both sides get the same requests at the same times.
     pub turn: RunPlan,
-    /// Rounds, each a turn of A and one of B.
+    /// Rounds; each is one turn of A and one of B.
     pub rounds: u32,
-    /// The most that the 99th percentile of the client's lag may be.
+    /// The allowed 99th percentile of the client's lag.
     pub lag_max: Ns,
 }
 
-/// A figure of B divided by A's: the geometric mean of the rounds' ratios, and the interval in which it lies
-/// 95 times in 100, were other rounds drawn.
+/// A figure of B divided by that of A: the geometric mean over rounds, with a 95% confidence interval.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ratio {
-    /// What it is of.
+    /// The figure's name.
     pub name: String,
-    /// A's, over all rounds.
+    /// A's value over all rounds.
     pub a: f64,
-    /// B's.
+    /// B's value over all rounds.
     pub b: f64,
-    /// B by A.
+    /// B divided by A.
     pub ratio: f64,
-    /// Where the interval begins.
+    /// The lower end of the interval.
     pub low: f64,
-    /// Where it ends.
+    /// The upper end of the interval.
     pub high: f64,
 }
 
-/// What a comparison in turns found.
+/// The result of a comparison in turns.
 #[derive(Clone, Debug, Serialize)]
 pub struct VersusReport {
     /// Rounds.
     pub rounds: u32,
-    /// A's turns together.
+    /// A's turns, merged.
     pub a: RunReport,
-    /// B's turns together.
+    /// B's turns, merged.
     pub b: RunReport,
-    /// B by A.
+    /// The ratios of B to A.
     pub ratios: Vec<Ratio>,
-    /// Why the latencies are not the servers': the client fell behind its own schedule.
+    /// A warning if the client fell behind its schedule, so that the latencies are not the servers'.
     pub invalid: Option<String>,
 }
 
-/// Runs A and B in turns: A B A B. `watch` is told the side, the round from 0, and how far its turn is.
+/// Runs A and B in turns: A B A B. `watch` gets the side, the round (from 0) and the progress of its turn.
 pub async fn versus(
     sides: &[Arc<Load>; 2],
     plan: &VersusPlan,
@@ -87,7 +86,7 @@ pub async fn versus(
     VersusReport { rounds: plan.rounds, a, b, ratios, invalid }
 }
 
-/// The ratio over pairs of a round's figures, A's and B's; none where no pair has both.
+/// The ratio over pairs of figures, A's and B's, of a round; none if no pair has both.
 fn ratio(name: &str, pairs: &[(f64, f64)], (a, b): (f64, f64), seed: u64) -> Option<Ratio> {
     let logs = pairs.iter().filter(|(a, b)| *a > 0.0 && *b > 0.0).map(|(a, b)| (b / a).ln());
     let logs: Vec<f64> = logs.collect();

@@ -1,4 +1,4 @@
-//! Floor 0: a report as one page that needs nothing else, and its plots in SVG.
+//! Floor 0: reports as self-contained pages, with plots in SVG.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -8,7 +8,7 @@ mod plot;
 
 pub use plot::{Axis, COLOURS, Plot};
 
-/// Colours by day and by night, and what plots are written in.
+/// Style sheet for light and dark mode, and the font of plots.
 const INK: &str = "
 :root { --ink: #1c2430; --soft: #5d6b7e; --line: #d8dee6; --page: #ffffff; --a: #0b62c4; --b: #c2410c; --c: #0f7b53; --d: #7c3aed; --e: #a16207; }
 @media (prefers-color-scheme: dark) {
@@ -29,7 +29,7 @@ th { color: var(--soft); font-weight: 600 } th:first-child, td:first-child { tex
 tr.best td { font-weight: 700 } p.note { color: var(--soft) }
 ";
 
-/// A page with a title, which is its heading too, and a body in HTML.
+/// A page with a title, which is also its heading, and a body in HTML.
 pub fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
@@ -39,7 +39,7 @@ pub fn page(title: &str, body: &str) -> String {
     )
 }
 
-/// A plot as a file of its own, for a README.
+/// A plot as an SVG file, for a README.
 pub fn picture(plot: &str) -> String {
     let head = "<svg xmlns=\"http://www.w3.org/2000/svg\" font-family=\"system-ui, sans-serif\" ";
     let plot = plot.replacen("<svg ", head, 1);
@@ -47,7 +47,7 @@ pub fn picture(plot: &str) -> String {
     plot.replacen('>', &format!("><style>{INK}</style>{ground}"), 1)
 }
 
-/// Text as it stands in HTML and in its attributes.
+/// Escapes text for HTML and its attributes.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,9 +1,9 @@
-//! A plot in SVG: axes with round ticks, and what is drawn between them.
+//! A plot in SVG: axes with round ticks, and lines, dots and areas.
 
 use super::escape;
 use std::fmt::Write;
 
-/// A drawing's size and its plot's edges.
+/// The size of a drawing and the edges of its plot.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 400.0;
 const LEFT: f64 = 55.0;
@@ -11,14 +11,14 @@ const RIGHT: f64 = 580.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 345.0;
 
-/// Colours of series, by the page's style.
+/// Colours of series, defined by the page's style sheet.
 pub const COLOURS: [&str; 5] = ["var(--a)", "var(--b)", "var(--c)", "var(--d)", "var(--e)"];
 
-/// One direction of a plot.
+/// An axis.
 #[derive(Clone, Debug)]
 pub struct Axis {
     label: String,
-    /// Where it begins and ends; of a logarithmic one, the powers of ten.
+    /// Its ends; for a logarithmic axis their powers of ten.
     low: f64,
     high: f64,
     log: bool,
@@ -26,7 +26,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// From the least to the greatest value, and a margin more.
+    /// From the least to the greatest value, with a margin.
     pub fn linear(label: &str, values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = range(values);
         Self::between(label, low, high)
@@ -37,21 +37,21 @@ impl Axis {
         Self::between(label, 0.0, end)
     }
 
-    /// From 0 to a little more than the greatest value.
+    /// From 0 to slightly more than the greatest value.
     pub fn from_zero(label: &str, values: impl Iterator<Item = f64>) -> Self {
         let high = values.fold(0.0, f64::max);
         Self::between(label, 0.0, if high > 0.0 { 1.05 * high } else { 1.0 })
     }
 
-    /// Over powers of ten; values are more than 0.
+    /// Logarithmic; values are more than 0.
     pub fn log(label: &str, values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = range(values.map(f64::log10));
         let ticks = decades(low, high).map(|tick| (tick, tick.to_string())).collect();
         Self { label: label.to_owned(), low, high, log: true, ticks }
     }
 
-    /// The percentiles from the median on, each tenth that is left as wide as the last; a value is what 1 is
-    /// divided by to get the share that is left: 2 for the median, 100 for a p99.
+    /// Percentiles from the median on; each tenth of the remaining share is as wide as the last. A value is 1 /
+    /// (remaining share): 2 for the median, 100 for a p99.
     pub fn percentiles(label: &str, greatest: f64) -> Self {
         let named: [(f64, &str); 6] =
             [(2.0, "p50"), (10.0, "p90"), (100.0, "p99"), (1e3, "p99.9"), (1e4, "p99.99"), (1e5, "p99.999")];
@@ -65,14 +65,14 @@ impl Axis {
         Self { label: label.to_owned(), low, high, log: false, ticks: ticks(low, high) }
     }
 
-    /// How far along a value is, 0 to 1.
+    /// The position of a value, 0 to 1.
     fn share(&self, value: f64) -> f64 {
         let value = if self.log { value.log10() } else { value };
         (value - self.low) / (self.high - self.low)
     }
 }
 
-/// Least and greatest, with a margin on both sides.
+/// The least and the greatest value, with a margin on both sides.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -94,7 +94,7 @@ fn ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     places.map(|place| place as f64 * step).map(|tick| (tick, format!("{tick:.digits$}"))).collect()
 }
 
-/// 1, 2 and 5 times powers of ten between powers of ten.
+/// 1, 2 and 5 times powers of ten, within the given powers.
 fn decades(low: f64, high: f64) -> impl Iterator<Item = f64> {
     let powers = low.floor() as i32..=high.ceil() as i32;
     let all = powers.flat_map(|power| {
@@ -106,7 +106,7 @@ fn decades(low: f64, high: f64) -> impl Iterator<Item = f64> {
     })
 }
 
-/// A plot that is being drawn.
+/// A plot in progress.
 pub struct Plot {
     svg: String,
     x: Axis,
@@ -115,7 +115,7 @@ pub struct Plot {
 }
 
 impl Plot {
-    /// Draws the title, the axes and the grid.
+    /// Draws title, axes and grid.
     pub fn new(title: &str, x: Axis, y: Axis) -> Self {
         let svg = format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\
@@ -148,22 +148,22 @@ impl Plot {
         plot
     }
 
-    /// Where a value stands from the left.
+    /// The x coordinate of a value.
     pub fn across(&self, x: f64) -> f64 {
         LEFT + self.x.share(x) * (RIGHT - LEFT)
     }
 
-    /// Where a value stands from the top.
+    /// The y coordinate of a value.
     pub fn up(&self, y: f64) -> f64 {
         BOTTOM - self.y.share(y) * (BOTTOM - TOP)
     }
 
-    /// Writes into the drawing.
+    /// Appends to the drawing.
     pub fn put(&mut self, part: &str) {
         writeln!(self.svg, "{part}").expect("a string takes all that is written");
     }
 
-    /// Puts text where it is told, faintly; `anchor` is SVG's.
+    /// Draws faint text; `anchor` is SVG's `text-anchor`.
     pub fn soft(&mut self, x: f64, y: f64, anchor: &str, text: &str) {
         let text = escape(text);
         self.put(&format!(
@@ -181,7 +181,7 @@ impl Plot {
         ));
     }
 
-    /// Draws a dot that says what it is under the pointer.
+    /// Draws a dot with a tooltip.
     pub fn dot(&mut self, (x, y): (f64, f64), colour: &str, title: &str) {
         let (cx, cy, title) = (self.across(x), self.up(y), escape(title));
         self.put(&format!(
@@ -199,7 +199,7 @@ impl Plot {
         ));
     }
 
-    /// Draws a dashed line across, with its name.
+    /// Draws a dashed horizontal line with its name.
     pub fn level(&mut self, y: f64, name: &str) {
         let y = self.up(y);
         self.put(&format!(
@@ -208,10 +208,10 @@ impl Plot {
         self.soft(RIGHT - 4.0, y - 5.0, "end", name);
     }
 
-    /// Names a colour above the plot; the first one stands on the right.
+    /// Adds a colour to the legend, from right to left.
     pub fn name(&mut self, colour: &str, name: &str) {
         let y = TOP - 6.0;
-        // A little less than a letter takes, so that names stand closer to their dots than to the next.
+        // Slightly less than a letter's width, so that a name stands closer to its own dot than to the next.
         let start = self.legend - 6.2 * name.chars().count() as f64;
         self.soft(start, y, "start", name);
         let dot = start - 9.0;
@@ -219,7 +219,7 @@ impl Plot {
         self.legend = dot - 16.0;
     }
 
-    /// Puts names beside their dots where they cover neither dots nor each other, if there is room.
+    /// Places names beside their dots so that they cover neither dots nor each other, if there is room.
     pub fn names(&mut self, dots: &[(f64, f64, String)]) {
         let dots: Vec<(f64, f64, &String)> =
             dots.iter().map(|(x, y, name)| (self.across(*x), self.up(*y), name)).collect();
@@ -249,7 +249,7 @@ impl Plot {
         }
     }
 
-    /// The drawing.
+    /// The finished drawing.
     pub fn finish(mut self) -> String {
         self.svg.push_str("</svg>\n");
         self.svg
