@@ -1,5 +1,5 @@
-//! With the feature `cuda` and nvcc: compiles `kernels/` for the GPUs that `KERNEL_ARCHS` names (default 80, 86, 89 and
-//! 90a), and to PTX for later ones. Without nvcc they are compiled when a GPU is opened, by NVRTC.
+//! With the feature `cuda` and nvcc: compiles `kernels/` for the GPUs in `KERNEL_ARCHS` (default 80, 86, 89 and 90a),
+//! and to PTX for later ones. Without nvcc NVRTC compiles the kernels when a GPU is opened.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +26,7 @@ fn main() {
     let mut command = Command::new(nvcc);
     command.args(["-O3", "-std=c++17", "-fatbin", "kernels/kernels.cu", "-o"]).arg(out);
     command.args(archs.split(',').map(|arch| format!("-gencode=arch=compute_{arch},code=sm_{arch}")));
-    // For later GPUs, with E4M3 and without.
+    // PTX for later GPUs, with and without E4M3.
     command.args(["80", "89"].map(|arch| format!("-gencode=arch=compute_{arch},code=compute_{arch}")));
     if let Some(compiler) = std::env::var_os("NVCC_CCBIN") {
         command.arg("-ccbin").arg(compiler);
@@ -36,7 +36,7 @@ fn main() {
     println!("cargo::rustc-cfg=podium_fatbin");
 }
 
-/// The first nvcc that runs.
+/// The first nvcc that can be run.
 fn nvcc() -> Option<PathBuf> {
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os);
     let mut places: Vec<PathBuf> = std::env::var_os("NVCC").into_iter().map(PathBuf::from).collect();

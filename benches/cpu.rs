@@ -1,16 +1,16 @@
-//! The CPU engine beside candle's forward and the machine's own peak, in one interleaved run.
+//! The CPU engine, candle's forward and the machine's peak, interleaved in one run.
 //!
 //!     cargo bench --bench cpu                         all models, one thread and two
 //!     cargo bench --bench cpu -- --rounds 21 L2H128   more rounds, one model
 //!     cargo bench --bench cpu -- --python PYTHON      onnxruntime beside it, by a Python that has numpy,
 //!                                                     onnx and onnxruntime (`benches/peers`)
-//!     cargo bench --bench cpu -- --processor avx2     as on a processor that has no more: amx, avx512,
+//!     cargo bench --bench cpu -- --processor avx2     uses only these instructions: amx, avx512,
 //!                                                     avx512vnni, avxvnni, avx2 or portable
 //!
-//! W1 is 100 pairs of lognormal length (median 90 tokens and at most 256, and 11 for the query), W2
-//! 100 pairs of 43. Time on one thread is the process's CPU time, on two it is wall time; medians.
-//! The floor is what the linear maps take at this machine's peak in their dtype, and attention at its
-//! peak in bf16 (f32 where the maps are f32); peaks are the best of the same rounds.
+//! W1 is 100 pairs with a query of 11 tokens and documents of lognormal length (median pair 90 tokens, at most 256). W2
+//! is 100 pairs of 43 tokens. Times are medians: CPU time on one thread, wall time on two. The floor is the time for
+//! the linear maps at this machine's peak in their dtype, plus attention at the peak in bf16 (f32 if the maps are f32).
+//! Peaks are the best of the same rounds.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -87,7 +87,7 @@ fn compare(
         .collect();
     let (mut theirs, mut peaks) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
     for round in 0..=rounds {
-        // The first round warms up. Candle takes many times as long, and so every fifth round.
+        // The first round warms up. Candle is many times slower and runs every fifth round.
         for (place, (_, single, double)) in ours.iter_mut().enumerate() {
             let (cpu, _) = timed(single, &batch);
             let (_, wall) = timed(double, &batch);
@@ -147,7 +147,7 @@ fn compare(
     }
 }
 
-/// onnxruntime on the same lengths, in a process of its own.
+/// onnxruntime on the same lengths, in its own process.
 struct Peer {
     dtype: &'static str,
     batch: String,
@@ -194,7 +194,7 @@ impl Drop for Peer {
     }
 }
 
-/// Milliseconds of CPU and of wall time.
+/// CPU and wall time in milliseconds.
 fn timed(scorer: &mut dyn Scorer, batch: &Packed) -> (f64, f64) {
     let mut logits = vec![0.0; batch.len()];
     let (cpu, wall) = (ProcessTime::now(), Instant::now());
@@ -204,8 +204,8 @@ fn timed(scorer: &mut dyn Scorer, batch: &Packed) -> (f64, f64) {
     times
 }
 
-/// Multiplications of linear maps and of attention that the forward cannot do without: the last layer
-/// attends from the first token alone.
+/// Multiplications of linear maps and attention that the forward needs; the last layer attends from the first token
+/// only.
 fn multiplications(encoder: &Encoder, lengths: &[usize]) -> (f64, f64) {
     let (h, f) = (encoder.hidden as f64, encoder.intermediate as f64);
     let (full, sequences) = ((encoder.layers - 1) as f64, lengths.len() as f64);
@@ -216,7 +216,7 @@ fn multiplications(encoder: &Encoder, lengths: &[usize]) -> (f64, f64) {
     (linear, full * squares * 2.0 * h + absorbed)
 }
 
-/// Multiplications a second of f32, bf16 and int8, from registers or, on tiles, from the first-level cache.
+/// Multiplications per second in f32, bf16 and int8: on register operands, for tiles on the L1 cache.
 fn peak_rates(processor: Processor) -> [f64; 3] {
     #[cfg(target_arch = "x86_64")]
     {

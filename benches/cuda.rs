@@ -1,12 +1,12 @@
-//! The CUDA engine beside the GPU's own peak: one request of 32 documents, and batches that fill it.
+//! The CUDA engine and the GPU's peak: one request of 32 documents, and batches that fill the GPU.
 //!
 //!     cargo bench --bench cuda --features cuda [-- --rounds 50] [--only "f16 L12 H384"]
 //!
-//! Weights are random: speed does not depend on them. Lengths are lognormal with a mean of 107 tokens. Times are wall
-//! time from packed ids to logits on the host, the device's own by its events, and that from batch to batch where one is
-//! queued while the one before is at work; medians. The floor of a batch is its FLOPs (those of the linear maps,
-//! which are twice their parameters for each token, and of attention, by `flops`) at the rate of a square product of
-//! 8192 in the same half, measured in the same run.
+//! Weights are random, because speed does not depend on them. Lengths are lognormal with a mean of 107 tokens. Reported
+//! are medians of three times: wall time from packed ids to logits on the host, device time by events, and the time
+//! from batch to batch if the next one is queued while one runs. The floor of a batch is its FLOPs (2 per parameter and
+//! token for linear maps, plus attention, `flops`) at the rate of a square product of 8192 in the same half type,
+//! measured in the same run.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -22,11 +22,11 @@ use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
 use std::time::Instant;
 
-/// Side of the product that measures the peak.
+/// The size of the matrix product that measures the peak.
 const SIDE: usize = 8_192;
-/// Tokens of batches that may fill a GPU.
+/// Tokens of a batch that fills a GPU.
 const SATURATED_TOKENS: [usize; 4] = [4_096, 8_192, 16_384, 32_768];
-/// Mean of 107 with this spread.
+/// The spread of lengths around their mean of 107.
 const MEDIAN: f64 = 94.4;
 const SPREAD: f64 = 0.5;
 
@@ -92,7 +92,7 @@ fn main() -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// Up to so many lengths, and so many tokens in all.
+/// Lengths up to a number of pairs and of tokens.
 fn lengths(count: usize, tokens_max: usize) -> Vec<usize> {
     let (mut random, lengths) = (Pcg64::new(42, 0), LogNormal::new(MEDIAN.ln(), SPREAD).expect("finite"));
     let mut tokens = 0;
@@ -105,7 +105,7 @@ fn lengths(count: usize, tokens_max: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Floating-point operations of a whole forward, the last layer's as for all others.
+/// FLOPs of a whole forward; the last layer counts as all others.
 fn flops(encoder: &Encoder, lengths: &[usize]) -> f64 {
     let (hidden, inner) = (encoder.hidden as f64, encoder.intermediate as f64);
     let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
@@ -113,7 +113,7 @@ fn flops(encoder: &Encoder, lengths: &[usize]) -> f64 {
     encoder.layers as f64 * (2.0 * (4.0 * hidden + 2.0 * inner) * hidden * tokens + 4.0 * hidden * squares)
 }
 
-/// Seconds of a batch from ids to logits, and of those the device's own; medians.
+/// Seconds of a batch from ids to logits, and the device's part; medians.
 fn time(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> (f64, f64) {
     let mut logits = vec![0.0; batch.len()];
     let times = (0..rounds + 5).map(|_| {
@@ -127,7 +127,7 @@ fn time(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> (f64, f64) {
     (median(wall), median(device))
 }
 
-/// Seconds from batch to batch where one is queued while the one before is at work; a median.
+/// Seconds from batch to batch if the next one is queued while one runs; a median.
 fn queued(cuda: &mut Cuda<Nvidia>, batch: &Packed, rounds: usize) -> f64 {
     let mut logits = vec![0.0; batch.len()];
     let submit = |cuda: &mut Cuda<Nvidia>| assert_eq!(cuda.submit(batch), Ok(true));

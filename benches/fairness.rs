@@ -1,9 +1,9 @@
 //! Fairness on a real server: how much a flood of one tenant moves another's p99.
 //!
-//!     cargo bench --bench fairness        less than one batch time is the ceiling
+//!     cargo bench --bench fairness        the limit is one batch time
 //!
-//! The scorer waits half a millisecond a pair. One tenant sends at 40% of capacity, open loop; the
-//! other, of the same weight, sends nothing, or has 256 requests waiting at all times.
+//! The scorer sleeps 0.5 ms per pair. One tenant sends an open loop at 40% of capacity. The other tenant, of equal
+//! weight, first sends nothing, then has 256 requests waiting at all times.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock and waits")]
 
@@ -90,7 +90,7 @@ fn closed_loop(server: &TestServer, key: &str, clients: usize, time: Duration) -
     answered.into_inner()
 }
 
-/// p50 and p99 of the calm tenant's latency from the scheduled time, evenly spaced.
+/// p50 and p99 of the first tenant's latency, from the scheduled time, with constant distances.
 fn quantiles(server: &TestServer, rate: f64) -> (Duration, Duration) {
     let count = (rate * SECONDS) as usize;
     let (next, latencies, started) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Instant::now());

@@ -1,12 +1,12 @@
-//! Each step between a request's texts and its scores, beside its reference and the machine's floor.
+//! Each step from a request's texts to its scores, with its reference and the machine's floor.
 //!
 //!     cargo bench --bench ops                  all of them
 //!     cargo bench --bench ops -- attention     those whose name has it
 //!
-//! The shape is that of the bundled model: a chunk of 128 tokens, 128 wide, with 4 heads and 512 inside. A
-//! reference is the plain one that the tests hold an operation to, the `tokenizers` library, or candle's whole
-//! forward. A floor is what the multiplications take from registers in the same dtype, or what it takes to copy as
-//! many bytes. After criterion's own figures a table gives the ratios of the medians.
+//! The shape is that of the bundled model: a chunk of 128 tokens, hidden size 128, 4 heads, feed-forward size 512. A
+//! reference is the plain version that the tests compare an operation with, the `tokenizers` library, or candle's
+//! forward. A floor is the time of the multiplications on register operands in the same dtype, or of a copy of the same
+//! number of bytes. A table after criterion's figures gives the ratios of medians.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -143,7 +143,7 @@ fn dense(seed: u64, outputs: usize, inputs: usize) -> Dense {
     Dense { outputs, inputs, weight: random(seed, outputs * inputs), bias: random(seed + 1, outputs) }
 }
 
-/// So many multiplications from registers.
+/// A number of multiplications on register operands.
 fn floor<S: Simd, D: Dtype<S>>(
     group: &mut criterion::BenchmarkGroup<criterion::measurement::WallTime>,
     simd: S,
@@ -153,7 +153,7 @@ fn floor<S: Simd, D: Dtype<S>>(
     group.bench_function("floor", |bencher| bencher.iter(|| simd.launch(Peak::<D>::new(black_box(steps)))));
 }
 
-/// What depends on the dtype: linear maps in `D`, attention in `A`.
+/// The steps that depend on the dtype: linear maps in `D`, attention in `A`.
 fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, dtype: &str) {
     let x = random(1, TOKENS * HIDDEN);
     let (map, up) = (dense(2, HIDDEN, HIDDEN), dense(3, INNER, HIDDEN));
@@ -184,7 +184,7 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
     floor::<S, D>(&mut group, simd, TOKENS * HIDDEN * INNER);
     group.finish();
 
-    // A linear map makes queries, keys and values, in the dtype that attention reads.
+    // A linear map makes queries, keys and values in the dtype of attention.
     let width = HEADS.width();
     let stride = 3 * width / A::GROUP + 16;
     let mut qkv = vec![0_u32; TOKENS * stride];
@@ -207,7 +207,7 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
     group.finish();
 }
 
-/// What is in f32 whatever the dtype.
+/// The steps that are in f32 for every dtype.
 fn rest<S: Simd>(criterion: &mut Criterion, simd: S) {
     let states = random(1, TOKENS * HIDDEN);
     let width = HEADS.width();
@@ -275,7 +275,7 @@ fn forward(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The medians that criterion left in files, as ratios.
+/// The ratios of criterion's medians, read from its files.
 fn ratios(results: &Path) {
     let median = |folder: &Path| -> Option<f64> {
         let text = std::fs::read_to_string(folder.join("new/estimates.json")).ok()?;

@@ -1,11 +1,11 @@
-//! What Podium adds to a model: requests a second of the whole server over a scorer that answers at
-//! once, as a share of a bare hyper server that only parses the same body.
+//! The server's overhead: requests per second of the whole server over a scorer that answers at once, relative to a
+//! bare hyper server that only parses the same body.
 //!
 //!     cargo bench --bench overhead                        the ratio; 0.5 is the floor
-//!     cargo bench --bench overhead -- --soak 1000000      resident memory over so many requests
+//!     cargo bench --bench overhead -- --soak 1000000      resident memory over this many requests
 //!
-//! One query and 32 documents of 100 tokens, all in the token cache. Both servers run in this
-//! process and take turns; the clients, blocking and as plain as can be, are the same for both.
+//! One query and 32 documents of 100 tokens, all in the token cache. Both servers run in this process, in turns, with
+//! the same simple blocking clients.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock and waits")]
 
@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The binary's own.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -84,7 +84,7 @@ fn compare(server: &TestServer, bare: SocketAddr, request: &[u8]) {
     for address in [server.address, bare] {
         load(address, request, 4 * ROUND);
     }
-    // Each ratio is of two neighbours in time; the machine may change its mind between rounds.
+    // Each ratio compares neighbouring rounds, because the machine's speed drifts.
     let mut rounds: Vec<[f64; 3]> = (0..ROUNDS)
         .map(|_| {
             let [podium, bare] = [server.address, bare].map(|address| load(address, request, ROUND));
@@ -116,7 +116,7 @@ fn soak_for(server: &TestServer, request: &[u8], requests: u64) {
     println!("{done:>9} requests: {:>7} kB resident", resident_kb());
 }
 
-/// Requests a second of [`CLIENTS`] that each send one after the other.
+/// Requests per second of [`CLIENTS`] clients, each with one request at a time.
 fn load(address: SocketAddr, request: &[u8], time: Duration) -> f64 {
     let (going, answered) = (AtomicBool::new(true), AtomicU64::new(0));
     let started = Instant::now();
@@ -151,7 +151,7 @@ fn client(address: SocketAddr, request: &[u8], go_on: impl Fn() -> bool) -> u64 
     answered
 }
 
-/// Whether an answer has come with its whole body.
+/// Whether a complete answer has arrived.
 fn is_whole(answer: &[u8]) -> bool {
     let find = |what: &[u8]| answer.windows(what.len()).position(|window| window == what);
     let Some(end) = find(b"\r\n\r\n") else { return false };
@@ -161,7 +161,7 @@ fn is_whole(answer: &[u8]) -> bool {
     answer.len() >= end + 4 + length
 }
 
-/// A server that reads and parses bodies and says so.
+/// A server that reads and parses bodies and answers with a constant.
 fn bare() -> SocketAddr {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

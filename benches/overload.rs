@@ -1,12 +1,12 @@
-//! The promise on a real server with real scorers: four times the primary's capacity for a minute,
-//! each request with 300 ms.
+//! The main promise, on a real server with real models: four times the primary's capacity for a minute, each request
+//! with a budget of 300 ms.
 //!
-//!     cargo bench --bench overload                       bars: 99% in budget, under 2% discarded
+//!     cargo bench --bench overload                       limits: 99% in budget, under 2% discarded
 //!     cargo bench --bench overload -- --seconds 20
 //!
-//! The primary is the teacher in `$PODIUM_DATA` or `../shared/data`, the fallback the bundled student.
-//! Capacity is measured first, closed loop. Then requests are sent open
-//! loop, at the times of a Poisson process, and their latency counts from the scheduled time.
+//! The primary is the teacher in `$PODIUM_DATA` or `../shared/data`, the fallback the bundled student. Capacity is
+//! measured first in a closed loop. Then requests are sent in an open loop at Poisson times; latency counts from the
+//! scheduled time.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock and waits")]
 
@@ -56,7 +56,7 @@ fn main() {
     audit(&mut server, &ledger, &books);
 }
 
-/// The binary, serving.
+/// The program in its own process.
 struct Serving {
     child: Child,
     address: String,
@@ -150,7 +150,7 @@ impl Texts {
     }
 }
 
-/// Requests a second that the primary answers when it always has some to do.
+/// Requests per second that the primary answers when it always has work.
 fn capacity(server: &Serving, texts: &Texts, books: &mut Books) -> f64 {
     let (started, answered) = (Instant::now(), Mutex::new(Vec::new()));
     thread::scope(|scope| {
@@ -179,7 +179,7 @@ struct Sent {
     behind: Duration,
 }
 
-/// Sends requests at their times, and returns all replies.
+/// Sends requests at their scheduled times, and returns all replies.
 fn offer(server: &Serving, texts: &Texts, rate: f64, seconds: f64) -> Vec<Sent> {
     let mut random = Pcg64::seed_from_u64(1);
     let mut at = 0.0;
@@ -249,7 +249,7 @@ fn report(replies: &[Sent]) {
     );
 }
 
-/// What responses said.
+/// The sums of the responses.
 #[derive(Default)]
 struct Books {
     answers: u64,
@@ -268,7 +268,7 @@ impl Books {
     }
 }
 
-/// Holds the ledger against the responses.
+/// Compares the ledger with the responses.
 fn audit(server: &mut Serving, ledger: &Path, books: &Books) {
     let mut stream = server.connect();
     stream.get_mut().write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("the server reads");
@@ -288,7 +288,7 @@ fn audit(server: &mut Serving, ledger: &Path, books: &Books) {
         100.0 * discarded / (charged + discarded)
     );
     drop(stream);
-    // What the ledger has not handed over yet it hands over when the server ends.
+    // The ledger flushes its last entries when the server ends.
     server.terminate();
     let costs = Command::new(env!("CARGO_BIN_EXE_podium"))
         .args(["costs", "--format", "json", "--ledger"])

@@ -1,12 +1,10 @@
-//! The whole path of a request of 100 documents on the CPU: from text to scores, and over HTTP; and
-//! how much cheaper the bundled student is than its teacher; the teacher's CPU seconds on 32 long
-//! documents; and how long the student loads.
+//! Requests of 100 documents on the CPU: from text to scores in process, and over HTTP. Also the cost of the bundled
+//! student relative to its teacher, the teacher's CPU seconds on 32 long documents, and the student's load time.
 //!
 //!     cargo bench --bench path
 //!
-//! Documents are passages of `$PODIUM_DATA` or `../shared/data`, cut to W1's lengths (`benches/cpu.rs`),
-//! others in each round, so that no cache knows them. The model is the bundled student, in int8 and bf16.
-//! Medians.
+//! Documents are passages of `$PODIUM_DATA` or `../shared/data`, cut to W1's lengths (`benches/cpu.rs`). Each round has
+//! other documents, so that no cache holds them. The model is the bundled student, in int8 and bf16. Medians.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -67,7 +65,7 @@ fn main() {
     load();
 }
 
-/// The CPU time of the same pairs on one core, by the student and by the teacher's shape, in turns.
+/// CPU time of the same pairs on one core, by the student and by a model of the teacher's shape, in turns.
 fn cheaper(student: &Model, (encoder, weights): (&Encoder, &Weights), batch: &Packed) {
     for precision in PRECISIONS {
         let Ok(large) = CpuModel::new(encoder, weights, precision) else { continue };
@@ -94,7 +92,7 @@ fn cpu_ms(scorer: &mut Cpu, batch: &Packed) -> f64 {
     started.elapsed().as_secs_f64() * 1e3
 }
 
-/// From the program's own bytes to a scorer.
+/// From the model's bytes in the program to a scorer.
 fn load() {
     let (mut model, mut tokenizer) = (Vec::new(), Vec::new());
     for _ in 0..9 {

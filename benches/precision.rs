@@ -1,13 +1,13 @@
-//! What a precision costs in quality: a model's orders of judged candidates in f32, bf16 and int8, and
-//! on a GPU in f16 and bf16 (feature `cuda`).
+//! The quality of each precision: a model's rankings of judged candidates in f32, bf16 and int8, and on a GPU in f16,
+//! bf16 and fp8 (feature `cuda`).
 //!
-//!     cargo bench --bench precision -- MODEL_DIR [SET[/N] ...]      of a set with /N every Nth query
-//!     cargo bench --bench precision --features cuda -- --gpu MODEL_DIR ...      f32, and a GPU's precisions alone
+//!     cargo bench --bench precision -- MODEL_DIR [SET[/N] ...]      SET/N uses every Nth query of a set
+//!     cargo bench --bench precision --features cuda -- --gpu MODEL_DIR ...      only f32 and a GPU's precisions
 //!
-//! Sets are those of `$PODIUM_DATA` or `../shared/data`: BM25's first hundred of each judged query are
-//! scored in every precision. Printed are nDCG@10, on how many queries the first ten stand in f32's order, how
-//! far logits are from f32's, and for a GPU on how many queries the first ten stand alike when pairs have other
-//! neighbours.
+//! Sets are in `$PODIUM_DATA` or `../shared/data`. BM25's first hundred of each judged query are scored in every
+//! precision. Printed are nDCG@10, the number of queries whose first ten are in f32's order, the error of the logits
+//! relative to f32, and for a GPU the number of queries whose first ten stay the same if pairs have other neighbours in
+//! the batch.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 const SETS: [&str; 6] = ["cranfield", "cisi", "cacm", "liveqa_med", "vaswani_npl", "trecqa_dev"];
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
-/// Depth of nDCG, and of the order that is compared.
+/// The depth of nDCG and of the compared rankings.
 const DEPTH: usize = 10;
 
 fn main() {
@@ -124,7 +124,7 @@ fn in_parts(batch: &Packed, scorer: &mut dyn Scorer) -> Vec<f32> {
     logits
 }
 
-/// How far logits are from exact ones.
+/// The error of logits relative to exact ones.
 #[derive(Clone, Copy, Default)]
 struct Apart {
     squares: f64,

@@ -1,9 +1,9 @@
-//! What a decision costs: scheduler steps a second on one core, with few and many jobs queued.
+//! The cost of a decision: scheduler steps per second on one core, with few and many queued jobs.
 //!
-//!     cargo bench --bench scheduler        a million steps a second is the floor
+//!     cargo bench --bench scheduler        the floor is a million steps per second
 //!
-//! Jobs of 16 candidates come one by one while a primary and a fallback lane work; each step is an
-//! arrival or the end of a batch. The number of queued jobs is kept where the row says.
+//! Jobs of 16 candidates arrive one by one while a primary and a fallback lane work. Each step is an arrival or the end
+//! of a batch. The number of queued jobs is held at that of the row.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The binary's own.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -39,7 +39,7 @@ fn main() {
     }
 }
 
-/// Steps a second with about so many jobs queued.
+/// Steps per second with about this many queued jobs.
 fn steps_per_second(queued: u64) -> f64 {
     let mut world = World::new();
     while world.sched.len() < queued as usize {
@@ -115,7 +115,7 @@ impl World {
 
     fn arrive(&mut self) {
         self.jobs += 1;
-        // Nobody's deadline is near: the queue is what is measured, not hedges.
+        // Deadlines are far away, so that the queue is measured and not the hedges.
         let deadline = Some(self.now + Ns::from_millis(3_600_000 + self.jobs % 1_000));
         self.step(Event::Arrive(vec![Arrival {
             job: JobId(self.jobs),

@@ -1,30 +1,30 @@
 //! Podium: a reranking inference server.
 //!
-//! A module imports only from lower floors. A request enters at the top, sinks to the scheduler,
-//! and comes back as scores with a receipt; `src/README.md` follows it file by file.
+//! A module imports only from lower floors. `src/README.md` follows a request from the socket to the scheduler and back, file
+//! by file.
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 8 | [`cli`]: one file a command |
-//! | 7 | [`compare`]: what each way to answer is worth, and what it costs |
-//! | 6 | [`distill`]: from text and a teacher to a student |
-//! | 6 | [`load`]: load on a server: how late its answers are, and up to which rate |
-//! | 6 | [`http`]: accept, route, the life of a request |
-//! | 5 | [`engine`]: the running server, a driver of the scheduler |
-//! | 5 | [`eval`]: judged sets, and how good an order is |
-//! | 5 | [`sim`]: the simulated server, another driver of it |
-//! | 4 | [`backend`]: devices behind one trait |
-//! | 3 | [`sched`]: pure; events in, actions out |
-//! | 2 | [`forecast`]: how long a device will need |
+//! | 8 | [`cli`]: the commands, one per file |
+//! | 7 | [`compare`]: quality, latency and cost of ways to answer |
+//! | 6 | [`distill`]: trains a student on a teacher's labels |
+//! | 6 | [`load`]: load tests of a server |
+//! | 6 | [`http`]: connections, routes, the life of a request |
+//! | 5 | [`engine`]: the running server, which drives the scheduler |
+//! | 5 | [`eval`]: judged sets and quality measures |
+//! | 5 | [`sim`]: the simulated server, which drives the same scheduler |
+//! | 4 | [`backend`]: models on CPUs and GPUs, behind one trait |
+//! | 3 | [`sched`]: the scheduler, pure: events in, actions out |
+//! | 2 | [`forecast`]: predicted device time |
 //! | 2 | [`ledger`]: device time, priced and charged |
-//! | 2 | [`model`]: a model's files, checked; the reference forward |
+//! | 2 | [`model`]: model files, and the reference forward |
 //! | 2 | [`telemetry`]: metrics and traces |
 //! | 2 | [`wire`]: the dialects |
-//! | 1 | [`ops`]: an encoder's operations on the CPU, each beside its reference, and on GPUs |
+//! | 1 | [`ops`]: an encoder's operations on CPUs and NVIDIA GPUs, each beside its reference |
 //! | 1 | [`rerank`]: requests, outcomes, ranking |
 //! | 1 | [`token`]: from text to packed pairs |
 //! | 0 | [`base`]: units, hours of the calendar |
-//! | 0 | [`page`]: a report as one page, and its plots |
+//! | 0 | [`page`]: reports as self-contained pages, and plots |
 
 pub mod backend;
 pub mod base;

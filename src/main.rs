@@ -1,7 +1,7 @@
 //! The `podium` binary; `src/cli` has its commands.
 
-/// A request makes and frees a few hundred small pieces, many on another thread than the one that
-/// made them; this allocator takes half the time of the system's for that (`benches/overhead.rs`).
+/// A request makes a few hundred small allocations, and many are freed by another thread. This allocator takes half the
+/// system allocator's time for them (`benches/overhead.rs`).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! The commands as a user runs them: what they print, how they fail, and what survives a kill.
+//! The commands as a user runs them: output, failures, and data that survives a kill.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn run_with_input(arguments: &[&str], input: &str) -> (i32, String, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that fails early reads nothing.
+    // A command that fails early does not read its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     answer(child.wait_with_output().unwrap())
 }
@@ -68,7 +68,7 @@ fn a_model_that_cannot_be_served_is_named_before_a_port_is_bound() {
             "holds NaN",
         ),
     ];
-    // Who tried to listen here would fail with another code.
+    // The port is taken, so a command that got as far as listening would fail with another code.
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
     for (damage, expected) in rows {
@@ -395,12 +395,12 @@ fn a_ledger_outlives_kill_9_and_agrees_with_the_answers() {
             device += cost["device_ns"].as_u64().unwrap();
             dollars += cost["nanodollars"].as_u64().unwrap();
         }
-        // The report has everything that was answered before it was asked for.
+        // The report includes everything answered before it was requested.
         let report =
             server.send(b"GET /v1/costs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer key-of-admin\r\n\r\n");
         assert_eq!(report.status, 200, "{}", report.text());
         assert_eq!(costs(), (requests, device, dollars));
-        // What comes after may be lost to the kill, and nothing else.
+        // Only answers after that may be lost to the kill.
         server.rank();
         drop(server);
         let after = costs();

@@ -9,8 +9,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
-/// Four queries with 30 candidates; ties in the run and in the scores, grades from -1 to 2, judgements that
-/// are missing.
+/// Four queries with 30 candidates each, with ties in the run and in the scores, grades from -1 to 2, and missing
+/// judgements.
 fn set(folder: &Path) {
     fs::create_dir(folder).unwrap();
     let words = ["ab", "cat", "dog", "fox", "gnu", "hen", "ibex", "jay"];
@@ -61,7 +61,7 @@ fn ways_stand_side_by_side_and_no_pair_is_scored_twice() {
     assert!(printed.contains("The cheapest way that keeps 95%"), "{printed}");
     let report = report(place);
     let rows = report["rows"].as_array().unwrap();
-    // First stage, fallback, full, two top-k, the last four mixed with the first stage, two budgets.
+    // First stage, fallback, full, two top-k; the last four of these mixed with the first stage; two budgets.
     assert_eq!(rows.len(), 11);
     let row = |way: &str| rows.iter().find(|row| row["way"] == way && row["fused"].is_null()).unwrap();
     let number = |way: &str, key: &str| row(way)[key].as_f64().unwrap();
@@ -81,7 +81,7 @@ fn ways_stand_side_by_side_and_no_pair_is_scored_twice() {
     let run = fs::read_to_string(place.join("runs/one/top-10.run")).unwrap();
     assert_eq!(run.lines().count(), 4 * 30);
 
-    // Again: every score is known, and every figure of quality the same.
+    // A second run scores no pair again and gives the same figures of quality.
     let sizes = || {
         let files =
             fs::read_dir(place.join("work")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
@@ -158,7 +158,7 @@ fn a_server_stands_beside_the_models_that_it_serves() {
     assert!(code == 69 && told.contains(&format!("http://{address}: refused: ")), "{code}, {told}");
 }
 
-/// A server of TEI's dialect that closes the connection in place of some answers, by their number.
+/// A server of TEI's dialect that closes the connection in place of some answers, chosen by number.
 fn flaky(closes: fn(usize) -> bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -1,5 +1,5 @@
-//! The CPU engine against the reference forward and Python's `transformers`: every precision on every
-//! processor that is here, at ragged lengths, large magnitudes, and widths that fill no vector.
+//! The CPU engine against the reference forward and Python's `transformers`: every precision on every instruction set
+//! of this processor, at ragged lengths, large magnitudes, and widths that are no multiple of a vector.
 
 mod common;
 
@@ -10,7 +10,7 @@ use podium::ops::Gelu;
 use podium::token::Packed;
 use proptest::prelude::*;
 
-/// What each precision keeps of a logit of magnitude one, by `deviation_is_as_stated`'s models.
+/// The deviation of a logit of magnitude one in each precision, as measured by `deviation_is_as_stated` on its models.
 const PRECISIONS: [(Precision, f32); 3] =
     [(Precision::F32, 2e-5), (Precision::Bf16, 0.05), (Precision::Int8, 0.1)];
 
@@ -39,7 +39,7 @@ fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
-/// Scores of every processor and precision, held to the reference.
+/// Compares the scores of every instruction set and precision with the reference.
 fn hold_to_reference(encoder: &Encoder, seed: u64, batch: &Packed) {
     let weights = random_weights(encoder, seed);
     let exact = Forward::new(encoder, &weights).unwrap().logits(batch).unwrap();
@@ -70,7 +70,7 @@ fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
 
 #[test]
 fn widths_that_fill_no_vector_score_as_in_the_reference() {
-    // TinyBERT's 312 in 12 heads of 26, and worse.
+    // TinyBERT's hidden size 312 with 12 heads of 26, and more uneven shapes.
     let rows = [(312, 12, 1200), (24, 3, 50), (33, 1, 7), (96, 1, 100)];
     for (seed, (hidden, heads, intermediate)) in rows.into_iter().enumerate() {
         hold_to_reference(

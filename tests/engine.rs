@@ -1,4 +1,4 @@
-//! The engine on scripted scorers: what goes in comes out, and what breaks stays inside.
+//! The engine on scripted scorers: outcomes are right, and faults stay contained.
 
 mod common;
 
@@ -60,32 +60,32 @@ fn scripted(script: &Script) -> Scripted {
     Scripted { script: script.clone(), ..Scripted::default() }
 }
 
-/// A scorer with a queue: what its script says comes up as a batch ends.
+/// A scorer with a queue. Its script is played when a batch is collected.
 #[derive(Clone, Default)]
 struct Queued {
     scorer: Scripted,
-    under_way: VecDeque<Packed>,
-    /// Whether no batch ends.
+    in_flight: VecDeque<Packed>,
+    /// While set, no batch ends.
     is_held: Arc<AtomicBool>,
-    begun: Arc<AtomicUsize>,
-    /// What happens to the next ones that begin.
+    submitted: Arc<AtomicUsize>,
+    /// The results of the next submissions.
     refusals: Arc<Mutex<VecDeque<Option<ScoreError>>>>,
 }
 
 impl Scorer for Queued {
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
-        assert!(self.under_way.is_empty(), "only warm-up scores, while none is under way");
+        assert!(self.in_flight.is_empty(), "only warm-up scores, while none is in flight");
         self.scorer.score(batch, logits)
     }
 
     fn submit(&mut self, batch: &Packed) -> Result<bool, ScoreError> {
-        assert!(self.under_way.len() < 2, "at most two are under way");
+        assert!(self.in_flight.len() < 2, "at most two are in flight");
         let refusal = self.refusals.lock().unwrap().pop_front().flatten();
-        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.submitted.fetch_add(1, Ordering::SeqCst);
         if let Some(error) = refusal {
             return Err(error);
         }
-        self.under_way.push_back(batch.clone());
+        self.in_flight.push_back(batch.clone());
         Ok(true)
     }
 
@@ -97,28 +97,30 @@ impl Scorer for Queued {
         while !self.is_done() {
             std::thread::yield_now();
         }
-        let batch = self.under_way.pop_front().unwrap();
+        let batch = self.in_flight.pop_front().unwrap();
         self.scorer.score(&batch, logits)
     }
 }
 
 impl Queued {
-    /// Sends one request after the other, so that each is a batch; the engine's answers, once both are begun.
+    /// Sends two requests one after the other, so that each is a batch, and ends them once both are submitted.
     async fn two(&self, engine: &Engine) -> [Result<Outcome, Refusal>; 2] {
         self.is_held.store(true, Ordering::SeqCst);
-        let begun_before = self.begun.load(Ordering::SeqCst);
+        let submitted_before = self.submitted.load(Ordering::SeqCst);
         let handle = engine.handle();
         let (mut first, mut second) = (pin!(rank(&handle, plain())), pin!(rank(&handle, other())));
-        let both_begin = async {
+        let both_submitted = async {
             for (number, request) in [(1, first.as_mut()), (2, second.as_mut())] {
                 let mut request: std::pin::Pin<&mut dyn Future<Output = _>> = request;
-                while self.begun.load(Ordering::SeqCst) < begun_before + number {
+                while self.submitted.load(Ordering::SeqCst) < submitted_before + number {
                     assert!(poll_fn(|cx| Poll::Ready(request.as_mut().poll(cx))).await.is_pending());
                     tokio::task::yield_now().await;
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), both_begin).await.expect("the second begins meanwhile");
+        tokio::time::timeout(Duration::from_secs(60), both_submitted)
+            .await
+            .expect("the second is submitted meanwhile");
         self.is_held.store(false, Ordering::SeqCst);
         [first.await, second.await]
     }
@@ -225,7 +227,7 @@ fn ten_thousand_documents_are_one_request_and_a_small_one_passes_it() {
         let documents: Vec<String> = (0..10_000).map(|n| format!("{n:o}").replace(['0', '1'], "q")).collect();
         let handle = engine.handle();
         let mut large = pin!(rank(&handle, Request::new("ab", &documents)));
-        // The large one is sent first and is still there when the small one is answered.
+        // The large request is sent first and is still unanswered when the small one is answered.
         assert!(poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx))).await.is_pending());
         assert_eq!(rank(&handle, plain()).await.unwrap().scores, expected());
         assert!(poll_fn(|cx| Poll::Ready(large.as_mut().poll(cx))).await.is_pending());
@@ -411,7 +413,7 @@ fn a_lane_that_broke_works_again() {
         let engine = up(setup(scripted(&script), Some(Scripted::default()))).await;
         script.extend([Play::Panic]);
         rank(&engine.handle(), plain()).await.unwrap();
-        // While it rests the fallback answers; each answer says so, and the last one is full again.
+        // While the lane rests the fallback answers and says so; the last answer is full again.
         loop {
             let receipt = rank(&engine.handle(), plain()).await.unwrap().receipt;
             match receipt.degraded {
@@ -430,7 +432,7 @@ fn without_a_fallback_a_fault_is_tried_once_more() {
         let engine = up(setup(scripted(&script), None)).await;
         script.extend([Play::Fail]);
         assert_eq!(rank(&engine.handle(), plain()).await.unwrap().scores, expected());
-        // A warm-up run, then the work itself, for each of two tries.
+        // Each of the two attempts is a warm-up run and then the batch.
         script.extend([Play::Fail, Play::Answer, Play::Answer, Play::Fail]);
         assert_eq!(rank(&engine.handle(), plain()).await.unwrap_err(), Refusal::ModelFailed);
     });
@@ -453,7 +455,7 @@ fn a_lane_that_hangs_does_not_make_an_answer_late() {
     block_on(async {
         let script = Script::default();
         let mut setup = setup(scripted(&script), Some(Scripted::default()));
-        // This machine may be busy with other tests just when the fallback must start.
+        // A long margin: other tests may keep this machine busy when the fallback must start.
         setup.limits.answer_ns_margin = Ns::from_millis(100);
         let engine = up(setup).await;
         script.extend([Play::Hang(Duration::from_secs(2))]);

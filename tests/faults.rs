@@ -1,5 +1,5 @@
-//! Faults of a primary lane on a real server under load: everybody is answered once, in time or
-//! with a word about it, the books balance, and the lane comes back.
+//! Faults of a primary lane on a real server under load: every request is answered once, in time or declared late, the
+//! books balance, and the lane recovers.
 
 mod common;
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 const CLIENTS: usize = 8;
 const BUDGET_MS: u64 = 500;
 
-/// What clients saw.
+/// Counts of the answers that clients got.
 #[derive(Default)]
 struct Seen {
     answers: AtomicU64,
@@ -27,7 +27,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Holds a reply to what it must say of itself.
+    /// Checks a reply's status, tier and reason.
     fn see(&self, reply: &Reply) {
         if reply.status != 200 {
             let code = reply.header("x-podium-error").unwrap();
@@ -57,7 +57,8 @@ fn request() -> Vec<u8> {
     post("/v1/rank", "", body.to_string())
 }
 
-/// Runs plays, each after so many answers, while clients ask, until the primary answers again, and audits the books.
+/// Plays each fault after a number of answers while clients send requests, waits until the primary answers again, and
+/// audits the books.
 fn drill(plays: Vec<Play>, apart: u64, stall: Option<Duration>) {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&folder.path().join("ledger.sqlite")).unwrap());
@@ -86,14 +87,14 @@ fn drill(plays: Vec<Play>, apart: u64, stall: Option<Duration>) {
         }
         assert_eq!(seen.degraded.load(Ordering::Relaxed), 0, "before the fault the primary answers");
         for play in plays {
-            // Faults come one after the other, not all to the lane's next batches.
+            // Spaces the faults, so that they do not all hit the lane's next batches.
             let next = seen.answers.load(Ordering::Relaxed) + apart;
             script.extend([play]);
             while script.left() > 0 || seen.answers.load(Ordering::Relaxed) < next {
                 thread::yield_now();
             }
         }
-        // It has recovered when a burst of answers is the primary's alone.
+        // The primary has recovered when a burst of answers has no degraded one.
         let mut mark = (0, u64::MAX);
         loop {
             let (answers, degraded) =

@@ -1,7 +1,6 @@
-//! The load harness against servers that do what they are told: what it measures is what they did.
+//! The load harness against servers with scripted behaviour: it must measure what they did.
 //!
-//! These tests take real time, as servers do; their servers are slow, so that 2% of a latency is more than a
-//! busy machine adds to it.
+//! These tests take real time. The servers are slow, so that 2% of a latency is more than the noise of a busy machine.
 
 mod common;
 
@@ -29,18 +28,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 enum Play {
     /// Answers with a score after this long.
     Answer(Duration),
-    /// Answers with a score when so much time has passed since the server's first request.
+    /// Answers with a score at this time since the server's first request.
     AnswerAt(Duration),
     /// Answers with this status and body.
     Say(u16, &'static str),
-    /// Ends the connection.
+    /// Closes the connection.
     Close,
     /// Never answers.
     Hang,
 }
 
-/// Starts a server that asks its script what to do with each request, by its number and the time since the
-/// first one. It lives as long as the test.
+/// Starts a server that asks its script about each request, by number and time since the first one. It lives as long as
+/// the test.
 fn scripted(script: impl Fn(usize, Duration) -> Play + Send + Sync + 'static) -> SocketAddr {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     std::thread::spawn(move || {
@@ -85,7 +84,7 @@ fn scripted(script: impl Fn(usize, Duration) -> Play + Send + Sync + 'static) ->
     receiver.recv().unwrap()
 }
 
-/// Reads a request; none at the connection's end.
+/// Reads a request; none at the end of the connection.
 async fn read(stream: &mut BufReader<TcpStream>) -> Option<()> {
     let mut length = 0;
     loop {
@@ -145,7 +144,7 @@ fn figures(load: &Arc<Load>, plan: &RunPlan) -> Figures {
 
 #[test]
 fn a_known_distribution_is_recovered_within_two_percent() {
-    // 320 requests, each with its own part of an exponential tail above 200 ms, in a mixed order.
+    // 320 requests at distinct quantiles of an exponential tail above 200 ms, in a mixed order.
     const REQUESTS: usize = 320;
     let latency = |n: usize| {
         let left = 1.0 - ((n * 117) % REQUESTS) as f64 / REQUESTS as f64;
@@ -165,7 +164,7 @@ fn a_known_distribution_is_recovered_within_two_percent() {
 
 #[test]
 fn an_open_loop_shows_the_tail_of_a_stall_and_a_closed_loop_hides_it() {
-    // 50 ms, but from the first second on nothing is answered for a second.
+    // 50 ms, but no answers during the second second.
     let stall = |_: usize, now: Duration| match now.as_secs_f64() {
         1.0..2.0 => Play::AnswerAt(Duration::from_secs(2)),
         _ => Play::Answer(Duration::from_millis(50)),
@@ -174,10 +173,10 @@ fn an_open_loop_shows_the_tail_of_a_stall_and_a_closed_loop_hides_it() {
     let closed = load(scripted(stall), ClientLimits::default());
     let closed = figures(&closed, &plan(Pace::Closed { clients: 4 }, 4));
     assert_eq!((open.failures(), closed.failures()), (0, 0));
-    // A quarter of the schedule falls into the stall: its p95 waits for four fifths of it.
+    // A quarter of the schedule falls into the stall. The overall p95 is at four fifths of it.
     let tail = open.percentile(95.0);
     assert!((700.0..950.0).contains(&tail), "the open loop's p95 is {tail} ms");
-    // Four requests, one of each client, saw the stall.
+    // The stall hits only four requests, one of each client.
     let tail = closed.percentile(95.0);
     assert!(closed.answered > 100 && tail < 150.0, "the closed loop's p95 is {tail} ms");
 }
@@ -278,7 +277,7 @@ fn tiers_degradations_and_tenants_of_a_mix_are_told_by_kind() {
 
 #[test]
 fn a_sweep_finds_the_capacity_of_a_server_with_one_lane() {
-    // 20 ms each, one after the other: 50 a second.
+    // 20 ms per request, one after the other: 50 per second.
     let free_ms = AtomicUsize::new(0);
     let server = scripted(move |_, now| {
         let now = now.as_millis() as usize;

@@ -1,4 +1,4 @@
-//! What several benches share.
+//! Helpers of several benches.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
@@ -7,10 +7,10 @@ use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
 use std::marker::PhantomData;
 
-/// Tokens of a query with its specials.
+/// Tokens of a query, special tokens included.
 const QUERY: usize = 11;
 
-/// W1: the tokens of 100 pairs, the same each time.
+/// The token counts of W1's 100 pairs; the same on each call.
 pub fn lognormal() -> Vec<usize> {
     let (mut random, lengths) = (Pcg64::new(42, 0), LogNormal::new(90.0_f64.ln(), 0.5).expect("finite"));
     (0..100).map(|_| QUERY + (lengths.sample(&mut random).round() as usize).clamp(8, 256)).collect()
@@ -21,10 +21,10 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Sums that do not wait for each other: as many as a register tile has.
+/// Independent sums, as many as a register tile has.
 const SUMS: usize = 24;
 
-/// Multiplications from registers: as fast as this processor can in a dtype.
+/// Multiplications on register operands: the peak of this processor in a dtype.
 pub struct Peak<D> {
     steps: usize,
     _marker: PhantomData<D>,
@@ -35,7 +35,7 @@ impl<D> Peak<D> {
         Self { steps, _marker: PhantomData }
     }
 
-    /// Of a step.
+    /// Multiplications of a step.
     pub fn multiplications<S: Simd>() -> usize
     where
         D: Dtype<S>,

@@ -1,4 +1,4 @@
-//! Prometheus metrics: facts in, counts out. [`METRICS`] has every name, README lists them, and a test holds it to that.
+//! Prometheus metrics: records facts. [`METRICS`] has every name; a test compares README with it.
 
 pub use super::table::{METRICS, ModelLabels};
 
@@ -21,54 +21,54 @@ pub struct Metrics {
     table: Table,
 }
 
-/// A batch that ended.
+/// A finished batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchFacts {
-    /// Whose model ran.
+    /// The tier of the lane.
     pub tier: Tier,
-    /// `ok`, or the fault's name.
+    /// `ok`, or the name of the fault.
     pub result: &'static str,
     /// Its pairs.
     pub pairs: usize,
     /// Its tokens.
     pub tokens: u64,
-    /// The most that its lane takes.
+    /// The lane's limit of tokens per batch.
     pub tokens_max: u64,
     /// Its device time.
     pub device: DeviceNs,
 }
 
-/// What a tier looks like now.
+/// The present state of a tier.
 #[derive(Clone, Copy, Debug)]
 pub struct TierFacts {
     /// Jobs waiting.
     pub jobs: usize,
     /// Tokens waiting.
     pub tokens: u64,
-    /// Predicted device time of what waits.
+    /// Predicted device time of the waiting jobs.
     pub work: Ns,
-    /// Lanes that take work.
+    /// Lanes that accept work.
     pub lanes_up: usize,
     /// Mean relative error of predicted batch times.
     pub prediction_error: f64,
-    /// Device memory that is taken, where devices tell.
+    /// Allocated device memory, if devices report it.
     pub memory_bytes: u64,
-    /// What a device draws, where devices tell.
+    /// Power draw of a device, if devices report it.
     pub watts: Option<f64>,
 }
 
-/// Where a device's time went since the start.
+/// The time of a device since the start, by use.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceFacts {
-    /// On responses.
+    /// Charged to responses.
     pub charged: PerTier<DeviceNs>,
-    /// On none.
+    /// Discarded.
     pub discarded: PerTier<DeviceNs>,
-    /// Not used.
+    /// Idle.
     pub idle: DeviceNs,
 }
 
-/// The scheduler's counts since the start.
+/// Counts of the scheduler since the start.
 #[derive(Clone, Copy, Debug)]
 pub struct CountFacts {
     /// Hedges started.
@@ -79,28 +79,28 @@ pub struct CountFacts {
     pub tries: u64,
     /// Tries that were in time.
     pub tries_in_time: u64,
-    /// Jobs whose client left.
+    /// Jobs cancelled by their client.
     pub cancelled: u64,
     /// Faults of lanes.
     pub faults: u64,
 }
 
-/// What the server knows when it is scraped.
+/// Values that are read when metrics are scraped.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerFacts {
-    /// Lookups in the token cache: hits, misses.
+    /// Hits and misses of the token cache.
     pub token_lookups: (u64, u64),
-    /// Requests inside.
+    /// Requests that are neither answered nor refused.
     pub inside: usize,
-    /// Connections open.
+    /// Open connections.
     pub connections: usize,
-    /// Connections accepted.
+    /// Accepted connections.
     pub accepted: u64,
-    /// Connections turned away.
+    /// Rejected connections.
     pub rejected: u64,
     /// Connections that could not be accepted.
     pub accept_failures: u64,
-    /// Writes of the ledger that failed.
+    /// Failed writes of the ledger.
     pub ledger_failures: u64,
 }
 
@@ -110,7 +110,7 @@ impl Metrics {
         self.tenants[tenant.0 as usize].clone()
     }
 
-    /// Registers every metric of a server with these models, lanes of each tier, and tenants.
+    /// Registers the metrics of a server with these models, lanes per tier, and tenants.
     pub fn new(models: PerTier<Option<ModelLabels>>, lanes: PerTier<usize>, tenants: Vec<Arc<str>>) -> Self {
         let mut registry = Registry::default();
         let table = Table::new(&mut registry);
@@ -147,8 +147,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that was answered with an error of this code; the tenant is none where the
-    /// caller is not known.
+    /// Counts a request that was answered with this error code. The tenant is none if the caller is unknown.
     pub fn refused(&self, dialect: &'static str, tenant: Option<TenantId>, code: &'static str) {
         self.request(dialect, tenant, code);
     }
@@ -169,7 +168,7 @@ impl Metrics {
         self.table.batch_time.get_or_create(labels).observe(facts.device.0 as f64 / 1e9);
     }
 
-    /// Adds an answer's price and its energy, where they are known.
+    /// Adds the price and the energy of an answer, if they are known.
     pub fn charged(&self, tier: Tier, tenant: TenantId, cost: Option<Nanodollars>, joules: Option<f64>) {
         let Some(ModelLabels { model, version, tier }) = self.models[tier].clone() else { return };
         let tenant = self.tenants[tenant.0 as usize].clone();
@@ -182,7 +181,7 @@ impl Metrics {
         }
     }
 
-    /// Replaces what is known of a tier.
+    /// Replaces the state of a tier.
     pub fn tier(&self, tier: Tier, facts: &TierFacts) {
         let Some(labels) = &self.models[tier] else { return };
         self.table.queued_jobs.get_or_create(labels).set(facts.jobs as i64);
@@ -225,7 +224,7 @@ impl Metrics {
         put(&self.table.faults, facts.faults);
     }
 
-    /// Writes every metric in Prometheus' text format, with what the server knows just now.
+    /// Writes all metrics in Prometheus' text format, with the values read at scraping.
     pub fn scrape(&self, facts: &ServerFacts) -> String {
         let lookups = [("hit", facts.token_lookups.0), ("miss", facts.token_lookups.1)];
         for (result, count) in lookups {
@@ -243,7 +242,7 @@ impl Metrics {
     }
 }
 
-/// Sets a counter that is kept elsewhere, where it only grows.
+/// Raises a counter to a total that is kept elsewhere.
 fn put(counter: &Counter, count: u64) {
     counter.inner().store(count, Ordering::Relaxed);
 }

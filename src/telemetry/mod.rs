@@ -1,11 +1,11 @@
-//! Floor 2: what can be seen from outside. Pure code returns facts; these files count them.
+//! Floor 2: observability. Pure code returns facts; these files record them.
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `metrics` | what is counted, and how it is scraped |
-//! | `table` | every metric, its name and its labels |
+//! | `metrics` | Prometheus metrics |
+//! | `table` | every metric, with its name and labels |
 //! | `spans` | requests as OpenTelemetry spans |
-//! | `trace` | W3C trace context, in and out |
+//! | `trace` | W3C trace context |
 
 pub mod metrics;
 pub mod spans;

@@ -1,6 +1,5 @@
-//! Requests as OpenTelemetry spans, sent to a collector by OTLP over HTTP (binary protobuf). A thread of
-//! its own sends them in batches; where the collector is slow or gone, spans are dropped, and the
-//! server does not notice.
+//! Exports requests as OpenTelemetry spans by OTLP over HTTP (binary protobuf). A separate thread sends them in
+//! batches. If the collector is slow or down, spans are dropped and requests are not delayed.
 
 use super::trace::TraceContext;
 use crate::base::{Nanodollars, Ns};
@@ -14,13 +13,14 @@ use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Where spans go, and how many.
+/// The exporter's configuration.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OtlpConfig {
-    /// The collector: `http://host:port` (plain HTTP); `/v1/traces` is appended.
+    /// The collector's address, `http://host:port` (plain HTTP); `/v1/traces` is appended.
     pub endpoint: String,
-    /// The share of traces begun here that are recorded; a caller's own are when it says so. Default 1.
+    /// The share of traces begun here that are recorded. A caller's trace is recorded if its `traceparent` says so.
+    /// Default 1.
     #[serde(default = "all")]
     pub sample: f64,
 }
@@ -30,7 +30,7 @@ fn all() -> f64 {
 }
 
 impl OtlpConfig {
-    /// Checks what types cannot say.
+    /// Checks the values.
     ///
     /// # Errors
     /// A message that names the key.
@@ -45,7 +45,7 @@ impl OtlpConfig {
     }
 }
 
-/// Sends spans.
+/// Exports spans.
 #[derive(Debug)]
 pub struct Spans {
     processor: BatchSpanProcessor,
@@ -53,22 +53,22 @@ pub struct Spans {
     sample: f64,
 }
 
-/// What a request was, for its span.
+/// The attributes of a request's span.
 #[derive(Clone, Debug)]
 pub struct SpanFacts {
-    /// The dialect that asked.
+    /// The dialect of the request.
     pub dialect: &'static str,
-    /// Who pays, once that is known.
+    /// The tenant, if it is known.
     pub tenant: Option<Arc<str>>,
-    /// Its receipt, or the error's code.
+    /// The receipt, or the error's code.
     pub outcome: Result<(Receipt, usize), &'static str>,
 }
 
 impl Spans {
-    /// Starts the thread.
+    /// Starts the exporter's thread.
     ///
     /// # Errors
-    /// What is wrong with the endpoint.
+    /// The reason if the endpoint cannot be used.
     pub fn start(config: &OtlpConfig) -> Result<Self, String> {
         let exporter = SpanExporter::builder()
             .with_http()
@@ -88,8 +88,8 @@ impl Spans {
         self.sample
     }
 
-    /// Records a request that arrived `unix_ns` after 1970 and was answered after `elapsed`; its wait
-    /// and its time on lanes are spans below it.
+    /// Records a request that arrived at `unix_ns` (nanoseconds since 1970) and was answered after `elapsed`. Its queue
+    /// and compute times are child spans.
     pub fn record(&self, trace: &TraceContext, unix_ns: u64, elapsed: Ns, facts: &SpanFacts) {
         let mut attributes = vec![KeyValue::new("podium.dialect", facts.dialect)];
         attributes.extend(facts.tenant.as_ref().map(|tenant| KeyValue::new("podium.tenant", tenant.clone())));
@@ -139,7 +139,8 @@ impl Spans {
             }
         };
         for (place, (name, start, took)) in (1..).zip(parts) {
-            // Ids of their own that need no more randomness; zero would stand for none.
+            // Derives the child spans' ids from the request's, so that no more randomness is needed. Zero would be
+            // invalid.
             let id = (trace.span ^ place).max(1);
             self.processor.on_end(span(id, trace.span, name, (start, took)));
         }
@@ -147,7 +148,7 @@ impl Spans {
         self.processor.on_end(SpanData { attributes, status, ..whole });
     }
 
-    /// Sends what is left; for the end of the server.
+    /// Sends the remaining spans; called when the server ends.
     pub fn shutdown(&self) {
         if let Err(error) = self.processor.shutdown_with_timeout(Duration::from_secs(5)) {
             tracing::warn!(%error, "the last spans were not sent");

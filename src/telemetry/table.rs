@@ -1,4 +1,4 @@
-//! Every metric: a row each, in the order in which they are written.
+//! The table of metrics, one row each, in the order of the output.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,14 +9,14 @@ use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// Makes [`Table`] and [`METRICS`] of rows: a field, its type and its first value; its name as it is scraped, and what
-/// it counts, with its labels. Counters get their `_total` when they are written.
+/// Makes [`Table`] and [`METRICS`] from rows: field, type, initial value, exported name, and help text. Counters get
+/// the suffix `_total` on output.
 macro_rules! table {
     ($($field:ident: $type:ty = $new:expr, $name:literal, $help:literal;)*) => {
-        /// Every metric's name as it is scraped, and what it counts.
+        /// The exported name and help text of every metric.
         pub const METRICS: &[(&str, &str)] = &[$(($name, $help)),*];
 
-        /// Every metric's values.
+        /// The values of all metrics.
         pub(super) struct Table {
             $(pub $field: $type,)*
         }
@@ -178,15 +178,15 @@ pub(super) type Ratio = Gauge<f64, AtomicU64>;
 
 pub(super) type Histograms<L> = Family<L, Histogram, Buckets>;
 
-/// Upper bounds of latency buckets. Service levels are round numbers, and one that is a bound is read exactly; between
-/// bounds a quantile is off by less than a factor of two. Native histograms would need no bounds, but travel in Protobuf only, which
-/// `/metrics` does not speak.
+/// Upper bounds of latency buckets: round numbers, because a service level at a bound is read exactly. Between bounds a
+/// quantile is off by less than a factor of two. Native histograms need no bounds but exist only in the Protobuf format,
+/// which `/metrics` does not support.
 const LATENCY_SECONDS: [f64; 30] = [
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25,
     0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0,
 ];
 
-/// Makes the histograms of a family.
+/// Constructors of histogram families.
 #[derive(Clone, Copy)]
 pub(super) enum Buckets {
     /// [`LATENCY_SECONDS`].

@@ -1,27 +1,26 @@
-//! W3C trace context: a request keeps the trace that it came with, and is a span of its own in it.
-//! Source: <https://www.w3.org/TR/trace-context/>, version 00.
+//! W3C trace context: a request continues its caller's trace with a span of its own. Source:
+//! <https://www.w3.org/TR/trace-context/>, version 00.
 
 use std::fmt;
 
 /// A request's place in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace, shared by every service that worked on it.
+    /// The trace id, shared by every service that handles the request.
     pub trace: u128,
-    /// The span that this request is.
+    /// The id of this request's span.
     pub span: u64,
-    /// The caller's span; none where the trace begins here.
+    /// The caller's span; none if the trace begins here.
     pub parent: Option<u64>,
     /// Whether the caller records the trace.
     pub sampled: bool,
 }
 
 impl TraceContext {
-    /// Continues the caller's `traceparent`, or begins a trace where there is none that is valid.
-    /// `random` is where new ids come from: a trace, and a span. Of the traces begun here the share
-    /// `sample` is recorded, by their ids (as OpenTelemetry's TraceIdRatioBased does).
+    /// Continues a valid `traceparent`, or begins a trace. `random` gives new ids: trace, then span. The share `sample`
+    /// of traces that begin here is recorded, chosen by trace id as in OpenTelemetry's TraceIdRatioBased.
     pub fn continued(traceparent: Option<&str>, random: (u128, u64), sample: f64) -> Self {
-        // Zero stands for "invalid" and may not be used.
+        // An id of zero is invalid.
         let (trace, span) = (random.0.max(1), random.1.max(1));
         match traceparent.and_then(parse) {
             Some((trace, parent, sampled)) => Self { trace, span, parent: Some(parent), sampled },
@@ -34,14 +33,14 @@ impl TraceContext {
     }
 }
 
-/// The header's value, for whoever comes next.
+/// The `traceparent` header for the next service.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, u8::from(self.sampled))
     }
 }
 
-/// `version-trace-parent-flags`; later versions may have more fields, which are skipped.
+/// `version-trace-parent-flags`. Later versions may have more fields, which are ignored.
 fn parse(header: &str) -> Option<(u128, u64, bool)> {
     let mut fields = header.split('-');
     let mut hex = |digits: usize| {

@@ -1,4 +1,4 @@
-//! What several test files share.
+//! Helpers of several test files.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
@@ -29,13 +29,13 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokio::sync::watch;
 
-/// The project's folder: where it was built, or, for tests that were built elsewhere, where they run.
+/// The project's folder: where the test was built, or the current folder for tests built elsewhere.
 pub fn root() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     if built.is_dir() { built } else { std::env::current_dir().expect("a process runs somewhere") }
 }
 
-/// The data folder: `$PODIUM_DATA`, else `../shared/data`; none, said aloud, where there is neither.
+/// The data folder: `$PODIUM_DATA`, else `../shared/data`; none, with a line on stderr, if both are missing.
 pub fn data() -> Option<PathBuf> {
     let beside = || root().join("../shared/data");
     let place = std::env::var_os("PODIUM_DATA").map_or_else(beside, PathBuf::from);
@@ -76,7 +76,7 @@ fn save_letters(path: &Path) {
     letters.save(path, false).unwrap();
 }
 
-/// An engine of scripted scorers over [`letters`]: a primary of one lane and, if wanted, a fallback.
+/// An engine of scripted scorers over [`letters`]: a primary with one lane, and optionally a fallback.
 pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scripted>) -> Setup {
     let tokenizer = letters();
     let tier = |name: &str| TierSetup {
@@ -114,7 +114,7 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
     }
 }
 
-/// The logit that a scripted scorer gives a pair.
+/// The scripted scorer's logit of a pair.
 pub fn logit(query: &str, document: &str) -> f32 {
     let tokenizer = letters();
     let limits = Fit::new(128, Cut::DocumentOnly);
@@ -125,7 +125,7 @@ pub fn logit(query: &str, document: &str) -> f32 {
     Scripted::logit(batch.ids())
 }
 
-/// How a test's server differs from the default one.
+/// The differences of a test's server from the default.
 #[derive(Default)]
 pub struct Options {
     pub limits: ServerLimits,
@@ -137,7 +137,7 @@ pub struct Options {
     pub spans: Option<Arc<Spans>>,
 }
 
-/// A server on a port of its own; dropping it drains it.
+/// A server on its own port. Dropping it drains it.
 pub struct TestServer {
     pub address: SocketAddr,
     pub handle: Handle,
@@ -193,26 +193,26 @@ impl TestServer {
         TcpStream::connect(self.address).unwrap()
     }
 
-    /// Posts a body on a connection of its own.
+    /// Posts a body on a new connection.
     pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
         self.post_with(path, "", body)
     }
 
-    /// The same with more header lines, each ended by CRLF.
+    /// As `post`, with more header lines, each ended by CRLF.
     pub fn post_with(&self, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Reply {
         let mut stream = self.connect();
         stream.write_all(&post(path, headers, body)).unwrap();
         Reply::read(&mut BufReader::new(stream)).expect("the server answers")
     }
 
-    /// Gets a page on a connection of its own.
+    /// Gets a page on a new connection.
     pub fn get(&self, path: &str, headers: &str) -> Reply {
         let mut stream = self.connect();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n").as_bytes()).unwrap();
         Reply::read(&mut BufReader::new(stream)).expect("the server answers")
     }
 
-    /// Waits until nothing is inside, as long as it takes.
+    /// Waits until no request is inside.
     pub fn settle(&self) {
         while self.handle.inside() > 0 {
             std::thread::yield_now();
@@ -238,7 +238,7 @@ pub fn post(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// An answer as it was read.
+/// A parsed answer.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -247,7 +247,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Reads an answer; none where the connection ended before it.
+    /// Reads an answer; none if the connection ended before it.
     pub fn read(stream: &mut impl BufRead) -> Option<Self> {
         let mut line = String::new();
         stream.read_line(&mut line).ok()?;
@@ -281,7 +281,7 @@ impl Reply {
     }
 }
 
-/// Random weights of an encoder, large enough that every part shows in a logit.
+/// Random weights, large enough that every part of the encoder affects the logits.
 pub fn random_weights(encoder: &Encoder, seed: u64) -> Weights {
     let mut random = Pcg64::new(seed.into(), 3);
     let mut values = move |count: usize, mean: f32, scale: f32| -> Vec<f32> {
@@ -315,7 +315,7 @@ pub fn random_weights(encoder: &Encoder, seed: u64) -> Weights {
     Weights { words, positions, token_types, embedding_norm, layers, pooler, classifier }
 }
 
-/// The shape of a BERT with so many layers of so many heads.
+/// A BERT encoder of this shape.
 pub fn bert(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Encoder {
     Encoder {
         family: Family::Bert,
@@ -342,7 +342,7 @@ pub fn random_batch(lengths: &[usize], seed: u64) -> Packed {
     batch
 }
 
-/// The families' small random models, each with sequences and the logits that Python's `transformers` gives them.
+/// Small random models of each family, with sequences and the logits that Python's `transformers` gives them.
 pub fn families() -> Vec<(&'static str, Encoder, Weights, Packed, Vec<f32>)> {
     #[derive(serde::Deserialize)]
     struct Case {
@@ -363,14 +363,14 @@ pub fn families() -> Vec<(&'static str, Encoder, Weights, Packed, Vec<f32>)> {
     ["bert", "bert_tanh", "roberta", "xlm_roberta"].map(family).into()
 }
 
-/// The program with arguments.
+/// Runs the program with arguments.
 pub fn podium(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
     command.args(arguments).env_remove("PODIUM_PRIMARY").env("NO_COLOR", "1").stdin(Stdio::null());
     command
 }
 
-/// A server in a process of its own.
+/// A server in its own process.
 pub struct Serving {
     pub child: Child,
     pub address: String,
@@ -403,7 +403,7 @@ impl Serving {
                 break;
             }
         }
-        // What else it logs must not fill the pipe.
+        // Drains the log, so that the pipe does not fill up.
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
         let kept = log.clone();
         std::thread::spawn(move || {
@@ -412,7 +412,7 @@ impl Serving {
         Self { child, address, log }
     }
 
-    /// How many lines of the log since it was ready have this text.
+    /// The number of log lines since it was ready that contain a text.
     pub fn logged(&self, text: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
