@@ -22,7 +22,7 @@ fn podium(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-/// Sentences of a few short words, so that queries and passages share some.
+/// Sentences of a few short words, so that queries and passages have words in common.
 fn text(random: &mut Pcg64, words: usize) -> String {
     let word = |random: &mut Pcg64| {
         ["ab", "cat", "dog", "fox", "gnu", "hen", "ibex", "jay"][random.random_range(0..8)]
@@ -66,7 +66,7 @@ fn judged(set: &Path, random: &mut Pcg64) {
     fs::write(set.join("bm25.run"), each(&|q, d| format!("{q} Q0 {d} {d} {} x\n", 100 - d))).unwrap();
 }
 
-/// The command's arguments for that material; a student's shape is given where no student is.
+/// The command's arguments for these files. The student's shape is given unless a student is.
 fn arguments<'a>(place: &'a str, teacher: &'a Path, out: &'a str, more: &[&str]) -> Vec<String> {
     let teacher = teacher.to_str().unwrap();
     let shape = match more.contains(&"--student") {
@@ -81,7 +81,7 @@ fn arguments<'a>(place: &'a str, teacher: &'a Path, out: &'a str, more: &[&str])
     let mut arguments: Vec<String> =
         arguments.split(' ').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     for pair in more.chunks(2) {
-        // A flag that is there already is replaced with its value.
+        // Replaces the value of a flag that is already there.
         if let Some(found) = arguments.iter().position(|argument| argument == pair[0]) {
             arguments.drain(found..found + 2);
         }
@@ -119,7 +119,7 @@ fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
     }
     assert!(papers("one")["calibration"]["scale"].as_f64().unwrap() > 0.0);
 
-    // Again: from the labels and the checkpoint of the first, and from nothing.
+    // Runs again: once from the labels and checkpoint of the first run, and once from nothing.
     let work = || {
         fs::metadata(
             fs::read_dir(place.join("work"))
@@ -142,11 +142,12 @@ fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
     let (code, ..) = distil(place, teacher.path(), "four", &["--name", "one", "--seed", "2"]);
     assert_eq!(code, 0);
     assert_ne!(papers("one")["sha256"], papers("four")["sha256"]);
-    // That has its own checkpoint, and took nothing from the first's.
+    // Plan `four` has its own checkpoint and did not replace that of the first.
     let (code, _, told) = distil(place, teacher.path(), "again", &["--name", "one"]);
     assert_eq!((code, told.contains("train: ")), (0, false), "{told}");
 
-    // A trained student learns on, or is only calibrated and reported on and comes out as it went in.
+    // A trained student continues to learn. With 0 steps it is only calibrated and reported on, and its weights stay
+    // the same.
     let one = place.join("one");
     let from = |out, steps, seed| {
         let more = ["--student", one.to_str().unwrap(), "--steps", steps, "--seed", seed];
@@ -160,7 +161,7 @@ fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
     let card = fs::read_to_string(place.join("six/README.md")).unwrap();
     let parent = format!("It began as `one` (sha256 {})", papers("one")["sha256"].as_str().unwrap());
     assert!(card.contains(&parent), "{card}");
-    // Blended, its weights are the mean of both.
+    // After blending, weights are the mean of both.
     let four = place.join("four");
     let more = ["--student", one.to_str().unwrap(), "--steps", "0", "--blend", four.to_str().unwrap()];
     assert_eq!(distil(place, teacher.path(), "seven", &more).0, 0);
@@ -217,7 +218,7 @@ fn bad_input_is_named_before_any_work() {
     assert!(!place.join("out").exists(), "what fails leaves nothing behind");
 }
 
-/// The reference and the CPU engine in f32 give the logits that were written beside a model.
+/// The reference and the CPU engine in f32 reproduce the logits stored beside a model.
 fn golden_pairs_hold(model: &Model, golden: &[u8]) {
     let golden: Vec<Value> = serde_json::from_slice(golden).unwrap();
     let pairs: Vec<(&str, &str)> = golden
@@ -253,7 +254,7 @@ fn the_bundled_student_is_the_one_on_its_card() {
         fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
     assert!(size <= 12 << 20, "{size} bytes are more than 12 MiB");
     let Some(data) = data() else { return };
-    // A set with few candidates, as its card has it.
+    // A set with few candidates; the card states its figure.
     let set = Judged::read(&data.join("sets/trecqa_dev")).unwrap();
     let card = fs::read_to_string(folder.join("README.md")).unwrap();
     let row = card.lines().find(|line| line.starts_with("| trecqa_dev |")).unwrap();
@@ -287,7 +288,7 @@ fn labels_that_a_gpu_made_serve_without_one() {
     let teacher = material(place);
     let (code, _, told) = distil(place, teacher.path(), "one", &["--precision", "f32"]);
     assert_eq!(code, 0, "{told}");
-    // As if they were a GPU's: labels, and scores of the set that is reported on.
+    // Renames the cached labels and scores as if a GPU had made them.
     let work = place.join("work");
     let scores: Vec<_> = fs::read_dir(&work)
         .unwrap()
@@ -302,5 +303,5 @@ fn labels_that_a_gpu_made_serve_without_one() {
     let weights = |out: &str| fs::read(place.join(out).join("model.safetensors")).unwrap();
     assert!(weights("one") == weights("two"));
     let (code, _, told) = distil(place, teacher.path(), "three", &["--precision", "f16", "--seed", "2"]);
-    assert!(code != 0 && told.contains("nothing here computes in float16"), "{code} {told}");
+    assert!(code != 0 && told.contains("no device of this machine computes in float16"), "{code} {told}");
 }

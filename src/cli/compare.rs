@@ -8,7 +8,7 @@ use crate::backend::Precision;
 use crate::compare::{
     CompareError, Inputs, Plan, Row, Server, TrecRun, compare, file_name, html, svg, table,
 };
-use crate::eval::{CacheError, Judged, KeeperError};
+use crate::eval::{CacheError, CachedScorerError, Judged};
 use crate::load::{Kind, Target};
 use crate::model::BUNDLED;
 use crate::wire::Dialect;
@@ -245,15 +245,17 @@ fn read(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, Failure> {
 fn failure(error: CompareError) -> Failure {
     let message = error.to_string();
     match error {
-        CompareError::Model(KeeperError::Cache(error)) | CompareError::Scores(error)
+        CompareError::Model(CachedScorerError::Cache(error)) | CompareError::Scores(error)
             if matches!(error, CacheError::File { .. }) =>
         {
             Failure::output(message)
         }
-        CompareError::Model(KeeperError::Precision(_) | KeeperError::Tokenizer(_)) => Failure::usage(message),
-        CompareError::Server(_) => Failure::unavailable(message),
-        CompareError::Model(KeeperError::Cache(_)) | CompareError::Scores(_) | CompareError::Measure(_) => {
-            Failure::internal(message)
+        CompareError::Model(CachedScorerError::Precision(_) | CachedScorerError::Tokenizer(_)) => {
+            Failure::usage(message)
         }
+        CompareError::Server(_) => Failure::unavailable(message),
+        CompareError::Model(CachedScorerError::Cache(_))
+        | CompareError::Scores(_)
+        | CompareError::Measure(_) => Failure::internal(message),
     }
 }

@@ -7,7 +7,7 @@ use crate::distill::{
     Card, DistillError, Figures, Inputs, LossWeights, MinePlan, Plan, Shape, TrainError, TrainPlan,
     run as distill,
 };
-use crate::eval::{CacheError, KeeperError};
+use crate::eval::{CacheError, CachedScorerError};
 use crate::model::Model;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -235,14 +235,14 @@ fn failure(error: DistillError) -> Failure {
     let message = error.to_string();
     match error {
         DistillError::Student(_)
-        | DistillError::Keeper(KeeperError::Precision(_) | KeeperError::Tokenizer(_)) => {
+        | DistillError::Teacher(CachedScorerError::Precision(_) | CachedScorerError::Tokenizer(_)) => {
             Failure::usage(message)
         }
         DistillError::Text(error) => super::file_failure(&error),
         DistillError::Set(error) => super::set_failure(&error),
         DistillError::TooLittle(_) => Failure::data(message),
         DistillError::Label(CacheError::File { .. })
-        | DistillError::Keeper(KeeperError::Cache(_))
+        | DistillError::Teacher(CachedScorerError::Cache(_))
         | DistillError::Train(TrainError::Checkpoint { .. })
         | DistillError::Card(_)
         | DistillError::Work { .. } => Failure::output(message),

@@ -3,7 +3,7 @@
 use super::run::{CompareError, Plan, Progress};
 use super::way::{Known, Way};
 use crate::base::Tier;
-use crate::eval::{CacheError, Judged, Keeper, List, Measure, rank};
+use crate::eval::{CacheError, CachedScorer, Judged, List, Measure, rank};
 use crate::model::{Calibration, Model};
 use std::collections::HashMap;
 use std::path::Path;
@@ -43,14 +43,14 @@ impl Query<'_> {
 
 /// A model that scores pairs.
 pub(super) struct Scoring {
-    pub keeper: Keeper,
+    pub keeper: CachedScorer,
     pub name: String,
     calibration: Calibration,
 }
 
 impl Scoring {
     pub fn open(tier: Tier, model: &Model, plan: &Plan, work: &Path) -> Result<Self, CompareError> {
-        let keeper = Keeper::open(tier, model, (plan.precision, plan.threads), &plan.truncation, work)?;
+        let keeper = CachedScorer::open(tier, model, (plan.precision, plan.threads), &plan.truncation, work)?;
         let name = format!("{}, {}", model.manifest.name, keeper.dtype);
         Ok(Self { keeper, name, calibration: model.manifest.calibration })
     }

@@ -8,7 +8,9 @@ use super::way::Way;
 use crate::backend::{Precision, ScoreError};
 use crate::base::Tier;
 use crate::engine::Clock;
-use crate::eval::{CacheError, Interval, Judged, KeeperError, Measure, kendall_tau, mean, randomisation_p};
+use crate::eval::{
+    CacheError, CachedScorerError, Interval, Judged, Measure, kendall_tau, mean, randomisation_p,
+};
 use crate::load::judged_cases;
 use crate::model::Model;
 use crate::rerank::Truncation;
@@ -173,7 +175,7 @@ pub struct Cost {
 pub enum CompareError {
     /// A model cannot be loaded.
     #[error(transparent)]
-    Model(#[from] KeeperError),
+    Model(#[from] CachedScorerError),
     /// Scores cannot be computed or stored.
     #[error("scores: {0}")]
     Scores(#[from] CacheError),

@@ -159,7 +159,7 @@ fn golden(model: &Model, directory: &Path) -> Result<Vec<Golden>, CardError> {
     Ok(GOLDEN.into_iter().zip(forward.logits(&batch)?).map(golden).collect())
 }
 
-/// The card for people.
+/// The text of the card.
 fn text(
     manifest: &Manifest,
     encoder: &Encoder,
@@ -175,9 +175,9 @@ fn text(
         "calibrated by `podium distill` to the scale of"
     };
     line(format!(
-        "A cross-encoder of {} layers, {} wide, with {} heads and {} inside, {made}\n\
+        "A cross-encoder with {} layers, hidden size {}, {} heads and feed-forward size {}, {made}\n\
          `{}` (sha256 {}, {}).\n\
-         It scores a query and a document; its vocabulary is its teacher's. Stored in f16.\n",
+         It scores pairs of a query and a document, has the vocabulary of its teacher, and is stored in f16.\n",
         encoder.layers,
         encoder.hidden,
         encoder.heads,
@@ -187,13 +187,13 @@ fn text(
         of.inputs.teacher.manifest.licence,
     ));
     line(format!(
-        "Version {}. Its logits come to the teacher's scale by {} x + {}.\n",
+        "Version {}. Calibration to the teacher's scale: {} x + {}.\n",
         manifest.version(),
         manifest.calibration.scale,
         manifest.calibration.offset
     ));
     if !figures.is_empty() {
-        line("## Figures\nMean nDCG@10 of the first stage's candidates, by who orders them. *Top 20* is the teacher on the\nstudent's best 20 and the student on the others.\n".to_owned());
+        line("## Figures\nMean nDCG@10 of the first stage's candidates in the order of each ranker. *Top 20* is the teacher on\nthe student's best 20 and the student on the others.\n".to_owned());
         line(
             "| set | queries | first stage | teacher | student | top 20 |\n|---|---|---|---|---|---|"
                 .to_owned(),
@@ -218,8 +218,8 @@ fn text(
     if let Some(Model { manifest, .. }) = &of.inputs.blend {
         let Manifest { name, sha256, .. } = manifest;
         line(format!(
-            "Its weights are the mean of what that became and of `{name}` (sha256 {sha256}),\n\
-             as such a mean orders texts better that are unlike those that were learned from (Wortsman et al. 2022, \"Robust\n\
+            "Its weights are the mean of the resulting weights and those of `{name}` (sha256 {sha256}).\n\
+             Such a mean generalises better to text unlike the training text (Wortsman et al. 2022, \"Robust\n\
              fine-tuning of zero-shot models\").\n"
         ));
     }
@@ -230,7 +230,7 @@ fn text(
         ));
         line(format!("```json\n{}```\n", json(of.plan)));
     } else {
-        line(format!("{held} labelled lists brought it to its scale.\n"));
+        line(format!("It was calibrated on {held} labelled lists.\n"));
     }
     line("| file | for | sha256 |\n|---|---|---|".to_owned());
     for (paths, purpose) in [(&of.inputs.queries, "queries"), (&of.inputs.passages, "passages")] {

@@ -11,7 +11,7 @@ use super::text::{self, Kind};
 use super::train::{Example, TrainError, TrainPlan, train};
 use crate::backend::{Cpu, CpuModel, NotHere, Precision};
 use crate::base::{FileError, Tier, hex};
-use crate::eval::{CacheError, Judged, Keeper, KeeperError, List, SetError};
+use crate::eval::{CacheError, CachedScorer, CachedScorerError, Judged, List, SetError};
 use crate::model::{Encoder, Model, Weights};
 use crate::ops::cuda::Half;
 use crate::rerank::{Overflow, Truncation};
@@ -89,7 +89,7 @@ pub enum DistillError {
     Student(String),
     /// The teacher cannot be loaded.
     #[error("teacher: {0}")]
-    Keeper(#[from] KeeperError),
+    Teacher(#[from] CachedScorerError),
     /// The text cannot be read.
     #[error(transparent)]
     Text(#[from] FileError),
@@ -120,7 +120,7 @@ pub enum DistillError {
 
 /// Labels lists by the teacher, except pairs that were labelled before.
 fn label(
-    teacher: &mut Keeper,
+    teacher: &mut CachedScorer,
     name: &'static str,
     lists: &[List],
     tell: &mut dyn FnMut(Stage),
@@ -173,10 +173,10 @@ pub fn run(
     // As cross-encoders are trained.
     let truncation = Truncation::by(Overflow::LongestFirst);
     let keeper = |precision: Precision| {
-        match Keeper::open(Tier::Primary, &inputs.teacher, (precision, plan.threads), &truncation, work) {
+        match CachedScorer::open(Tier::Primary, &inputs.teacher, (precision, plan.threads), &truncation, work) {
             // Cached labels from a GPU can be used without one.
-            Err(KeeperError::Precision(NotHere::Gpu(_))) if precision == Precision::F16 => {
-                Keeper::elsewhere(&inputs.teacher, Half::F16.dtype(), &truncation, work)
+            Err(CachedScorerError::Precision(NotHere::Gpu(_))) if precision == Precision::F16 => {
+                CachedScorer::from_cache(&inputs.teacher, Half::F16.dtype(), &truncation, work)
             }
             opened => opened,
         }

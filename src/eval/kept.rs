@@ -1,4 +1,4 @@
-//! Scores of a model kept on disk: a pair is never scored twice.
+//! A model whose scores are cached on disk, so that no pair is scored twice.
 
 use super::{Candidate, Judged};
 use crate::backend::{NotHere, Precision, ScoreError, Scorer, open};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Tokens that are scored at once; few enough that little is lost on an interruption.
+/// Tokens of a batch; few enough that little is lost on an interruption.
 const BATCH_TOKENS: u64 = 16_384;
 /// A record: half a sha256 of the pair, and the logit.
 const RECORD: usize = 20;
@@ -22,9 +22,9 @@ const RECORD: usize = 20;
 /// A query and its candidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
-    /// What is asked.
+    /// The query.
     pub query: Arc<str>,
-    /// What is to be ordered.
+    /// The candidates.
     pub documents: Vec<Arc<str>>,
 }
 
@@ -40,59 +40,59 @@ impl List {
     }
 }
 
-/// A model that scores lists and keeps their scores.
-pub struct Keeper {
-    /// The model at work.
+/// A model with its score cache.
+pub struct CachedScorer {
+    /// The model.
     pub scorer: Box<dyn Scorer>,
-    /// Reads its pairs.
+    /// Tokenises its pairs.
     pub reader: PairReader,
-    /// What its linear maps are computed in.
+    /// The data type of its linear maps.
     pub dtype: &'static str,
     cache: ScoreCache,
 }
 
-/// Why a model does not score lists.
+/// Why a model cannot be opened.
 #[derive(Debug, Error)]
-pub enum KeeperError {
-    /// The processor lacks the precision.
+pub enum CachedScorerError {
+    /// This machine lacks the precision.
     #[error("precision: {0}")]
     Precision(#[from] NotHere),
     /// The tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Its scores cannot be kept.
+    /// The cache cannot be used.
     #[error("scores: {0}")]
     Cache(#[from] CacheError),
 }
 
-impl Keeper {
-    /// Opens a tier's model on the best device that is here for it; scores lie in `folder`, under a name by which
-    /// whatever scores with the same model in the same precision and with the same truncation finds them.
+impl CachedScorer {
+    /// Opens a tier's model on the best device of this machine. The cache is a file in `folder`, named by model, data type
+    /// and truncation.
     ///
     /// # Errors
-    /// [`KeeperError`].
+    /// [`CachedScorerError`].
     pub fn open(
         tier: Tier,
         model: &Model,
         (precision, threads): (Precision, usize),
         truncation: &Truncation,
         folder: &Path,
-    ) -> Result<Self, KeeperError> {
+    ) -> Result<Self, CachedScorerError> {
         let (scorer, dtype) = open(tier, model, precision, threads)?;
         Self::with((scorer, dtype), model, truncation, folder)
     }
 
-    /// The same without the device that scored in `dtype`: what it has scored is known, and any other pair an error.
+    /// Opens only the cache of scores in `dtype`. Scoring any other pair is an error.
     ///
     /// # Errors
-    /// [`KeeperError`].
-    pub fn elsewhere(
+    /// [`CachedScorerError`].
+    pub fn from_cache(
         model: &Model,
         dtype: &'static str,
         truncation: &Truncation,
         folder: &Path,
-    ) -> Result<Self, KeeperError> {
-        Self::with((Box::new(Elsewhere { dtype }), dtype), model, truncation, folder)
+    ) -> Result<Self, CachedScorerError> {
+        Self::with((Box::new(NoDevice { dtype }), dtype), model, truncation, folder)
     }
 
     fn with(
@@ -100,7 +100,7 @@ impl Keeper {
         model: &Model,
         truncation: &Truncation,
         folder: &Path,
-    ) -> Result<Self, KeeperError> {
+    ) -> Result<Self, CachedScorerError> {
         let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer)?);
         let fit = fit(truncation, &TruncationDefaults::default(), model.pair_tokens_max);
         let name = format!("scores-{}-{dtype}-{}.bin", model.identity, name_of(&fit));
@@ -109,11 +109,10 @@ impl Keeper {
         Ok(Self { scorer, reader, dtype, cache })
     }
 
-    /// The logits of lists; a pair that has been scored before is not scored again. `progress` hears how many pairs
-    /// of all are known.
+    /// The logits of lists; scores the pairs that are not in the cache. `progress` gets the number of pairs that are done.
     ///
     /// # Errors
-    /// [`CacheError`]; what was scored before stays.
+    /// [`CacheError`]. Scores made before the error stay in the cache.
     pub fn logits(
         &mut self,
         lists: &[List],
@@ -124,7 +123,7 @@ impl Keeper {
     }
 }
 
-/// A part of a file's name for what scores of pairs depend on.
+/// The part of the file name for the truncation, on which scores depend.
 fn name_of(fit: &Fit) -> String {
     let Fit { limit, query_max, document_max, cut, side } = fit;
     let cut = match cut {
@@ -137,19 +136,19 @@ fn name_of(fit: &Fit) -> String {
     format!("{cut}-{}-{limit}{}{}", side.name(), own('q', query_max), own('d', document_max))
 }
 
-/// A device that is not here.
-struct Elsewhere {
+/// Stands for a device that this machine lacks.
+struct NoDevice {
     dtype: &'static str,
 }
 
-impl Scorer for Elsewhere {
+impl Scorer for NoDevice {
     fn score(&mut self, batch: &Packed, _: &mut [f32]) -> Result<(), ScoreError> {
         if batch.is_empty() {
             return Ok(());
         }
         let dtype = self.dtype;
         let why =
-            format!("nothing here computes in {dtype}, and not all pairs were scored where something does");
+            format!("some pairs have no cached score, and no device of this machine computes in {dtype}");
         Err(ScoreError::Failed(why))
     }
 }
@@ -161,7 +160,7 @@ struct ScoreCache {
     file: BufWriter<File>,
 }
 
-/// Pairs that have no scores.
+/// Why pairs have no scores.
 #[derive(Debug, Error)]
 pub enum CacheError {
     /// The cache cannot be read or written.
@@ -169,13 +168,13 @@ pub enum CacheError {
     File {
         /// The cache.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: std::io::Error,
     },
     /// The model failed.
     #[error("the model: {0}")]
     Score(#[from] ScoreError),
-    /// A logit is no number.
+    /// A logit is not finite.
     #[error("the model gives {logit} for the query `{query}`")]
     NonFinite {
         /// NaN or an infinity.
@@ -183,13 +182,13 @@ pub enum CacheError {
         /// The query of the pair.
         query: Arc<str>,
     },
-    /// A pair cannot be read.
+    /// A pair cannot be tokenised.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
 impl ScoreCache {
-    /// Opens a cache, or begins one. A record that was cut short is forgotten.
+    /// Opens or creates a cache. An incomplete last record is dropped.
     ///
     /// # Errors
     /// [`CacheError::File`].
@@ -197,8 +196,8 @@ impl ScoreCache {
         let failed = |reason| CacheError::File { path: path.to_owned(), reason };
         let open = || -> std::io::Result<_> {
             let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-            // Two runs that append would tear each other's records.
-            file.try_lock().map_err(|_| std::io::Error::other("is in use by another run"))?;
+            // Locked, because records of two runs that append would interleave.
+            file.try_lock().map_err(|_| std::io::Error::other("another run uses this file"))?;
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
             file.set_len((bytes.len() - bytes.len() % RECORD) as u64)?;
@@ -210,7 +209,7 @@ impl ScoreCache {
             let key = key.try_into().expect("the first half is 16 bytes");
             (key, f32::from_le_bytes(logit.try_into().expect("the rest is 4 bytes")))
         });
-        // A logit that is no number was never written by us.
+        // We never write a logit that is not finite; such a record is damaged.
         let known = known.filter(|(_, logit): &(_, f32)| logit.is_finite());
         Ok(Self { known: known.collect(), path: path.to_owned(), file: BufWriter::new(file) })
     }
@@ -220,7 +219,7 @@ impl ScoreCache {
         self.known.get(&key(query, document)).copied()
     }
 
-    /// The logits of lists, all of which have been scored.
+    /// The logits of lists. All pairs must have been scored.
     fn logits(&self, lists: &[List]) -> Vec<Vec<f32>> {
         let logit =
             |query: &str, document: &str| self.get(query, document).expect("the list has been scored");
@@ -228,10 +227,10 @@ impl ScoreCache {
         lists.iter().map(one).collect()
     }
 
-    /// Scores every pair of `lists` that is not known yet; `progress` hears how many pairs of all are.
+    /// Scores the pairs that are not in the cache. `progress` gets the number of pairs that are done.
     ///
     /// # Errors
-    /// [`CacheError`]; what was scored before stays.
+    /// [`CacheError`]. Scores made before the error stay in the cache.
     fn complete(
         &mut self,
         lists: &[List],
@@ -246,7 +245,7 @@ impl ScoreCache {
             for document in &list.documents {
                 done += 1;
                 let key = key(&list.query, document);
-                // A pair that comes twice within one batch is rare, and only scored twice.
+                // A pair that occurs twice within one batch is scored twice; that is rare.
                 if !self.known.contains_key(&key) {
                     reader.push(&list.query, document, &mut batch)?;
                     waiting.push((key, list));
@@ -283,7 +282,7 @@ impl ScoreCache {
     }
 }
 
-/// The pair's name in the cache.
+/// The key of a pair.
 fn key(query: &str, document: &str) -> [u8; 16] {
     let hash = Sha256::new().chain_update(query).chain_update([0]).chain_update(document).finalize();
     hash[..16].try_into().expect("a sha256 has 32 bytes")
@@ -294,7 +293,7 @@ mod tests {
     use super::*;
     use crate::base::Side;
 
-    /// Gives a pair its number of tokens, and counts pairs.
+    /// Scores a pair by its number of tokens, and counts pairs.
     struct Length {
         scored: usize,
         nan: bool,

@@ -12,7 +12,7 @@ mod metrics;
 mod set;
 mod significance;
 
-pub use kept::{CacheError, Keeper, KeeperError, List};
+pub use kept::{CacheError, CachedScorer, CachedScorerError, List};
 pub use metrics::{Measure, kendall_tau, rank};
 pub use set::{Candidate, Judged, SetError};
 pub use significance::{Interval, mean, randomisation_p};
