@@ -169,13 +169,13 @@ fn scorers(model: &Model, on_cpu: &[Precision]) -> Vec<(&'static str, Box<dyn Sc
         if is_eight {
             let lists = podium::backend::sample(model).expect("the model reads the sample");
             let gpu = Nvidia::open(0).expect("it was just opened");
-            match cuda.in_eight(gpu, (encoder, weights), &lists, TOKENS) {
-                Ok((eight, agreement)) => {
+            match cuda.to_fp8(gpu, (encoder, weights), &lists, TOKENS) {
+                Ok((fp8, agreement)) => {
                     println!(
                         "fp8 keeps {:.1}% of the pairs of the sample's first tens in order",
                         100.0 * agreement
                     );
-                    cuda = eight;
+                    cuda = fp8;
                 }
                 Err(error) => {
                     eprintln!("SKIPPED {name}: {error}");

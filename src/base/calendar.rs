@@ -4,12 +4,12 @@ use serde::{Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-/// An hour of the calendar, counted from 1970; people see it as `2026-11-24T05Z`.
+/// An hour of the calendar, counted from 1970; displayed as `2026-11-24T05Z`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hour(pub u64);
 
 impl Hour {
-    /// The hour that a moment is in; seconds since 1970.
+    /// The hour of a time in seconds since 1970.
     pub const fn at(unix_seconds: u64) -> Self {
         Self(unix_seconds / 3600)
     }
@@ -31,7 +31,7 @@ impl Serialize for Hour {
 impl FromStr for Hour {
     type Err = String;
 
-    /// Reads `YYYY-MM-DD` or `YYYY-MM-DDTHH`, with or without a `Z`; always UTC.
+    /// Parses `YYYY-MM-DD` or `YYYY-MM-DDTHH`, with or without `Z`; always UTC.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is not a day or an hour such as 2026-11-24 or 2026-11-24T05");
         let plain = text.strip_suffix('Z').unwrap_or(text);
@@ -44,14 +44,14 @@ impl FromStr for Hour {
         let [year, month, day] = fields[..] else { return Err(wrong()) };
         let date = (number(year, 4)?, number(month, 2)?, number(day, 2)?);
         let hour = number(hour, 2)?;
-        // A day that the calendar does not have comes back as another one.
+        // A day that does not exist, such as February 30, converts back to another date.
         let days = days(date).filter(|&days| civil(days) == date).ok_or_else(wrong)?;
         if hour < 24 { Ok(Self(days * 24 + hour)) } else { Err(wrong()) }
     }
 }
 
-/// Days since 1970 to year, month and day (Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms"; years begin in March, so that the leap day is the last).
+/// Converts days since 1970 to year, month and day (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+/// Years begin in March, so that the leap day is the last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
@@ -63,7 +63,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
-/// The inverse; none before 1970.
+/// The inverse of `civil`; none before 1970.
 fn days((year, month, day): (u64, u64, u64)) -> Option<u64> {
     let year = year.checked_sub(u64::from(month <= 2))?;
     let (era, year) = (year / 400, year % 400);

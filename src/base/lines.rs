@@ -1,9 +1,9 @@
-//! Text files, line by line, and what is wrong with one.
+//! Text files, read line by line, with errors that name the line.
 
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// A text file that cannot be used.
+/// Why a text file cannot be used.
 #[derive(Debug, Error)]
 pub enum FileError {
     /// It cannot be read.
@@ -11,25 +11,25 @@ pub enum FileError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: std::io::Error,
     },
-    /// A line is not what it should be.
+    /// A line is wrong.
     #[error("{}:{line}: {reason}", .path.display())]
     Line {
         /// The file.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
 }
 
-/// Calls `read` with the number and the text of each line that is not blank.
+/// Calls `read` with the number and text of each line that is not blank.
 ///
 /// # Errors
-/// [`FileError`]: also for a line that is not UTF-8, and for what `read` says of one.
+/// [`FileError`], also for a line that is not UTF-8 and for an error of `read`.
 pub fn each_line(
     path: &Path,
     mut read: impl FnMut(usize, &str) -> Result<(), String>,
@@ -47,10 +47,10 @@ pub fn each_line(
     Ok(())
 }
 
-/// A line's text, without its end.
+/// A line without its line ending.
 ///
 /// # Errors
-/// Says where it is not UTF-8.
+/// The position of the first byte that is not UTF-8.
 pub fn line_text(line: &[u8]) -> Result<&str, String> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line))

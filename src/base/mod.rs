@@ -1,4 +1,4 @@
-//! Floor 0: words that every other module uses. Nothing here knows about Podium's business.
+//! Floor 0: types that all modules use: units, tiers, tenants, hours, files of lines.
 
 mod calendar;
 mod hex;

@@ -1,12 +1,11 @@
-//! Divides a batch's device time among the pairs' owners, to the nanosecond.
+//! Divides a batch's device time among the owners of its pairs, to the nanosecond.
 
 use super::DeviceNs;
 
 /// Divides `total` in proportion to `weights`; the parts add up to `total` exactly.
 ///
-/// Part i ends at `floor(total * (w_0 + .. + w_i) / sum(w))`, so each part is within one nanosecond
-/// of its exact share and a weight of zero gets nothing. Where all weights are zero, the parts are
-/// equal instead: somebody used the time. Without weights there is nobody to charge and no part.
+/// Part i ends at `floor(total * (w_0 + .. + w_i) / sum(w))`, so each part is within one nanosecond of its exact share,
+/// and a weight of zero gets nothing. If all weights are zero the parts are equal. Without weights there are no parts.
 pub fn split(total: DeviceNs, weights: &[u64]) -> Vec<DeviceNs> {
     shares(total.0, weights).into_iter().map(DeviceNs).collect()
 }
@@ -31,7 +30,7 @@ pub fn shares(total: u64, weights: &[u64]) -> Vec<u64> {
 
 /// `floor(total * part / whole)` for `part <= whole`, without overflow.
 fn share(total: u64, part: u128, whole: u128) -> u64 {
-    // More than 2^64 needs more than one weight of that size; both are then scaled down together.
+    // If the weights sum to more than 2^64, part and whole are scaled down together, so that the product fits u128.
     let shift = (u128::BITS - whole.leading_zeros()).saturating_sub(u64::BITS);
     let (part, whole) = if part == whole { (1, 1) } else { (part >> shift, whole >> shift) };
     (u128::from(total) * part / whole) as u64

@@ -1,4 +1,4 @@
-//! Units as types, so that no module hands a duration where another expects device time or money.
+//! Units as types, so that durations, device time and money cannot be mixed up.
 
 use serde::{Deserialize, Serialize};
 use std::iter::Sum;
@@ -13,17 +13,17 @@ macro_rules! unit {
         pub struct $name(pub u64);
 
         impl $name {
-            /// None of it.
+            /// Zero.
             pub const ZERO: Self = Self(0);
-            /// More than ever occurs; stands for "no bound".
+            /// A value larger than any that occurs: "no bound".
             pub const MAX: Self = Self(u64::MAX);
 
-            /// Subtracts, stopping at zero.
+            /// Subtracts, saturating at zero.
             pub const fn saturating_sub(self, other: Self) -> Self {
                 Self(self.0.saturating_sub(other.0))
             }
 
-            /// Adds, stopping at the largest value.
+            /// Adds, saturating at the maximum.
             pub const fn saturating_add(self, other: Self) -> Self {
                 Self(self.0.saturating_add(other.0))
             }
@@ -68,7 +68,7 @@ unit!(
     Ns
 );
 unit!(
-    /// Nanoseconds in which a device was ours, busy or not; what the ledger divides.
+    /// Nanoseconds of a device, busy or idle; the ledger divides them.
     DeviceNs
 );
 unit!(
@@ -86,12 +86,12 @@ impl Ns {
         Self(millis.saturating_mul(1_000_000))
     }
 
-    /// Milliseconds with their fraction, for people.
+    /// Milliseconds as a float, for reports.
     pub fn as_millis_f64(self) -> f64 {
         self.0 as f64 / 1e6
     }
 
-    /// Seconds with their fraction, for Prometheus.
+    /// Seconds as a float, for Prometheus.
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / 1e9
     }
@@ -109,23 +109,23 @@ impl From<Ns> for Duration {
     }
 }
 
-/// A tenant's place in the configuration's list; 0 is the anonymous one of a server without keys.
+/// A tenant's position in the configuration's list; 0 is the anonymous tenant of a server without keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TenantId(pub u32);
 
-/// A device's place among this machine's: what time and memory are spent on. Lanes may share one.
+/// A device of this machine, by position. It has time and memory of its own; lanes may share it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DeviceId(pub u32);
 
-/// Which of the two models does the work.
+/// The role of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
-    /// The large cross-encoder that the user pays for.
+    /// The large cross-encoder.
     Primary,
-    /// The small distilled one that answers when the primary cannot.
+    /// The small model that answers when the primary cannot.
     Fallback,
 }
 
@@ -133,7 +133,7 @@ impl Tier {
     /// Both, primary first.
     pub const ALL: [Self; 2] = [Self::Primary, Self::Fallback];
 
-    /// The lower-case name that labels, headers and reports use.
+    /// The lower-case name in labels, headers and reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
