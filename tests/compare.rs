@@ -216,7 +216,7 @@ fn bad_input_is_named() {
         (&["--top-k", "0"], 64, "0 is not in 1..=100000"),
         (&["--budgets-ms", "18446744073709551615"], 64, "is not in 1..=3600000"),
         (&["--rate", "1e-9"], 64, "--rate: 0.000000001 is not between 0.001"),
-        (&["--fallback", primary.path().to_str().unwrap()], 64, "--fallback: is the primary"),
+        (&["--fallback", primary.path().to_str().unwrap()], 64, "--fallback: is the same model as --primary"),
         (&["--tune", &at("one")], 64, "is reported on too"),
         (&["--server", "url=http://x:99999"], 64, "--server: `http://x:99999` is not "),
         (&["--server", "url=http://x,name="], 64, "--server: name: `` is not "),
@@ -244,7 +244,7 @@ fn bad_input_is_named() {
     }
     let same = ["--server", "url=http://x,name=a/b", "--server", "url=http://x,name=a:b"].map(str::to_owned);
     let (code, _, told) = compare(&[&arguments(place, primary.path())[..], &same].concat());
-    assert!(code == 64 && told.contains("two servers are called like `a:b`"), "{told}");
+    assert!(code == 64 && told.contains("two servers have the name `a:b`"), "{told}");
     let twice = [arguments(place, primary.path()), vec![at("one")]].concat();
     let (code, _, told) = compare(&twice);
     assert!(code != 0, "{told}");

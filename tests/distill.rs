@@ -196,7 +196,7 @@ fn bad_input_is_named_before_any_work() {
         (&["--rate", "2"], 64, "more than 0, up to 1"),
         (&["--candidates", "1"], 64, "1 is not in 4..=1000"),
         (&["--teacher", "/nowhere"], 64, "--teacher: there is no directory /nowhere; give a directory"),
-        (&["--steps", "0"], 64, "--steps: 0 trains nothing"),
+        (&["--steps", "0"], 64, "--steps: 0 needs a trained --student"),
         (&["--student", bundled], 64, "its tokenizer is not the teacher's"),
         (&["--blend", bundled], 64, "the model to blend with has another shape"),
         (&["--student", bundled, "--hidden", "32"], 64, "cannot be used with '--hidden"),

@@ -1,4 +1,4 @@
-//! `podium compare`: what each way to answer is worth, and what it costs.
+//! `podium compare`: quality and cost of each way to answer.
 
 use super::pool::open_given;
 use super::server_fields::{ServerFields, client_limits};
@@ -17,18 +17,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Compares ways to answer on judged sets: the primary on all candidates, on the fallback's best
-/// few, the fallback alone, latency budgets, and each mixed with the first stage.
+/// Compares ways to answer on judged sets: the primary on all candidates, the primary on the
+/// fallback's best, the fallback alone, latency budgets, and each of these mixed with the first
+/// stage.
 ///
-/// Quality is measured on the sets; device time, cost and latency come from both models' speed,
-/// measured here, in a simulation of the server's own scheduler. Scores are kept in --work: no pair
-/// is scored twice, and an interrupted run goes on.
+/// Quality is measured on the sets. Device time, cost and latency come from a simulation of the
+/// server's scheduler with the speed of both models on this machine. Scores are stored in --work,
+/// so that no pair is scored twice and an interrupted run continues.
 ///
-/// A set is a folder with corpus.jsonl, queries.jsonl, qrels.tsv (as BEIR has them) and bm25.run,
-/// the first stage's TREC run.
+/// A set is a folder with corpus.jsonl, queries.jsonl and qrels.tsv in BEIR's format, and
+/// bm25.run, the first stage's TREC run.
 ///
-/// Servers, Podium or a peer, are asked over HTTP and stand beside: their order, the latency that was
-/// seen, and the cost that their receipts say.
+/// Servers, Podium or a peer, can be compared too. They are asked over HTTP; the report has the
+/// quality of their order, the measured latency, and the cost in their receipts.
 ///
 ///     podium compare cranfield cisi --primary ./ce --html report.html
 ///     podium compare cranfield --primary ./ce \
@@ -45,10 +46,10 @@ pub(super) struct Args {
     /// The small model.
     #[arg(long, value_name = "DIR_OR_HUB_ID", default_value = BUNDLED)]
     fallback: String,
-    /// What both compute in: auto (bf16 where the processor has it, else f32), f32, bf16 or int8.
+    /// The precision of both models: auto (bf16 if the processor has it, else f32), f32, bf16 or int8.
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
-    /// How many of the fallback's best the primary scores.
+    /// The numbers of the fallback's best candidates that the primary scores.
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "5,10,20,50")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     top_k: Vec<u32>,
@@ -56,59 +57,59 @@ pub(super) struct Args {
     #[arg(long, value_name = "MS", value_delimiter = ',', default_value = "50,200,1000")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     budgets_ms: Vec<u64>,
-    /// Judged sets to tune the first stage's weight on; without any nothing is mixed.
+    /// Judged sets to tune the weight of the first stage; without any nothing is mixed.
     #[arg(long, value_name = "SET_DIR", num_args = 1..)]
     tune: Vec<PathBuf>,
-    /// A server to ask, given several times: fields with commas between them. url=, dialect= (podium where
-    /// none is given, else as `podium load` has them), model=, name= in reports, and what its requests wish
-    /// for: budget=MS, policy=auto|full|topk|fallback, top-k=N, priority=low|normal|high,
-    /// key-env=VARIABLE (with an API key). Nothing it says is kept: it is asked anew each time.
+    /// A server to ask; repeat the flag for several. Fields with commas between them: url=, dialect= (default podium;
+    /// as in `podium load`), model=, name= in reports, and options of its requests: budget=MS,
+    /// policy=auto|full|topk|fallback, top-k=N, priority=low|normal|high, key-env=VARIABLE (with an API key). A
+    /// server's answers are not stored.
     #[arg(long, value_name = "FIELDS")]
     server: Vec<String>,
-    /// How long a server may take for a request.
+    /// The timeout of a request to a server.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: u64,
-    /// Requests a second of the simulated load, and of servers, which else get one after the other [default: half of
-    /// what the primary can answer in full].
+    /// Requests per second of the simulated load and to servers [default: half of what the primary can answer in full;
+    /// to servers one after the other].
     #[arg(long, value_name = "RATE")]
     rate: Option<f64>,
-    /// The price of the device.
+    /// The price of the device in dollars per hour.
     #[arg(long, value_name = "DOLLARS", default_value_t = 0.05)]
     dollars_per_hour: f64,
-    /// Requests that a month brings.
+    /// Requests per month.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     monthly_requests: u64,
-    /// The share of the primary's quality that is to be kept.
+    /// The share of the primary's quality that a recommended way must keep.
     #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
     keep: f64,
-    /// Threads of each model [default: all cores, one more than a server's lane has by default].
+    /// Threads of each model [default: all cores, one more than a server's lane].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     #[command(flatten)]
     truncation: TruncationArgs,
-    /// Where scores are kept.
+    /// The folder where scores are stored.
     #[arg(long, value_name = "DIR", default_value = "compare.work")]
     work: PathBuf,
-    /// Writes one page with plots.
+    /// Writes a page with plots to this file.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Writes the plot of quality against cost.
+    /// Writes the plot of quality against cost to this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Writes the figures.
+    /// Writes the figures as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes a TREC run of each set and of each way but budgets, which have no order of their own.
+    /// Writes a TREC run of each set and way to this folder, except for budgets, which have no order of their own.
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
-    /// Everything random comes from it.
+    /// The seed of all random choices.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
 }
 
-/// Connections at once to a server.
+/// Most connections to a server.
 const CONNECTIONS: u32 = 256;
-/// Bytes of a server's name, which is a file's too.
+/// Most bytes of a server's name, which is part of file names.
 const NAME_MAX: usize = 100;
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -124,15 +125,15 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             .map(|fields| server(fields, args.timeout_ms))
             .collect::<Result<_, _>>()?,
     };
-    // Runs are files.
+    // Names of ways become names of files.
     let mut names = BTreeSet::new();
     for server in &inputs.servers {
         if !names.insert(file_name(&server.name)) {
-            return Err(Failure::usage(format!("--server: two servers are called like `{}`", server.name)));
+            return Err(Failure::usage(format!("--server: two servers have the name `{}`", server.name)));
         }
     }
     if inputs.primary.identity == inputs.fallback.identity {
-        return Err(Failure::usage("--fallback: is the primary".to_owned()));
+        return Err(Failure::usage("--fallback: is the same model as --primary".to_owned()));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plan = Plan {
@@ -170,7 +171,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             super::write(&folder.join(format!("{way}.run")), &lines)?;
         }
     }
-    // All is written, and yet not to be relied on.
+    // The report is written, but it is not valid.
     let broken = |row: &&Row| row.faults.keys().any(|kind| !kind.starts_with("status "));
     match comparison.rows.iter().find(broken) {
         Some(row) => Err(Failure::temporary(format!("{}: {:?}", row.name, row.faults))),
@@ -182,7 +183,7 @@ fn make(folder: &Path) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(|error| Failure::output(format!("{}: {error}", folder.display())))
 }
 
-/// What clap cannot say.
+/// Checks the values that clap does not check.
 fn check(args: &Args) -> Result<(), Failure> {
     let wrong = |message: String| Err(Failure::usage(message));
     if let Some(both) = args.sets.iter().find(|set| args.tune.contains(set)) {
@@ -204,7 +205,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     args.runs.iter().try_for_each(|folder| make(folder))
 }
 
-/// A server from its fields; its name is its address and what it is asked, where it has none.
+/// A server from its fields. Without a name it is called by its address and options.
 fn server(fields: &str, timeout_ms: u64) -> Result<Arc<Server>, Failure> {
     let wrong = |error: String| Failure::usage(format!("--server: {error}"));
     let (names, fields): (Vec<&str>, Vec<&str>) =
@@ -229,13 +230,13 @@ fn server(fields: &str, timeout_ms: u64) -> Result<Arc<Server>, Failure> {
     Ok(Arc::new(Server { name, client, kind }))
 }
 
-/// Sets by the names of their folders.
+/// Sets, named by their folders.
 fn read(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, Failure> {
     let mut names = BTreeSet::new();
     let one = |folder: &PathBuf| {
         let name = folder_name(folder).unwrap_or_default();
         if !names.insert(name.clone()) {
-            return Err(Failure::usage(format!("{}: there are two sets `{name}`", folder.display())));
+            return Err(Failure::usage(format!("{}: two sets have the name `{name}`", folder.display())));
         }
         Ok((name, Judged::read(folder).map_err(|error| super::set_failure(&error))?))
     };

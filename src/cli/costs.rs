@@ -1,4 +1,4 @@
-//! `podium costs`: who used what and owes what, from a ledger file.
+//! `podium costs`: usage and cost by tenant, from a ledger file.
 
 use super::Failure;
 use crate::base::Hour;
@@ -7,31 +7,32 @@ use crate::ledger::store::Store;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// Prints who used what and owes what, from the ledger of a server that runs or ran.
+/// Reports usage and cost, from the ledger of a running or stopped server.
 ///
-/// `marginal` is the sum of the prices on responses; `loaded` has the idle time shared out, and so
-/// adds up to what the devices cost. Both are `-` (in JSON null) where no price was configured.
+/// `marginal` is the sum of the prices on responses. `loaded` also divides the idle time among
+/// tenants, so that it adds up to the cost of the devices. Both are `-` (in JSON null) without a
+/// configured price.
 ///
 ///     podium costs --ledger podium.sqlite --by tenant,model --from 2026-11-24
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
-    /// The ledger that `podium serve --ledger` writes.
+    /// The file that `podium serve --ledger` writes.
     #[arg(long, env = "PODIUM_LEDGER", value_name = "FILE")]
     ledger: PathBuf,
-    /// What gets lines of its own: hour, tenant, model, tier.
+    /// The columns to group by: hour, tenant, model, tier.
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',', default_value = "tenant,model")]
     by: Vec<GroupBy>,
     /// The first day or hour, in UTC: 2026-11-24 or 2026-11-24T05.
     #[arg(long, value_name = "HOUR")]
     from: Option<Hour>,
-    /// The day or hour after the last one.
+    /// The end: the day or hour after the last one.
     #[arg(long, value_name = "HOUR")]
     to: Option<Hour>,
     /// Only this tenant.
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
-    /// How to print.
+    /// The output format.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }
@@ -59,7 +60,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     super::printed(written)
 }
 
-/// The names of the columns that a report is grouped by; a model has its version beside it.
+/// The names of the columns to group by. A model's version is printed beside it.
 fn headings(by: &[GroupBy]) -> Vec<&'static str> {
     let wanted = GroupBy::ALL.into_iter().filter(|column| by.contains(column));
     wanted
@@ -94,7 +95,7 @@ fn numbers(row: &CostRow) -> [Option<u64>; 6] {
 }
 
 fn csv(out: &mut impl Write, rows: &[CostRow], by: &[GroupBy]) -> io::Result<()> {
-    // RFC 4180: a field with a comma, quote or line break is quoted, and its quotes doubled.
+    // RFC 4180: a field with a comma, quote or line break is quoted, and quotes in it are doubled.
     let quoted = |field: String| match field.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
         false => field,
@@ -139,7 +140,7 @@ fn table(out: &mut impl Write, rows: &[CostRow], by: &[GroupBy]) -> io::Result<(
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     for line in &lines {
         let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            // Labels stand left, numbers right.
+            // Labels are aligned left, numbers right.
             if column < labels.len() { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;

@@ -1,4 +1,4 @@
-//! `podium distill`: from text and a teacher to a student that can be served.
+//! `podium distill`: distils a student that can be served, from text and a teacher.
 
 use super::pool::open_given;
 use super::{Failure, Shown, folder_name};
@@ -13,18 +13,18 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Distils a small model from a large one, on text of your own.
+/// Distils a small model from a large one, on your own text.
 ///
-/// For each query candidates are mined from the passages, the teacher scores them, and a student of
-/// BERT's shape learns to order them alike. It is written to --out with its card, and is served
-/// like any model: its logits come on the teacher's scale, so that it can be the fallback of that.
+/// For each query, candidates are mined from the passages, the teacher scores them, and a student
+/// of BERT's shape learns to order them as the teacher does. The student is written to --out with
+/// a card, and can be served like any model. It is calibrated to the teacher's scale, so that it
+/// can be the teacher's fallback.
 ///
-/// Files that end in .jsonl hold objects with `text` (BEIR's corpus and queries), or logged
-/// requests with `query` and `documents`; others hold lines, a source and a tab before the text if
-/// it has one.
+/// Files *.jsonl have objects with `text` (BEIR's corpus and queries), or logged requests with
+/// `query` and `documents`. Other files have lines with a text, or a source, a tab and a text.
 ///
-/// An interrupted run goes on from --work when it is started again: labels are never made twice,
-/// training goes on from its last evaluation.
+/// An interrupted run continues from --work: labels are never made twice, and training resumes at
+/// its last evaluation.
 ///
 ///     podium distill --teacher DIR --queries q.tsv --passages p.tsv --out student
 ///     podium distill --teacher DIR --student bundled --steps 2000 \
@@ -35,31 +35,31 @@ pub(super) struct Args {
     /// The teacher: a directory in Hugging Face layout, or a hub id.
     #[arg(long, value_name = "DIR_OR_HUB_ID")]
     teacher: String,
-    /// A small model that is trained already, to go on from: a directory, a hub id, or `bundled`. It has the
-    /// teacher's tokenizer. With --steps 0 it is only brought to the teacher's scale and reported on.
+    /// A trained small model to continue from: a directory, a hub id, or `bundled`. It must have the teacher's
+    /// tokenizer. With --steps 0 it is only calibrated to the teacher's scale and reported on.
     #[arg(long, value_name = "DIR_OR_HUB_ID", conflicts_with_all = ["layers", "hidden", "heads", "intermediate"])]
     student: Option<String>,
-    /// A student of the same shape, such as the one that learned on: what is written is the mean of both's weights,
-    /// which orders texts better that are unlike those that were learned from.
+    /// A student of the same shape, such as the one given by --student. The result is the mean of both weights, which
+    /// generalises better to text unlike the training text.
     #[arg(long, value_name = "DIR_OR_HUB_ID")]
     blend: Option<String>,
-    /// Queries.
+    /// Files of queries.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     queries: Vec<PathBuf>,
-    /// Passages, from which candidates are mined.
+    /// Files of passages, from which candidates are mined.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     passages: Vec<PathBuf>,
-    /// Judged sets whose mean nDCG@10 chooses the best student; without any it is the loss on held-out lists.
-    /// A set is a folder with corpus.jsonl, queries.jsonl, qrels.tsv and bm25.run.
+    /// Judged sets whose mean nDCG@10 selects the best student; without any the loss on held-out lists does. A set is a
+    /// folder with corpus.jsonl, queries.jsonl, qrels.tsv and bm25.run.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     tune: Vec<PathBuf>,
     /// Judged sets that the card reports on.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     report: Vec<PathBuf>,
-    /// Where the student goes.
+    /// The folder for the student.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Where labels and the state of training are kept [default: OUT.work].
+    /// The folder for labels and training state [default: OUT.work].
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// The student's name [default: the last part of --out].
@@ -68,38 +68,38 @@ pub(super) struct Args {
     /// Transformer layers.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=48))]
     layers: u16,
-    /// Width of a token's state.
+    /// Hidden size.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(8..=4096))]
     hidden: u16,
-    /// Attention heads; they divide the width.
+    /// Attention heads; the hidden size must be a multiple.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     heads: u16,
-    /// Width inside the feed-forward part.
+    /// Inner size of the feed-forward part.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(8..=16384))]
     intermediate: u16,
-    /// Lists, each a query with its candidates.
+    /// Number of lists, each a query with its candidates.
     #[arg(long, value_name = "N", default_value_t = 120_000, value_parser = clap::value_parser!(u32).range(1..))]
     lists: u32,
-    /// Candidates of a list.
+    /// Candidates per list.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(4..=1000))]
     candidates: u16,
-    /// The share of lists whose query is a piece of a passage.
+    /// The share of lists whose query is made from a passage.
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
     made_share: f64,
-    /// The share of those that are questions, for a name or a number in a sentence: for factoid questions.
+    /// The share of the made queries that are questions for a name or a number in a sentence.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     question_share: f64,
     /// The share of lists whose candidates are pieces of one to three sentences.
     #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = share)]
     pieces_share: f64,
-    /// What the teacher labels in: auto (f16 on a GPU; else bf16 where the processor has it, else f32), f32, bf16,
-    /// int8, or f16, for which labels that a GPU made, in --work, serve without one.
+    /// The precision of the teacher's labels: auto (f16 on a GPU; else bf16 if the processor has it, else f32), f32,
+    /// bf16, int8, or f16. With f16, labels in --work that a GPU made can be used without a GPU.
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
-    /// Updates in training; the learning rate falls to 0 over them.
+    /// Number of updates. The learning rate falls to 0 over them.
     #[arg(long, value_name = "N", default_value_t = 26_000)]
     steps: u32,
-    /// Lists of an update.
+    /// Lists per update.
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..))]
     batch_lists: u16,
     /// The largest learning rate.
@@ -108,10 +108,10 @@ pub(super) struct Args {
     /// Updates between evaluations.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     every: u32,
-    /// Evaluations without a better one before training ends.
+    /// Training ends after this many evaluations without improvement.
     #[arg(long, value_name = "N", default_value_t = 10)]
     patience: u16,
-    /// Everything random comes from it.
+    /// The seed of all random choices.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
 }
@@ -133,7 +133,7 @@ fn rate(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     alone()?;
     if args.steps == 0 && args.student.is_none() {
-        return Err(Failure::usage("--steps: 0 trains nothing, which needs a --student that is trained"));
+        return Err(Failure::usage("--steps: 0 needs a trained --student"));
     }
     let given = [
         ("--teacher", Some(&args.teacher)),
@@ -146,7 +146,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             Path::new(spec).canonicalize().is_ok_and(|given| out.as_ref().is_ok_and(|out| *out == given))
         };
         if spec.is_some_and(same) {
-            return Err(Failure::usage(format!("--out: is {flag}'s directory, which would be lost")));
+            return Err(Failure::usage(format!("--out: is the directory of {flag}, which would be overwritten")));
         }
     }
     let teacher = open_given("--teacher", &args.teacher)?;
@@ -211,9 +211,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     super::print(&figures(&card))
 }
 
-/// Starts the program again with what only its environment can tell candle. Its own threads are switched off:
-/// they share out sums, and spin on the cores where lists are worked on, for half of the time. And it is told the
-/// number of cores, which it else reads from /proc for each product, for a fifth of the time.
+/// Starts the program again with environment variables that configure candle. Its own threads are switched off: they
+/// would divide sums, and spin on cores that compute lists, for half of the time. The number of cores is given to it,
+/// which it otherwise reads from /proc for each product, for a fifth of the time.
 fn alone() -> Result<(), Failure> {
     const CANDLE: &str = "CANDLE_NUM_THREADS";
     const RAYON: &str = "RAYON_NUM_THREADS";

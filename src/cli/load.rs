@@ -1,4 +1,4 @@
-//! `podium load`: what a server answers under load, how late, and up to which rate.
+//! `podium load`: sends load to a server and reports latency, answers and the highest rate.
 
 use super::server_fields::{ServerFields, client_limits, dialect, environment};
 use super::{Failure, Shown};
@@ -14,19 +14,19 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Requests that are drawn; after them they are repeated.
+/// Random requests that are made; they repeat after that.
 const DRAWN: usize = 1_000;
 
-/// Sends requests to a server, Podium or a peer, and reports what it answered and how late.
+/// Sends requests to a server, Podium or a peer, and reports answers and latencies.
 ///
-/// An open loop (--rate) sends at the times of a schedule, whatever becomes of the requests before,
-/// and counts latency from the time at which a request was to be sent. A closed loop (--clients)
-/// sends when others are answered, which hides the tail of a server that stalls. --slo searches for
-/// the highest rate that meets a service level; --versus compares with a second server or setting,
-/// in turns.
+/// An open loop (--rate) sends at scheduled times, independent of earlier requests, and counts
+/// latency from the scheduled time. A closed loop (--clients) sends the next request when one is
+/// answered, which hides the tail latency of a stalled server. --slo searches for the highest
+/// rate that meets a service level. --versus compares with a second server or setting, in turns.
 ///
-/// Without --requests or --set, requests are drawn. Failures are counted apart. A client that fell
-/// behind its own schedule ends with code 75: its latencies are not the server's.
+/// Without --requests or --set, requests are random. Failures are counted separately. If the
+/// client falls behind its own schedule, the command ends with code 75: the latencies are not the
+/// server's.
 ///
 ///     podium load --rate 20 --mix budget=100,weight=3 --mix policy=full
 ///     podium load --slo p99=200 --requests log.jsonl
@@ -34,95 +34,95 @@ const DRAWN: usize = 1_000;
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
-    /// The server.
+    /// The server's address.
     #[arg(long, value_name = "URL", default_value = "http://localhost:8080")]
     url: String,
-    /// What it speaks: podium, cohere, cohere_v2, jina, voyage, vllm, vllm_score, tei, tei_predict, infinity,
+    /// The server's dialect: podium, cohere, cohere_v2, jina, voyage, vllm, vllm_score, tei, tei_predict, infinity,
     /// nim or oip.
     #[arg(long, value_name = "DIALECT", default_value = "podium", value_parser = dialect)]
     dialect: Dialect,
-    /// The model that requests name; cohere_v2, voyage and oip need one.
+    /// The model name in requests; cohere_v2, voyage and oip need one.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Requests from lines of JSON, {"query": "...", "documents": ["...", ...]}.
+    /// A file of requests: JSON lines {"query": "...", "documents": ["...", ...]}.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["set", "documents", "words"])]
     requests: Option<PathBuf>,
-    /// Requests from a judged set: its queries, with the candidates of its first stage.
+    /// A judged set: its queries, with the candidates of its first stage.
     #[arg(long, value_name = "SET_DIR", conflicts_with_all = ["documents", "words"])]
     set: Option<PathBuf>,
-    /// Most candidates of a judged query.
+    /// Most candidates of a query from --set.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     candidates: u32,
-    /// Documents of a drawn request, lognormal: their median, and the sigma of their logarithm.
+    /// Documents of a random request, lognormal: the median, and the sigma of the logarithm.
     #[arg(long, value_name = "MEDIAN[:SIGMA]", default_value = "20:0.5", value_parser = Length::parse)]
     documents: Length,
-    /// Words of a drawn document, about a token each.
+    /// Words of a random document, about one token each.
     #[arg(long, value_name = "MEDIAN[:SIGMA]", default_value = "60:0.5", value_parser = Length::parse)]
     words: Length,
     /// A kind of request: fields with commas between them. budget=MS, policy=auto|full|topk|fallback,
-    /// priority=low|normal|high, top-k=N, key-env=VARIABLE (with a tenant's API key), weight=W. Given
-    /// several times, kinds are mixed by their weights.
+    /// priority=low|normal|high, top-k=N, key-env=VARIABLE (with a tenant's API key), weight=W. Repeat the flag to mix
+    /// kinds by weight.
     #[arg(long, value_name = "FIELDS")]
     mix: Vec<String>,
-    /// Open loop: requests a second [default: 10, or a trace's own].
+    /// Open loop: requests per second [default: 10, or the rate of the trace].
     #[arg(long, value_name = "RATE", conflicts_with = "clients")]
     rate: Option<f64>,
-    /// How requests of an open loop arrive: poisson, constant, bursts (bursts=PERIOD_S:SHARE is
-    /// bursts=10:0.2, all requests in the first fifth of each 10 s), or trace=FILE, a time in seconds
-    /// a line; with --rate a trace is stretched to it.
+    /// The arrival process of an open loop: poisson, constant, bursts (bursts=PERIOD_S:SHARE is bursts=10:0.2, all
+    /// requests in the first fifth of each 10 s), or trace=FILE, one time in seconds per line. With --rate a trace is
+    /// scaled to that rate.
     #[arg(long, value_name = "ARRIVALS", default_value = "poisson", conflicts_with = "clients")]
     arrivals: String,
-    /// Closed loop: so many clients, each of which sends when its last request was answered.
+    /// Closed loop: the number of clients. Each sends its next request when the last one is answered.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     clients: Option<u32>,
-    /// How long to send; of a turn with --versus [default: 30, 5 with --versus, or a trace's length].
+    /// Seconds to send, per turn with --versus [default: 30, 5 with --versus, or the length of the trace].
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
-    /// How long to send before requests are counted.
+    /// Seconds of warm-up, in which requests are not counted.
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     warmup_seconds: f64,
-    /// Searches for the highest rate that meets a service level: a percentile and its limit in milliseconds,
-    /// as p99=200. Failed requests are over it. It begins at --rate.
+    /// Searches for the highest rate that meets a service level: a percentile and its limit in milliseconds, for
+    /// example p99=200. Failed requests count as over the limit. The search begins at --rate.
     #[arg(long, value_name = "pP=MS", value_parser = slo, conflicts_with_all = ["clients", "seconds", "versus"])]
     slo: Option<(f64, Ns)>,
-    /// The share of answers that --slo wants in full.
+    /// The share of answers that must be full for --slo.
     #[arg(long, value_name = "SHARE", requires = "slo")]
     slo_full: Option<f64>,
-    /// The greatest rate that --slo tries.
+    /// The highest rate that --slo tries.
     #[arg(long, value_name = "RATE", default_value_t = 10_000.0)]
     rate_max: f64,
-    /// The least rate that --slo tries.
+    /// The lowest rate that --slo tries.
     #[arg(long, value_name = "RATE", default_value_t = 0.1)]
     rate_min: f64,
-    /// How near --slo comes: the good and the bad rate are no further apart than this share.
+    /// The precision of --slo: the bad rate is at most this share above the good one.
     #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
     precision: f64,
-    /// How long a rate must hold for --slo at least; a queue that grows slowly is not seen at once.
+    /// Minimum seconds at each rate of --slo, because a queue can grow slowly.
     #[arg(long, value_name = "S", default_value_t = 10.0)]
     step_seconds: f64,
-    /// A second side, B, that takes turns with the first: as A, but for what it names. url=, dialect= and
-    /// model=, and the fields of --mix, which change all its kinds.
+    /// A second side, B, measured in turns with the first: as A, except for these fields. url=, dialect=, model=, and
+    /// the fields of --mix, which change all kinds.
     #[arg(long, value_name = "FIELDS")]
     versus: Option<String>,
-    /// Rounds of --versus, each a turn of A and one of B.
+    /// Rounds of --versus; each is one turn of A and one of B.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1_000))]
     rounds: u32,
-    /// How long a request may take.
+    /// The timeout of a request.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout_ms: u64,
-    /// Connections at once.
+    /// Most connections.
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     connections: u32,
-    /// The run is not valid where p99 of what passes between scheduled send and send is more.
+    /// The run is not valid if the p99 of the delay between scheduled and actual send is more.
     #[arg(long, value_name = "MS", default_value_t = 10.0)]
     lag_ms_max: f64,
-    /// Everything random comes from it.
+    /// The seed of all random choices.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
-    /// Writes one page with plots.
+    /// Writes a page with plots to this file.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Writes the figures.
+    /// Writes the figures as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -141,7 +141,7 @@ fn slo(text: &str) -> Result<(f64, Ns), String> {
     })
 }
 
-/// What is done with the sides.
+/// What to do with the sides.
 enum Task {
     Run(RunPlan),
     Sweep(SweepPlan),
@@ -213,7 +213,7 @@ async fn perform(sides: &[Arc<Load>], task: &Task, lag_max: Ns, shown: &mut Show
     }
 }
 
-/// What clap cannot say.
+/// Checks the values that clap does not check.
 fn check(args: &Args) -> Result<(), Failure> {
     for (flag, value, low, high) in [
         ("--rate", args.rate, 1e-3, 1e6),
@@ -233,7 +233,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     [&args.html, &args.json].into_iter().flatten().try_for_each(|path| super::writable(path))
 }
 
-/// What to do, and how requests come in words.
+/// The task, and the arrival process in words.
 fn task(args: &Args) -> Result<(Task, String), Failure> {
     let arrivals = arrivals(&args.arrivals)?;
     let own = match &arrivals {
@@ -245,7 +245,7 @@ fn task(args: &Args) -> Result<(Task, String), Failure> {
     if let Some((percentile, limit)) = args.slo {
         let limits = (args.rate_min, args.rate_max);
         let slo = Slo { percentile, limit, full: args.slo_full };
-        let words = format!("open loop, {arrivals} arrivals, rates that are searched");
+        let words = format!("open loop, {arrivals} arrivals, searching for the highest rate");
         let plan = SweepPlan {
             arrivals,
             slo,
@@ -310,7 +310,7 @@ fn arrivals(text: &str) -> Result<Arrivals, Failure> {
     }
 }
 
-/// A client and its kinds of requests for each side.
+/// The clients and kinds of requests of each side.
 fn clients(args: &Args) -> Result<Vec<(Client, Vec<Kind>)>, Failure> {
     let wrong = |flag: &'static str| move |error: String| Failure::usage(format!("{flag}: {error}"));
     let kind = |text: &String| Kind::default().with(text, &environment).map_err(wrong("--mix"));
@@ -329,7 +329,7 @@ fn clients(args: &Args) -> Result<Vec<(Client, Vec<Kind>)>, Failure> {
     sides.into_iter().map(open).collect()
 }
 
-/// The requests, and where they come from in words.
+/// The requests, and their source in words.
 fn cases(args: &Args) -> Result<(Vec<Case>, String), Failure> {
     let documents = |cases: &[Case]| cases.iter().map(|case| case.documents.len()).sum::<usize>();
     let (cases, source) = match (&args.requests, &args.set) {
@@ -340,7 +340,7 @@ fn cases(args: &Args) -> Result<(Vec<Case>, String), Failure> {
         }
         (None, None) => {
             let Args { documents, words, seed, .. } = args;
-            let source = format!("drawn, {documents} documents of {words} words");
+            let source = format!("random, {documents} documents of {words} words");
             (drawn_cases(DRAWN, *documents, *words, *seed), source)
         }
     };

@@ -1,11 +1,11 @@
-//! A server and what is asked of it, from a flag's fields.
+//! A server and its kinds of requests, parsed from the fields of a flag.
 
 use crate::base::Ns;
 use crate::engine::Clock;
 use crate::load::{Client, ClientLimits, Kind, Target};
 use crate::wire::Dialect;
 
-/// A server, and the kinds of requests that it gets.
+/// A server, and the kinds of requests to send.
 #[derive(Clone)]
 pub(super) struct ServerFields {
     pub target: Target,
@@ -13,11 +13,10 @@ pub(super) struct ServerFields {
 }
 
 impl ServerFields {
-    /// Changes them by `url=http://host,dialect=tei,model=x` and the fields of [`Kind::with`], which change all
-    /// its kinds.
+    /// Applies fields: `url=http://host,dialect=tei,model=x`, and the fields of [`Kind::with`], which change all kinds.
     ///
     /// # Errors
-    /// Names the field and what it may be.
+    /// The message names the field and its allowed values.
     pub fn with(mut self, fields: &str) -> Result<Self, String> {
         let mut wishes = Vec::new();
         for field in fields.split(',') {
@@ -38,10 +37,10 @@ impl ServerFields {
         Ok(self)
     }
 
-    /// A client that speaks to it.
+    /// A client for it.
     ///
     /// # Errors
-    /// Says what is wrong with its address, or that it lacks a model.
+    /// The message says what is wrong with the address, or that a model is missing.
     pub fn client(&self, limits: ClientLimits) -> Result<Client, String> {
         if self.target.dialect.needs_model() && self.target.model.is_none() {
             return Err(format!("the dialect {} needs a model", self.target.dialect.name()));
@@ -59,7 +58,7 @@ pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// A client's bounds, from flags.
+/// A client's limits, from flags.
 pub(super) fn client_limits(connections: u32, timeout_ms: u64) -> ClientLimits {
     ClientLimits { connections_max: connections as usize, timeout: Ns::from_millis(timeout_ms) }
 }

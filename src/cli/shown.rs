@@ -1,9 +1,9 @@
-//! Progress of long work: a bar on a terminal, elsewhere a line for each twentieth of a stage.
+//! Progress of long work: a bar on a terminal, else a line for each twentieth of a stage.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 
-/// What is shown of one command.
+/// The progress display of a command.
 #[derive(Default)]
 pub(super) struct Shown {
     stage: String,
@@ -13,7 +13,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// Shows how far a stage is, with a note that may be empty.
+    /// Shows the progress of a stage, with a note that may be empty.
     pub fn show(&mut self, stage: &str, done: usize, of: usize, note: &str) {
         if stage != self.stage || of != self.of || done == 0 {
             self.end();

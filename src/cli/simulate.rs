@@ -1,4 +1,4 @@
-//! `podium simulate`: the scheduler against others in simulated time, or against its own journal.
+//! `podium simulate`: compares the scheduler with others in simulated time, or replays a journal.
 
 use super::Failure;
 use crate::base::{Ns, Tier, line_text};
@@ -9,15 +9,16 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write, stdout};
 use std::path::{Path, PathBuf};
 
-/// The fixed windows that are tried, in milliseconds.
+/// The fixed windows to compare with, in milliseconds.
 const WINDOWS_MS: [u64; 5] = [1, 2, 5, 10, 20];
 
-/// Runs the scheduler on simulated devices and clients, beside batchers that know no deadlines.
+/// Runs the scheduler on simulated devices and clients, and compares it with batchers that ignore
+/// deadlines.
 ///
-/// A GPU and a CPU under Poisson traffic with latency budgets of 50, 150 and 500 ms. The others
-/// have the GPU only: FIFO, and fixed windows of some milliseconds; `drop` forgets requests whose
-/// budget has passed when their turn comes. Invariants are checked after every step. The same seed
-/// gives the same run.
+/// A GPU and a CPU get Poisson traffic with latency budgets of 50, 150 and 500 ms. The other
+/// batchers have only the GPU: FIFO, and fixed windows of some milliseconds; `drop` discards
+/// requests whose budget has passed when their turn comes. Invariants are checked after every
+/// step. The same seed gives the same run.
 ///
 /// With --replay it runs a journal of `podium serve --journal` again, and compares each decision.
 ///
@@ -25,19 +26,19 @@ const WINDOWS_MS: [u64; 5] = [1, 2, 5, 10, 20];
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
-    /// Requests that arrive in each run.
+    /// Requests per run.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     requests: u64,
-    /// How much arrives, as multiples of what the GPU can score.
+    /// Arrival rates, as multiples of what the GPU can score.
     #[arg(long, value_name = "LOADS", value_delimiter = ',', default_value = "0.7,1.5")]
     load: Vec<f64>,
-    /// Everything random comes from it.
+    /// The seed of all random choices.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
-    /// Only the scheduler, with slow, hanging and failing lanes, clients that leave, and a clock that jumps.
+    /// Runs only the scheduler, with slow, hanging and failing lanes, clients that disconnect, and a clock that jumps.
     #[arg(long)]
     hardships: bool,
-    /// Runs this journal again instead.
+    /// A journal to replay.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["requests", "load", "seed", "hardships"])]
     replay: Option<PathBuf>,
 }
@@ -118,7 +119,7 @@ fn print(line: &str) -> Result<(), Failure> {
     writeln!(stdout(), "{line}").map_err(|error| Failure::output(format!("standard output: {error}")))
 }
 
-/// Runs a journal again; every decision must be the one that was made.
+/// Replays a journal. Every decision must equal the recorded one.
 fn replay(path: &Path) -> Result<(), Failure> {
     let at = |line: u64| format!("{}:{line}", path.display());
     let file = File::open(path).map_err(|error| Failure::input(format!("{}: {error}", path.display())))?;
@@ -141,7 +142,7 @@ fn replay(path: &Path) -> Result<(), Failure> {
         let entry = line_text(&line).and_then(|text| serde_json::from_str(text).map_err(|e| e.to_string()));
         let JournalEntry { now, event, digest: decided } = match entry {
             Ok(entry) => entry,
-            // A server that is killed leaves half a line.
+            // A killed server leaves an incomplete last line.
             Err(_) if !line.ends_with(b"\n") => {
                 cut = "; the last line is cut short";
                 break;
