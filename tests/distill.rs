@@ -208,7 +208,7 @@ fn bad_input_is_named_before_any_work() {
         ),
         (&["--tune", &at("nowhere")], 66, "nowhere/corpus.jsonl"),
         (&["--report", &at("set")], 64, "set is in --tune too"),
-        (&["--out", teacher.path().to_str().unwrap()], 64, "--out: is --teacher's directory"),
+        (&["--out", teacher.path().to_str().unwrap()], 64, "--out: is the directory of --teacher"),
         (&["--work", &at("file")], 74, "file: "),
     ];
     for (more, code, expected) in rows {

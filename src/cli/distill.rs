@@ -146,7 +146,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             Path::new(spec).canonicalize().is_ok_and(|given| out.as_ref().is_ok_and(|out| *out == given))
         };
         if spec.is_some_and(same) {
-            return Err(Failure::usage(format!("--out: is the directory of {flag}, which would be overwritten")));
+            return Err(Failure::usage(format!(
+                "--out: is the directory of {flag}, which would be overwritten"
+            )));
         }
     }
     let teacher = open_given("--teacher", &args.teacher)?;
