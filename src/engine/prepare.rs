@@ -1,7 +1,7 @@
-//! From a request to tokenised pairs: a bounded pool of threads, and a cache of texts seen before.
+//! Tokenises requests: a bounded pool of threads, and a cache of texts.
 //!
-//! A request waits in line once and is read in chunks, going to the back of the line after each,
-//! so that ten thousand documents do not hold up the three behind them.
+//! A request waits once and is then read in chunks; after each chunk it goes to the back of the queue, so that a
+//! request of ten thousand documents does not block small ones.
 
 use crate::base::{Ns, PerTier, Tokens};
 use crate::model::fit;
@@ -16,20 +16,20 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use tokio::sync::Notify;
 
-/// Texts that a thread reads before it looks after another request: about 5 ms of work.
+/// Texts that a thread reads before it turns to another request: about 5 ms of work.
 const CHUNK: usize = 32;
 
-/// Tokenisation's bounds, each with its reason.
+/// The limits of tokenisation, each with its reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PrepareLimits {
-    /// Threads that tokenise. The lanes want the other cores.
+    /// Threads that tokenise. Few, because the lanes need the other cores.
     pub threads: usize,
-    /// Requests that may wait for them. Bounds memory and the wait.
+    /// Most requests that wait for the threads. Bounds memory and the wait.
     pub queued_max: usize,
-    /// Bytes of tokenised texts that are kept, each tokenizer its own.
+    /// Most bytes of cached texts, per tokenizer.
     pub cache_bytes_max: u64,
-    /// New text up to this is tokenised where it arrives: a hand-over would take as long.
+    /// Up to this many bytes of new text are tokenised by the calling thread: the pool would take as long.
     pub inline_bytes_max: usize,
 }
 
@@ -39,14 +39,14 @@ impl Default for PrepareLimits {
     }
 }
 
-/// A request's pairs as each tier reads them; nothing for a tier that is not configured.
+/// A request's pairs for each tier; empty for a tier that is not configured.
 pub(super) type Prepared = PerTier<Pairs>;
 
 /// One tier's pairs, in the caller's order.
 #[derive(Clone)]
 pub(super) struct Pairs {
     pub pairs: Arc<[Pair]>,
-    /// Tokens of each.
+    /// The number of tokens of each pair.
     pub lengths: Arc<[u32]>,
 }
 
@@ -55,40 +55,40 @@ impl Pairs {
         Self { lengths: pairs.iter().map(Pair::len).collect(), pairs: pairs.into() }
     }
 
-    /// Tokens of all.
+    /// The tokens of all pairs.
     pub fn tokens(&self) -> Tokens {
         Tokens(self.lengths.iter().map(|&length| u64::from(length)).sum())
     }
 }
 
-/// The way to the pool; the threads end with it.
+/// A handle to the pool. Its threads end when it is dropped.
 pub(super) struct Prepare {
     encoders: Arc<[Encoder]>,
-    /// Which encoder a tier reads by, and its longest pair.
+    /// Each tier's encoder, by position, and its longest pair.
     tiers: PerTier<Option<(usize, u32)>>,
     truncation: TruncationDefaults,
-    /// A request in line; none ends a thread.
+    /// The queue of requests; `None` ends a thread.
     line: Sender<Option<Weak<Reading>>>,
     waiting: AtomicUsize,
     limits: PrepareLimits,
 }
 
-/// A tokenizer with what it has read; tiers with the same one share it.
+/// A tokenizer with its cache. Tiers with the same tokenizer share it.
 struct Encoder {
     tokenizer: Arc<Tokenizer>,
     cache: TokenCache,
 }
 
-/// A request being read. The one who waits owns it: when the client leaves, the line finds nothing.
+/// A request that is being read. The waiting caller owns it, so that the queue finds nothing after the client has left.
 struct Reading {
     request: Arc<Request>,
     encoders: Arc<[Encoder]>,
     /// Ids of each text, by encoder; queries first, then documents.
     ids: Vec<Vec<OnceLock<Arc<[u32]>>>>,
     queries: usize,
-    /// The next text that nobody has taken.
+    /// The next text that no thread has taken.
     next: AtomicUsize,
-    /// Texts that have not been read.
+    /// The number of texts that are not read.
     left: AtomicUsize,
     failed: OnceLock<(usize, String)>,
     done: Notify,
@@ -123,7 +123,7 @@ impl Prepare {
         Self { encoders: encoders.into(), tiers, truncation, line, waiting: AtomicUsize::new(0), limits }
     }
 
-    /// Lookups in the caches since the start: found, and not found.
+    /// Hits and misses of the caches since the start.
     pub fn lookups(&self) -> (u64, u64) {
         let each = self.encoders.iter().map(|encoder| encoder.cache.lookups());
         each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
@@ -132,7 +132,7 @@ impl Prepare {
     /// Tokenises a request's pairs for every tier.
     ///
     /// # Errors
-    /// A text that does not fit, named by its field; or a line that is full.
+    /// A text that does not fit, named by its field; or a full queue.
     pub async fn prepare(&self, request: &Arc<Request>) -> Result<Prepared, Refusal> {
         self.check(request)?;
         let reading = Arc::new(Reading::new(request.clone(), self.encoders.clone()));
@@ -140,7 +140,7 @@ impl Prepare {
             reading.read(0..reading.texts());
         } else {
             let waiting = Waiting::enter(&self.waiting, self.limits.queued_max)?;
-            // Each thread may take a chunk of it at once.
+            // Each thread may take one of its chunks.
             for _ in 0..self.limits.threads.clamp(1, reading.texts().div_ceil(CHUNK)) {
                 let _ = self.line.send(Some(Arc::downgrade(&reading)));
             }
@@ -185,7 +185,7 @@ impl Drop for Prepare {
     }
 }
 
-/// A place among those who wait for the pool.
+/// A place in the queue for the pool.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -246,7 +246,7 @@ impl Reading {
         }
     }
 
-    /// Fills in what the caches know; returns the bytes that remain to be read.
+    /// Takes texts from the caches. Returns the number of bytes that remain to be read.
     fn look_up(&self) -> usize {
         let mut bytes = 0;
         for (encoder, ids) in self.encoders.iter().zip(&self.ids) {
@@ -261,7 +261,7 @@ impl Reading {
         bytes
     }
 
-    /// Reads the next chunk; whether another one is left to take.
+    /// Reads the next chunk. Returns whether another one remains.
     fn read_chunk(&self) -> bool {
         let start = self.next.fetch_add(CHUNK, Ordering::Relaxed);
         let end = (start + CHUNK).min(self.texts());
@@ -269,7 +269,7 @@ impl Reading {
             return false;
         }
         self.read(start..end);
-        // The last one of all wakes who waits; the release pairs with the others' acquire.
+        // The thread that reads the last chunk wakes the caller; the release pairs with the acquire of the others.
         if self.left.fetch_sub(end - start, Ordering::AcqRel) == end - start {
             self.done.notify_one();
         }
@@ -283,7 +283,7 @@ impl Reading {
                     return;
                 }
                 let text = self.text(place);
-                // A panic in the library costs this request, not the thread that serves all.
+                // A panic in the library fails only this request, not the thread.
                 let encoded = catch_unwind(AssertUnwindSafe(|| encoder.tokenizer.encode(text)));
                 match encoded {
                     Ok(Ok(encoded)) => {
