@@ -1,4 +1,4 @@
-//! Floor 1: what a rerank request is and what its answer is, in no dialect and for no engine.
+//! Floor 1: rerank requests and their outcomes, independent of dialects and engines.
 
 mod outcome;
 mod ranking;

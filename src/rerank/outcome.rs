@@ -1,4 +1,4 @@
-//! What became of a request: scores with a receipt, or a refusal with its reason.
+//! The outcome of a request: scores with a receipt, or a refusal with its reason.
 
 use crate::base::{DeviceNs, Nanodollars, Ns, Tokens};
 use serde::{Deserialize, Serialize};
@@ -8,46 +8,47 @@ use thiserror::Error;
 /// An answered request.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// A logit for each document, in the caller's order, on the primary's scale. Finite, always.
+    /// A logit for each document, in the caller's order, on the primary's scale. Always finite.
     pub scores: Vec<f32>,
-    /// Whether a document lost tokens to truncation, one flag for each, in the caller's order.
+    /// For each document, in the caller's order, whether it lost tokens to truncation.
     pub truncated: Vec<bool>,
     /// Tokens of all pairs, special tokens included.
     pub tokens: Tokens,
-    /// How the answer came about and what it cost.
+    /// The receipt.
     pub receipt: Receipt,
 }
 
-/// How an answer came about and what it cost; declared on every response.
+/// How an answer was made and what it cost; declared on every response.
 #[derive(Clone, Debug)]
 pub struct Receipt {
-    /// What was done.
+    /// The models that scored the request.
     pub served: Served,
-    /// Why the answer is less than the policy's best; none when it is not.
+    /// Why the answer is degraded; none if it is not.
     pub degraded: Option<Degradation>,
-    /// The budget that applied, the server's default included.
+    /// The budget that applied, with the server's default.
     pub budget: Option<Ns>,
-    /// From arrival to the answer.
+    /// The time from arrival to the answer.
     pub elapsed: Ns,
-    /// The part of it in which no lane worked on this request: the body's way in, reading it, and waiting for a lane.
+    /// The part of `elapsed` in which no lane worked on this request: receiving the body, tokenising, and waiting for a
+    /// lane.
     pub queue: Ns,
-    /// The part of it in which a lane worked on this request.
+    /// The part of `elapsed` in which a lane worked on this request.
     pub compute: Ns,
-    /// The name of the model that answered (the primary's for full and top-k).
+    /// The model that answered; the primary for full and top-k.
     pub model: Arc<str>,
     /// The version of that model: the first 12 hex digits of its weights' sha256.
     pub version: Arc<str>,
-    /// Device time charged to the request over both tiers.
+    /// Device time charged to the request, over both tiers.
     pub device: DeviceNs,
-    /// The price of that device time; none where the devices have no price.
+    /// The price of that device time; none if the devices have no price.
     pub cost: Option<Nanodollars>,
-    /// The energy of that device time, by what the devices drew; none where none tells.
+    /// The energy of that device time; none if no device reports its power.
     pub joules: Option<f64>,
-    /// What the model did not read.
+    /// The tokens lost to truncation.
     pub truncated: Truncated,
 }
 
-/// What truncation took away, over all pairs of a request; nothing by default.
+/// Truncation over all pairs of a request. The default is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Truncated {
     /// Documents that lost tokens.
@@ -57,21 +58,21 @@ pub struct Truncated {
 }
 
 impl Receipt {
-    /// Whether the answer came within its budget; true where there is none.
+    /// Whether the answer came within its budget; true without a budget.
     pub fn within_budget(&self) -> bool {
         self.budget.is_none_or(|budget| self.elapsed <= budget)
     }
 }
 
-/// What was done for a request.
+/// The models that scored a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Served {
     /// The primary scored every candidate.
     Full,
-    /// The fallback scored every candidate and the primary the best `k`.
+    /// The fallback scored every candidate, and the primary the best `k`.
     TopK {
-        /// How many candidates the primary scored.
+        /// The number of candidates that the primary scored.
         k: u32,
     },
     /// The fallback scored every candidate.
@@ -79,7 +80,7 @@ pub enum Served {
 }
 
 impl Served {
-    /// The lower-case name that bodies, headers and labels use.
+    /// The lower-case name in bodies, headers and labels.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -89,28 +90,28 @@ impl Served {
     }
 }
 
-/// Why an answer is less than its policy's best.
+/// Why an answer is degraded: less than the best that its policy allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Degradation {
-    /// The primary was predicted, on arrival, not to finish within the budget.
+    /// On arrival the primary was predicted to miss the budget.
     PredictedLate,
-    /// The primary was admitted, and turned out late.
+    /// The primary was started and turned out to be late.
     PrimaryLate,
     /// The primary's lanes were down or its breaker open.
     PrimaryUnavailable,
-    /// The primary failed on this request's work.
+    /// The primary failed on this request.
     PrimaryFailed,
-    /// The answer came after its budget; nothing faster was to be had.
+    /// The answer came after its budget, and nothing faster was available.
     Late,
 }
 
 impl Degradation {
-    /// Every reason, for metrics and documents.
+    /// Every reason, for metrics and documentation.
     pub const ALL: [Self; 5] =
         [Self::PredictedLate, Self::PrimaryLate, Self::PrimaryUnavailable, Self::PrimaryFailed, Self::Late];
 
-    /// The stable name that bodies, headers and labels use.
+    /// The stable name in bodies, headers and labels.
     pub const fn name(self) -> &'static str {
         match self {
             Self::PredictedLate => "predicted_late",
@@ -125,52 +126,53 @@ impl Degradation {
 /// Why a request was not answered with scores.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Refusal {
-    /// The queues are full, or the predicted wait is past the bound.
+    /// The queues are full, or the predicted wait exceeds its bound.
     #[error("the server is at capacity; retry in {} ms", .retry_after.0 / 1_000_000)]
     Overloaded {
-        /// When the backlog is predicted to have drained.
+        /// When the backlog is predicted to be empty.
         retry_after: Ns,
     },
-    /// No tier can answer within the budget beside the work that is there.
+    /// No tier can answer within the budget, given the present work.
     #[error("no tier can answer within the latency budget; retry in {} ms", .retry_after.0 / 1_000_000)]
     BudgetTooShortNow {
-        /// When the backlog is predicted to have drained.
+        /// When the backlog is predicted to be empty.
         retry_after: Ns,
     },
-    /// No tier that the policy allows is that fast, with nothing else to do.
+    /// No tier that the policy allows is fast enough even on an idle server.
     #[error(
         "the latency budget is too short for these candidates, whatever the load; about {} ms are needed",
         .needed.0.div_ceil(1_000_000)
     )]
     BudgetTooShort {
-        /// What the fastest of them is predicted to take.
+        /// The predicted time of the fastest allowed tier.
         needed: Ns,
     },
-    /// The budget was already spent, but for the answer's way back (`limits.answer_ns_margin`), when the request could
-    /// first be scheduled.
+    /// The budget minus the answer's margin (`limits.answer_ns_margin`) was spent before the request could be
+    /// scheduled.
     #[error(
         "the latency budget was spent before any model could begin; about {} ms are needed",
         .needed.0.div_ceil(1_000_000)
     )]
     BudgetSpent {
-        /// What was spent, what the fastest allowed tier is predicted to take with nothing else to do, and the way back.
+        /// The shortest sufficient budget: the time spent, the predicted time of the fastest allowed tier on an idle
+        /// server, and the margin.
         needed: Ns,
     },
-    /// The tenant is past its quota of device time.
+    /// The tenant has used up its quota of device time.
     #[error("the tenant is past its quota of device time; retry in {} ms", .retry_after.0 / 1_000_000)]
     QuotaExceeded {
         /// When the quota is next available.
         retry_after: Ns,
     },
-    /// The input cannot be scored as asked: the field and the limit are in the message.
+    /// The input cannot be scored. The message has the field and the limit.
     #[error("{field}: {message}")]
     Invalid {
         /// Our name of the field (`query`, `documents[3]`); dialects translate it.
         field: String,
-        /// What is wrong, with the limit.
+        /// The problem, with the limit.
         message: String,
     },
-    /// A text or a pair has more tokens than are read, and the request lets nothing be cut.
+    /// A text or a pair is too long, and the request forbids truncation.
     #[error("{field}: {message}")]
     TooLong {
         /// Our name of the field; dialects translate it.
@@ -181,10 +183,10 @@ pub enum Refusal {
     /// The request names a model that is not served.
     #[error("model: {name} is not served here")]
     UnknownModel {
-        /// The model that the caller named.
+        /// The model in the request.
         name: String,
     },
-    /// Every tier that the policy allows failed on this work.
+    /// Every tier that the policy allows failed on this request.
     #[error("the model failed on this request")]
     ModelFailed,
     /// Every tier that the policy allows is down.

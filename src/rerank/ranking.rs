@@ -1,14 +1,14 @@
-//! From scores to an order: score descending, index ascending; the sigmoid in f32.
+//! From scores to a ranking: score descending, index ascending; the sigmoid in f32.
 
 use super::ScoreForm;
 use thiserror::Error;
 
-/// One candidate in an order.
+/// A candidate in a ranking.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranked {
-    /// The candidate's place in the request.
+    /// The candidate's index in the request.
     pub index: usize,
-    /// Its score in the form that was asked for.
+    /// Its score, in the requested form.
     pub score: f32,
 }
 
@@ -16,15 +16,15 @@ pub struct Ranked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the score of document {index} is not a number")]
 pub struct RankError {
-    /// The candidate's place in the request.
+    /// The candidate's index in the request.
     pub index: usize,
 }
 
-/// Orders candidates by logit and returns the best `top_n` (all when none is given) in the
-/// form asked for. Ordering is by logit, so saturated sigmoids do not make ties.
+/// Orders candidates by logit and returns the best `top_n` (all if none) in the requested form. The order is by logit,
+/// so that saturated sigmoids do not create ties.
 ///
 /// # Errors
-/// A NaN is an error, never a rank.
+/// A NaN is an error and never ranked.
 pub fn rank(logits: &[f32], form: ScoreForm, top_n: Option<usize>) -> Result<Vec<Ranked>, RankError> {
     let mut order = order(logits)?;
     order.truncate(top_n.unwrap_or(usize::MAX));
@@ -43,7 +43,7 @@ pub fn rank(logits: &[f32], form: ScoreForm, top_n: Option<usize>) -> Result<Vec
 /// Indexes of `logits` from best to worst: logit descending, index ascending.
 ///
 /// # Errors
-/// A NaN is an error, never a rank.
+/// A NaN is an error and never ranked.
 pub fn order(logits: &[f32]) -> Result<Vec<usize>, RankError> {
     if let Some(index) = logits.iter().position(|logit| logit.is_nan()) {
         return Err(RankError { index });
@@ -54,10 +54,10 @@ pub fn order(logits: &[f32]) -> Result<Vec<usize>, RankError> {
     Ok(order)
 }
 
-/// What a top-k answer is ordered by, from all logits of both: the primary's for the fallback's best `k`, which lead,
-/// and the fallback's for the others.
+/// The scores of a top-k answer: the primary's for the fallback's best `k`, which come first, and the fallback's for
+/// the others.
 ///
-/// `fallback` is on the primary's scale; neither holds a NaN.
+/// `fallback` is on the primary's scale; both are complete and without NaN.
 pub fn top_k_scores(fallback: &[f32], primary: &[f32], k: usize) -> Vec<f32> {
     let best = order(fallback).expect("a lane's scores are finite");
     let block: Vec<(usize, f32)> = best.into_iter().take(k).map(|place| (place, primary[place])).collect();
@@ -66,12 +66,12 @@ pub fn top_k_scores(fallback: &[f32], primary: &[f32], k: usize) -> Vec<f32> {
     scores
 }
 
-/// Lays the primary's logits of the best candidates over the fallback's of all, so that the
-/// primary's block leads: when a remaining fallback logit would outrank the block's lowest, all
-/// remaining ones move down together, which keeps their order and keeps scores descending.
+/// Replaces the fallback's logits of the best candidates by the primary's, so that these come first. If a remaining
+/// fallback logit would outrank the lowest of them, all remaining ones are shifted down together, which keeps their
+/// order and keeps scores descending.
 ///
-/// `scores` holds the fallback's logits on the primary's scale and is changed in place;
-/// `block` pairs each index that the primary scored with its logit.
+/// `scores` holds the fallback's logits on the primary's scale and is changed in place; `block` pairs each index that
+/// the primary scored with its logit.
 pub fn merge_top_k(scores: &mut [f32], block: &[(usize, f32)]) {
     let Some(lowest) = block.iter().map(|&(_, logit)| logit).min_by(f32::total_cmp) else { return };
     let mut leads = vec![false; scores.len()];
@@ -83,7 +83,7 @@ pub fn merge_top_k(scores: &mut [f32], block: &[(usize, f32)]) {
     let Some(highest) = rest().map(|index| scores[index]).max_by(f32::total_cmp) else { return };
     let excess = highest - lowest;
     if excess >= 0.0 {
-        // One part in a thousand below, so that f32 rounding leaves no tie with the block.
+        // A margin of 0.1%, so that f32 rounding creates no tie with the block.
         let drop = excess + 1e-3 * (1.0 + lowest.abs());
         for index in rest().collect::<Vec<_>>() {
             scores[index] -= drop;
@@ -91,7 +91,7 @@ pub fn merge_top_k(scores: &mut [f32], block: &[(usize, f32)]) {
     }
 }
 
-/// The logistic function, in f32, without overflow at either end.
+/// The logistic function in f32, without overflow.
 pub fn sigmoid(logit: f32) -> f32 {
     if logit >= 0.0 {
         1.0 / (1.0 + (-logit).exp())

@@ -1,39 +1,39 @@
-//! A rerank request after decoding: every field is valid, and nobody checks it again.
+//! A decoded rerank request. All fields are valid and are not checked again.
 
 use super::Truncation;
 use crate::base::Ns;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// One query and the candidates to order by it.
+/// A query with candidates to order.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The model that the caller named, if any.
+    /// The model named by the caller, if any.
     pub model: Option<String>,
-    /// What the candidates are judged against.
+    /// The query, or a query for each candidate.
     pub query: Query,
     /// The candidates, in the caller's order; may be empty.
     pub documents: Vec<Arc<str>>,
-    /// How many of the best to return; none means all. Every candidate is scored either way.
+    /// How many of the best to return; none for all. Every candidate is scored in both cases.
     pub top_n: Option<usize>,
-    /// Whether the answer repeats the candidates' text.
+    /// Whether the answer includes the candidates' text.
     pub return_documents: bool,
     /// The scale of the returned scores.
     pub score: ScoreForm,
-    /// How many tokens are read, and what is cut from a pair that has more.
+    /// Truncation: limits of tokens, and which text is cut.
     pub truncation: Truncation,
-    /// The wishes that are ours and not the dialect's.
+    /// Podium's own options.
     pub options: Options,
 }
 
 impl Request {
-    /// A request with every default, for callers that have only a query and candidates.
+    /// A request with default options.
     pub fn new(query: impl Into<String>, documents: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         let documents = documents.into_iter().map(|document| Arc::from(document.as_ref()));
         Self::plain(Query::Shared(query.into()), documents.collect())
     }
 
-    /// The same from what a decoder has.
+    /// A request from the parts that a decoder has.
     pub fn plain(query: Query, documents: Vec<Arc<str>>) -> Self {
         Self {
             model: None,
@@ -48,7 +48,7 @@ impl Request {
     }
 }
 
-/// What the candidates are judged against.
+/// The query of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// One query for all candidates.
@@ -66,50 +66,50 @@ pub enum ScoreForm {
     Logit,
 }
 
-/// The wishes that are ours and not the dialect's.
+/// Podium's own options, which no dialect has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The time from arrival within which the answer is of use; none means no limit.
+    /// The time from arrival within which the answer is needed; none for no limit.
     pub latency_budget: Option<Ns>,
-    /// How the request ranks among its own tenant's.
+    /// The priority within the tenant.
     pub priority: Priority,
-    /// Which tiers may answer; none lets the server choose.
+    /// The answers that the caller accepts; none for the server's default.
     pub policy: Option<Policy>,
-    /// At most how many candidates the primary scores in a top-k; none lets the server choose.
+    /// Most candidates that the primary scores in a top-k; none for the server's default.
     pub top_k: Option<u32>,
 }
 
-/// How a request ranks among its own tenant's; tenants cannot outrank each other.
+/// The priority of a request within its tenant. It has no effect on other tenants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
-    /// Somebody is waiting.
+    /// For interactive requests.
     High,
     /// The default.
     #[default]
     Normal,
-    /// Nobody is waiting.
+    /// For background requests.
     Low,
 }
 
-/// Which tiers may answer.
+/// The answers that the caller accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// The best that fits the budget: full, then top-k, then fallback, then a refusal. Without a budget: the primary, for
-    /// which it waits; the fallback only where the primary is down or fails.
+    /// The best answer that fits the budget: full, then top-k, then fallback, else a refusal. Without a budget the request
+    /// waits for the primary; the fallback answers only if the primary is down or fails.
     #[default]
     Auto,
     /// The primary on every candidate, or a refusal.
     Full,
     /// The fallback on every candidate and the primary on the best.
     TopK,
-    /// The fallback only.
+    /// The fallback on every candidate.
     Fallback,
 }
 
 impl Policy {
-    /// The lower-case name that bodies and headers use.
+    /// The lower-case name in bodies and headers.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",

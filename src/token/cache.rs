@@ -1,11 +1,11 @@
-//! Texts that were tokenised before, up to a bound in bytes.
+//! A cache of tokenised texts, bounded in bytes.
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A bounded, concurrent map from text to its ids; the least useful entries leave first (S3-FIFO).
+/// A bounded, concurrent map from texts to token ids, with S3-FIFO eviction.
 pub struct TokenCache {
     entries: Cache<Arc<str>, Arc<[u32]>, Bytes>,
     hits: AtomicU64,
@@ -17,15 +17,15 @@ struct Bytes;
 
 impl Weighter<Arc<str>, Arc<[u32]>> for Bytes {
     fn weight(&self, text: &Arc<str>, ids: &Arc<[u32]>) -> u64 {
-        // Both allocations with their counts, and about 64 bytes of the map's own.
+        // Both allocations with their reference counts, and about 64 bytes of the map.
         (text.len() + 4 * ids.len() + 2 * 16 + 64) as u64
     }
 }
 
 impl TokenCache {
-    /// Makes a cache of at most so many bytes, texts included; 0 keeps nothing.
+    /// Makes a cache of at most this many bytes, texts included; 0 caches nothing.
     pub fn new(bytes_max: u64) -> Self {
-        // The estimate sizes the map; passages of 500 bytes with 100 tokens are typical.
+        // Sizes the map for typical passages of 500 bytes and 100 tokens.
         let entries = (bytes_max / 1000) as usize;
         Self {
             entries: Cache::with_weighter(entries.max(1), bytes_max, Bytes),
@@ -34,7 +34,7 @@ impl TokenCache {
         }
     }
 
-    /// The ids of a text that was kept.
+    /// The ids of a cached text.
     pub fn get(&self, text: &str) -> Option<Arc<[u32]>> {
         let found = self.entries.get(text);
         let counter = if found.is_some() { &self.hits } else { &self.misses };
@@ -42,17 +42,17 @@ impl TokenCache {
         found
     }
 
-    /// Keeps a text's ids, if there is room.
+    /// Caches a text's ids if there is room.
     pub fn insert(&self, text: Arc<str>, ids: Arc<[u32]>) {
         self.entries.insert(text, ids);
     }
 
-    /// Lookups since the start: found, and not found.
+    /// Hits and misses since the start.
     pub fn lookups(&self) -> (u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
-    /// Bytes kept.
+    /// Bytes in the cache.
     pub fn bytes(&self) -> u64 {
         self.entries.weight()
     }

@@ -1,4 +1,4 @@
-//! Floor 1: from text to the token ids that an encoder reads, packed end to end.
+//! Floor 1: converts text to token ids, and packs pairs into batches.
 
 mod cache;
 mod packed;

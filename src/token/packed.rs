@@ -1,11 +1,10 @@
-//! A batch without padding: the pairs of many requests, end to end.
+//! A batch without padding: the pairs of many requests, packed end to end.
 
 use crate::base::Tokens;
 
 /// Token ids of several sequences, end to end; sequence `i` is `ids[starts[i]..starts[i + 1]]`.
 ///
-/// Positions are not stored: they count from zero in each sequence, and the encoder adds its own
-/// offset.
+/// Positions are not stored: they count from zero in each sequence, and the encoder adds its offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
     ids: Vec<u32>,
@@ -20,7 +19,7 @@ impl Default for Packed {
 }
 
 impl Packed {
-    /// Appends a sequence of `(token id, token type)`; it must not be empty.
+    /// Appends a sequence of `(token id, token type)`, which must not be empty.
     pub fn push(&mut self, sequence: impl IntoIterator<Item = (u32, u8)>) {
         for (id, kind) in sequence {
             self.extend(&[id], kind);
@@ -34,14 +33,14 @@ impl Packed {
         self.types.resize(self.ids.len(), kind);
     }
 
-    /// Ends a sequence; it must not be empty.
+    /// Ends a sequence, which must not be empty.
     pub fn finish(&mut self) {
         let end = u32::try_from(self.ids.len()).expect("a batch has fewer than 2^32 tokens");
         assert!(self.starts.last().is_some_and(|&start| start < end), "a sequence has at least one token");
         self.starts.push(end);
     }
 
-    /// Empties the batch and keeps its memory.
+    /// Empties the batch but keeps its allocation.
     pub fn clear(&mut self) {
         self.ids.clear();
         self.types.clear();
@@ -73,7 +72,7 @@ impl Packed {
         &self.types
     }
 
-    /// Where each sequence starts, and at last the number of tokens: `[sequences + 1]`.
+    /// The start of each sequence, and at the end the number of tokens: `[sequences + 1]`.
     pub fn starts(&self) -> &[u32] {
         &self.starts
     }

@@ -1,14 +1,14 @@
-//! Query and document as text to a pair in a batch, for offline scoring.
+//! Tokenises a query and a document into a pair of a batch, for offline scoring.
 
 use super::{Cut, Fit, FitError, Packed, Pair, Tokenizer, TokenizerError};
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Reads pairs of texts.
+/// Tokenises pairs of texts.
 pub struct PairReader {
-    /// The model's.
+    /// The model's tokenizer.
     pub tokenizer: Arc<Tokenizer>,
-    /// What pairs must fit into.
+    /// The limits of pairs.
     pub fit: Fit,
 }
 
@@ -30,7 +30,7 @@ impl PairReader {
     }
 }
 
-/// Why a pair cannot be read.
+/// Why a pair cannot be tokenised.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// A text cannot be tokenised.

@@ -1,37 +1,36 @@
-//! A model's tokenizer: text to ids without special tokens, and where those go in a pair.
+//! A model's tokenizer: token ids of a text, and the template of special tokens in a pair.
 
 use super::wordpiece::WordPiece;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// A tokenizer as `tokenizer.json` describes it, without its truncation and padding: those are
-/// the request's business and the packed batch's.
+/// A tokenizer from `tokenizer.json`. Truncation and padding in it are ignored.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Where it is BERT's, our own in its place.
+    /// Our own WordPiece, if the tokenizer is BERT's.
     wordpiece: Option<WordPiece>,
     template: Arc<Template>,
 }
 
-/// A tokenizer that cannot be used.
+/// Why a tokenizer cannot be used.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
-    /// It is no `tokenizer.json`.
+    /// The file is not a valid `tokenizer.json`.
     #[error("tokenizer.json cannot be loaded: {reason}")]
     Load {
-        /// What the library said.
+        /// The library's error.
         reason: String,
     },
-    /// The probe pair came out in a shape that is no template.
+    /// The probe pair does not follow a template of two texts.
     #[error("the tokenizer's pair template is not `specials query specials document specials`: {reason}")]
     Template {
-        /// What was seen.
+        /// The probe's result.
         reason: String,
     },
     /// A text cannot be encoded.
     #[error("the text cannot be tokenised: {reason}")]
     Encode {
-        /// What the library said.
+        /// The library's error.
         reason: String,
     },
 }
@@ -88,7 +87,7 @@ impl Tokenizer {
         Ok(Self { wordpiece: WordPiece::of(&inner), inner, template })
     }
 
-    /// Ids of a text alone, without special tokens; empty for an empty text.
+    /// The ids of a text without special tokens; empty for an empty text.
     ///
     /// # Errors
     /// [`TokenizerError::Encode`].
@@ -145,18 +144,18 @@ impl Tokenizer {
         &self.template
     }
 
-    /// Whether it reads by its own WordPiece, and not by the library's.
+    /// Whether it uses our own WordPiece in place of the library.
     pub fn has_own_wordpiece(&self) -> bool {
         self.wordpiece.is_some()
     }
 
-    /// The ids that it gives, from 0 to one less than this.
+    /// The number of ids.
     pub fn vocabulary(&self) -> u32 {
         self.inner.get_vocab(true).values().max().map_or(0, |&id| id + 1)
     }
 }
 
-/// Learns the template from what the library makes of a pair.
+/// Learns the template from the library's encoding of a pair.
 fn probe(inner: &tokenizers::Tokenizer) -> Result<Template, TokenizerError> {
     let template_error = |reason: &str| TokenizerError::Template { reason: reason.to_owned() };
     let encoding = inner
@@ -354,7 +353,7 @@ mod tests {
         inner
     }
 
-    /// Whether our own ids of a text are the library's.
+    /// Whether our own ids of a text equal the library's.
     fn agrees(tokenizer: &Tokenizer, text: &str) {
         let expected = tokenizer.inner.encode_fast(text, false).unwrap();
         assert_eq!(*tokenizer.encode(text).unwrap(), *expected.get_ids(), "{text:?}");
