@@ -106,12 +106,12 @@ fn quantiles(server: &TestServer, rate: f64) -> (Duration, Duration) {
                     let at = Duration::from_secs_f64(place as f64 / rate);
                     thread::sleep(at.saturating_sub(started.elapsed()));
                     send(&mut stream, CALM);
-                    latencies.lock().expect("nobody panics").push(started.elapsed().saturating_sub(at));
+                    latencies.lock().expect("no thread panics").push(started.elapsed().saturating_sub(at));
                 }
             });
         }
     });
-    let mut latencies = latencies.into_inner().expect("nobody panics");
+    let mut latencies = latencies.into_inner().expect("no thread panics");
     latencies.sort();
     let quantile = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
     (quantile(0.5), quantile(0.99))

@@ -172,7 +172,7 @@ fn bare() -> SocketAddr {
             .expect("threads");
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-            sender.send(listener.local_addr().expect("an address")).expect("somebody waits");
+            sender.send(listener.local_addr().expect("an address")).expect("the receiver is waiting");
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
                 let _ = stream.set_nodelay(true);

@@ -163,12 +163,12 @@ fn capacity(server: &Serving, texts: &Texts, books: &mut Books) -> f64 {
                     seed += 1;
                     let reply = send(&mut stream, &texts.request(seed, None));
                     assert_eq!(reply.status, 200, "{}", reply.text());
-                    answered.lock().expect("nobody panics").push(reply);
+                    answered.lock().expect("no thread panics").push(reply);
                 }
             });
         }
     });
-    let answered = answered.into_inner().expect("nobody panics");
+    let answered = answered.into_inner().expect("no thread panics");
     answered.iter().for_each(|reply| books.add(reply));
     answered.len() as f64 / started.elapsed().as_secs_f64()
 }
@@ -205,12 +205,12 @@ fn offer(server: &Serving, texts: &Texts, rate: f64, seconds: f64) -> Vec<Sent> 
                     let behind = started.elapsed().saturating_sub(at);
                     let reply = send(&mut stream, &body);
                     let latency = started.elapsed().saturating_sub(at);
-                    replies.lock().expect("nobody panics").push(Sent { reply, latency, behind });
+                    replies.lock().expect("no thread panics").push(Sent { reply, latency, behind });
                 }
             });
         }
     });
-    let replies = replies.into_inner().expect("nobody panics");
+    let replies = replies.into_inner().expect("no thread panics");
     assert_eq!(replies.len(), schedule.len(), "each request is answered exactly once");
     replies
 }

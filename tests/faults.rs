@@ -108,7 +108,7 @@ fn drill(plays: Vec<Play>, apart: u64, stall: Option<Duration>) {
         }
         going.store(false, Ordering::Relaxed);
     });
-    assert_eq!(server.handle.inside(), 0, "nobody is forgotten");
+    assert_eq!(server.handle.inside(), 0, "no request is forgotten");
     let clients = seen.answers.into_inner();
     drop(server);
     store.flush();

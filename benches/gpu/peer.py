@@ -115,7 +115,7 @@ def requests(folder, depth):
 
 
 def timed(requests, ask):
-    """Median seconds of a request, after all were asked once, with words before the texts so that nobody knows them."""
+    """Median seconds of a request, after all were asked once, with words before the texts, so that no cache has them."""
     for query, documents in requests:
         ask(query, ["zero " + text for text in documents])
     times = []

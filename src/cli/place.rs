@@ -133,7 +133,7 @@ mod gpu {
         let lane = |(gpu, loaded): (usize, Cuda<Nvidia>)| -> (Arc<str>, MakeScorer) {
             let (model, loaded) = (model.clone(), Mutex::new(Some(loaded)));
             let make = move || -> Result<Box<dyn Scorer>, String> {
-                let first = loaded.lock().expect("nobody panics with the lock").take();
+                let first = loaded.lock().expect("no thread panics while it holds the lock").take();
                 Ok(Box::new(first.map_or_else(|| load(&model, gpu), Ok)?))
             };
             (format!("gpu {gpu}").into(), Arc::new(make))

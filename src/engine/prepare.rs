@@ -253,7 +253,7 @@ impl Reading {
             for (place, slot) in ids.iter().enumerate() {
                 let text = self.text(place);
                 match encoder.cache.get(text) {
-                    Some(found) => slot.set(found).expect("nobody else reads yet"),
+                    Some(found) => slot.set(found).expect("no other thread reads yet"),
                     None => bytes += text.len().max(1),
                 }
             }

@@ -229,7 +229,7 @@ impl Client {
         let mut message = message.expect("an address that was checked makes a request");
         let lost = |error: &dyn std::fmt::Display| Fault::Lost(error.to_string());
         loop {
-            let kept = self.idle.lock().expect("nobody panics with the lock").pop();
+            let kept = self.idle.lock().expect("no thread panics while it holds the lock").pop();
             let reused = kept.is_some();
             let mut connection = match kept {
                 Some(kept) if kept.is_closed() => continue,
@@ -242,7 +242,7 @@ impl Client {
                     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
                     let body = body.map_err(|error| Fault::Lost(error.to_string()))?.to_bytes();
                     if connection.ready().await.is_ok() {
-                        self.idle.lock().expect("nobody panics with the lock").push(connection);
+                        self.idle.lock().expect("no thread panics while it holds the lock").push(connection);
                     }
                     return Ok((Response::from_parts(head, ()), body));
                 }

@@ -217,7 +217,10 @@ impl Shared {
         if let Some(judge) =
             self.judge.as_ref().filter(|_| due.saturating_sub(self.start) >= self.plan.warmup)
         {
-            judge.lock().expect("nobody panics with the lock").answered(place - self.first, over);
+            judge
+                .lock()
+                .expect("no thread panics while it holds the lock")
+                .answered(place - self.first, over);
         }
     }
 
@@ -246,7 +249,7 @@ impl Shared {
     }
 
     fn verdict(&self) -> Option<(Verdict, u64, u64)> {
-        let judge = self.judge.as_ref()?.lock().expect("nobody panics with the lock");
+        let judge = self.judge.as_ref()?.lock().expect("no thread panics while it holds the lock");
         let (answers, over) = judge.counts();
         Some((judge.verdict(), answers, over))
     }
