@@ -1,11 +1,11 @@
-//! Holds the house in order: floors, who may use what, sizes, and docs that list what there is.
-//! An exception stands here by name, with its reason.
+//! Checks the structure of the project: floors, packages, file sizes, and documentation that must be complete.
+//! Exceptions are listed here by name, with their reason.
 
 use podium::telemetry::metrics::METRICS;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Module and floor, as in src/lib.rs; a module imports only from lower floors.
+/// Modules with their floors, as in src/lib.rs. A module imports only from lower floors.
 const FLOORS: &[(&str, u8)] = &[
     ("base", 0),
     ("page", 0),
@@ -29,10 +29,10 @@ const FLOORS: &[(&str, u8)] = &[
     ("cli", 8),
 ];
 
-/// The pure scheduler sees less than its floor allows.
+/// The scheduler may import less than its floor allows.
 const SCHED_IMPORTS: &[&str] = &["base", "forecast", "rerank", "sched"];
 
-/// Packages that only some places use: a path that begins with one of these.
+/// Packages with the places that may use them: prefixes of paths.
 const PACKAGES: &[(&str, &[&str])] = &[
     ("hyper", &["src/http/", "src/load/client.rs"]),
     ("hyper_util", &["src/http/", "src/load/client.rs"]),

@@ -1,14 +1,20 @@
-"""sentence-transformers beside us on one GPU.
+"""Measures sentence-transformers on a GPU, for comparison with Podium.
 
-    python3 benches/gpu/peer.py                          forwards alone: the shapes and lengths of `benches/cuda.rs`
-    python3 benches/gpu/peer.py MODEL_DIR SET_DIR URL    whole requests, to its CrossEncoder and to a server of ours
+    python3 benches/gpu/peer.py                          forwards, with the shapes and lengths of `benches/cuda.rs`
+    python3 benches/gpu/peer.py MODEL_DIR SET_DIR URL    whole requests, to its CrossEncoder and to a Podium server
 
 Forwards: BERT with random weights and scaled-dot-product attention, eager and compiled, sorted by length and padded in
-batches of the size that is fastest; wall time from ids on the host to logits on the host, medians of 20. Requests: BM25's
-first 32 of each query of a judged set one after the other, and first 100, cut to 46 words, all at once; from text to
-scores, medians. Needs torch, transformers and
-sentence-transformers from PyPI.
+batches of the fastest size. Reported is the wall time from ids on the host to logits on the host, medians of 20.
+Requests: BM25's first 32 of each query of a judged set, one after the other; and the first 100, cut to 46 words, all at
+once. Reported is the time from text to scores, medians. Needs torch, transformers and sentence-transformers from PyPI.
 """
+@@ benches/gpu/pack
+<<<
+# Builds what a GPU machine runs, into target/gpu: the tests of the kernels, both benches, and the program, stripped.
+# Set CUDA_HOME to a toolkit (13.0) first; the machine itself needs the driver, cublasLt and no Rust.
+===
+# Builds the programs for a GPU machine into target/gpu, stripped: the kernels' tests, two benches and podium.
+# Set CUDA_HOME to a toolkit (13.0) first. The GPU machine needs the driver and cublasLt, but no Rust.
 
 import collections
 import concurrent.futures
