@@ -41,8 +41,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("candle_nn", &["src/model/forward.rs"]),
     // Of tokio the engine has only the one-shot reply and `Notify`.
     ("tokio", &["src/http/", "src/load/", "src/compare/ask.rs", "src/cli/", "src/engine/"]),
-    // A script waits for its test on one; the ledger on disk is a thread with a queue; a load's pacer waits
-    // for the next send on one.
+    // Scripted scorers sleep on a channel, the ledger's thread has a queue, and a load's pacer sleeps on a channel until the
+    // next send.
     (
         "crossbeam_channel",
         &["src/engine/", "src/backend/scripted.rs", "src/ledger/store.rs", "src/load/run.rs"],
