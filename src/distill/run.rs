@@ -173,7 +173,8 @@ pub fn run(
     // As cross-encoders are trained.
     let truncation = Truncation::by(Overflow::LongestFirst);
     let keeper = |precision: Precision| {
-        match CachedScorer::open(Tier::Primary, &inputs.teacher, (precision, plan.threads), &truncation, work) {
+        match CachedScorer::open(Tier::Primary, &inputs.teacher, (precision, plan.threads), &truncation, work)
+        {
             // Cached labels from a GPU can be used without one.
             Err(CachedScorerError::Precision(NotHere::Gpu(_))) if precision == Precision::F16 => {
                 CachedScorer::from_cache(&inputs.teacher, Half::F16.dtype(), &truncation, work)

@@ -1,10 +1,10 @@
-//! Floor 2: how long a device will need. The scheduler asks it for each batch, and it learns from each.
+//! Floor 2: predicted device time, learned from each batch.
 //!
 //! | file | what it knows |
 //! |---|---|
 //! | `predict` | the time of a batch and its 99th percentile, learned online |
 //! | `surprise` | when batches that surprise it are a change of the device |
-//! | `window` | the last relative errors |
+//! | `window` | the latest relative errors |
 
 pub mod predict;
 mod surprise;

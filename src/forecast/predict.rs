@@ -1,12 +1,11 @@
-//! Predicts how long a device needs for a batch, and how sure that is.
+//! Predicts the time of a batch on a device, with a margin.
 //!
-//! The time of a packed batch is `gain * (curve(tokens) + c2 * squares)`. The curve starts from
-//! `c0 + c1 * tokens` (launches and weights, then the linear layers; `c2` is attention) and is bent
-//! at each power of two, because small batches leave a device half empty and kernels change with
-//! size. Four things learn from each batch, fast to slow: the gain (clocks and neighbours slow
-//! everything alike), the bends, and, by recursive least squares, the three coefficients. Errors
-//! count relative to the prediction, so that a small batch teaches as much as a large one, and are
-//! clipped, so that a stall teaches as little as any other late batch. Batches in a row that all surprise in
+//! The time of a packed batch is `gain * (curve(tokens) + c2 * squares)`. The curve starts as `c0 + c1 * tokens`
+//! (launches and weights, then linear layers; `c2` is attention) and is bent at each power of two, because small
+//! batches leave a device partly idle and kernels change with size. Three parts learn from each batch, fast to slow:
+//! the gain (clocks and neighbours slow all sizes alike), the bends, and, by recursive least squares, the three
+//! coefficients. Errors are relative to the prediction, so that small batches count as much as large ones, and clipped,
+//! so that a stall counts no more than any late batch. Batches in a row that all surprise in
 //! one direction are no stall but a change of the device, and are believed at once.
 //!
 //! An estimate that no batch of about that size has confirmed lately is in doubt: by [`Predictor::at_best`] the scheduler
@@ -17,7 +16,7 @@ use super::window::Window;
 use crate::base::{DeviceNs, Ns};
 use serde::{Deserialize, Serialize};
 
-/// What a batch asks of a device, as far as its time depends on it.
+/// The load of a batch, as far as its time depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
@@ -25,7 +24,7 @@ pub struct Load {
     pub tokens: u64,
     /// The sum over pairs of the square of their tokens.
     pub squares: u64,
-    /// How many pairs.
+    /// The number of pairs.
     pub pairs: u32,
 }
 
@@ -52,67 +51,67 @@ impl Load {
     }
 }
 
-/// A batch that ran, and how long it took; warm-up runs seed a predictor with these.
+/// A batch with its measured time; warm-up runs seed a predictor with these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// What ran.
+    /// The batch.
     pub load: Load,
-    /// How long the device worked on it.
+    /// Its measured time.
     pub took: DeviceNs,
 }
 
-/// Bends of the curve: at 0 and at each power of two from 16 to 524288 tokens.
+/// The knots of the curve: 0 and each power of two from 16 to 524288 tokens.
 const KNOTS: usize = 17;
-/// Tokens at the second knot, as a power of two.
+/// The second knot in tokens, as a power of two.
 const FIRST_POWER: usize = 4;
 /// What a batch, a token and a squared token are taken to cost in nanoseconds before anything was
 /// measured. Only the ratios matter after the first few batches: where lengths do not tell the
 /// second coefficient from the third, the error goes to the second.
 const UNITS: [f64; 3] = [1e6, 1e4, 5.0];
-/// Weight of a batch relative to the next one. Long (half after 700), because coefficients are
-/// physics; what changes within a minute is the gain.
+/// The weight of a batch relative to the next one. It decays slowly (half after 700 batches), because coefficients are
+/// properties of the device; changes within a minute are the gain's.
 const REMEMBER: f64 = 0.999;
-/// Variance of a relative measurement; 5% is what devices show between equal batches.
+/// The variance of a relative measurement: devices differ by 5% between equal batches.
 const NOISE: f64 = 0.0025;
-/// Variance of a coefficient that nothing is known about: seeds are met whatever they are.
+/// The variance of an unknown coefficient, so that seeds are fitted exactly.
 const UNKNOWN: f64 = 1e6;
-/// Variance of a guessed coefficient, and how far forgetting goes. Wider, and the noise of a few
-/// batches of like size would move what only batches of other sizes can tell.
+/// The variance of a guessed coefficient, and the limit of forgetting. With a wider one the noise of a few batches of
+/// similar size would change coefficients that only batches of other sizes determine.
 const GUESSED: f64 = 1.0;
-/// Step of the gain. `0.97^200 < 0.3%`: a doubling is followed within 200 batches.
+/// The step of the gain. `0.97^200 < 0.3%`: it follows a doubling within 200 batches.
 const GAIN_STEP: f64 = 0.03;
 const GAIN_MIN: f64 = 1e-6;
 const GAIN_MAX: f64 = 1e6;
-/// Step of the bends on either side of a batch.
+/// The step of the bends on either side of a batch.
 const BEND_STEP: f64 = 0.1;
-/// The coefficients before anything was measured.
+/// The coefficients before any measurement.
 const GUESS: [f64; 3] = [1.0, 1.0, 0.0];
-/// What stays of a bend each time. What all bends have in common so moves to the gain and the line.
+/// The decay of a bend per batch. It moves what all bends have in common into the gain and the line.
 const BEND_FADE: f64 = 0.998;
 /// Bounds of a bend.
 const BENDS: (f64, f64) = (-0.9, 4.0);
-/// Relative errors above this count as this much.
+/// Larger relative errors are clipped to this.
 const ERROR_MAX: f64 = 0.5;
 /// This long without a batch of about its size adds one to the doubt of an estimate: a factor of 5 a second later.
 const DOUBT: Ns = Ns::from_millis(250);
 /// The largest doubt, and that of an estimate from warm-up alone: other work at start made it ten times too slow.
 const DOUBT_MAX: f64 = 16.0;
-/// Without seeds, as many measurements are taken for them: the guess may be off by a thousand.
+/// Without seeds, this many measurements serve as seeds: the guess may be off by a factor of a thousand.
 const FIRST: usize = 32;
 
-/// Predicts the time of batches on one kind of device with one model, and learns from each.
+/// Predicts the time of batches of one model on one kind of device, and learns from each.
 #[derive(Clone, Debug)]
 pub struct Predictor {
     gain: f64,
-    /// `c0`, `c1` and `c2` in multiples of [`UNITS`], never negative.
+    /// `c0`, `c1` and `c2` in multiples of [`UNITS`]; not negative.
     coefficients: [f64; 3],
     covariance: [[f64; 3]; 3],
-    /// How much the curve lies above the line at each knot, relative; none where no batch was near.
+    /// The relative height of the curve above the line at each knot; none if no batch was near.
     bends: [Option<f64>; KNOTS],
-    /// The curve at each knot, never falling, in nanoseconds without the gain.
+    /// The curve at each knot in nanoseconds without the gain; never falling.
     curve: [f64; KNOTS],
-    /// Without seeds, the first measurements stand for them.
+    /// Without seeds, the first measurements take their place.
     first: Vec<Measured>,
     window: Window,
     /// When the last batch ended whose size was nearest to each knot.
@@ -123,7 +122,7 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// Fits a predictor to warm-up runs; without any it starts from a guess that a few batches mend.
+    /// Fits a predictor to warm-up runs. Without any it starts from a guess, which a few batches correct.
     pub fn new(seeds: &[Measured]) -> Self {
         let mut predictor = Self {
             gain: 1.0,
@@ -146,7 +145,7 @@ impl Predictor {
         predictor
     }
 
-    /// Starts over from these runs, whatever was learned before.
+    /// Starts over from these runs and forgets everything else.
     fn fit(&mut self, seeds: &[Measured]) {
         self.coefficients = GUESS;
         self.bends = [None; KNOTS];
@@ -158,11 +157,11 @@ impl Predictor {
             let shape = took(seed) / self.gain;
             self.regress(&seed.load, shape, shape - self.line(&seed.load));
         }
-        // What the seeds did not tell apart is not unknown: it is about what was guessed.
+        // Coefficients that the seeds do not determine keep the variance of a guess.
         self.covariance = diagonal(GUESSED);
         seeds.iter().for_each(|seed| self.regress(&seed.load, took(seed) / self.gain, 0.0));
         self.bend();
-        // The bends are few and overlap in pairs: a handful of passes takes up what is left.
+        // The bends are few and overlap in pairs: a handful of passes suffices.
         for seed in seeds.iter().cycle().take(16 * seeds.len()) {
             let rest = took(seed) - self.nanos(&seed.load);
             self.lift(&seed.load, 0.5 * rest / self.gain);
@@ -170,8 +169,7 @@ impl Predictor {
         }
     }
 
-    /// The expected time of a batch: zero for an empty one, at least a nanosecond otherwise, and
-    /// never less for more pairs.
+    /// The expected time of a batch: zero for an empty one, else at least a nanosecond, and never less for more pairs.
     pub fn predict(&self, load: &Load) -> Ns {
         if load.is_empty() { Ns::ZERO } else { whole(self.nanos(load)) }
     }
@@ -181,20 +179,19 @@ impl Predictor {
         if load.is_empty() { Ns::ZERO } else { whole(self.nanos(load) * self.window.p99()) }
     }
 
-    /// A time that is hardly ever passed: twice the margin of [`Predictor::p99`].
+    /// A time that is almost never exceeded: twice the margin of [`Predictor::p99`].
     pub fn surely(&self, load: &Load) -> Ns {
         if load.is_empty() { Ns::ZERO } else { whole(self.nanos(load) * (2.0 * self.window.p99() - 1.0)) }
     }
 
-    /// What one more pair of `length` tokens adds to a batch, whatever its size; at least a
-    /// nanosecond.
+    /// The time that one more pair of `length` tokens adds to a batch of any size; at least a nanosecond.
     pub fn marginal(&self, length: u32) -> Ns {
         let length = f64::from(length);
         let [_, per_token, per_square] = self.coefficients;
         whole(self.gain * length * (per_token * UNITS[1] + per_square * UNITS[2] * length))
     }
 
-    /// What a batch takes however small it is.
+    /// The fixed overhead of a batch.
     pub fn fixed(&self) -> Ns {
         whole(self.gain * self.coefficients[0] * UNITS[0])
     }
@@ -276,7 +273,7 @@ impl Predictor {
         let (knot, after) = place(load.tokens);
         let curve = if knot + 1 < KNOTS {
             let (low, high) = (self.curve[knot], self.curve[knot + 1]);
-            // Rounding may not lift the end of a piece over the start of the next.
+            // Rounding must not lift the end of a piece above the start of the next.
             (low + (high - low) * after).min(high)
         } else {
             self.curve[knot] + after * self.coefficients[1] * UNITS[1]
@@ -289,7 +286,7 @@ impl Predictor {
         (0..3).map(|i| self.coefficients[i] * terms[i]).sum()
     }
 
-    /// One step of recursive least squares with forgetting; everything is relative to `scale`.
+    /// One step of recursive least squares with forgetting, relative to `scale`.
     fn regress(&mut self, load: &Load, scale: f64, error: f64) {
         let inputs = terms(load).map(|term| term / scale);
         let spread: [f64; 3] =
@@ -305,7 +302,7 @@ impl Predictor {
         self.forget();
     }
 
-    /// A coefficient below zero becomes zero, and the others what they then have to be.
+    /// Sets a negative coefficient to zero and fits the others again.
     fn keep_positive(&mut self) {
         for i in [2, 0, 1] {
             let below = self.coefficients[i].min(0.0);
@@ -317,7 +314,7 @@ impl Predictor {
         self.coefficients = self.coefficients.map(|value| if value > 0.0 { value.min(1e9) } else { 0.0 });
     }
 
-    /// Lets old batches fade, up to the point where nothing would be known any more.
+    /// Forgets old batches, up to the variance of a guess.
     fn forget(&mut self) {
         let trace: f64 = (0..3).map(|i| self.covariance[i][i]).sum();
         let is_sound = trace.is_finite() && (0..3).all(|i| self.covariance[i][i] > 0.0);
@@ -328,7 +325,7 @@ impl Predictor {
         }
     }
 
-    /// Lifts the curve by some nanoseconds around a batch's size.
+    /// Raises the curve by some nanoseconds around a batch's size.
     fn lift(&mut self, load: &Load, nanos: f64) {
         let (knot, after) = place(load.tokens);
         let lift = |bend: f64, line: f64| (bend * BEND_FADE + nanos / line.max(1.0)).clamp(BENDS.0, BENDS.1);
@@ -342,7 +339,7 @@ impl Predictor {
         }
     }
 
-    /// Lays the curve anew. Where no batch was near a knot, the nearest smaller bend holds on.
+    /// Recomputes the curve. A knot without batches near it takes the bend of the nearest smaller one.
     fn bend(&mut self) {
         let mut bend = self.bends.iter().find_map(|bend| *bend).unwrap_or(0.0);
         let mut floor = 0.0_f64;
@@ -351,7 +348,7 @@ impl Predictor {
             let line = self.line_at(knot);
             floor = floor.max(line * (1.0 + bend));
             self.curve[knot] = floor;
-            // Where the curve is flat, a bend below it would go on sinking unseen.
+            // If the curve is flat, a bend below it would keep sinking unseen.
             if let Some(bend) = &mut self.bends[knot] {
                 *bend = floor / line.max(1.0) - 1.0;
             }
@@ -367,8 +364,8 @@ fn terms(load: &Load) -> [f64; 3] {
     [UNITS[0], UNITS[1] * load.tokens as f64, UNITS[2] * load.squares as f64]
 }
 
-/// The knot at or before a number of tokens, and how far on towards the next, from 0 to 1; past
-/// the last knot, how many tokens.
+/// The knot at or before a number of tokens, and the position towards the next, 0 to 1; past the last knot, the number
+/// of tokens.
 fn place(tokens: u64) -> (usize, f64) {
     match (tokens >> FIRST_POWER).checked_ilog2() {
         None => (0, tokens as f64 / tokens_at(1)),
@@ -390,7 +387,7 @@ fn tokens_at(knot: usize) -> f64 {
 }
 
 fn whole(nanos: f64) -> Ns {
-    // Rounded half up; `f64::round` is a call into a library.
+    // Rounds half up; `f64::round` is a library call.
     Ns(((nanos + 0.5) as u64).max(1))
 }
 
@@ -406,7 +403,7 @@ mod tests {
     use rand_distr::{Distribution, LogNormal};
     use rand_pcg::Pcg64Mcg;
 
-    /// A device whose small batches cost as much as middling ones.
+    /// A device whose small batches cost as much as medium ones.
     #[derive(Clone, Copy)]
     struct Device {
         floor: f64,
@@ -451,7 +448,7 @@ mod tests {
         }
     }
 
-    /// The mean relative error against the noiseless truth.
+    /// The mean relative error against the noiseless time.
     fn bias(predictor: &Predictor, device: Device, rng: &mut Pcg64Mcg) -> f64 {
         let off = |load: Load| (predictor.predict(&load).0 as f64 / device.mean(&load) - 1.0).abs();
         (0..500).map(|_| off(random_load(rng))).sum::<f64>() / 500.0
@@ -512,8 +509,8 @@ mod tests {
             let mut predictor = Predictor::new(if seeded { DEVICE.seeds() } else { Vec::new() }.as_slice());
             train(&mut predictor, DEVICE, 1000, rng);
             let bias = bias(&predictor, DEVICE, rng);
-            // The corner of the floor lies between two knots. Measured over 200 seeds: at most 3% with
-            // seeds, and 5% without, where rare sizes are learned late.
+            // The corner of the floor lies between two knots. Measured over 200 seeds: at most 3% with seeds, and 5%
+            // without, where rare sizes are learned late.
             prop_assert!(bias < if seeded { 0.045 } else { 0.08 }, "off by {bias}");
             prop_assert!((0.02..0.08).contains(&predictor.error()), "error {}", predictor.error());
         }

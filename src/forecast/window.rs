@@ -1,4 +1,4 @@
-//! The last relative errors of a predictor, in order of time and in order of size.
+//! The latest relative errors of a predictor, in order of time and of size.
 
 use crate::base::Ns;
 use std::collections::VecDeque;
@@ -11,13 +11,13 @@ const LATE: f32 = 1.1;
 const LEAST: usize = 64;
 /// Beyond [`LEAST`], batches older than this are forgotten: noise that has ended must not widen budgets for long.
 const MEMORY: Ns = Ns::from_millis(4_000);
-/// Bounds the margin. A lane that is late by more in one batch of a hundred has faults, and faults
-/// are what hedges are for; a wider margin would refuse everybody.
+/// Bounds the margin. A lane that is late by more in one batch of a hundred has faults, which hedges handle; a wider
+/// margin would refuse too many requests.
 const MARGIN_MAX: f32 = 4.0;
-/// The margin of a device without any noise, for what a batch does not show: clocks tick.
+/// The least margin, for effects that no batch shows, such as clock ticks.
 const MARGIN_MIN: f32 = 1.01;
 
-/// Ratios of measured to predicted time of the last batches, with their 99th percentile at hand.
+/// The ratios of measured to predicted time of the latest batches, with their 99th percentile.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     /// The oldest in front, and before all batches the assumptions.
@@ -28,18 +28,18 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// A window full of assumptions, which the first batches replace.
+    /// A window of assumptions, which the first batches replace.
     pub(super) fn new() -> Self {
         let mut sorted = vec![1.0; SIZE];
         sorted[SIZE - SIZE / 32..].fill(LATE);
-        // In the ring the late ones stand last, so that they go last.
+        // Assumed late batches are last in the ring, so that they are replaced last.
         let ring = sorted.iter().map(|&ratio| (Ns::ZERO, ratio)).collect();
         Self { ring, sorted, assumed: SIZE }
     }
 
     /// Adds the newest ratio and forgets the oldest ones.
     pub(super) fn push(&mut self, now: Ns, ratio: f64) {
-        // Past this a ratio is only "huge"; and sums stay finite.
+        // Clipped, so that sums stay finite.
         let ratio = ratio.clamp(1e-3, 1e3) as f32;
         while self.ring.len() >= SIZE || self.ring.len() >= LEAST && self.is_oldest_stale(now) {
             self.drop_oldest();
@@ -68,7 +68,7 @@ impl Window {
         (f64::from(low), f64::from(self.largest(outside).clamp(LATE, MARGIN_MAX)))
     }
 
-    /// The mean distance of the seen ratios from 1; 0 before the first.
+    /// The mean distance of the measured ratios from 1; 0 without any.
     pub(super) fn mean_error(&self) -> f64 {
         let seen = self.ring.iter().skip(self.assumed);
         let sum: f64 = seen.map(|&(_, ratio)| (f64::from(ratio) - 1.0).abs()).sum();

@@ -9,14 +9,14 @@ use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier, Used};
 use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 
-/// What a tier could do for a job.
+/// A tier's prospects for a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prospect {
     InTime,
     /// Predicted late, but it idles and the prediction is in doubt.
     WorthATry,
     Late,
-    /// Not configured, or every lane down.
+    /// Not configured, or every lane is down.
     Unavailable,
 }
 
@@ -74,7 +74,7 @@ impl Scheduler {
         self.predictors[tier].predict(&Load::of(arrival.lengths[tier].iter().copied()))
     }
 
-    /// What refuses a job before anything is predicted.
+    /// Reasons to refuse a job before any prediction.
     fn door(&mut self, job: &Job) -> Result<(), Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
@@ -141,8 +141,8 @@ impl Scheduler {
         Refusal::BudgetTooShortNow { retry_after }
     }
 
-    /// The budget by which a job would be met with nothing else to do: what was spent, what the fastest tier takes that its
-    /// policy allows and that is up, and the answer's way back.
+    /// The shortest budget that an idle server would meet: the time spent so far, the time of the fastest tier that is
+    /// up and that the policy allows, and the answer's margin.
     fn needed(&self, job: &Job) -> Ns {
         let tiers = match job.policy {
             Policy::Full => &[Tier::Primary][..],
@@ -174,14 +174,14 @@ impl Scheduler {
         }
     }
 
-    /// Whether a tier has a lane that works, or one that wants to try and nothing to try it on.
+    /// Whether a tier has a working lane, or a probing lane without work to probe with.
     pub(super) fn is_available(&self, tier: Tier) -> bool {
         self.lanes_of(tier).any(|lane| lane.health == Health::Up)
             || (self.queues[tier].jobs() == 0
                 && self.lanes_of(tier).any(|lane| lane.health == Health::Probing && lane.has_room()))
     }
 
-    /// When a tier is predicted, with its margin, to be through with some new work.
+    /// When a tier is predicted, with its margin, to finish some new work.
     pub(super) fn finish(&self, tier: Tier, tenant: TenantId, due: Ns, load: &Load) -> Ns {
         let predictor = &self.predictors[tier];
         let own = predictor.predict(load);
@@ -198,7 +198,7 @@ impl Scheduler {
         free_at.saturating_add(ahead).saturating_add(own).saturating_add(margin)
     }
 
-    /// When the backlog is predicted to be gone; at least a millisecond, so that nobody spins.
+    /// When the backlog is predicted to be empty; at least a millisecond, to avoid a busy loop of retries.
     fn drained_in(&self) -> Ns {
         let drained = |tier: Tier| {
             let lanes = self.lanes_of(tier).filter(|lane| lane.health == Health::Up).count().max(1);
@@ -210,7 +210,7 @@ impl Scheduler {
     }
 }
 
-/// A tenant's device-time quota: a token bucket that holds one second's worth.
+/// A tenant's quota of device time: a token bucket that holds one second's worth.
 #[derive(Debug)]
 pub(super) struct Quota {
     per_second: Option<DeviceNs>,
@@ -239,7 +239,7 @@ impl Quota {
         Err(Refusal::QuotaExceeded { retry_after })
     }
 
-    /// Takes measured device time off.
+    /// Subtracts measured device time.
     pub fn spend(&mut self, device: DeviceNs) {
         if self.per_second.is_some() {
             self.balance = self.balance.saturating_sub(device.0 as i64);

@@ -1,8 +1,8 @@
-//! Batching: when a lane has room, who goes next and how much of it.
+//! Batching: which jobs a lane with room gets, and how much of each.
 //!
-//! An idle lane takes what there is at once. A busy one that may hold a second batch lets it grow
-//! while growth makes it cheaper, until it is full, or until the lane is about to run dry, which is
-//! the latest start of whatever is in it. No window is configured (as in Symphony, arXiv 2308.07470).
+//! An idle lane takes the waiting work at once. A busy lane that may hold a second batch waits while growth makes that
+//! batch cheaper, until it is full or the lane is about to become idle, which is its latest useful start. No window is
+//! configured (as in Symphony, arXiv 2308.07470).
 
 use super::event::{Action, BatchId, Dispatch, JobId, LaneId, Slice};
 use super::lane::{Batch, Health, Lane, Member};
@@ -10,28 +10,28 @@ use super::{Scheduler, Timer};
 use crate::base::{Ns, TenantId, Tier};
 use crate::forecast::predict::Load;
 
-/// A lane about to run dry gets its next batch this early: the host's share of a dispatch.
+/// The lead time before a lane becomes idle: the host's share of a dispatch.
 const REFILL_LEAD: Ns = Ns(500_000);
 /// A batch has grown enough once its predicted time is this multiple of the fixed overhead of a batch: a ninth of it is
 /// overhead then, and a larger batch only delays the answers of the jobs in it.
 const OVERHEAD_MULTIPLE: u64 = 8;
-/// A probing lane is trusted with this much.
+/// Most tokens of a batch on a probing lane.
 const PROBE_TOKENS_MAX: u64 = 512;
-/// A batch past its bound is given up after so many times its prediction, or later.
+/// A batch past its stall bound is given up after this many times its prediction, or later.
 const STALL_FACTOR: u64 = 20;
 
-/// A batch while it is put together.
+/// A batch that is being formed.
 struct Draft {
     tokens_max: u64,
     load: Load,
     members: Vec<Member>,
-    /// The earliest deadline of a job that ends in this batch; growth must not pass it.
+    /// The earliest deadline of a job that ends in this batch. Growth must not pass it.
     tightest: Ns,
     /// Longest predicted time.
     ns_max: Ns,
     /// Whether a job ends in this batch.
     has_last: bool,
-    /// Whether a tenant is in it that goes before others.
+    /// Whether it has work of a tenant with priority over others.
     has_first: bool,
     starts: Ns,
 }
@@ -39,13 +39,13 @@ struct Draft {
 impl Scheduler {
     pub(super) fn fill_lanes(&mut self, out: &mut Vec<Action>) {
         self.fill_each(out);
-        // A job that one tier gave up may be work for a lane of the other that had none.
+        // A job that one tier gave up may be work for an idle lane of the other tier.
         while self.idles() {
             self.fill_each(out);
         }
     }
 
-    /// Whether a lane has nothing to do and could.
+    /// Whether a lane is idle and could work.
     pub(super) fn idles(&self) -> bool {
         let idles =
             |lane: &Lane| lane.running.is_empty() && lane.has_room() && self.queues[lane.tier].jobs() > 0;
@@ -70,7 +70,7 @@ impl Scheduler {
         let dry = running.ends.saturating_sub(REFILL_LEAD);
         let queue = &self.queues[lane.tier];
         let grown = queue.tokens() >= lane.tokens_max || queue.work() >= self.worthwhile_ns(lane.tier);
-        // A tenant beyond its share leaves the place open for others until the last moment.
+        // Work of a tenant beyond its share waits until the last moment, which leaves room for others.
         if dry <= self.now || grown && queue.all_within_share(self.now) {
             return true;
         }
@@ -132,7 +132,7 @@ impl Scheduler {
         true
     }
 
-    /// Moves pairs of one job into the draft; false when the draft is full.
+    /// Moves pairs of one job into the draft. Returns false when the draft is full.
     fn take(&mut self, draft: &mut Draft, tier: Tier, tenant: TenantId, id: JobId) -> bool {
         let predictor = &self.predictors[tier];
         let job = self.jobs.get_mut(&id).expect("a queued job is inside");
@@ -150,7 +150,7 @@ impl Scheduler {
             load
         };
         let (mut end, mut taken, mut full) = (range.start, Ns::ZERO, false);
-        // Mostly all of it fits, and one look tells: predictions grow with each pair.
+        // Usually all of it fits, which one prediction shows: predictions grow with each pair.
         let all = range.clone().fold(draft.load, with);
         if job.parts[tier].work <= allowance && fits(&all) {
             (draft.load, end) = (all, range.end);
@@ -170,7 +170,7 @@ impl Scheduler {
         }
         let part = &mut job.parts[tier];
         let tokens = draft.load.tokens - before.tokens;
-        // The last pairs take the remainder, so that what was queued and what is taken agree.
+        // The last pairs take the rounding remainder, so that queued and taken work agree.
         let work = if tokens == part.tokens {
             part.work
         } else {

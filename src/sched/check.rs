@@ -1,4 +1,4 @@
-//! The invariants of the scheduler's own books. The simulation asserts them after every step.
+//! Invariants of the scheduler's state. The simulation asserts them after every step.
 
 use super::stage::Stage;
 use super::{LaneId, Scheduler};
@@ -6,7 +6,7 @@ use crate::base::{DeviceNs, Ns, Tier};
 use std::collections::BTreeMap;
 
 impl Scheduler {
-    /// Bounds, and that no lane idles beside eligible work.
+    /// Asserts the bounds, and that no lane is idle while there is eligible work.
     fn check_bounds(&self) {
         assert!(self.jobs.len() <= self.limits.jobs_max, "jobs stay within their bound");
         assert!(self.pairs <= self.limits.pairs_max, "pairs stay within their bound");
@@ -19,7 +19,7 @@ impl Scheduler {
         }
     }
 
-    /// Asserts that all books agree; linear in the jobs inside.
+    /// Asserts that all sums agree; linear in the jobs inside.
     pub fn check(&self) {
         self.check_bounds();
         let mut queued: BTreeMap<Tier, (usize, u64, Ns)> = BTreeMap::new();

@@ -1,41 +1,41 @@
-//! What the scheduler is given once: lanes, tenants and bounds.
+//! The scheduler's configuration: lanes, tenants and limits.
 
 use crate::base::{DeviceId, DeviceNs, Ns, PerTier, Tier};
 use crate::forecast::predict::Measured;
 use serde::{Deserialize, Serialize};
 
-/// Everything that a scheduler is built from; with the same events it decides the same.
+/// The inputs of a scheduler. Equal inputs and events give equal decisions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
-    /// The lanes; a [`LaneId`](super::LaneId) is a place in this list.
+    /// The lanes; a [`LaneId`](super::LaneId) is a position in this list.
     pub lanes: Vec<LaneConfig>,
-    /// The tenants; a [`TenantId`](crate::base::TenantId) is a place in this list. Never empty.
+    /// The tenants; a [`TenantId`](crate::base::TenantId) is a position in this list. Never empty.
     pub tenants: Vec<TenantConfig>,
-    /// Warm-up runs that seed each tier's predictor.
+    /// Warm-up runs that seed the predictors.
     pub seeds: PerTier<Vec<Measured>>,
-    /// The bounds.
+    /// The limits.
     pub limits: Limits,
 }
 
-/// One lane: a scorer with a thread of its own.
+/// A lane: a scorer with its own thread.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LaneConfig {
-    /// Which model it runs.
+    /// The tier of its model.
     pub tier: Tier,
-    /// What its time is spent on.
+    /// Its device.
     pub on: DeviceId,
     /// Most tokens of a batch.
     pub batch_tokens_max: u64,
-    /// Batches that it may hold at once; with 2 a GPU does not wait for the host.
+    /// Most batches that it holds at once. With 2 a GPU does not wait for the host.
     pub depth: usize,
 }
 
-/// One tenant's share.
+/// A tenant's share.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TenantConfig {
     /// Its share of device time relative to the others', at least 1.
     pub weight: u32,
-    /// Device time that it may use in each second of wall time; none means no quota.
+    /// Device time per second of wall time; none for no quota.
     pub quota: Option<DeviceNs>,
 }
 
@@ -45,34 +45,33 @@ impl Default for TenantConfig {
     }
 }
 
-/// The scheduler's bounds, each with its reason.
+/// The scheduler's limits, each with its reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Jobs inside at once. Bounds memory: a job is a few hundred bytes and 4 a pair.
+    /// Most jobs inside. Bounds memory: a job takes a few hundred bytes, and 4 per pair.
     pub jobs_max: usize,
-    /// Pairs inside at once. Bounds memory where requests are large.
+    /// Most pairs inside. Bounds memory for large requests.
     pub pairs_max: u64,
-    /// Predicted wait for others past which a job without a deadline is refused, what it takes itself not counted.
-    /// Nobody waits longer.
+    /// A job without a deadline is refused if its predicted wait for other jobs exceeds this. Its own time does not count.
     pub wait_ns_max: Ns,
-    /// Longest predicted time of a batch. Bounds how long an urgent job waits for a lane.
+    /// Longest predicted time of a batch. Bounds the wait of an urgent job for a lane.
     pub batch_ns_max: Ns,
-    /// Time kept between the scheduler's answer and the deadline, for the way back to the client.
+    /// The answer is due this long before the deadline, to leave time for sending it.
     pub answer_ns_margin: Ns,
-    /// A lane is given up after this long in a batch, or after 20 times its prediction if longer.
+    /// A lane is given up if a batch takes this long, or 20 times its prediction if that is longer.
     pub stall_ns_min: Ns,
-    /// How long a lane rests after its first fault; doubles with each further one.
+    /// The rest of a lane after its first fault; it doubles with each further fault.
     pub rest_ns_min: Ns,
-    /// How long a lane rests at most.
+    /// The longest rest of a lane.
     pub rest_ns_max: Ns,
-    /// Hedges that each admitted job earns, in thousandths. Bounds the work done twice.
+    /// Hedges that each admitted job earns, in thousandths. Bounds duplicate work.
     pub hedges_permille: u32,
-    /// Hedges that may be saved up.
+    /// Most hedges that are saved up.
     pub hedges_burst: u32,
-    /// The fewest candidates for which the primary's view is worth a second pass.
+    /// The fewest candidates for which a top-k is worthwhile.
     pub top_k_min: u32,
-    /// How many candidates the primary scores when a caller asks for a top-k and names no number.
+    /// Candidates that the primary scores in a top-k if the request names no number.
     pub top_k_default: u32,
 }
 

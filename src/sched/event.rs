@@ -1,4 +1,4 @@
-//! What the scheduler is told and what it asks for. Plain data: ids, lengths and times, never text.
+//! The scheduler's events and actions. Plain data: ids, lengths and times, never text.
 
 use crate::base::{DeviceId, DeviceNs, Ns, PerTier, TenantId, Tier, Used};
 use crate::rerank::{Degradation, Policy, Priority, Refusal, Served};
@@ -7,32 +7,32 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A request inside the scheduler; the driver numbers them and uses no number twice.
+/// A request in the scheduler. The driver assigns the numbers and never reuses one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub u64);
 
-/// A lane's place in the configuration's list.
+/// A lane's position in the configuration's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LaneId(pub u32);
 
-/// A batch; numbers rise with each dispatch.
+/// A batch; numbers increase with each dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BatchId(pub u64);
 
-/// What happened, as the driver saw it.
+/// An event, reported by the driver.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    /// Tokenised requests ask for work. Those that come together can be batched together.
+    /// Tokenised requests arrive. Requests of one event can be batched together.
     Arrive(Vec<Arrival>),
-    /// The client left; an unknown or answered job is ignored.
+    /// The client disconnected. An unknown or answered job is ignored.
     Cancel {
-        /// Whose client.
+        /// The job of the client.
         job: JobId,
     },
-    /// A lane finished its oldest batch; a batch that was given up is ignored.
+    /// A lane finished its oldest batch. A batch that was given up is ignored.
     Done(Done),
     /// The answer to [`Action::Rank`].
     Ranked {
@@ -43,68 +43,67 @@ pub enum Event {
     },
     /// A lane's scorer is loaded and warm, at start or after [`Action::Restart`].
     LaneUp {
-        /// Which lane.
+        /// The lane.
         lane: LaneId,
     },
-    /// Time passed; sent when [`next_wake`](super::Scheduler::next_wake) is reached.
+    /// Time has passed; sent at [`next_wake`](super::Scheduler::next_wake).
     Tick,
-    /// No job is admitted from here on.
+    /// No job is admitted from now on.
     Drain,
 }
 
-/// A job as the scheduler knows it.
+/// An arriving job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Arrival {
-    /// Its number.
+    /// Its id.
     pub job: JobId,
-    /// Who pays.
+    /// The tenant that is charged.
     pub tenant: TenantId,
-    /// How it ranks among its tenant's.
+    /// Its priority within its tenant.
     pub priority: Priority,
-    /// Which tiers may answer.
+    /// The answers that the caller accepts.
     pub policy: Policy,
     /// When its first byte was accepted.
     pub arrived: Ns,
-    /// When its answer stops being of use.
+    /// When its answer is due.
     pub deadline: Option<Ns>,
-    /// At most how many candidates the primary scores in a top-k.
+    /// Most candidates that the primary scores in a top-k.
     pub top_k: Option<u32>,
-    /// Tokens of each pair, by each tier's tokenizer; the same number of pairs in both, or none
-    /// for a tier that is not configured.
+    /// Tokens of each pair, by each tier's tokenizer. Both tiers have the same number of pairs; a tier that is not
+    /// configured has none.
     pub lengths: PerTier<Arc<[u32]>>,
 }
 
 /// The end of a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
-    /// Where it ran.
+    /// The lane.
     pub lane: LaneId,
-    /// Which one.
+    /// The batch.
     pub batch: BatchId,
-    /// Device time that is charged for it: its share of the device, no more than it took.
+    /// Device time to charge: its share of the device, at most `took`.
     pub device: DeviceNs,
-    /// How long the lane was at it, from start to finish, not overlapping its batch before: what the next one of this
-    /// size is expected to take.
+    /// How long the batch occupied the lane, without overlap with the batch before it. Predictions learn from this.
     pub took: Ns,
-    /// Whether there are scores.
+    /// Success, or the fault.
     pub result: Result<(), Fault>,
 }
 
 /// Why a batch has no scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
-    /// The batch did not fit; half of it may.
+    /// The batch did not fit into memory; half of it may.
     OutOfMemory,
     /// A score was NaN or infinite.
     NonFinite,
     /// The scorer panicked or reported an error.
     Failed,
-    /// The lane passed its stall bound; only the scheduler itself says so.
+    /// The lane exceeded its stall bound. Only the scheduler itself reports this.
     Stalled,
 }
 
 impl Fault {
-    /// The name that metrics use.
+    /// Its name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::OutOfMemory => "out_of_memory",
@@ -115,65 +114,63 @@ impl Fault {
     }
 }
 
-/// What the driver has to do, in this order.
+/// An action for the driver. Actions are executed in order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Runs a batch on a lane.
     Dispatch(Dispatch),
-    /// Orders a job's candidates by the fallback's scores and says so with [`Event::Ranked`]
-    /// before any other event.
+    /// Orders a job's candidates by the fallback's scores; answered with [`Event::Ranked`] before any other event.
     Rank {
-        /// Which job.
+        /// The job.
         job: JobId,
     },
-    /// Answers a job; it is not mentioned again.
+    /// Answers a job. The job id does not occur again.
     Answer {
-        /// Which job.
+        /// The job.
         job: JobId,
-        /// From which scores, and what to declare.
+        /// The scores to use and the facts to declare.
         answer: Answer,
     },
-    /// Refuses a job; it is not mentioned again.
+    /// Refuses a job. The job id does not occur again.
     Refuse {
-        /// Which job.
+        /// The job.
         job: JobId,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
-    /// Gives up a lane's scorer and its thread, and makes new ones.
+    /// Gives up a lane's scorer and thread, and makes new ones.
     Restart {
-        /// Which lane.
+        /// The lane.
         lane: LaneId,
-        /// What it did.
+        /// The fault.
         fault: Fault,
     },
-    /// Books the device time of the lane's oldest batch, which was given up, as the house's: no [`Done`] will tell of it.
+    /// Books the device time of the lane's oldest batch, which was given up, to the house; no [`Done`] will report it.
     GaveUp {
-        /// Where it ran.
+        /// The lane.
         lane: LaneId,
     },
-    /// Books device time that no response will show: a loser of a race, a fault, a client gone.
+    /// Books device time that no response includes: a lost race, a fault, a cancelled job.
     Discard {
-        /// Whose request it was for; none for faults, which the house pays.
+        /// The tenant of the request; none for faults, which the operator pays.
         tenant: Option<TenantId>,
-        /// Which model worked.
+        /// The tier.
         tier: Tier,
-        /// On what.
+        /// The device.
         on: DeviceId,
-        /// For how long.
+        /// The time.
         device: DeviceNs,
     },
 }
 
-/// Condenses actions into a number: equal actions give equal digests, on any machine of the same
-/// word size and byte order.
+/// A digest of actions. Equal actions give equal digests on all machines of the same word size and byte order.
 pub fn digest(actions: &[Action]) -> u64 {
     let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
     actions.hash(&mut hasher);
     hasher.finish()
 }
 
-/// FNV-1a over 64 bits (Fowler, Noll, Vo), whose result no release of a library changes.
+/// FNV-1a over 64 bits (Fowler, Noll, Vo). Unlike a library's hasher it never changes.
 struct Fnv(u64);
 
 impl Hasher for Fnv {
@@ -191,9 +188,9 @@ impl Hasher for Fnv {
 /// A batch to run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Dispatch {
-    /// Where.
+    /// The lane.
     pub lane: LaneId,
-    /// Its number, to be repeated in [`Done`].
+    /// Its id, repeated in [`Done`].
     pub batch: BatchId,
     /// Its pairs.
     pub slices: Vec<Slice>,
@@ -202,16 +199,16 @@ pub struct Dispatch {
 /// Pairs of one job in a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Slice {
-    /// Whose.
+    /// The job.
     pub job: JobId,
-    /// Places in `order`, or candidates themselves where there is none.
+    /// Positions in `order`; candidates themselves if there is no order.
     pub range: Range<u32>,
-    /// The order by which the candidates are taken.
+    /// The order in which candidates are taken.
     pub order: Option<Arc<[u32]>>,
 }
 
 impl Slice {
-    /// The candidates that the slice covers.
+    /// The candidates of the slice.
     pub fn candidates(&self) -> impl Iterator<Item = usize> + '_ {
         self.range.clone().map(|place| match &self.order {
             Some(order) => order[place as usize] as usize,
@@ -220,12 +217,12 @@ impl Slice {
     }
 }
 
-/// An answer's facts; the driver has the scores.
+/// The facts of an answer; the driver has the scores.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
-    /// Which scores to use; the best `k` of a top-k are the first `k` of the order that was ranked.
+    /// The scores to use. The best `k` of a top-k are the first `k` of the ranked order.
     pub served: Served,
-    /// Why it is less than the policy's best.
+    /// Why the answer is degraded, if it is.
     pub degraded: Option<Degradation>,
     /// Device time charged to the job.
     pub charged: Used,

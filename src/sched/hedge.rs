@@ -33,7 +33,7 @@ impl HedgeTokens {
         Self { thousandths: saved_max, earned: u64::from(limits.hedges_permille), saved_max }
     }
 
-    /// Call once for each arrival.
+    /// Called for each arrival.
     pub fn earn(&mut self) {
         self.thousandths = (self.thousandths + self.earned).min(self.saved_max);
     }
@@ -57,7 +57,7 @@ impl HedgeTokens {
 }
 
 impl Scheduler {
-    /// Sets the moment at which the fallback has to start if the primary is not through.
+    /// Sets a timer for the moment at which the fallback must start if the primary has not finished.
     pub(super) fn arm_hedge(&mut self, id: JobId) {
         let job = &self.jobs[&id];
         let Some(deadline) = job.deadline else { return };
@@ -66,13 +66,13 @@ impl Scheduler {
         }
         let load = Load::of(job.lengths.fallback.iter().copied());
         let takes = self.finish(Tier::Fallback, job.tenant, job.due, &load).saturating_sub(self.now);
-        // A busy lane may have just begun a batch when the moment comes.
+        // A busy lane may have just begun a batch at that moment.
         let reserve = takes.saturating_add(self.limits.batch_ns_max);
         let at = deadline.saturating_sub(reserve).max(self.now.saturating_add(Ns(1)));
         self.set_timer(at, Timer::Hedge(id));
     }
 
-    /// The last moment for the fallback has come.
+    /// Called at the last moment for the fallback.
     pub(super) fn hedge(&mut self, id: JobId, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get(&id) else { return };
         if job.stage != Stage::Full || !self.may_fall_back(id) {
@@ -81,7 +81,7 @@ impl Scheduler {
         let deadline = job.deadline.unwrap_or(Ns::MAX);
         let ends = self.primary_ends(id);
         if ends <= deadline {
-            // Trusted, and looked at once more when that should have come true.
+            // The prediction is trusted, and checked when it should have come true.
             self.set_timer(ends.max(self.now.saturating_add(Ns(1))), Timer::Hedge(id));
             return;
         }
@@ -95,13 +95,13 @@ impl Scheduler {
         }
     }
 
-    /// When the primary is predicted, with margin, to be through with a job that it has.
+    /// When the primary is predicted, with margin, to finish a job that it has.
     fn primary_ends(&self, id: JobId) -> Ns {
         let job = &self.jobs[&id];
         let part = &job.parts.primary;
         let running = (self.lanes_of(Tier::Primary).flat_map(|lane| &lane.running))
             .filter(|batch| batch.members.iter().any(|member| member.slice.job == id))
-            // One that is overdue already says nothing about when it will end.
+            // A batch that is already overdue gives no information about its end.
             .map(|batch| if batch.ends_p99 <= self.now { Ns::MAX } else { batch.ends_p99 })
             .max()
             .unwrap_or(Ns::ZERO);
@@ -109,8 +109,8 @@ impl Scheduler {
             return running;
         }
         let rest = part.todo.iter().cloned().flatten().map(|place| job.length(Tier::Primary, place));
-        // Its own queued work is counted among what is ahead of it; that errs towards late by
-        // at most itself, so it is taken off again.
+        // `finish` counts the job's own queued work as ahead of it, so it is subtracted. The error is at most that
+        // work, towards late.
         let finish = self.finish(Tier::Primary, job.tenant, job.due, &Load::of(rest));
         running.max(finish.saturating_sub(part.work))
     }
@@ -148,8 +148,8 @@ impl Scheduler {
         }
     }
 
-    /// Before a batch that starts then and has this load takes a job: true when the job cannot
-    /// make it any more and was taken out of the line.
+    /// Called before a batch with this start and load takes a job. Returns true if the job would be late and was
+    /// removed from the line.
     pub(super) fn give_up_late(
         &mut self,
         id: JobId,

@@ -1,20 +1,20 @@
-//! How much queued work is due before a given instant, in logarithmic time.
+//! How much queued work is due before a given time, in logarithmic time.
 //!
-//! A Fenwick tree (Fenwick 1994) over a ring of due-time buckets. Work due past the ring's reach
-//! counts as due at its end, which only ever makes it look less urgent than it is.
+//! A Fenwick tree (Fenwick 1994) over a ring of due-time buckets. Work due beyond the ring counts as due at its end,
+//! which can only make it look less urgent than it is.
 
 use crate::base::Ns;
 
-/// 4 ms is finer than the shortest useful budget, and 2048 of them reach 8 s.
+/// 4 ms is finer than the shortest useful budget, and 2048 buckets reach 8 s.
 const BUCKET_NS: u64 = 4_000_000;
 const BUCKETS: u64 = 2048;
-/// Work may be overdue by a quarter of the ring before its bucket is taken for a future one.
+/// Work may be overdue by a quarter of the ring before its bucket is mistaken for a future one.
 const REACH: u64 = BUCKETS * 3 / 4;
 
 /// Predicted device time by due time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Horizon {
-    /// Fenwick tree, one-based; empty until first used, since most tenants never queue.
+    /// A Fenwick tree, one-based; empty until first used, because most tenants never queue.
     tree: Vec<u64>,
     total: u64,
 }
@@ -24,14 +24,14 @@ pub(super) struct Horizon {
 pub(super) struct Bucket(u16);
 
 impl Horizon {
-    /// The bucket of work that is due at `due`.
+    /// The bucket for work that is due at `due`.
     pub fn bucket(now: Ns, due: Ns) -> Bucket {
         let first = now.0 / BUCKET_NS;
         let bucket = (due.0 / BUCKET_NS).clamp(first, first + REACH);
         Bucket((bucket % BUCKETS) as u16)
     }
 
-    /// Books work in a bucket.
+    /// Adds work to a bucket.
     pub fn add(&mut self, bucket: Bucket, work: Ns) {
         if self.tree.is_empty() {
             self.tree = vec![0; BUCKETS as usize + 1];
@@ -44,7 +44,7 @@ impl Horizon {
         }
     }
 
-    /// Takes booked work out again.
+    /// Removes work that was added before.
     pub fn remove(&mut self, bucket: Bucket, work: Ns) {
         self.total -= work.0;
         let mut at = u64::from(bucket.0) + 1;
@@ -54,14 +54,14 @@ impl Horizon {
         }
     }
 
-    /// Work due at or before `due`, to the bucket's width.
+    /// Work due at or before `due`, to the width of a bucket.
     pub fn before(&self, now: Ns, due: Ns) -> Ns {
         if self.total == 0 {
             return Ns::ZERO;
         }
         let first = now.0 / BUCKET_NS;
         let bucket = (due.0 / BUCKET_NS).clamp(first, first + REACH);
-        // What is due later lies in (bucket, first + REACH], which may wrap around the ring.
+        // Work due later is in (bucket, first + REACH], which may wrap around the ring.
         let (after, last) = ((bucket + 1) % BUCKETS, (first + REACH) % BUCKETS);
         let later = if bucket == first + REACH {
             0
@@ -73,12 +73,12 @@ impl Horizon {
         Ns(self.total - later)
     }
 
-    /// Whether work that was due at `due` is so long overdue that its bucket counts as a future one.
+    /// Whether work due at `due` is so long overdue that its bucket counts as a future one.
     pub fn forgotten(now: Ns, due: Ns) -> bool {
         now.0 / BUCKET_NS > due.0 / BUCKET_NS + (BUCKETS - REACH)
     }
 
-    /// All booked work.
+    /// All work.
     pub fn total(&self) -> Ns {
         Ns(self.total)
     }

@@ -1,4 +1,4 @@
-//! A job's state while it is inside: which tier works on what, and what has come back.
+//! The state of a job: which tier works on what, and which scores are back.
 
 use super::config::Limits;
 use super::event::{Arrival, JobId};
@@ -20,11 +20,11 @@ const SLACK_PART: u64 = 8;
 /// 71 with 32, 85 and 91 under processor sharing, 68 and 2181 with 24, and 3313 and 9868 in a FIFO.
 const STRETCH: u64 = 32;
 
-/// A job inside the scheduler.
+/// A job in the scheduler.
 #[derive(Debug)]
 pub(super) struct Job {
     pub id: JobId,
-    /// When it came to the server.
+    /// When it arrived at the server.
     pub arrived: Ns,
     pub tenant: TenantId,
     pub policy: Policy,
@@ -39,61 +39,61 @@ pub(super) struct Job {
     pub parts: PerTier<Part>,
     pub degraded: Option<Degradation>,
     pub charged: Used,
-    /// Tiers that failed on this job once; each gets one more try.
+    /// Tiers that failed on this job once; each gets one more attempt.
     pub failed: PerTier<bool>,
-    /// Batches that hold pairs of this job, and since when there is at least one.
+    /// The number of batches with pairs of this job, and since when it is at least one.
     pub batches: u32,
     pub busy_since: Ns,
     pub compute: Ns,
 }
 
-/// Mostly there is one, and it needs no memory of its own.
+/// Usually there is one, which needs no allocation.
 pub(super) type Ranges = SmallVec<[Range<u32>; 1]>;
 
 /// One tier's work on a job.
 #[derive(Debug, Default)]
 pub(super) struct Part {
-    /// The order in which candidates are taken, for a top-k.
+    /// The order in which candidates are taken in a top-k.
     pub order: Option<Arc<[u32]>>,
-    /// Places not yet dispatched.
+    /// Positions that are not dispatched.
     pub todo: Ranges,
-    /// Their tokens and predicted device time; zero exactly when `todo` is empty.
+    /// Tokens and predicted device time of `todo`; zero exactly if it is empty.
     pub tokens: u64,
     pub work: Ns,
-    /// Pairs in batches now.
+    /// Pairs in running batches.
     pub running: u32,
-    /// Places that came back, in the order they did.
+    /// Positions that are scored, in order of completion.
     pub done: Ranges,
-    /// Pairs that the tier has been asked for.
+    /// Pairs that the tier has to score.
     pub pairs: u32,
-    /// The place in its tenant's queue while anything is to do.
+    /// The place in its tenant's queue while `todo` is not empty.
     pub queued: Option<super::queue::Ticket>,
 }
 
 impl Part {
-    /// Whether every pair that was asked for has come back.
+    /// Whether all pairs are scored.
     pub fn complete(&self) -> bool {
         self.pairs > 0 && self.done_pairs() == self.pairs
     }
 
-    /// Whether a batch has had some of it.
+    /// Whether a batch has taken some of it.
     pub fn has_begun(&self) -> bool {
         self.running > 0 || !self.done.is_empty()
     }
 
-    /// Pairs that came back.
+    /// Pairs that are scored.
     pub fn done_pairs(&self) -> u32 {
         self.done.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// Places from the first on that have all come back.
+    /// The number of positions from the first on that are all scored.
     pub fn done_prefix(&self) -> u32 {
         let mut ranges: Vec<&Range<u32>> = self.done.iter().collect();
         ranges.sort_by_key(|range| range.start);
         ranges.iter().fold(0, |end, range| if range.start <= end { end.max(range.end) } else { end })
     }
 
-    /// Places that have not come back, of all that were asked for.
+    /// Positions that are not scored.
     pub fn not_done(&self) -> Ranges {
         let mut done: Vec<&Range<u32>> = self.done.iter().collect();
         done.sort_by_key(|range| range.start);
@@ -102,7 +102,7 @@ impl Part {
         std::iter::zip(starts, ends).map(|(start, end)| start..end).filter(|gap| !gap.is_empty()).collect()
     }
 
-    /// The candidate at a place.
+    /// The candidate at a position.
     pub fn candidate(&self, place: u32) -> usize {
         match &self.order {
             Some(order) => order[place as usize] as usize,
@@ -151,12 +151,12 @@ impl Job {
         self.lengths.primary.len().max(self.lengths.fallback.len()) as u32
     }
 
-    /// Whether the fallback's scores for every candidate are at hand.
+    /// Whether the fallback has scored every candidate.
     pub fn has_fallback_scores(&self) -> bool {
         self.parts.fallback.complete()
     }
 
-    /// The tokens of a place in a tier's part.
+    /// The tokens of a position in a tier's part.
     pub fn length(&self, tier: Tier, place: u32) -> u32 {
         self.lengths[tier][self.parts[tier].candidate(place)]
     }

@@ -1,4 +1,4 @@
-//! A lane as the scheduler sees it: what runs on it, and a circuit breaker for when it fails.
+//! The scheduler's view of a lane: its running batches, and a circuit breaker for faults.
 
 use super::config::{LaneConfig, Limits};
 use super::event::{BatchId, Slice};
@@ -13,7 +13,7 @@ pub(super) struct Lane {
     pub on: DeviceId,
     pub running: VecDeque<Batch>,
     pub health: Health,
-    /// Most tokens of a batch now: halved when memory runs out, restored bit by bit.
+    /// Most tokens of a batch at present: halved after out-of-memory, raised again in steps.
     pub tokens_max: u64,
     /// Device time of all batches that it finished.
     pub busy: DeviceNs,
@@ -22,7 +22,7 @@ pub(super) struct Lane {
     faults: u32,
 }
 
-/// A batch on its way.
+/// A dispatched batch.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub id: BatchId,
@@ -30,7 +30,7 @@ pub(super) struct Batch {
     pub load: Load,
     /// The bound on its tokens under which it was built; the lane's may have been halved since.
     pub tokens_max: u64,
-    /// When it is predicted to end: the mean, and with its margin.
+    /// When it is predicted to end: the mean, and with margin.
     pub ends: Ns,
     pub ends_p99: Ns,
 }
@@ -40,20 +40,20 @@ pub(super) struct Batch {
 pub(super) struct Member {
     pub slice: Slice,
     pub tenant: TenantId,
-    /// Predicted device time: its weight when the measured time is split.
+    /// Predicted device time: its weight when the measured time is divided.
     pub work: Ns,
 }
 
-/// The breaker (Nygard, "Release It!"): closed, open, half open.
+/// The circuit breaker (Nygard, "Release It!"): closed, open, half open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
-    /// The scorer is being made; it may rest a while after that.
+    /// The scorer is being made; a rest may follow.
     Loading { rest_until: Ns },
-    /// It is made, and rests.
+    /// The scorer is made, and rests.
     Resting { until: Ns },
-    /// One batch is let through to see.
+    /// One batch is let through as a probe.
     Probing,
-    /// It works.
+    /// It works normally.
     Up,
 }
 
@@ -71,7 +71,7 @@ impl Lane {
         }
     }
 
-    /// Whether another batch may be dispatched to it.
+    /// Whether another batch may be dispatched.
     pub fn has_room(&self) -> bool {
         match self.health {
             Health::Up => self.running.len() < self.config.depth.max(1),
@@ -80,12 +80,12 @@ impl Lane {
         }
     }
 
-    /// When it is predicted to take the next batch.
+    /// When it is predicted to start the next batch.
     pub fn free_at(&self, now: Ns) -> Ns {
         self.running.back().map_or(now, |batch| batch.ends.max(now))
     }
 
-    /// The scorer is made; returns when to let a batch through, if not at once.
+    /// The scorer is made. Returns the end of the rest, if there is one.
     pub fn loaded(&mut self, now: Ns) -> Option<Ns> {
         let Health::Loading { rest_until } = self.health else { return None };
         if self.faults == 0 {
@@ -97,14 +97,14 @@ impl Lane {
         Some(until)
     }
 
-    /// The rest is over, if it is.
+    /// Ends the rest if it is over.
     pub fn rested(&mut self, now: Ns) {
         if matches!(self.health, Health::Resting { until } if until <= now) {
             self.health = Health::Probing;
         }
     }
 
-    /// A batch came back with scores.
+    /// A batch succeeded.
     pub fn succeeded(&mut self, batch: &Batch) {
         self.health = Health::Up;
         self.faults = 0;
@@ -114,19 +114,19 @@ impl Lane {
         }
     }
 
-    /// Memory ran out on a batch of so many tokens.
+    /// A batch of this many tokens ran out of memory.
     pub fn out_of_memory(&mut self, tokens: u64) {
         self.tokens_max = (tokens / 2).max(1);
     }
 
-    /// It must be made anew.
+    /// The lane must be restarted.
     pub fn failed(&mut self, now: Ns, limits: &Limits) {
         let rest = limits.rest_ns_min.0.saturating_mul(1 << self.faults.min(30));
         self.faults += 1;
         self.health = Health::Loading { rest_until: now.saturating_add(Ns(rest.min(limits.rest_ns_max.0))) };
     }
 
-    /// Takes the oldest batch if it is this one.
+    /// Removes the oldest batch if it has this id.
     pub fn finish(&mut self, id: BatchId) -> Option<Batch> {
         if self.running.front()?.id != id {
             return None;

@@ -1,4 +1,4 @@
-//! A job's place in a tier's line: what it has to do there, put in, taken out and put back.
+//! A job's work in a tier's queue: added, taken, removed and put back.
 
 use super::Scheduler;
 use super::event::JobId;
@@ -7,8 +7,8 @@ use crate::base::{Ns, Tier};
 use std::sync::Arc;
 
 impl Scheduler {
-    /// Replaces a tier's part of a job by the first `pairs` places of an order, and queues what of that
-    /// has not come back before.
+    /// Sets a tier's part of a job to the first `pairs` positions of an order, and queues those that are not scored
+    /// yet.
     pub(super) fn enqueue_all(&mut self, id: JobId, tier: Tier, order: Option<Arc<[u32]>>, pairs: u32) {
         let part = &mut self.job(id).parts[tier];
         debug_assert!(part.queued.is_none() && part.running == 0, "a part is replaced when idle");
@@ -19,7 +19,7 @@ impl Scheduler {
         self.requeue(id, tier);
     }
 
-    /// Measures what a part has to do and puts it in line with that.
+    /// Measures the remaining work of a part and queues it.
     pub(super) fn requeue(&mut self, id: JobId, tier: Tier) {
         self.leave_queue(id, tier);
         let job = self.jobs.get_mut(&id).expect("a job that is queued is inside");
@@ -37,7 +37,7 @@ impl Scheduler {
         (part.tokens, part.work, part.queued) = (tokens, work, Some(ticket));
     }
 
-    /// Takes a part out of the line but leaves what it has to do.
+    /// Removes a part from the queue but keeps its remaining work.
     fn leave_queue(&mut self, id: JobId, tier: Tier) {
         let job = self.jobs.get_mut(&id).expect("a job that leaves a queue is inside");
         let part = &mut job.parts[tier];
@@ -47,7 +47,7 @@ impl Scheduler {
         }
     }
 
-    /// Drops what a part has not yet dispatched.
+    /// Drops the work of a part that is not dispatched.
     pub(super) fn withdraw(&mut self, id: JobId, tier: Tier) {
         self.leave_queue(id, tier);
         self.job(id).parts[tier].todo.clear();

@@ -1,18 +1,17 @@
-//! Floor 3: the scheduler. Pure: events in, actions out, time an argument.
+//! Floor 3: the scheduler. Pure: events in, actions out, time as an argument.
 //!
-//! It knows ids, token lengths, deadlines and lanes, and decides what runs where and when, who is
-//! answered by which tier, and who is refused. It has no text, tensor, channel, clock, thread,
-//! randomness or hash order; equal events give equal actions. The server (`engine`) and the
-//! simulation (`sim`) drive the same one.
+//! It knows ids, token lengths, deadlines and lanes. It decides which work runs where and when, which tier answers a
+//! job, and which jobs are refused. It has no text, tensor, channel, clock, thread, randomness or hash order, and equal
+//! events give equal actions. The server (`engine`) and the simulation (`sim`) run the same code.
 //!
 //! | file | when it decides |
 //! |---|---|
 //! | `admit` | a job arrives: full, top-k, fallback or refuse, by predicted finish times |
-//! | `batch` | a lane has room: who goes next, and how much of it |
-//! | `hedge` | a budget nears its end: which jobs will be late |
+//! | `batch` | a lane has room: which jobs it gets, and how much of each |
+//! | `hedge` | a budget is nearly spent: which jobs will be late |
 //! | `settle` | a batch ends: charge, learn, or recover from a fault |
-//! | `stage` | what a job waits for, and what each event makes of that: all transitions, in one table |
-//! | `line` | a job's place in the queue of a tier |
+//! | `stage` | all transitions of a job, in one table |
+//! | `line` | a job's place in a tier's queue |
 //! | `check` | the invariants, for the simulation |
 
 mod admit;
@@ -49,7 +48,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Fewer timers than this are not looked through for those of jobs that are gone.
+/// With fewer timers than this, timers of finished jobs are not removed.
 const TIMERS_MIN: usize = 4_096;
 
 /// The scheduler's state between events.
@@ -72,7 +71,7 @@ pub struct Scheduler {
     refill_at: Ns,
     batch_seq: u64,
     stats: Stats,
-    /// Device time given away in answers and discards; with what jobs hold, it is all there was.
+    /// Device time booked by answers and discards. With the time that jobs hold it is the total.
     settled: DeviceNs,
 }
 
@@ -85,7 +84,7 @@ pub struct Stats {
     pub answered: u64,
     /// Jobs refused.
     pub refused: u64,
-    /// Jobs whose client left first.
+    /// Jobs cancelled by their client.
     pub cancelled: u64,
     /// Fallback runs started against a primary that might be late.
     pub hedges: u64,
@@ -101,16 +100,16 @@ pub struct Stats {
     pub faults: u64,
 }
 
-/// What a tier looks like now, for metrics and the admin page.
+/// The present state of a tier, for metrics and the admin page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauge {
     /// Jobs waiting.
     pub jobs: usize,
     /// Tokens waiting.
     pub tokens: u64,
-    /// Predicted device time of what waits.
+    /// Predicted device time of the waiting work.
     pub work: Ns,
-    /// Lanes that work.
+    /// Lanes that accept work.
     pub lanes_up: usize,
 }
 
@@ -118,18 +117,18 @@ pub struct Gauge {
 enum Timer {
     /// The last moment at which the fallback can still meet a job's budget.
     Hedge(JobId),
-    /// A job's deadline, less the margin for the answer's way back.
+    /// A job's deadline minus the answer's margin.
     Deadline(JobId),
-    /// A batch should have ended long ago.
+    /// A batch is past its stall bound.
     Stall(LaneId, BatchId),
-    /// A lane has rested.
+    /// A lane's rest ends.
     Rested(LaneId),
-    /// A lane with room behind a running batch might take the next one.
+    /// A lane with room behind a running batch may take the next one.
     Refill,
 }
 
 impl Scheduler {
-    /// Builds a scheduler; its lanes take work once [`Event::LaneUp`] says so.
+    /// Builds a scheduler. Its lanes accept work after [`Event::LaneUp`].
     pub fn new(config: &Config) -> Self {
         assert!(!config.tenants.is_empty(), "there is at least the anonymous tenant");
         let quantum = Ns(config.limits.batch_ns_max.0 / 4);
@@ -155,8 +154,8 @@ impl Scheduler {
         }
     }
 
-    /// Takes one event and appends what has to be done about it, in order. Time never runs
-    /// backwards here: an earlier `now` counts as the last one.
+    /// Handles an event and appends the actions that it causes, in order. Time never runs backwards here: an earlier
+    /// `now` counts as the latest one.
     pub fn step(&mut self, now: Ns, event: Event, out: &mut Vec<Action>) {
         self.now = self.now.max(now);
         match event {
@@ -176,7 +175,7 @@ impl Scheduler {
         self.fill_lanes(out);
     }
 
-    /// When the driver should send [`Event::Tick`] if nothing happens before.
+    /// When the driver must send [`Event::Tick`] if no other event comes before.
     pub fn next_wake(&mut self) -> Option<Ns> {
         while let Some(&Reverse((at, _, timer))) = self.timers.peek() {
             if self.is_current(timer) {
@@ -202,7 +201,7 @@ impl Scheduler {
         self.stats
     }
 
-    /// What a tier looks like now.
+    /// The present state of a tier.
     pub fn gauge(&self, tier: Tier) -> Gauge {
         let queue = &self.queues[tier];
         let lanes_up = self.lanes_of(tier).filter(|lane| lane.health == lane::Health::Up).count();
@@ -231,8 +230,8 @@ impl Scheduler {
     }
 
     fn set_timer(&mut self, at: Ns, timer: Timer) {
-        // Jobs that are gone leave timers behind, some for an hour. Each rebuild is paid for by as
-        // many timers set since the last one.
+        // Finished jobs leave timers behind, some for an hour. A rebuild removes them; its cost is amortised over the
+        // timers set since the last one.
         if self.timers.len() > TIMERS_MIN + 8 * self.jobs.len() {
             let mut timers = std::mem::take(&mut self.timers);
             timers.retain(|&Reverse((_, _, timer))| self.is_current(timer));
@@ -242,7 +241,7 @@ impl Scheduler {
         self.timers.push(Reverse((at, self.timer_seq, timer)));
     }
 
-    /// Timers are not taken out of the heap one by one; those without a point any more are skipped.
+    /// Timers are not removed from the heap one by one; obsolete ones are skipped.
     fn is_current(&self, timer: Timer) -> bool {
         match timer {
             Timer::Hedge(job) => self.jobs.get(&job).is_some_and(|job| job.stage == Stage::Full),
@@ -258,13 +257,13 @@ impl Scheduler {
         self.lanes.iter().filter(move |lane| lane.tier == tier)
     }
 
-    /// Answers a job and forgets it; whatever still runs for it will be discarded.
+    /// Answers a job and removes it. Work that still runs for it will be discarded.
     fn answer(&mut self, id: JobId, served: Served, out: &mut Vec<Action>) {
         let mut job = self.forget(id);
         if job.stage == Stage::Hedged && served == Served::Fallback {
             self.stats.hedges_won += 1;
         }
-        // The margin kept for the way back does not make an answer late.
+        // An answer within the margin is not late.
         let margin = self.limits.answer_ns_margin;
         let is_late = job.deadline.is_some_and(|deadline| self.now > deadline.saturating_add(margin));
         if is_late {
@@ -280,7 +279,7 @@ impl Scheduler {
         out.push(Action::Answer { job: id, answer });
     }
 
-    /// Refuses a job that is inside and forgets it.
+    /// Refuses a job inside and removes it.
     fn refuse(&mut self, id: JobId, refusal: Refusal, out: &mut Vec<Action>) {
         let job = self.forget(id);
         self.stats.refused += 1;
@@ -330,8 +329,8 @@ impl Scheduler {
     }
 }
 
-/// Job ids are consecutive numbers and stay so: neighbours in time are neighbours in memory, which
-/// a queue of many thousands needs. The map is never iterated where the order could show.
+/// A hasher that keeps the order of job ids. Consecutive ids are neighbours in memory, which a queue of many thousands
+/// needs. The map is never iterated where the order could show.
 #[derive(Default)]
 struct IdHasher(u64);
 
@@ -345,7 +344,7 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, id: u64) {
-        // The lower bits choose the place, and the upper seven tell neighbours apart.
+        // The lower bits choose the slot, the upper seven distinguish entries in a group.
         self.0 = id ^ (id << 57);
     }
 }

@@ -1,9 +1,9 @@
-//! What waits for a tier: earliest deadline first inside a tenant, and fairness over tenants in
-//! predicted device time.
+//! The waiting jobs of a tier: earliest due time first within a tenant, and fairness among tenants in predicted device
+//! time.
 //!
-//! Tenants take turns by deficit round robin (Shreedhar and Varghese 1995). A tenant saves up the part
-//! of its share that it does not use. Those with savings come first, the most urgent job of any whose
-//! turn is not used up: a tenant that stays within its share does not notice another's flood.
+//! Tenants take turns by deficit round robin (Shreedhar and Varghese 1995). A tenant saves the unused part of its
+//! share. Tenants with savings come first, in order of their most urgent jobs, while their turn is not used up. So a
+//! flood does not delay a tenant that stays within its share.
 
 use super::event::JobId;
 use super::horizon::{Bucket, Horizon};
@@ -11,10 +11,10 @@ use crate::base::{Ns, TenantId};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Shares are saved up for this long.
+/// Shares are saved for at most this long.
 const SAVED_MAX: Ns = Ns::from_millis(1_000);
 
-/// A job's place in a queue; what it needs to leave it again.
+/// A job's place in a queue, by which it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
     due: Ns,
@@ -22,15 +22,15 @@ pub(super) struct Ticket {
     bucket: Bucket,
 }
 
-/// One tier's queue.
+/// The queue of a tier.
 #[derive(Debug)]
 pub(super) struct TierQueue {
     tenants: Vec<TenantQueue>,
-    /// Tenants that have work waiting, the one whose turn it is in front.
+    /// Tenants with waiting work; the first one has the turn.
     ring: VecDeque<TenantId>,
-    /// Device time that a tenant of weight 1 gets in a turn.
+    /// Device time per turn for a tenant of weight 1.
     quantum: i64,
-    /// Sum of all tenants' weights: what a tenant saves is counted in this part of a nanosecond.
+    /// The sum of all tenants' weights. Savings are counted in nanoseconds times this sum, to stay exact.
     weights: i64,
     lanes: i64,
     seq: u64,
@@ -43,7 +43,7 @@ pub(super) struct TierQueue {
 struct TenantQueue {
     weight: i64,
     deficit: i64,
-    /// What it had saved up of its share, and when; its part of what the lanes had since comes to it.
+    /// Its savings at `saved_at`; later shares of the lanes' time are added when they are read.
     saved: i64,
     saved_at: Ns,
     waiting: BTreeMap<(Ns, u64), JobId>,
@@ -51,7 +51,7 @@ struct TenantQueue {
 }
 
 impl TierQueue {
-    /// A queue for tenants of these weights and for so many lanes.
+    /// A queue for tenants with these weights and for this number of lanes.
     pub fn new(weights: impl Iterator<Item = u32>, lanes: usize, quantum: Ns) -> Self {
         let lanes = lanes as i64;
         let tenants: Vec<TenantQueue> = weights
@@ -78,7 +78,7 @@ impl TierQueue {
         }
     }
 
-    /// Puts a job in line.
+    /// Adds a job.
     pub fn push(&mut self, now: Ns, job: (TenantId, JobId), due: Ns, (tokens, work): (u64, Ns)) -> Ticket {
         let (tenant, id) = job;
         self.seq += 1;
@@ -96,7 +96,7 @@ impl TierQueue {
         ticket
     }
 
-    /// Takes some of a waiting job's work; the job keeps its place.
+    /// Takes some of a waiting job's work. The job keeps its place.
     pub fn take(&mut self, tenant: TenantId, ticket: Ticket, (tokens, work): (u64, Ns)) {
         let queue = &mut self.tenants[tenant.0 as usize];
         queue.horizon.remove(ticket.bucket, work);
@@ -104,7 +104,7 @@ impl TierQueue {
         self.tokens -= tokens;
     }
 
-    /// Takes a job out of the line, with what work it had left.
+    /// Removes a job with its remaining work.
     pub fn remove(&mut self, tenant: TenantId, ticket: Ticket, rest: (u64, Ns)) {
         self.take(tenant, ticket, rest);
         let queue = &mut self.tenants[tenant.0 as usize];
@@ -116,7 +116,7 @@ impl TierQueue {
         }
     }
 
-    /// The job whose turn it is. With one tenant in line there is nothing to be fair about.
+    /// The next job. With one tenant there is nothing to be fair about.
     pub fn front(&mut self, now: Ns) -> Option<(TenantId, JobId)> {
         if self.ring.len() > 1
             && let Some(tenant) = self.front_saver(now)
@@ -135,7 +135,7 @@ impl TierQueue {
         self.first_of(*self.ring.front()?)
     }
 
-    /// The tenant with savings whose job is the most urgent, among those whose turn is not used up.
+    /// Among the tenants with savings and an unfinished turn, the one with the most urgent job.
     fn front_saver(&mut self, now: Ns) -> Option<TenantId> {
         let savers: SmallVec<[TenantId; 8]> =
             self.ring.iter().copied().filter(|&tenant| self.has_saved(now, tenant)).collect();
@@ -157,12 +157,12 @@ impl TierQueue {
         Some((tenant, job))
     }
 
-    /// Whether every tenant in line uses less than its share, as a sole tenant always does.
+    /// Whether every waiting tenant uses less than its share. A sole tenant always does.
     pub fn all_within_share(&self, now: Ns) -> bool {
         self.tenants.len() == 1 || self.ring.iter().all(|&tenant| self.has_saved(now, tenant))
     }
 
-    /// Whether only tenants beyond their share are in line, while others within theirs come and go.
+    /// Whether all waiting tenants exceed their share while others within theirs were active recently.
     pub fn disturbs(&self, now: Ns) -> bool {
         let calm = |tenant: TenantId| {
             let last = self.tenants[tenant.0 as usize].saved_at;
@@ -177,7 +177,7 @@ impl TierQueue {
         self.ring.len() > 1 && self.has_saved(now, tenant)
     }
 
-    /// Predicted device time that a tenant may take before its turn ends.
+    /// Predicted device time that a tenant may take in its turn.
     pub fn allowance(&self, tenant: TenantId) -> Ns {
         if self.ring.len() <= 1 {
             return Ns::MAX;
@@ -185,20 +185,20 @@ impl TierQueue {
         Ns(self.tenants[tenant.0 as usize].deficit.max(0) as u64)
     }
 
-    /// Charges a tenant for predicted device time, or gives back (negative) what was predicted
-    /// too much. A debt is bounded, so that one bad prediction silences nobody for long.
+    /// Charges a tenant for predicted device time, or refunds it if negative. Debt is bounded, so that one wrong
+    /// prediction does not block a tenant for long.
     pub fn charge(&mut self, now: Ns, tenant: TenantId, device_ns: i64) {
         let saved = self.saved(now, tenant);
         let queue = &mut self.tenants[tenant.0 as usize];
         let bound = 4 * self.quantum * queue.weight;
         queue.deficit = (queue.deficit - device_ns).clamp(-bound, bound);
         let left = saved.saturating_sub(device_ns.saturating_mul(self.weights));
-        // What it used of time that nobody else wanted is no debt.
+        // Using idle capacity creates no debt.
         queue.saved = left.clamp(0, saved_max(queue.weight, self.lanes));
         queue.saved_at = now;
     }
 
-    /// What a tenant has saved up of its share: device time times the sum of weights.
+    /// A tenant's savings: device time times the sum of weights.
     fn saved(&self, now: Ns, tenant: TenantId) -> i64 {
         let queue = &self.tenants[tenant.0 as usize];
         let since = i128::from(now.saturating_sub(queue.saved_at).0);
@@ -206,23 +206,22 @@ impl TierQueue {
         saved.min(i128::from(saved_max(queue.weight, self.lanes))) as i64
     }
 
-    /// Whether a tenant uses less than its share: half of what it may save is there, beyond what it
-    /// has in line.
+    /// Whether a tenant uses less than its share: its savings, minus its waiting work, are at least half of the
+    /// maximum.
     fn has_saved(&self, now: Ns, tenant: TenantId) -> bool {
         let queue = &self.tenants[tenant.0 as usize];
         let waits = (queue.horizon.total().0 as i64).saturating_mul(self.weights);
         2 * self.saved(now, tenant).saturating_sub(waits) >= saved_max(queue.weight, self.lanes)
     }
 
-    /// Predicted device time that will be spent before a new job of this tenant, due at `due`
-    /// and taking `own`, is through: its own tenant's more urgent work, and what the others will
-    /// have meanwhile.
+    /// Predicted device time before a new job of this tenant, due at `due` and taking `own`, is finished: the more
+    /// urgent work of its own tenant, and the work of other tenants that runs meanwhile.
     pub fn ahead(&self, now: Ns, tenant: TenantId, due: Ns, own: Ns) -> Ns {
         let queue = &self.tenants[tenant.0 as usize];
         let mine = queue.ahead(now, due);
         let has_saved = self.has_saved(now, tenant);
-        // The others' savers come first or by deadline; those that take turns pass as much as
-        // their shares let them, and not at all before one that has savings.
+        // Other tenants with savings come first, or by due time if this one has savings too. Tenants that take turns
+        // pass as much as their shares allow, and nothing before a tenant with savings.
         let (mut first, mut turns, mut rivals) = (Ns::ZERO, Ns::ZERO, 0);
         for &listed in self.ring.iter().filter(|&&listed| listed != tenant) {
             let rival = &self.tenants[listed.0 as usize];
@@ -238,28 +237,28 @@ impl TierQueue {
         mine + first + turns.min(Ns(share).saturating_add(turn))
     }
 
-    /// Predicted device time of everything in line.
+    /// Predicted device time of all waiting work.
     pub fn work(&self) -> Ns {
         self.work
     }
 
-    /// Tokens of everything in line.
+    /// Tokens of all waiting work.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Jobs in line.
+    /// The number of waiting jobs.
     pub fn jobs(&self) -> usize {
         self.jobs
     }
 
-    /// Every job in line, for the rare moments when all of them must be told something.
+    /// Every waiting job, for rare events that concern all of them.
     pub fn all(&self) -> Vec<JobId> {
         self.tenants.iter().flat_map(|tenant| tenant.waiting.values().copied()).collect()
     }
 }
 
-/// The most that a tenant saves: device time times the sum of weights.
+/// A tenant's largest savings: device time times the sum of weights.
 fn saved_max(weight: i64, lanes: i64) -> i64 {
     SAVED_MAX.0 as i64 * lanes * weight
 }
@@ -268,7 +267,7 @@ impl TenantQueue {
     fn ahead(&self, now: Ns, due: Ns) -> Ns {
         match self.waiting.first_key_value() {
             None => Ns::ZERO,
-            // So long overdue that the horizon has forgotten: the line is hopelessly behind.
+            // So long overdue that the horizon has forgotten it: the queue is far behind.
             Some((&(first, _), _)) if Horizon::forgotten(now, first) => self.horizon.total(),
             Some(_) => self.horizon.before(now, due),
         }

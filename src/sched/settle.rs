@@ -1,4 +1,4 @@
-//! The end of a batch: charge, learn, answer; or recover from a fault.
+//! The end of a batch: charges, learns and answers, or recovers from a fault.
 
 use super::event::{Action, BatchId, Done, Fault, LaneId};
 use super::lane::{Batch, Member};
@@ -8,7 +8,7 @@ use crate::base::{DeviceId, DeviceNs, Tier, split};
 impl Scheduler {
     pub(super) fn settle(&mut self, done: &Done, out: &mut Vec<Action>) {
         let lane = &mut self.lanes[done.lane.0 as usize];
-        // A batch that was given up was booked then.
+        // A batch that was given up was booked at that time.
         let Some(batch) = lane.finish(done.batch) else { return };
         lane.busy += done.device;
         match done.result {
@@ -26,7 +26,7 @@ impl Scheduler {
         for (member, charge) in batch.members.iter().zip(split(done.device, &weights)) {
             self.pay((tier, on), member, charge, out);
         }
-        // Answers come after all charges, so that an answer has its whole price.
+        // Answers come after all charges, so that each has its full price.
         for member in &batch.members {
             self.came_back(tier, member, out);
         }
@@ -39,7 +39,7 @@ impl Scheduler {
         charge: DeviceNs,
         out: &mut Vec<Action>,
     ) {
-        // What was charged by prediction is corrected to what was measured.
+        // Corrects the predicted charge to the measured one.
         self.queues[tier].charge(self.now, member.tenant, charge.0 as i64 - member.work.0 as i64);
         self.quotas[member.tenant.0 as usize].spend(charge);
         match self.jobs.get_mut(&member.slice.job) {
@@ -56,7 +56,7 @@ impl Scheduler {
         }
     }
 
-    /// Books a batch's end for one of its jobs; false when the job is not inside any more.
+    /// Books the end of a batch for one of its jobs. Returns false if the job is gone.
     fn leave_batch(&mut self, tier: Tier, member: &Member) -> bool {
         let now = self.now;
         let Some(job) = self.jobs.get_mut(&member.slice.job) else { return false };
@@ -80,7 +80,7 @@ impl Scheduler {
             lane.out_of_memory(lost[0].load.tokens);
         } else {
             lane.failed(self.now, &self.limits);
-            // What waited behind it on the lane goes with it.
+            // Batches that waited behind it on the lane are lost too.
             lost.extend(lane.running.drain(..));
             out.push(Action::Restart { lane: id, fault });
         }
@@ -102,7 +102,7 @@ impl Scheduler {
 
     pub(super) fn stalled(&mut self, id: LaneId, batch: BatchId, out: &mut Vec<Action>) {
         let lane = &mut self.lanes[id.0 as usize];
-        // Only the oldest can have stalled; one behind it waits and gets its own moment.
+        // Only the oldest batch can have stalled; the ones behind it get their own timers.
         let Some(oldest) = lane.running.front() else { return };
         if oldest.id != batch {
             if lane.running.iter().any(|running| running.id == batch) {
@@ -117,7 +117,7 @@ impl Scheduler {
         self.faulted(id, Fault::Stalled, DeviceNs::ZERO, batch, out);
     }
 
-    /// Lines a member's pairs up again, in front of what else the job has to do.
+    /// Puts a member's pairs back in front of the job's other work.
     fn put_back(&mut self, tier: Tier, member: &Member) {
         let job = self.job(member.slice.job);
         if job.stage.works(tier) {

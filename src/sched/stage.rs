@@ -1,4 +1,4 @@
-//! What a job waits for, and what each event makes of that: every transition of a job is in this file.
+//! The stages of a job: every transition is in this file.
 //!
 //! | stage | its scores are complete | its tier failed or went down | the deadline passes |
 //! |---|---|---|---|
@@ -19,23 +19,23 @@ use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 use std::sync::Arc;
 
-/// What the job waits for.
+/// The stage of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// The primary on every candidate.
     Full,
-    /// As [`Stage::Full`], and the fallback has been started against lateness.
+    /// As [`Stage::Full`], with the fallback started because the primary might be late.
     Hedged,
-    /// The fallback on every candidate; afterwards the primary on the best, or an answer.
+    /// The fallback on every candidate; then the primary on the best ones, or an answer.
     Fallback { then_top_k: bool },
-    /// The driver's order of the fallback's scores.
+    /// Waiting for the driver's order of the fallback's scores.
     Ranking,
-    /// The primary on the best `k`; the fallback's scores are at hand.
+    /// The primary on the best `k`; the fallback's scores are complete.
     TopK { k: u32 },
 }
 
 impl Stage {
-    /// Whether a tier's scores are waited for.
+    /// Whether the stage waits for a tier's scores.
     pub fn works(self, tier: Tier) -> bool {
         match (tier, self) {
             (Tier::Primary, Self::Full | Self::Hedged | Self::TopK { .. }) => true,
@@ -47,7 +47,7 @@ impl Stage {
 }
 
 impl Scheduler {
-    /// Puts a job into a stage and its pairs into that stage's queue.
+    /// Sets a job's stage and queues the pairs that it needs.
     pub(super) fn start(&mut self, id: JobId, stage: Stage) {
         let job = self.job(id);
         job.stage = stage;
@@ -65,11 +65,11 @@ impl Scheduler {
         }
     }
 
-    /// A tier came back with some of a job's scores.
+    /// A tier scored some of a job's pairs.
     pub(super) fn scored(&mut self, id: JobId, tier: Tier, out: &mut Vec<Action>) {
         let job = self.job(id);
         if !job.parts[tier].complete() {
-            // Withdrawn at the last moment, and the last of what ran has come back.
+            // Its work was withdrawn at the last moment, and the last running batch has ended.
             let part = &job.parts[tier];
             let cut_short = part.running == 0 && part.todo.is_empty();
             if matches!(job.stage, Stage::TopK { .. }) && tier == Tier::Primary && cut_short {
@@ -80,7 +80,7 @@ impl Scheduler {
         match (tier, job.stage) {
             (Tier::Primary, Stage::TopK { .. }) => self.answer_top_k(id, Degradation::PrimaryLate, out),
             (Tier::Fallback, _) => self.fallback_came_back(id, out),
-            // Even where its job was given to the fallback meanwhile.
+            // Also if the job was given to the fallback meanwhile.
             (Tier::Primary, Stage::Full | Stage::Hedged | Stage::Fallback { .. } | Stage::Ranking) => {
                 job.degraded = None;
                 self.answer(id, Served::Full, out);
@@ -88,7 +88,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether the fallback may answer a job that the primary has, and is up.
+    /// Whether the fallback may answer a job that the primary has, and is available.
     pub(super) fn may_fall_back(&self, id: JobId) -> bool {
         let job = &self.jobs[&id];
         job.policy == Policy::Auto
@@ -97,8 +97,8 @@ impl Scheduler {
             && self.is_available(Tier::Fallback)
     }
 
-    /// A tier that would begin with a job's rest at `starts` is predicted to miss the deadline: with its margin, or (certain)
-    /// without. True when the job left that tier's line.
+    /// Called if a tier that begins a job's remaining work at `starts` is predicted to miss the deadline: with its
+    /// margin, or without it (`is_certain`). Returns true if the job left the tier's queue.
     pub(super) fn predicted_late(
         &mut self,
         id: JobId,
@@ -109,7 +109,7 @@ impl Scheduler {
     ) -> bool {
         let part = &self.jobs[&id].parts[tier];
         match self.jobs[&id].stage {
-            // Work that has not begun costs nothing to move, so that a doubt is enough.
+            // Moving work that has not begun costs nothing, so the prediction with margin suffices.
             Stage::Full if self.may_fall_back(id) && (is_certain || !part.has_begun()) => {
                 self.fall_back(id, Degradation::PrimaryLate, out);
                 true
@@ -123,7 +123,7 @@ impl Scheduler {
                 self.withdraw(id, Tier::Primary);
                 true
             }
-            // The race is lost; the fallback has been started.
+            // The primary has lost the race; the fallback is already running.
             Stage::Hedged if tier == Tier::Primary => {
                 self.withdraw(id, Tier::Primary);
                 self.job(id).degraded = Some(Degradation::PrimaryLate);
@@ -136,12 +136,12 @@ impl Scheduler {
                 self.refuse(id, Refusal::BudgetTooShortNow { retry_after }, out);
                 true
             }
-            // Begun, and nothing faster: it ends late and says so.
+            // It has begun and nothing is faster: it ends late and is declared late.
             Stage::Full | Stage::Fallback { .. } | Stage::Hedged | Stage::Ranking => false,
         }
     }
 
-    /// The budget is spent but for the answer's way back.
+    /// The deadline, minus the answer's margin, has passed.
     pub(super) fn deadline(&mut self, id: JobId, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get(&id) else { return };
         let is_tried = job.tried.primary || job.tried.fallback;
@@ -159,12 +159,12 @@ impl Scheduler {
                 let refusal = self.too_late(&self.jobs[&id]);
                 self.refuse(id, refusal, out);
             }
-            // Something runs: its scores are worth a late answer that says so.
+            // Work is running: its scores give a late answer, declared as late.
             Stage::Full | Stage::Hedged | Stage::Fallback { .. } | Stage::Ranking => {}
         }
     }
 
-    /// Gives a job's work from the primary to the fallback.
+    /// Moves a job's work from the primary to the fallback.
     pub(super) fn fall_back(&mut self, id: JobId, why: Degradation, out: &mut Vec<Action>) {
         self.withdraw(id, Tier::Primary);
         self.job(id).degraded = Some(why);
@@ -189,8 +189,7 @@ impl Scheduler {
                 out.push(Action::Rank { job: id });
             }
             Stage::Fallback { .. } => self.answer(id, Served::Fallback, out),
-            // The primary may still make it: the better answer is worth waiting for until the
-            // last moment.
+            // The primary may still finish in time: its better answer is worth waiting for until the last moment.
             Stage::Hedged if job.deadline.is_some_and(|deadline| self.now >= deadline) => {
                 self.job(id).degraded = Some(Degradation::PrimaryLate);
                 self.answer(id, Served::Fallback, out);
@@ -236,7 +235,7 @@ impl Scheduler {
         self.enqueue_all(id, Tier::Primary, Some(order), k as u32);
     }
 
-    /// Answers a top-k with as many of the best as the primary has come back with.
+    /// Answers a top-k with as many of the best as the primary has scored.
     pub(super) fn answer_top_k(&mut self, id: JobId, why: Degradation, out: &mut Vec<Action>) {
         let job = self.job(id);
         let k = job.parts.primary.done_prefix();
@@ -251,8 +250,7 @@ impl Scheduler {
         self.answer(id, served, out);
     }
 
-    /// A tier failed on a job's own pairs. They are in line for one more try, unless the other
-    /// tier can take over.
+    /// A tier failed on a job's own pairs. They are queued for one more attempt, unless the other tier can take over.
     pub(super) fn tier_failed(&mut self, id: JobId, tier: Tier, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let again = std::mem::replace(&mut job.failed[tier], true);
@@ -279,12 +277,12 @@ impl Scheduler {
             {
                 self.refuse(id, Refusal::ModelFailed, out);
             }
-            // One more try, or nothing to do: the tier's work was not waited for.
+            // One more attempt, or nothing to do because the stage did not wait for this tier.
             (Tier::Primary | Tier::Fallback, _) => {}
         }
     }
 
-    /// Whether the primary may take over what the fallback failed on.
+    /// Whether the primary may take over after a failure of the fallback.
     fn may_go_full(&self, id: JobId) -> bool {
         let job = &self.jobs[&id];
         let part = &job.parts.primary;
@@ -295,7 +293,7 @@ impl Scheduler {
             && self.is_available(Tier::Primary)
     }
 
-    /// No lane of a tier is left: whoever may use the other one moves there now.
+    /// No lane of a tier is left. Jobs that may use the other tier move there.
     pub(super) fn tier_went_down(&mut self, tier: Tier, out: &mut Vec<Action>) {
         for id in self.queues[tier].all() {
             let Some(job) = self.jobs.get(&id) else { continue };

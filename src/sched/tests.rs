@@ -1,5 +1,5 @@
-//! Scenarios by hand: one primary lane at 1 ms a pair of 100 tokens, one fallback lane ten times
-//! as fast. The simulation covers what nobody thought of.
+//! Hand-written scenarios: one primary lane at 1 ms per pair of 100 tokens, one fallback lane ten times as fast. The
+//! simulation covers random ones.
 
 use super::*;
 use crate::forecast::predict::{Load, Measured};
@@ -86,7 +86,7 @@ impl World {
         self.step(Event::Ranked { job: JobId(job), order: (0..pairs).rev().collect() })
     }
 
-    /// Runs every batch at once until nothing is dispatched any more.
+    /// Runs every batch at once until nothing more is dispatched.
     fn run_all(&mut self, mut actions: Vec<Action>) {
         while let Some(dispatch) = dispatched(&actions) {
             actions = self.done(dispatch.lane, dispatch.batch, Ok(()));
@@ -370,7 +370,7 @@ fn a_lane_that_returns_nan_is_restarted_and_its_work_goes_to_the_other_tier() {
     let fallback = dispatched_to(&actions, FALLBACK);
     world.done(FALLBACK, fallback.batch, Ok(()));
     assert_eq!(world.answers(), [(1, Served::Fallback, Some(Degradation::PrimaryFailed))]);
-    // While the lane is down, newcomers go to the fallback; they say why.
+    // While the lane is down new jobs go to the fallback, with the reason declared.
     let next = world.arrive(2, 4, None, Policy::Auto);
     world.run_all(next);
     assert_eq!(world.answers()[1], (2, Served::Fallback, Some(Degradation::PrimaryUnavailable)));
