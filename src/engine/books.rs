@@ -1,4 +1,4 @@
-//! The one place that the engine's facts go to: metrics, prices, ledger and journal.
+//! The one place that updates metrics, ledger and journal.
 
 use super::clock::Clock;
 use super::journal::Journal;
@@ -15,15 +15,15 @@ use crate::sched::{Action, Answer, Config, Done, Event, LaneId, Scheduler};
 use crate::telemetry::metrics::{BatchFacts, CountFacts, DeviceFacts, Metrics, ModelLabels, TierFacts};
 use std::sync::Arc;
 
-/// Facts are handed on this long after the first of them; a kill loses no more.
+/// Updates are flushed this long after the first of them; a kill loses no more.
 const HAND_OVER: Ns = Ns::from_millis(250);
-/// How often the idle time of an idle server is handed on.
+/// The interval in which the idle time of an idle server is flushed.
 const HAND_OVER_IDLE: Ns = Ns::from_millis(10_000);
 
-/// Where the books are kept, and by which prices.
+/// Prices, ledger and journal.
 #[derive(Default)]
 pub struct BooksSetup {
-    /// What device time costs.
+    /// Prices of device time.
     pub prices: PriceBook,
     /// The ledger on disk.
     pub store: Option<Arc<Store>>,
@@ -31,12 +31,12 @@ pub struct BooksSetup {
     pub journal: Option<Journal>,
 }
 
-/// What a request pays for its device time, over both tiers.
+/// The price of a request's device time, over both tiers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Price {
-    /// Money, where the devices have a price.
+    /// Money; none if the devices have no price.
     pub cost: Option<Nanodollars>,
-    /// Energy, by the devices that tell what they draw.
+    /// Energy, if devices report their power.
     pub joules: Option<f64>,
 }
 
@@ -48,9 +48,9 @@ pub(super) struct Books {
     store: Option<Arc<Store>>,
     journal: Option<Journal>,
     lanes: Vec<LaneSetup>,
-    /// What each lane's device last told of itself.
+    /// The last reported state of each lane's device.
     devices: Vec<Option<DeviceState>>,
-    /// When facts were last handed on, and whether there are newer ones.
+    /// When updates were last flushed, and whether there are newer ones.
     handed_over: Ns,
     fresh: bool,
 }
@@ -98,7 +98,7 @@ impl Books {
         }
     }
 
-    /// Whether the scheduler's steps are to be told.
+    /// Whether the scheduler's steps are recorded.
     pub fn is_journaling(&self) -> bool {
         self.journal.is_some()
     }
@@ -109,17 +109,17 @@ impl Books {
         }
     }
 
-    /// A lane is sent a batch.
+    /// Books that a batch is sent to a lane.
     pub fn begin_batch(&mut self, now: Ns, lane: LaneId) {
         self.ledger.begin(lane.0 as usize, now);
     }
 
-    /// A lane is made anew, and what it held is lost.
+    /// Books that a lane is restarted, and its batches are lost.
     pub fn restart(&mut self, now: Ns, lane: LaneId) {
         self.ledger.restart(lane.0 as usize, now);
     }
 
-    /// A batch ended: it gets its share of the device's time, which the scheduler then divides.
+    /// Books a finished batch and gives it its share of the device's time, which the scheduler then divides.
     pub fn end_batch(&mut self, now: Ns, done: &mut Done, (pairs, tokens): (usize, u64)) {
         self.fresh = true;
         let lane = &self.lanes[done.lane.0 as usize];
@@ -129,26 +129,26 @@ impl Books {
         self.metrics.batch(&BatchFacts { tier, result, pairs, tokens, tokens_max, device });
     }
 
-    /// A lane's device told how it is.
+    /// Stores the reported state of a lane's device.
     pub fn device(&mut self, lane: LaneId, state: DeviceState) {
         self.fresh = true;
         self.devices[lane.0 as usize] = Some(state);
     }
 
-    /// What the devices of a tier that told have told.
+    /// The reported states of a tier's devices.
     fn devices(&self, tier: Tier) -> impl Iterator<Item = DeviceState> {
         let lanes = self.lanes.iter().zip(&self.devices);
         lanes.filter_map(move |(lane, state)| state.filter(|_| lane.tier == tier))
     }
 
-    /// What a tier's lanes draw on average, where any tells.
+    /// The mean power of a tier's lanes, if any reports it.
     fn watts(&self, tier: Tier) -> Option<f64> {
         let (sum, count) =
             self.devices(tier).filter_map(|state| state.watts).fold((0.0, 0), |(sum, n), w| (sum + w, n + 1));
         (count > 0).then(|| sum / f64::from(count))
     }
 
-    /// A request is answered: books what it used and returns the price.
+    /// Books an answered request and returns its price.
     pub fn charge(&mut self, tenant: TenantId, candidates: usize, answer: &Answer) -> Price {
         self.fresh = true;
         let hour = self.hour();
@@ -174,7 +174,7 @@ impl Books {
         price
     }
 
-    /// Device time that no response shows.
+    /// Books device time that no response includes.
     pub fn act(&mut self, now: Ns, action: &Action) {
         let hour = self.hour();
         match action {
@@ -189,19 +189,19 @@ impl Books {
         self.fresh = true;
     }
 
-    /// When [`Books::hand_over`] should be called if nothing else happens.
+    /// The time at which [`Books::hand_over`] is due if nothing else happens.
     pub fn due(&self) -> Ns {
         self.handed_over + if self.fresh { HAND_OVER } else { HAND_OVER_IDLE }
     }
 
-    /// Hands over what was not handed over within the time before now.
+    /// Flushes, unless that was done less than `ago` before now.
     pub fn hand_over_after(&mut self, ago: Ns, now: Ns, sched: &Scheduler) {
         if self.handed_over.saturating_add(ago) <= now {
             self.hand_over(now, sched);
         }
     }
 
-    /// Hands the ledger's news to the store, and the present state to the metrics.
+    /// Flushes the ledger's increments to the store, and the present state to the metrics.
     pub fn hand_over(&mut self, now: Ns, sched: &Scheduler) {
         (self.handed_over, self.fresh) = (now, false);
         if let Some(journal) = &mut self.journal {

@@ -1,4 +1,4 @@
-//! Who used which device for how long, and what it cost. The books always balance.
+//! Device time and cost by tenant and model. The books always balance.
 //!
 //! For each device, to the nanosecond and after every entry:
 //! `charged + discarded + pending + idle == elapsed`. Charged time is on a response; discarded time
@@ -21,13 +21,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The account that pays for what no tenant asked for.
+/// The account of device time that no tenant requested.
 pub const HOUSE: &str = "podium";
 
-/// What a ledger has to know about the server.
+/// The server's set-up, as far as the ledger needs it.
 #[derive(Clone, Debug)]
 pub struct Accounts {
-    /// What device time costs.
+    /// Prices of device time.
     pub prices: PriceBook,
     /// The models; none where a tier is not served.
     pub tiers: PerTier<Option<TierAccount>>,
@@ -39,43 +39,43 @@ pub struct Accounts {
     pub tenants: Vec<Arc<str>>,
 }
 
-/// What a tier runs.
+/// A tier's model and kind of device.
 #[derive(Clone, Debug)]
 pub struct TierAccount {
     /// The model's name.
     pub model: Arc<str>,
     /// The model's version.
     pub version: Arc<str>,
-    /// What all of its lanes run on.
+    /// The kind of device of its lanes.
     pub kind: DeviceKind,
 }
 
-/// A device: what time is spent on.
+/// A device.
 #[derive(Clone, Debug)]
 pub struct DeviceAccount {
     /// Its name among this machine's devices.
     pub name: Arc<str>,
-    /// What it is priced as.
+    /// Its kind, by which it is priced.
     pub kind: DeviceKind,
 }
 
-/// A lane, by its place among the lanes.
+/// A lane, by its position.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneAccount {
-    /// Whose model it runs.
+    /// The tier of its model.
     pub tier: Tier,
-    /// On what.
+    /// Its device.
     pub on: DeviceId,
 }
 
-/// One answer's part in one tier.
+/// A charge: one answer's part in one tier.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {
-    /// When the answer was given.
+    /// The hour of the answer.
     pub hour: Hour,
-    /// To whom.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Which model worked.
+    /// The tier.
     pub tier: Tier,
     /// 1 in the tier that the answer is named after, 0 in the other: requests count once.
     pub requests: u64,
@@ -83,23 +83,23 @@ pub struct Charge {
     pub pairs: u64,
 }
 
-/// What a row adds up; all fields only grow.
+/// The sums of a row; all fields only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sums {
     /// Requests answered.
     pub requests: u64,
     /// Pairs of those requests.
     pub pairs: u64,
-    /// Device time on responses.
+    /// Device time charged to responses.
     pub device: DeviceNs,
-    /// The prices on those responses; none where their device has no price.
+    /// The prices on those responses; none if their device has no price.
     pub cost: Option<Nanodollars>,
-    /// Device time on no response.
+    /// Device time without a response.
     pub discarded: DeviceNs,
 }
 
 impl Sums {
-    /// Adds another row's.
+    /// Adds another row.
     pub fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.pairs += other.pairs;
@@ -109,19 +109,19 @@ impl Sums {
     }
 }
 
-/// Adds money to a sum: none is what has no price, and only nones make none.
+/// Adds money to a sum. None stands for no price; a sum of only nones is none.
 pub fn add_cost(sum: &mut Option<Nanodollars>, cost: Option<Nanodollars>) {
     if let Some(cost) = cost {
         *sum = Some(sum.unwrap_or_default() + cost);
     }
 }
 
-/// What one tenant used of one model on one kind of device within an hour.
+/// Usage of one model on one kind of device by one tenant in one hour.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowKey {
-    /// When.
+    /// The hour.
     pub hour: Hour,
-    /// Who; [`HOUSE`] for faults.
+    /// The tenant; [`HOUSE`] for faults.
     pub tenant: Arc<str>,
     /// The model's name.
     pub model: Arc<str>,
@@ -133,19 +133,19 @@ pub struct RowKey {
     pub kind: Arc<str>,
 }
 
-/// What one device was there for, within an hour.
+/// The time of one device in one hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceSums {
-    /// Wall time in which the device was ours.
+    /// Wall time in which the device was in use by this server.
     pub elapsed: DeviceNs,
-    /// The part of it that batches were given.
+    /// The part of it that batches got.
     pub busy: DeviceNs,
-    /// What the elapsed time costs; none without a price.
+    /// The price of the elapsed time; none without a price.
     pub cost: Option<Nanodollars>,
 }
 
 impl DeviceSums {
-    /// Adds another row's.
+    /// Adds another row.
     pub fn add(&mut self, other: &Self) {
         self.elapsed += other.elapsed;
         self.busy += other.busy;
@@ -153,10 +153,10 @@ impl DeviceSums {
     }
 }
 
-/// One device within an hour.
+/// One device in one hour.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeviceKey {
-    /// When.
+    /// The hour.
     pub hour: Hour,
     /// The name of its kind.
     pub kind: Arc<str>,
@@ -164,17 +164,17 @@ pub struct DeviceKey {
     pub device: Arc<str>,
 }
 
-/// What was added to the books since they were last asked.
+/// The increments since they were last taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Increments {
-    /// What tenants used.
+    /// Usage of tenants.
     pub rows: BTreeMap<RowKey, Sums>,
     /// What devices did.
     pub devices: BTreeMap<DeviceKey, DeviceSums>,
 }
 
 impl Increments {
-    /// Adds later increments; the keys bound the size.
+    /// Adds later increments. The number of keys bounds the size.
     pub fn merge(&mut self, later: Self) {
         for (key, sums) in later.rows {
             self.rows.entry(key).or_default().add(&sums);
@@ -199,9 +199,9 @@ pub struct Totals {
     pub discarded: PerTier<DeviceNs>,
     /// At work now, or worked for jobs that are not settled yet.
     pub pending: DeviceNs,
-    /// Not worked.
+    /// Idle.
     pub idle: DeviceNs,
-    /// All there was.
+    /// The total.
     pub elapsed: DeviceNs,
 }
 
@@ -337,7 +337,7 @@ impl Ledger {
         cost
     }
 
-    /// Books device time that is on no response; the house's where nobody asked for it.
+    /// Books device time without a response; to the house if no tenant requested it.
     pub fn discard(
         &mut self,
         hour: Hour,
@@ -356,7 +356,7 @@ impl Ledger {
             let on = DeviceId(place as u32);
             self.divide(on, now);
             let elapsed = self.devices[place].elapsed;
-            // The price of the whole, less what was told: no rounding adds up.
+            // The price of the total minus what was taken before, so that rounding errors do not add up.
             let cost = self.accounts.prices.price(self.accounts.devices[place].kind, elapsed);
             let told = std::mem::replace(&mut self.devices[place].told, (elapsed, cost));
             let more = DeviceSums {
@@ -389,7 +389,7 @@ impl Ledger {
         Totals { charged, discarded, pending, idle, elapsed }
     }
 
-    /// The sum of the prices on a tier's answers.
+    /// The sum of the prices of a tier's answers.
     pub fn cost(&self, tier: Tier) -> Nanodollars {
         self.costs[tier]
     }

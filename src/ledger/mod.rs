@@ -1,11 +1,11 @@
-//! Floor 2: who used device time, and what it costs.
+//! Floor 2: device time, priced and charged to tenants.
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `price` | what device time costs |
-//! | `books` | who used which device for how long; the books of a running server |
-//! | `store` | the same on disk |
-//! | `report` | who owes what, idle time included or not |
+//! | `price` | prices of device time |
+//! | `books` | the books of a running server: device time and cost by tenant and model |
+//! | `store` | the books on disk |
+//! | `report` | usage and cost, with or without idle time |
 
 pub mod books;
 pub mod price;

@@ -1,4 +1,4 @@
-//! What a device costs, energy included, in whole billionths of a dollar.
+//! Prices of devices, energy included, in nanodollars.
 
 use crate::base::{DeviceNs, Nanodollars};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ pub struct PriceConfig {
     pub devices: Vec<DevicePrice>,
 }
 
-/// What one kind of device costs.
+/// The price of one kind of device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DevicePrice {
@@ -32,7 +32,7 @@ pub struct DevicePrice {
     pub dollars_per_kwh: Option<f64>,
 }
 
-/// What is wrong with `[prices]`; the message names the key.
+/// An error in `[prices]`; the message names the key.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PriceError {
     /// Not a number, negative, or so large that sums could overflow.
@@ -43,10 +43,10 @@ pub enum PriceError {
         /// The largest value allowed.
         max: u64,
     },
-    /// Two devices of one name.
+    /// Two devices have the same name.
     #[error("prices.devices[{place}].name: {name} has a price already")]
     Twice {
-        /// The second one's place in the list.
+        /// The second one's position in the list.
         place: usize,
         /// Its name.
         name: String,
@@ -57,7 +57,7 @@ pub enum PriceError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceKind(u16);
 
-/// Prices of device time by kind of device.
+/// Prices of device time, by kind of device.
 #[derive(Clone, Debug, Default)]
 pub struct PriceBook {
     kinds: Vec<Kind>,
@@ -70,16 +70,15 @@ struct Kind {
     per_hour: Option<Nanodollars>,
 }
 
-/// Far above any device that is rented. A thousand devices at this price fill the 63 bits that the
-/// store has for a sum of nanodollars after a year.
+/// Far above any device for rent. The sum for a thousand devices at this price fills the store's 63 bits of nanodollars
+/// after a year.
 const DOLLARS_MAX: u64 = 1_000;
-/// A rack, not a device.
+/// A rack rather than a device.
 const WATTS_MAX: u64 = 1_000_000;
 const HOUR: u128 = 3_600_000_000_000;
 
 impl PriceBook {
-    /// Checks a configuration and turns it into whole nanodollars an hour, each part rounded to the
-    /// nearest.
+    /// Checks a configuration and converts it to whole nanodollars per hour, each part rounded to nearest.
     ///
     /// # Errors
     /// [`PriceError`], which names the key.
@@ -112,7 +111,7 @@ impl PriceBook {
         DeviceKind(u16::try_from(place).expect("there are fewer kinds of device than lanes"))
     }
 
-    /// A kind's name.
+    /// The name of a kind.
     pub fn name(&self, kind: DeviceKind) -> &Arc<str> {
         &self.kinds[usize::from(kind.0)].name
     }

@@ -1,4 +1,4 @@
-//! Who owes what: rows of the ledger, filtered, grouped, and loaded with what nobody used.
+//! Reports of the ledger: rows filtered, grouped, and loaded with idle time.
 
 use super::books::{HOUSE, Increments, RowKey, Sums, add_cost};
 use crate::base::{DeviceNs, Hour, Nanodollars, Tier, shares};
@@ -7,24 +7,24 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Which rows of the ledger, and what to tell apart.
+/// A query: rows to select, and columns to group by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// The first hour.
     pub from: Hour,
-    /// The hour after the last one; none for all there are.
+    /// The end: the hour after the last one; none for no end.
     pub to: Option<Hour>,
     /// Only this tenant.
     pub tenant: Option<String>,
-    /// What gets rows of its own; nothing makes one row of all.
+    /// The columns to group by; none gives one row.
     pub group_by: Vec<GroupBy>,
 }
 
 impl Query {
-    /// Refuses a span that no hour can lie in.
+    /// Refuses an empty span.
     ///
     /// # Errors
-    /// Names both ends.
+    /// The message names both ends.
     pub fn check(self) -> Result<Self, String> {
         match self.to {
             Some(to) if to <= self.from => Err(format!("to: {to} is not after {}", self.from)),
@@ -51,7 +51,7 @@ impl GroupBy {
     /// Every column, in the order in which reports show them.
     pub const ALL: [Self; 4] = [Self::Hour, Self::Tenant, Self::Model, Self::Tier];
 
-    /// The name that the command line and `/v1/costs` use.
+    /// The name in the command line and `/v1/costs`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hour => "hour",
@@ -71,7 +71,7 @@ impl FromStr for GroupBy {
     }
 }
 
-/// One line of a report; columns that it was not grouped by are left out.
+/// The group of a line; columns that are not grouped by are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Group {
     /// The hour.
@@ -91,23 +91,23 @@ pub struct Group {
     pub tier: Option<Tier>,
 }
 
-/// What a group used and owes.
+/// Usage and cost of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CostRow {
-    /// What the line is about.
+    /// The group.
     #[serde(flatten)]
     pub group: Group,
     /// Requests answered.
     pub requests: u64,
     /// Pairs of those requests, in each tier that scored them.
     pub pairs: u64,
-    /// Device time on responses.
+    /// Device time charged to responses.
     pub device_ns: DeviceNs,
-    /// Device time on no response.
+    /// Device time without a response.
     pub discarded_ns: DeviceNs,
-    /// The prices on responses: what the work took. None where no device had a price.
+    /// The sum of the prices on responses. None where no device had a price.
     pub nanodollars: Option<Nanodollars>,
-    /// The same with idle and discarded time shared out: what the devices cost. None where no device had a
+    /// The same with idle and discarded time divided among tenants: the cost of the devices. None where no device had a
     /// price.
     pub loaded_nanodollars: Option<Nanodollars>,
 }

@@ -1,9 +1,8 @@
-//! The ledger on disk: an SQLite file that a background thread adds increments to.
+//! The ledger on disk: a SQLite file, written by a background thread.
 //!
-//! Each flush is one transaction that also raises the writer's sequence number, so a flush whose
-//! commit was reported as failed and yet took place is not counted twice. While the file cannot be
-//! written, increments stay in memory, merged by key, and serving goes on. A process that is killed
-//! loses at most [`FLUSH`] beside what it had not handed over.
+//! Each flush is one transaction that also raises the writer's sequence number. So a flush that was committed although
+//! an error was reported is not counted twice. While the file cannot be written, increments stay in memory, merged by
+//! key, and serving continues. A killed process loses at most [`FLUSH`] of time, besides what it had not handed over.
 
 use super::books::{DeviceKey, DeviceSums, Increments, RowKey, Sums};
 use super::report::{CostRow, Query, report};
@@ -22,7 +21,7 @@ pub const FLUSH: Duration = Duration::from_millis(500);
 
 /// How long a flush waits for another process that writes.
 const LOCKED: Duration = Duration::from_millis(250);
-/// `podi`, in the file's header: tells our file from any other database.
+/// The application id `podi` in the file's header, which identifies our files.
 const APPLICATION: i32 = 0x706f_6469;
 const VERSION: i32 = 2;
 /// Without a price `nanodollars` is null.
@@ -56,13 +55,13 @@ const DEVICES_1: &str = "
 /// Why a ledger file cannot be used.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// It is damaged, or no SQLite file.
+    /// It is damaged or not a SQLite file.
     #[error("ledger {}: not a database, or damaged", .path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
     },
-    /// It is the database of another program.
+    /// It belongs to another program.
     #[error("ledger {}: a database of another program", .path.display())]
     Foreign {
         /// The file.
@@ -92,7 +91,7 @@ pub struct Store {
     path: PathBuf,
     pending: Arc<Mutex<Increments>>,
     failures: Arc<AtomicU64>,
-    /// Asks for a flush now, and is told whether it went well; dropped to end the thread.
+    /// Requests a flush now and receives its result; dropped to end the thread.
     flushes: Option<Sender<Sender<bool>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -102,12 +101,12 @@ impl Store {
     /// starts the thread that writes it.
     ///
     /// # Errors
-    /// [`StoreError`]: nothing is written to a file that is not ours.
+    /// [`StoreError`]; nothing is written to a file that is not ours.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Writer::open(path).map(Self::start)
     }
 
-    /// Whether [`Store::open`] would take the file that is there, without writing to it.
+    /// Whether [`Store::open`] would accept an existing file; writes nothing.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -125,7 +124,7 @@ impl Store {
     fn start(writer: Writer) -> Self {
         let pending = Arc::new(Mutex::new(Increments::default()));
         let failures = Arc::new(AtomicU64::new(0));
-        // One flush is asked for at a time.
+        // Only one flush is requested at a time.
         let (flushes, asked) = bounded(1);
         let path = writer.path.clone();
         let keeper = Keeper { writer, pending: pending.clone(), failures: failures.clone(), batch: None };
@@ -141,19 +140,19 @@ impl Store {
         &self.path
     }
 
-    /// Hands over increments; they are on disk within [`FLUSH`] if the disk can take them.
+    /// Hands over increments. They are on disk within [`FLUSH`], unless the disk fails.
     pub fn add(&self, increments: Increments) {
         lock(&self.pending).merge(increments);
     }
 
-    /// Writes now what was handed over; false when that failed and will be tried again.
+    /// Flushes now. Returns false if the flush failed and will be tried again.
     pub fn flush(&self) -> bool {
         let (reply, answer) = bounded(1);
         self.flushes.as_ref().is_some_and(|flushes| flushes.send(reply).is_ok())
             && answer.recv().unwrap_or(false)
     }
 
-    /// Flushes that failed since the start; each is tried again.
+    /// Failed flushes since the start; each is tried again.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
@@ -161,7 +160,7 @@ impl Store {
     /// Reads a report from a ledger file, which a server may be writing.
     ///
     /// # Errors
-    /// [`StoreError`]; a file that does not exist is an error, too.
+    /// [`StoreError`], also if the file does not exist.
     pub fn query(path: &Path, query: &Query) -> Result<Vec<CostRow>, StoreError> {
         let failed = |error| name(path, &error);
         let mut connection =
@@ -179,7 +178,7 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.flushes = None;
         if let Some(thread) = self.thread.take() {
-            // It logs its own failures, and a panic in it has been reported already.
+            // The thread logs its own failures, and a panic in it has been reported.
             let _ = thread.join();
         }
     }
@@ -190,7 +189,7 @@ struct Keeper {
     writer: Writer,
     pending: Arc<Mutex<Increments>>,
     failures: Arc<AtomicU64>,
-    /// What the last flush failed on. It is repeated as it was, under the same sequence number.
+    /// The batch of the last failed flush. It is repeated unchanged, with the same sequence number.
     batch: Option<Increments>,
 }
 
@@ -199,7 +198,7 @@ impl Keeper {
         loop {
             match asked.recv_timeout(FLUSH) {
                 Ok(reply) => {
-                    // Whoever asked may have gone.
+                    // The receiver may have been dropped.
                     let _ = reply.send(self.flush_all());
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -215,7 +214,7 @@ impl Keeper {
         }
     }
 
-    /// Writes what failed before, then what came since.
+    /// Writes the batch that failed before, then the increments since.
     fn flush_all(&mut self) -> bool {
         loop {
             let failed_before = self.batch.take();
@@ -225,7 +224,7 @@ impl Keeper {
                 return true;
             }
             if let Err(error) = self.writer.flush(&batch) {
-                // One line for each streak of failures; the counter has them all.
+                // One log line per streak of failures; the counter has them all.
                 if !was_failing {
                     tracing::error!(%error, "the ledger cannot be written; its entries wait in memory");
                 }
@@ -245,7 +244,7 @@ struct Writer {
     path: PathBuf,
     /// Our row of `writers`.
     id: i64,
-    /// The last flush that is known to have been committed.
+    /// The last flush known to be committed.
     sequence: i64,
 }
 
@@ -261,7 +260,7 @@ impl Writer {
             migrate(&mut connection).map_err(failed)?;
             tracing::info!(path = %path.display(), "the ledger is now of version {VERSION}");
         }
-        // A crash of the machine may cost the last flushes, one of the process does not.
+        // A crash of the machine may lose the last flushes, a crash of the process does not.
         connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
         connection.pragma_update(None, "synchronous", "normal").map_err(failed)?;
         connection.execute("INSERT INTO writers (sequence) VALUES (0)", []).map_err(failed)?;
@@ -269,7 +268,7 @@ impl Writer {
         Ok(Self { connection, path: path.to_owned(), id, sequence: 0 })
     }
 
-    /// Adds a batch, unless the last call, which failed, had in truth added it.
+    /// Adds a batch, unless the last call, which reported an error, had committed it.
     fn flush(&mut self, batch: &Increments) -> Result<(), StoreError> {
         let next = self.sequence + 1;
         let id = self.id;
@@ -408,7 +407,7 @@ fn read(transaction: &Transaction, version: i32, query: &Query) -> rusqlite::Res
     Ok(Increments { rows, devices: devices.collect::<Result<_, _>>()? })
 }
 
-/// SQLite's integers have 63 bits for us: 292 years of nanoseconds, 9 billion dollars.
+/// SQLite's integers leave 63 bits: 292 years of nanoseconds, 9 billion dollars.
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -435,7 +434,7 @@ fn name(path: &Path, error: &rusqlite::Error) -> StoreError {
     }
 }
 
-/// Increments are whole after each call, so a panic elsewhere does not spoil them.
+/// The increments are consistent after each call, so a panic elsewhere does not spoil them.
 fn lock(pending: &Mutex<Increments>) -> MutexGuard<'_, Increments> {
     pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -618,7 +617,7 @@ mod tests {
         lock(&keeper.pending).merge(many);
         assert!(!keeper.flush_all());
         assert_eq!(keeper.failures.load(Ordering::Relaxed), 1);
-        // Serving goes on and adds to what waits.
+        // Serving continues and adds to the waiting increments.
         lock(&keeper.pending).merge(some("late", 1));
         assert!(!keeper.flush_all());
         assert_eq!(total(&path).requests, 0);

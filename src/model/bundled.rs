@@ -1,11 +1,11 @@
-//! The model that is in the program: a student of `ms-marco-MiniLM-L-12-v2`, from `models/`.
+//! The bundled model: a student of `ms-marco-MiniLM-L-12-v2`, from `models/`.
 
 use super::Model;
 use super::directory::{Files, Shards};
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Stands for the bundled model wherever a model's directory or hub id can be given.
+/// The name of the bundled model, allowed instead of a directory or hub id.
 pub const BUNDLED: &str = "bundled";
 
 macro_rules! file {

@@ -1,4 +1,4 @@
-//! The shape of an encoder: one description for BERT, RoBERTa and XLM-R with their heads.
+//! The shape of an encoder: one description for BERT, RoBERTa and XLM-R.
 
 use super::ModelError;
 use crate::ops::Gelu;
@@ -8,36 +8,35 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use thiserror::Error;
 
-/// A cross-encoder's shape. All three families are the same stack of post-norm transformer
-/// layers (Devlin et al. 2019, Liu et al. 2019, Conneau et al. 2020); they differ in names, in
-/// where positions start, and in whether segments have embeddings.
+/// A cross-encoder's shape. All three families are stacks of post-norm transformer layers (Devlin et al. 2019, Liu et
+/// al. 2019, Conneau et al. 2020). They differ in the names of tensors, in the first position, and in token types.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Encoder {
-    /// Whose names the tensors have.
+    /// The family, which decides the names of tensors.
     pub family: Family,
-    /// Width of a token's state.
+    /// Hidden size.
     pub hidden: usize,
     /// Number of layers.
     pub layers: usize,
     /// Attention heads; they divide `hidden`.
     pub heads: usize,
-    /// Width inside the feed-forward part.
+    /// Inner size of the feed-forward part.
     pub intermediate: usize,
-    /// Token ids go from 0 to one less than this.
+    /// Number of token ids.
     pub vocabulary: usize,
     /// Rows of the position table.
     pub positions: usize,
-    /// The first token's row in it.
+    /// The row of the first token.
     pub position_offset: usize,
     /// Rows of the token type table; with one row every token has type 0.
     pub token_types: usize,
-    /// Added to the variance in a layer norm.
+    /// Added to the variance in layer norms.
     pub layer_norm_eps: f64,
-    /// The feed-forward part's activation.
+    /// The activation of the feed-forward part.
     pub gelu: Gelu,
 }
 
-/// An architecture that is served.
+/// A supported architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// `BertForSequenceClassification`.
@@ -46,18 +45,18 @@ pub enum Family {
     Roberta,
 }
 
-/// A batch that is another model's.
+/// Why a batch does not fit the model.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BatchError {
-    /// A token id that the model does not know: the tokenizer is another model's.
+    /// A token id is not in the vocabulary: the tokenizer belongs to another model.
     #[error("token id {id} is not among the model's {vocabulary}")]
     Token {
         /// The id.
         id: u32,
-        /// How many there are.
+        /// The size of the vocabulary.
         vocabulary: usize,
     },
-    /// A sequence that is longer than the model reads.
+    /// A sequence is longer than the model reads.
     #[error("a sequence has {tokens} tokens, and the model reads {limit}")]
     Length {
         /// Its tokens.
@@ -67,7 +66,7 @@ pub enum BatchError {
     },
 }
 
-/// `config.json` as far as it matters here.
+/// The keys of `config.json` that we read.
 #[derive(Deserialize)]
 struct Raw {
     #[serde(default)]
@@ -107,10 +106,10 @@ fn gelu() -> String {
 }
 
 impl Encoder {
-    /// Parses `config.json`; `path` is where it lies, for errors.
+    /// Parses `config.json`; `path` is for error messages.
     ///
     /// # Errors
-    /// [`ModelError`], which names the key and what is supported.
+    /// [`ModelError`], which names the key and the supported values.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
         let unusable = |reason: String| ModelError::Unusable { path: path.to_owned(), reason };
         let raw: Raw = serde_json::from_slice(bytes).map_err(|error| unusable(error.to_string()))?;
@@ -140,7 +139,7 @@ impl Encoder {
                 ));
             }
         };
-        // `transformers` writes the labels' names, and their number only where there are none.
+        // `transformers` writes the names of labels, and their number only if there are no names.
         let labels = raw.id2label.as_ref().map(BTreeMap::len).or(raw.num_labels).unwrap_or(2);
         if labels != 1 {
             return Err(format!("id2label: the model has {labels} labels, and a cross-encoder has 1"));
@@ -157,7 +156,7 @@ impl Encoder {
                 raw.num_attention_heads, raw.hidden_size
             ));
         }
-        // RoBERTa counts positions from its padding id on (fairseq's habit).
+        // RoBERTa's positions start after the padding id, as in fairseq.
         let position_offset = match family {
             Family::Bert => 0,
             Family::Roberta => raw.pad_token_id.unwrap_or(1) + 1,
@@ -186,7 +185,7 @@ impl Encoder {
     /// Checks that every token and position of a batch has an embedding.
     ///
     /// # Errors
-    /// [`BatchError`], which names the first that has none.
+    /// [`BatchError`] for the first token or sequence without one.
     pub fn check(&self, batch: &Packed) -> Result<(), BatchError> {
         let limit = self.pair_tokens_max();
         if let Some(tokens) = batch.lengths().find(|&tokens| tokens > limit) {
@@ -199,7 +198,7 @@ impl Encoder {
         }
     }
 
-    /// The longest sequence that has positions.
+    /// The longest sequence for which there are positions.
     pub fn pair_tokens_max(&self) -> u32 {
         (self.positions - self.position_offset) as u32
     }

@@ -1,4 +1,4 @@
-//! A model's files, written: what [`Model::open`](super::Model::open) reads.
+//! Writes a model's files, as [`Model::open`](super::Model::open) reads them.
 
 use super::{Encoder, Family, Layer, Linear, Norm, Weights};
 use crate::ops::Gelu;
@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensorError};
 use serde_json::{Value, json};
 
 impl Encoder {
-    /// `config.json` of a cross-encoder of this shape; BERT's names.
+    /// The `config.json` of a cross-encoder of this shape, with BERT's names.
     pub fn to_config(&self) -> Value {
         let architecture = match self.family {
             Family::Bert => "BertForSequenceClassification",
@@ -43,7 +43,7 @@ impl Weights {
     /// Replaces each value by its mean with that of another model of the same shape.
     ///
     /// # Panics
-    /// Where the shapes are not the same.
+    /// If the shapes differ.
     pub fn average_with(&mut self, other: &Self) {
         let Self { words, positions, token_types, embedding_norm, layers, pooler, classifier } = self;
         average(words, &other.words);
@@ -66,10 +66,10 @@ impl Weights {
         classifier.average_with(&other.classifier);
     }
 
-    /// The safetensors file of these weights under Hugging Face's names, in f16.
+    /// A safetensors file of these weights in f16, with Hugging Face's names.
     ///
     /// # Errors
-    /// [`SafeTensorError`], where a tensor has not the shape that `encoder` says.
+    /// [`SafeTensorError`] if a tensor's shape differs from that in `encoder`.
     pub fn to_safetensors(&self, encoder: &Encoder) -> Result<Vec<u8>, SafeTensorError> {
         let mut file = File::default();
         let (h, i) = (encoder.hidden, encoder.intermediate);
@@ -131,7 +131,7 @@ fn average(own: &mut [f32], other: &[f32]) {
     own.iter_mut().zip(other).for_each(|(own, other)| *own = (*own + other) / 2.0);
 }
 
-/// Names, shapes and bytes.
+/// Names, shapes and bytes of tensors.
 #[derive(Default)]
 struct File(Vec<(String, Vec<usize>, Vec<u8>)>);
 

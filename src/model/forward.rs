@@ -1,5 +1,4 @@
-//! The reference forward: plain f32 operations of candle over packed pairs. Every faster path is
-//! tested against it.
+//! The reference forward: plain f32 operations of candle over packed pairs. All faster paths are tested against it.
 
 use super::weights::{Layer, Linear, Norm};
 use super::{BatchError, Encoder, Weights};
@@ -23,10 +22,10 @@ pub struct Forward {
     classifier: Affine,
 }
 
-/// A batch that has no logits.
+/// Why a batch has no logits.
 #[derive(Debug, Error)]
 pub enum ForwardError {
-    /// The batch is another model's.
+    /// The batch does not fit the model.
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// A tensor operation failed.
@@ -52,10 +51,10 @@ struct Block {
 }
 
 impl Forward {
-    /// Turns weights into tensors.
+    /// Converts weights to tensors.
     ///
     /// # Errors
-    /// Only where candle runs out of something.
+    /// Those of candle.
     pub fn new(encoder: &Encoder, weights: &Weights) -> Result<Self, ForwardError> {
         let h = encoder.hidden;
         let table = |values: &[f32]| Tensor::from_slice(values, (values.len() / h, h), &Device::Cpu);
@@ -102,7 +101,7 @@ impl Forward {
                 (0..pair[1] - pair[0]).map(|place| (self.encoder.position_offset + place) as u32)
             })
             .collect();
-        // A model with one token type gives it to all tokens, whatever the tokenizer says.
+        // A model with one token type ignores the tokenizer's types.
         let last = (self.encoder.token_types - 1) as u32;
         let types: Vec<u32> = batch.types()[tokens.clone()].iter().map(|&t| u32::from(t).min(last)).collect();
         let pick = |table: &Tensor, rows: &[u32]| table.index_select(&Tensor::new(rows, &Device::Cpu)?, 0);
@@ -156,7 +155,7 @@ impl Forward {
         Tensor::cat(&contexts, 0)
     }
 
-    /// In two passes, mean first: the sum of squares alone cancels where the mean is large.
+    /// In two passes, mean first: E[x^2] - E[x]^2 cancels if the mean is large.
     fn layer_norm(&self, x: &Tensor, (gain, bias): &(Tensor, Tensor)) -> candle_core::Result<Tensor> {
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;

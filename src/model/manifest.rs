@@ -1,4 +1,4 @@
-//! Where a model comes from: name, version, checksum, licence.
+//! A model's origin: name, version, checksum, licence.
 
 use super::ModelError;
 use super::directory::Shards;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-/// A model's papers. `podium.json` in its directory states them; what it leaves out is worked out.
+/// A model's manifest. `podium.json` in its directory states it; missing parts are derived from the directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The name under which it is served.
@@ -16,15 +16,15 @@ pub struct Manifest {
     pub sha256: String,
     /// An SPDX name, or `unknown`.
     pub licence: String,
-    /// Brings its logits to another model's scale.
+    /// Maps its logits to another model's scale.
     pub calibration: Calibration,
 }
 
-/// A line from one model's logits to another's.
+/// A linear map from one model's logits to another's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// The slope; positive, so that no order changes.
+    /// The slope; positive, so that it keeps the order.
     pub scale: f32,
     /// The offset.
     pub offset: f32,
@@ -54,11 +54,10 @@ struct Stated {
 }
 
 impl Manifest {
-    /// Checks what `podium.json` states, if there is one, against the weights, and works out the rest
-    /// from the directory.
+    /// Checks `podium.json`, if there is one, against the weights, and derives the missing parts from the directory.
     ///
     /// # Errors
-    /// A `podium.json` that makes no sense, or that states another checksum.
+    /// An invalid `podium.json`, or another checksum.
     pub(super) fn parse(
         papers: Option<&[u8]>,
         directory: &Path,
@@ -93,7 +92,7 @@ impl Manifest {
     }
 }
 
-/// The directory's name; for a hub cache (`models--owner--name/snapshots/revision`) the id.
+/// The name of the directory; for a hub cache (`models--owner--name/snapshots/revision`) the hub id.
 fn name_of(directory: &Path) -> String {
     let hub = directory.ancestors().nth(2).and_then(Path::file_name).and_then(|name| name.to_str());
     if let Some(id) = hub.and_then(|name| name.strip_prefix("models--")) {
@@ -103,7 +102,7 @@ fn name_of(directory: &Path) -> String {
     whole.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The licence that a model card's header names, or the text of a licence file begins with.
+/// The licence in a model card's header, or that of a licence file.
 fn licence_of(directory: &Path) -> String {
     let card = std::fs::read_to_string(directory.join("README.md")).unwrap_or_default();
     let header = card.strip_prefix("---").and_then(|rest| rest.split("\n---").next()).unwrap_or_default();

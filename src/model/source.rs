@@ -1,4 +1,4 @@
-//! From what the user wrote to a directory: one that is there, or a hub id fetched and cached.
+//! Finds a model's directory: a local path, or a hub id that is downloaded and cached.
 
 use super::ModelError;
 use super::directory::{INDEX, SENTENCE_CONFIG, TOKENIZER_CONFIG, WEIGHTS, shard_names};
@@ -6,15 +6,15 @@ use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
 use std::path::{Path, PathBuf};
 
-/// Files that say more of a model, where it has them: its card has the licence.
+/// Optional files of a model. The card, README.md, has the licence.
 const OPTIONAL: [&str; 4] = ["README.md", "podium.json", TOKENIZER_CONFIG, SENTENCE_CONFIG];
 
-/// Where hub models are looked for.
+/// Where to look for hub models.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// The hub's cache folder; none means `$HF_HOME` or its default.
+    /// The hub's cache folder; none for `$HF_HOME` or its default.
     pub cache: Option<PathBuf>,
-    /// Whether the network is left alone (`HF_HUB_OFFLINE`).
+    /// Whether downloads are forbidden (`HF_HUB_OFFLINE`).
     pub offline: bool,
 }
 
@@ -49,10 +49,10 @@ pub fn locate(spec: &str, place: &Place) -> Result<PathBuf, ModelError> {
     fetch(&|file| api.get(file).map_err(|error| error.to_string())).map_err(unfetched)
 }
 
-/// Gets a model's files one by one, those that it cannot do without and those that it has; returns their directory.
+/// Downloads a model's files one by one, the required and the optional ones, and returns their directory.
 ///
 /// # Errors
-/// Says which file cannot be had, and why.
+/// The message names the file and the reason.
 fn fetch(get: &dyn Fn(&str) -> Result<PathBuf, String>) -> Result<PathBuf, String> {
     let needed = |file: &str| get(file).map_err(|reason| format!("{file}: {reason}"));
     let config = needed("config.json")?;
@@ -64,8 +64,8 @@ fn fetch(get: &dyn Fn(&str) -> Result<PathBuf, String>) -> Result<PathBuf, Strin
     if let Err(missing) = needed(WEIGHTS) {
         let Ok(index) = get(INDEX) else {
             return Err(format!(
-                "{missing}; where the model has pytorch_model.bin alone, save it with `transformers` as safetensors, and \
-                 give that directory"
+                "{missing}; if the model has only pytorch_model.bin, save it with `transformers` as safetensors, and give \
+                 that directory"
             ));
         };
         let index = std::fs::read(&index).map_err(|error| format!("{INDEX}: {error}"))?;
@@ -80,7 +80,7 @@ fn directory_of(file: &Path) -> PathBuf {
     file.parent().expect("a file is in a directory").to_owned()
 }
 
-/// `owner/name` or `owner/name@revision`; anything else is a path.
+/// Parses `owner/name` or `owner/name@revision`; anything else is a path.
 fn hub_repo(spec: &str) -> Option<Repo> {
     let (id, revision) = spec.split_once('@').unwrap_or((spec, "main"));
     let plain = |part: &str| {

@@ -1,4 +1,4 @@
-//! A model's tensors by their role, in f32: each named and shape-checked, none left over.
+//! A model's tensors in f32, checked by name and shape; none may be missing or left over.
 
 use super::directory::Shards;
 use super::{Encoder, Family};
@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-/// Every tensor of a cross-encoder; matrices are `[out, in]`, row by row.
+/// The tensors of a cross-encoder; matrices are `[out, in]`, row-major.
 #[derive(Clone, Debug)]
 pub struct Weights {
     /// `[vocabulary, hidden]`.
@@ -16,13 +16,13 @@ pub struct Weights {
     pub positions: Vec<f32>,
     /// `[token_types, hidden]`.
     pub token_types: Vec<f32>,
-    /// After the sum of the three.
+    /// Applied to the sum of the three embeddings.
     pub embedding_norm: Norm,
-    /// From the first to the last.
+    /// The layers, from first to last.
     pub layers: Vec<Layer>,
-    /// On the first token's state, before a tanh.
+    /// Applied to the first token's state, before tanh.
     pub pooler: Linear,
-    /// From there to the logit.
+    /// From the pooled state to the logit.
     pub classifier: Linear,
 }
 
@@ -56,7 +56,7 @@ pub struct Linear {
     pub bias: Vec<f32>,
 }
 
-/// A layer norm's gain and bias, `[hidden]` each.
+/// A layer norm, `[hidden]` each.
 #[derive(Clone, Debug)]
 pub struct Norm {
     /// Factor.
@@ -65,18 +65,18 @@ pub struct Norm {
     pub bias: Vec<f32>,
 }
 
-/// Weights that do not make the model that the configuration describes.
+/// Why weights do not fit the configuration.
 #[derive(Debug, Error)]
 pub enum WeightError {
-    /// The file is cut short or is no safetensors.
+    /// The file is truncated or not a safetensors file.
     #[error("the file is damaged or no safetensors: {0}")]
     Format(#[from] SafeTensorError),
-    /// A file of several is cut short or is no safetensors.
+    /// A shard is truncated or not a safetensors file.
     #[error("{file} is damaged or no safetensors: {reason}")]
     Shard {
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: SafeTensorError,
     },
     /// A tensor is in two files.
@@ -87,7 +87,7 @@ pub enum WeightError {
         /// Both files.
         files: [String; 2],
     },
-    /// A tensor is not there.
+    /// A tensor is missing.
     #[error("tensor `{0}` is missing")]
     Missing(String),
     /// A tensor has another shape.
@@ -100,7 +100,7 @@ pub enum WeightError {
         /// Its shape by `config.json`.
         expected: Vec<usize>,
     },
-    /// A tensor has a type that is not read.
+    /// A tensor has an unsupported type.
     #[error("tensor `{name}` is {found:?}; F32, F16 and BF16 are read")]
     Type {
         /// The tensor.
@@ -113,12 +113,12 @@ pub enum WeightError {
     NonFinite {
         /// The tensor.
         name: String,
-        /// The first such place.
+        /// The first such position.
         index: usize,
-        /// What is there.
+        /// The value.
         value: f32,
     },
-    /// Tensors that the configuration has no use for.
+    /// Tensors that the model does not use.
     #[error("the configuration has no place for {}", .0.join(", "))]
     LeftOver(Vec<String>),
 }
@@ -210,7 +210,7 @@ impl Weights {
     }
 }
 
-/// What has not been taken from the file yet.
+/// The tensors of a file that have not been used.
 struct Tensors<'a>(BTreeMap<String, safetensors::tensor::TensorView<'a>>);
 
 impl Tensors<'_> {
@@ -245,8 +245,8 @@ impl Tensors<'_> {
     }
 
     fn finish(self, stem: &str) -> Result<(), WeightError> {
-        // Older checkpoints carry the constant 0, 1, 2, ... and, for RoBERTa, a pooler that its
-        // classification head does not use.
+        // Older checkpoints contain the constant 0, 1, 2, ... and, for RoBERTa, a pooler that its classification head
+        // does not use.
         let harmless = |name: &String| {
             *name == format!("{stem}.embeddings.position_ids") || name.starts_with("roberta.pooler.")
         };
