@@ -191,7 +191,7 @@ fn a_check_finds_what_serving_would_stumble_over() {
     };
     for (arguments, expected) in [
         (&["--ledger", "/nowhere/ledger.sqlite"][..], "ledger: /nowhere/ledger.sqlite"),
-        (&["--journal", journal.to_str().unwrap()], "is there already"),
+        (&["--journal", journal.to_str().unwrap()], "already exists"),
         (&["--ledger", "/tmp"], "/tmp"),
         (&["--ledger", journal.to_str().unwrap()], "not a database, or damaged"),
         (&["--fallback", model.path().to_str().unwrap()], "fallback.name: the primary is called"),

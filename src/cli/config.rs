@@ -1,4 +1,4 @@
-//! What a server is configured by: flags over `PODIUM_*` environment over `podium.toml`.
+//! The configuration of a server: flags win over `PODIUM_*` variables, and those over `podium.toml`.
 
 use super::Failure;
 use super::cores::compute_threads;
@@ -17,53 +17,53 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-/// The file that is read where none is named, if it is there.
+/// The configuration file that is read by default, if it exists.
 const FILE: &str = "podium.toml";
-/// The fallback's model where there is to be none.
+/// The name of the fallback's model that disables the fallback.
 const NONE: &str = "none";
 
 /// `podium.toml`. Every key may be left out.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Config {
-    /// Where to listen, `HOST:PORT` each; a name stands for all of its addresses. Default `["127.0.0.1:8080"]`.
+    /// Addresses to listen on, `HOST:PORT` each. A host name stands for all of its addresses. Default `["127.0.0.1:8080"]`.
     pub listen: Vec<String>,
     /// The large model. Default: the bundled one.
     pub primary: Option<TierConfig>,
-    /// The small model that answers when the primary cannot. Default: the bundled one, unless that is the
-    /// primary; a model `none` stands for none.
+    /// The small model that answers if the primary cannot. Default: the bundled one, unless that is the primary. A
+    /// model `none` disables it.
     pub fallback: Option<TierConfig>,
-    /// The latency budget of requests that bring none, in milliseconds. Default none: no limit.
+    /// The latency budget of requests without their own, in milliseconds. Default: no limit.
     pub latency_budget_ms: Option<f64>,
-    /// The policy of requests that name none. Default `auto`.
+    /// The policy of requests without their own. Default `auto`.
     pub default_policy: Policy,
-    /// The same by path, before the one above. Default none.
+    /// The default policy by path, which wins over `default_policy`. Default none.
     pub path_policies: BTreeMap<String, Policy>,
-    /// Whether a request that names a model which is not served gets the primary. Default true.
+    /// Whether the primary answers requests for a model that is not served. Default true.
     pub any_model: bool,
-    /// Who may ask. Default: everybody, as one tenant `anonymous`.
+    /// The tenants. Default: no keys, and one tenant `anonymous`.
     pub tenants: Vec<TenantEntry>,
-    /// What the dialects accept.
+    /// Limits of the dialects.
     pub wire: Settings,
-    /// Bounds of connections and bodies.
+    /// Limits of connections and bodies.
     pub http: ServerLimits,
-    /// Certificate and key. Default none: connections are plain.
+    /// Certificate and key. Default: no TLS.
     pub tls: Option<TlsFiles>,
-    /// Opens `/admin/*` and `/v1/costs`. Default none: they are closed.
+    /// The key for `/admin/*` and `/v1/costs`. Default: both are closed.
     pub admin_key: Option<String>,
-    /// Where requests go as OpenTelemetry spans. Default none.
+    /// Export of requests as OpenTelemetry spans. Default: none.
     pub otlp: Option<OtlpConfig>,
-    /// What device time costs.
+    /// Prices of device time.
     pub prices: PriceConfig,
-    /// The file that keeps who used what, for `podium costs`. Default none: only metrics do.
+    /// The file that records usage by tenant, for `podium costs`. Default: usage is only in metrics.
     pub ledger: Option<PathBuf>,
-    /// A new file for the scheduler's decisions, for `podium simulate --replay`. Default none.
+    /// A new file that records the scheduler's decisions, for `podium simulate --replay`. Default: none.
     pub journal: Option<PathBuf>,
-    /// The scheduler's bounds.
+    /// The scheduler's limits.
     pub limits: Limits,
-    /// What is cut from pairs that are too long, where a request does not say.
+    /// Truncation of pairs that are too long, unless a request overrides it.
     pub truncation: TruncationDefaults,
-    /// Tokenisation's bounds.
+    /// The limits of tokenisation.
     pub prepare: PrepareLimits,
 }
 
@@ -74,18 +74,17 @@ pub(super) struct TierConfig {
     /// A directory in Hugging Face layout, a hub id, or `bundled`. Default `bundled`.
     #[serde(default = "bundled")]
     pub model: String,
-    /// The name under which it is served. Default: its manifest's.
+    /// The name under which it is served. Default: that of its manifest.
     #[serde(default)]
     pub name: Option<String>,
     /// Most tokens of a pair that are read, special tokens included. Default: what the model's files say
     /// (`model_max_length`, `max_seq_length`), at most its positions.
     #[serde(default)]
     pub max_tokens: Option<u32>,
-    /// The kind of device that the lanes run on, by the name that `prices.devices` use. Default: `gpu` on one,
-    /// else `cpu`. Tiers on one device give it the same name.
+    /// The kind of device of the lanes, a name of `prices.devices`. Default: `gpu` on a GPU, else `cpu`. Tiers on one device give it the same name.
     #[serde(default)]
     pub device: Option<String>,
-    /// What runs the model. Default `auto`.
+    /// The engine. Default `auto`.
     #[serde(default)]
     pub engine: EngineKind,
     /// What its linear maps are computed in. Default `auto`: f16 on a GPU; bf16 where that is measured to be faster
@@ -96,28 +95,29 @@ pub(super) struct TierConfig {
     /// and at least one hardware thread is left to connections.
     #[serde(default = "compute_threads")]
     pub threads: usize,
-    /// Lanes: scorers with a thread of their own. Default 1, on GPUs one on each.
+    /// Lanes: scorers with their own thread. Default: 1 on a CPU, one per GPU.
     #[serde(default)]
     pub lanes: Option<usize>,
     /// Most tokens of a batch. Default 4096, on a GPU 16384.
     #[serde(default)]
     pub batch_tokens_max: Option<u64>,
-    /// Batches that a lane may hold at once. Default 1, as a CPU has nothing to overlap; on a GPU 2.
+    /// Most batches that a lane holds at once. Default: 1 on a CPU, which has nothing to overlap; 2 on a GPU.
     pub depth: Option<usize>,
 }
 
-/// What runs a model.
+/// The engine of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum EngineKind {
-    /// The primary on a GPU, where the program has the feature `cuda` and there is one; else on the CPU.
+    /// A primary runs on a GPU if the program has the feature `cuda` and there is one; everything else on the CPU.
     #[default]
     Auto,
-    /// Fused operations in a precision of choice.
+    /// Fused operations on the CPU.
     Cpu,
-    /// The same on NVIDIA GPUs, in f16, bf16 or fp8; where there is none on the CPU, said in the log.
+    /// Fused operations on NVIDIA GPUs, in f16, bf16 or fp8; on the CPU, with a line in the log, if there is no usable
+    /// GPU.
     Cuda,
-    /// Candle in f32: slow, and plainly right.
+    /// Candle in f32; slow.
     Reference,
 }
 
@@ -133,13 +133,13 @@ pub(super) struct TenantEntry {
     pub name: String,
     /// Its API keys.
     pub keys: Vec<String>,
-    /// Its share of device time relative to the others'. Default 1.
+    /// Its share of device time relative to other tenants. Default 1.
     #[serde(default = "weight")]
     pub weight: u32,
-    /// Device milliseconds that it may use in each second. Default none: no quota.
+    /// Device milliseconds per second. Default: no quota.
     #[serde(default)]
     pub quota_ms_per_s: Option<u64>,
-    /// The policy of its requests that name none. Default: that of their path.
+    /// The policy of its requests without their own. Default: that of their path.
     #[serde(default)]
     pub default_policy: Option<Policy>,
 }
@@ -175,7 +175,7 @@ impl Default for Config {
 }
 
 impl TierConfig {
-    /// A tier with every default.
+    /// A tier with default settings.
     pub fn new(model: String) -> Self {
         Self {
             model,
@@ -193,7 +193,7 @@ impl TierConfig {
 }
 
 impl Config {
-    /// Reads the file, or `podium.toml` where none is named and that is there.
+    /// Reads the given file, or `podium.toml` if it exists.
     pub fn read(file: Option<&Path>) -> Result<Self, Failure> {
         let path = file.map_or_else(|| PathBuf::from(FILE), Path::to_owned);
         let text = match std::fs::read_to_string(&path) {
@@ -204,7 +204,7 @@ impl Config {
         toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
     }
 
-    /// Puts the bundled model where none is configured.
+    /// Sets the bundled model if none is configured.
     pub fn complete(&mut self) {
         let primary = self.primary.get_or_insert_with(|| TierConfig::new(bundled()));
         if self.fallback.is_none() && primary.model != BUNDLED {
@@ -213,7 +213,7 @@ impl Config {
         self.fallback.take_if(|fallback| fallback.model == NONE);
     }
 
-    /// The addresses to listen on, each with the entry of `listen` that it is of. Asks the system's resolver.
+    /// The addresses to listen on, each with its entry of `listen`. Uses the system's resolver.
     pub fn addresses(&self) -> Result<Vec<(SocketAddr, &str)>, Failure> {
         let mut all: Vec<(SocketAddr, &str)> = Vec::new();
         for listen in &self.listen {
@@ -227,7 +227,7 @@ impl Config {
         Ok(all)
     }
 
-    /// Checks what types cannot say; names the key.
+    /// Checks the values; errors name the key.
     pub fn check(&self) -> Result<(), Failure> {
         let wrong = |message: String| Err(Failure::usage(message));
         if self.primary.as_ref().is_some_and(|primary| primary.model == NONE) {
@@ -247,7 +247,7 @@ impl Config {
         for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
             let Some(tier) = tier else { continue };
             if tier.name.as_ref().is_some_and(String::is_empty) {
-                return wrong(format!("{key}.name: a name has a character"));
+                return wrong(format!("{key}.name: must not be empty"));
             }
             if let Some(lanes) = tier.lanes.filter(|lanes| !(1..=256).contains(lanes)) {
                 return wrong(format!("{key}.lanes: {lanes} is not between 1 and 256"));
@@ -283,7 +283,7 @@ impl Config {
         if let Some(budget) = self.latency_budget_ms
             && !(budget > 0.0 && budget <= 3_600_000.0)
         {
-            return wrong(format!("latency_budget_ms: {budget} is not more than 0 and up to 3600000"));
+            return wrong(format!("latency_budget_ms: {budget} is not between 0 (excluded) and 3600000"));
         }
         let bounds = [
             ("limits.jobs_max", self.limits.jobs_max as u64, 1),
@@ -320,7 +320,7 @@ impl Config {
         self.check_tenants()
     }
 
-    /// Checks that default policies are of paths that rank, and have the tiers that they need.
+    /// Checks that default policies belong to paths that rank, and have the tiers that they need.
     fn check_policies(&self) -> Result<(), Failure> {
         let server = [("default_policy".to_owned(), self.default_policy)];
         let mut all = Vec::from(server);
@@ -344,7 +344,7 @@ impl Config {
         }
     }
 
-    /// Checks that a tier's device has a price, where any has.
+    /// Checks that a tier's device has a price, if any device has.
     pub fn check_price(&self, tier: &str, device: &str) -> Result<(), Failure> {
         let devices = &self.prices.devices;
         if devices.is_empty() || devices.iter().any(|priced| priced.name == device) {
@@ -403,7 +403,7 @@ mod tests {
         let tier = |model: &str| Some(TierConfig::new(model.to_owned()));
         let defaults = Config { primary: tier(BUNDLED), ..defaults };
         assert_eq!(format!("{shown:?}"), format!("{defaults:?}"));
-        // With every example switched on it is a configuration still.
+        // With every example enabled the file is still a valid configuration.
         let on = example.lines().map(|line| match line.strip_prefix("# ") {
             Some(rest) if rest.contains(" = ") || rest.starts_with('[') => rest,
             _ => line,
@@ -511,7 +511,7 @@ mod tests {
             ("[prepare]\nthreads = 0\n", "prepare.threads: 0 is less than 1"),
             ("[prepare]\nthreads = 257\n", "prepare.threads: 257 is more than 256"),
             ("[limits]\nhedges_permille = 1001\n", "limits.hedges_permille: 1001 is more than 1000"),
-            ("[primary]\nmodel = 'x'\nname = ''", "primary.name: a name has a character"),
+            ("[primary]\nmodel = 'x'\nname = ''", "primary.name: must not be empty"),
             ("[wire.pins]\nrerank = 'nim'\n", "wire.pins.rerank: `nim` has no such path"),
             ("[truncation]\nquery_permille = 0\n", "truncation.query_permille: 0 is not between 1 and 999"),
             ("[truncation]\nquery_permille = 1000\n", "truncation.query_permille: 1000 is not between 1"),

@@ -27,17 +27,17 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Podium: a reranking inference server.
+/// Podium: a reranking inference server.
 ///
-/// It orders candidates by a cross-encoder, within each request's latency budget, says what
-/// answered and why, and puts a price on every answer.
-#[derive(Parser)]
+/// It scores candidates with a cross-encoder within each request's latency budget, states which model answered and why,
+/// and puts a price on every answer.
 #[command(name = "podium", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-/// Each with the help of its own arguments.
+/// The commands; each file documents its arguments.
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Args),
@@ -78,7 +78,7 @@ impl Failure {
         Self { code: 66, message: message.into() }
     }
 
-    /// A port, a model or a device cannot be had.
+    /// A port, a model or a device is not available.
     fn unavailable(message: impl Into<String>) -> Self {
         Self { code: 69, message: message.into() }
     }
@@ -88,7 +88,7 @@ impl Failure {
         Self { code: 70, message: message.into() }
     }
 
-    /// What was found is not to be used, and another time may be better.
+    /// A measurement is not valid; a repetition may be.
     fn temporary(message: impl Into<String>) -> Self {
         Self { code: 75, message: message.into() }
     }
@@ -105,7 +105,7 @@ fn print(text: &str) -> Result<(), Failure> {
     printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// What became of writing to standard output; a reader that has had enough (`| head`) is none of our failures.
+/// The result of writing to standard output. A closed pipe (`| head`) is not a failure.
 fn printed(result: std::io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -113,11 +113,14 @@ fn printed(result: std::io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-/// Makes sure, before the work, that a report can be written there after it.
+/// Checks, before the work, that a report can be written to a path.
 fn writable(path: &Path) -> Result<(), Failure> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     match path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
-        true => Err(Failure::output(format!("{}: is no file in a folder that there is", path.display()))),
+        true => Err(Failure::output(format!(
+            "{}: its folder does not exist, or it is a directory",
+            path.display()
+        ))),
         false => Ok(()),
     }
 }
@@ -140,7 +143,7 @@ fn set_failure(error: &SetError) -> Failure {
     }
 }
 
-/// The name that a folder has, whatever it is called by.
+/// The real name of a folder, also for paths like `.`.
 fn folder_name(folder: &Path) -> Option<String> {
     let whole = folder.canonicalize().ok();
     let name = folder.file_name().or_else(|| whole.as_deref()?.file_name())?;

@@ -1,4 +1,4 @@
-//! Which engine runs a tier on this machine.
+//! Chooses the engine of a tier on this machine.
 
 use super::config::{EngineKind, TierConfig};
 use crate::backend::{Cpu, CpuModel, Precision, Reference};
@@ -7,34 +7,34 @@ use crate::engine::MakeScorer;
 use crate::model::{Forward, Model};
 use std::sync::Arc;
 
-/// Tokens of a batch, where the configuration names none: a CPU gains nothing from more.
+/// The default for most tokens of a batch on a CPU, which gains nothing from larger ones.
 const CPU_BATCH_TOKENS: u64 = 4_096;
-/// Batches that a lane holds, where the configuration does not say: on a GPU the next one is queued while one is at
-/// work.
+/// The default depth of a lane. On a GPU one batch is queued while another runs.
 const CPU_DEPTH: usize = 1;
 #[cfg(feature = "cuda")]
 const GPU_DEPTH: usize = 2;
 
-/// The name of the device that is this machine's cores, all of them together: lanes on it share it.
+/// The name of the device that stands for all CPUs of this machine. Its lanes share it.
 const CPU: &str = "cpu";
 
-/// A tier's scorers: what they compute in, and where.
+/// A tier's scorers, with their data type and device.
 pub(super) struct Placed {
-    /// For each lane the device that it is on, and what makes its scorer.
+    /// For each lane its device, and the function that makes its scorer.
     pub lanes: Vec<(Arc<str>, MakeScorer)>,
-    /// `float16`, for example.
+    /// The data type, for example `float16`.
     pub dtype: &'static str,
-    /// Why.
+    /// The reason for that data type.
     pub dtype_reason: Arc<str>,
-    /// What prices call these devices.
+    /// The kind of these devices, by which they are priced.
     pub kind: String,
     /// Most tokens of a batch.
     pub batch_tokens_max: u64,
-    /// Batches that a lane may hold at once.
+    /// Most batches that a lane holds at once.
     pub depth: usize,
 }
 
-/// Places a model: on the GPUs where it is to and can be, else on the CPU, with a line in the log.
+/// Places a model on the GPUs if it is configured for them and they can be used, else on the CPU with a line in the
+/// log.
 pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
     match configured.engine {
         EngineKind::Cpu => on_cpu(configured, model),
@@ -65,12 +65,12 @@ pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> 
     }
 }
 
-/// On the CPU what was to be on a GPU, in a precision that the CPU has.
+/// Places on the CPU, in a precision of the CPU, what was configured for a GPU.
 fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Result<Placed, String> {
     let precision = Precision::Auto;
     let placed = on_cpu(&TierConfig { precision, device: None, ..configured.clone() }, model)?;
     let (tier, dtype) = (tier.name(), placed.dtype);
-    tracing::warn!(tier, why, dtype, "no GPU can be used: the tier runs on the CPU, priced as `cpu`");
+    tracing::warn!(tier, why, dtype, "the tier runs on the CPU and is priced as `cpu`: no GPU can be used");
     Ok(placed)
 }
 
@@ -100,8 +100,8 @@ mod gpu {
     use crate::ops::cuda::Nvidia;
     use std::sync::{Arc, Mutex};
 
-    /// A lane on each GPU that can be used, or as many as are configured, each on the next one; why not, where none can
-    /// be used, or one that is asked for, or none knows the model's shape.
+    /// One lane on each usable GPU, or the configured number on the GPUs in turn. Returns the reason if no GPU can be
+    /// used, if a configured one cannot, or if the kernels do not support the model.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
         let precision = configured.precision;
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
@@ -109,21 +109,22 @@ mod gpu {
         let load = move |model: &Model, gpu: usize| -> Result<Cuda<Nvidia>, String> {
             Cuda::open(gpu, model, precision, tokens_max).map_err(|error| error.to_string())
         };
-        // All are loaded now: whatever cannot be is known while there is a CPU, or another GPU, to go to.
+        // All models are loaded now, because there is a CPU or another GPU to fall back to only before the server
+        // starts.
         let on = |lane: usize| (lane % gpus, load(model, lane % gpus));
         let mut loaded = match configured.lanes {
             Some(lanes) => (0..lanes).map(on).map(|(gpu, loaded)| Ok((gpu, loaded?))).collect(),
             None => usable((0..gpus).map(on)),
         }?;
         let dtype = loaded[0].1.dtype();
-        // Lanes of a tier are replicas; a GPU without E4M3 is none of those that have it.
+        // Lanes of a tier are replicas, so GPUs without E4M3 are left out if the first one has it.
         loaded.retain(|(gpu, other)| {
             let is_same = other.dtype() == dtype;
             if !is_same {
                 tracing::warn!(
                     gpu,
                     dtype = other.dtype(),
-                    "a GPU is left out: the first one computes in {dtype}"
+                    "a GPU is not used: the first GPU computes in {dtype}"
                 );
             }
             is_same
@@ -150,8 +151,8 @@ mod gpu {
         Ok(Placed { lanes, dtype, dtype_reason, kind, batch_tokens_max: tokens_max, depth })
     }
 
-    /// What could be loaded of many, with its GPU; what could not is said in the log, or is the error where nothing
-    /// could.
+    /// The values that were loaded, with their GPUs. Failures are logged; the first is returned as an error if nothing
+    /// was loaded.
     fn usable<T>(all: impl Iterator<Item = (usize, Result<T, String>)>) -> Result<Vec<(usize, T)>, String> {
         let (mut loaded, mut left_out) = (Vec::new(), Vec::new());
         for (gpu, result) in all {
@@ -164,7 +165,7 @@ mod gpu {
             return Err(left_out.swap_remove(0).1);
         }
         for (gpu, why) in left_out {
-            tracing::warn!(gpu, why, "a GPU is left out");
+            tracing::warn!(gpu, why, "a GPU is not used");
         }
         Ok(loaded)
     }

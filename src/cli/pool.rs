@@ -1,4 +1,4 @@
-//! From the configuration to an engine's setup: models opened, checked and laid out on lanes.
+//! Builds an engine's setup from the configuration: opens and checks models, and places them on lanes.
 
 use super::Failure;
 use super::config::{Config, TenantEntry, TierConfig};
@@ -31,7 +31,7 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
         && primary.name == fallback.name
     {
         let name = &primary.name;
-        let message = format!("fallback.name: the primary is called `{name}`, too, and requests name models");
+        let message = format!("fallback.name: the primary has the name `{name}` too; the names must differ");
         return Err(Failure::usage(message));
     }
     let setup = Setup {
@@ -80,7 +80,7 @@ fn open(
     };
     if tokenizer.vocabulary() as usize > model.encoder.vocabulary {
         let (ids, rows) = (tokenizer.vocabulary(), model.encoder.vocabulary);
-        return Err(format!("tokenizer.json gives {ids} ids, and the model has {rows} words"));
+        return Err(format!("tokenizer.json has {ids} token ids, but the model has {rows} word embeddings"));
     }
     let (least, positions) = (tokenizer.template().specials() + 2, model.encoder.pair_tokens_max());
     let pair_tokens_max = configured.max_tokens.unwrap_or(model.pair_tokens_max);

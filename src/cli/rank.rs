@@ -14,14 +14,14 @@ use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Documents that are scored together; between two such groups the progress bar moves.
+/// Documents that are scored together; the progress bar moves after each group.
 const GROUP: usize = 64;
 
 /// Orders lines by a query, without a server.
 ///
-/// Candidates are lines of the files, or of standard input; empty lines are left out, and the index
-/// that is printed counts from 0 without them. With
-/// --jsonl each line is a whole request, {"query": "...", "documents": ["...", ...]}.
+/// Candidates are lines of the files or of standard input. Empty lines are skipped, and the
+/// printed index counts from 0 without them. With --jsonl each line is a whole request, {"query":
+/// "...", "documents": ["...", ...]}.
 ///
 ///     printf 'Berlin has 3.5 million inhabitants.\nBerlin has museums.\n' |
 ///         podium rank --query 'how many people live in berlin?'
@@ -29,33 +29,32 @@ const GROUP: usize = 64;
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
     /// The model that scores: a directory in Hugging Face layout, a hub id (owner/name or owner/name@revision), or
-    /// `bundled`, the small model that is in the program. No configuration file is read.
+    /// `bundled`, the small model that is part of the program. No configuration file is read.
     #[arg(long, visible_alias = "model", env = "PODIUM_PRIMARY")]
     #[arg(value_name = "DIR_OR_HUB_ID", default_value = BUNDLED)]
     primary: String,
-    /// What the lines are judged against.
+    /// The query.
     #[arg(long, short, required_unless_present = "jsonl", conflicts_with = "jsonl")]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     query: Option<String>,
-    /// Reads whole requests, one JSON object a line.
+    /// Reads whole requests, one JSON object per line.
     #[arg(long)]
     jsonl: bool,
-    /// What the model's linear maps are computed in: auto (f16 on a GPU; on a CPU bf16 where it has that, else
-    /// f32), f32, f16, bf16 or int8.
+    /// The precision of the model: auto (f16 on a GPU; on a CPU bf16 if it has that, else f32), f32, f16, bf16 or int8.
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
     /// Prints only the best N.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     top_n: Option<u32>,
-    /// Prints logits in place of probabilities.
+    /// Prints logits instead of probabilities.
     #[arg(long)]
     logits: bool,
-    /// Prints one JSON object a request.
+    /// Prints one JSON object per request.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     truncation: TruncationArgs,
-    /// Where the lines are; `-` is standard input.
+    /// The input files; `-` is standard input.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -115,7 +114,7 @@ impl<'a> RankedLine<'a> {
     }
 }
 
-/// Scores one request in groups and prints its order.
+/// Scores one request in groups and prints the ranking.
 async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) -> Result<(), Failure> {
     let bar = match documents.len() > GROUP && std::io::stderr().is_terminal() {
         true => ProgressBar::new(documents.len() as u64),
@@ -177,7 +176,7 @@ fn print(as_json: bool, order: &Order) -> std::io::Result<()> {
 
 type NumberedLine = Result<(String, String), Failure>;
 
-/// The lines that are not empty, each with its place.
+/// The lines that are not empty, with their positions.
 fn lines(files: &[PathBuf]) -> Result<impl Iterator<Item = NumberedLine>, Failure> {
     let standard = [PathBuf::from("-")];
     let files = if files.is_empty() { &standard } else { files };

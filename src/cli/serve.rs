@@ -1,4 +1,4 @@
-//! `podium serve`: from the configuration to a server, and to its end.
+//! `podium serve`: starts a server from its configuration, and ends it.
 
 use super::config::{Config, TierConfig};
 use super::{Failure, pool};
@@ -26,55 +26,56 @@ use tokio::task::JoinSet;
 /// Threads for connections: they parse and encode, and leave the other cores to the lanes.
 const IO_THREADS_MAX: usize = 4;
 
-/// Serves a model, and a small one as its fallback, over HTTP in every dialect.
+/// Serves a model over HTTP in every dialect, with a small model as its fallback.
 ///
-/// Without arguments it serves the small model that is in the program; with --primary that becomes the
-/// fallback.
+/// Without arguments it serves the small model that is part of the program. With --primary the
+/// small model becomes the fallback.
 ///
-/// Flags win over the environment (PODIUM_*), and that over podium.toml. README has every key.
+/// Flags win over environment variables (PODIUM_*), and those win over podium.toml, whose keys
+/// are in deploy/podium.toml.
 ///
 ///     podium serve --primary ./my-cross-encoder --latency-budget-ms 200
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
-    /// The large model: a directory in Hugging Face layout, a hub id (owner/name[@revision]), or `bundled`
-    /// [default: bundled].
+    /// The large model: a directory in Hugging Face layout, a hub id (owner/name[@revision]), or `bundled` [default:
+    /// bundled].
     #[arg(long, env = "PODIUM_PRIMARY", value_name = "DIR_OR_HUB_ID")]
     primary: Option<String>,
-    /// The small model that answers when the primary cannot within a request's budget; `none` for none
-    /// [default: bundled].
+    /// The small model that answers if the primary cannot within a request's budget; `none` disables it [default:
+    /// bundled].
     #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
     fallback: Option<String>,
-    /// What the models' linear maps are computed in: auto (f16 on a GPU; on a CPU bf16 where it has that, else
-    /// f32), f32, f16 or fp8 (on a GPU, the primary alone), bf16 or int8.
+    /// The precision of the models: auto (f16 on a GPU; on a CPU bf16 if it has that, else f32), f32, f16 or fp8 (on a
+    /// GPU, only the primary), bf16 or int8.
     #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
     precision: Option<Precision>,
-    /// Where to listen: an address, or a name, which stands for all of its addresses; may be given several times
-    /// [default: 127.0.0.1:8080].
+    /// The address to listen on; a host name stands for all of its addresses. Repeat the flag for several [default:
+    /// 127.0.0.1:8080].
     #[arg(long, env = "PODIUM_LISTEN", value_name = "HOST:PORT", value_delimiter = ',')]
     listen: Vec<String>,
-    /// The latency budget of requests that bring none.
+    /// The latency budget of requests without their own, in milliseconds.
     #[arg(long, env = "PODIUM_LATENCY_BUDGET_MS", value_name = "MS", allow_negative_numbers = true)]
     latency_budget_ms: Option<f64>,
-    /// The SQLite file that keeps who used what, for `podium costs`; made if it is not there.
+    /// The SQLite file that records usage by tenant, for `podium costs`; created if it does not exist.
     #[arg(long, env = "PODIUM_LEDGER", value_name = "FILE")]
     ledger: Option<PathBuf>,
-    /// A new file for the scheduler's decisions, for `podium simulate --replay`.
+    /// A new file that records the scheduler's decisions, for `podium simulate --replay`.
     #[arg(long, env = "PODIUM_JOURNAL", value_name = "FILE")]
     journal: Option<PathBuf>,
-    /// Opens /admin/* and /v1/costs; better given by environment than on a command line that others can see.
+    /// The key for /admin/* and /v1/costs. Better set PODIUM_ADMIN_KEY: other users can see command lines.
     #[arg(long, env = "PODIUM_ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
     admin_key: Option<String>,
     /// The configuration file [default: podium.toml, if there is one].
     #[arg(long, env = "PODIUM_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What to log, as `info` or `podium=debug,info`.
+    /// The log filter, for example `info` or `podium=debug,info`.
     #[arg(long, env = "PODIUM_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
-    /// Logs JSON.
+    /// Logs JSON lines.
     #[arg(long, env = "PODIUM_LOG_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     log_json: bool,
-    /// Checks the configuration and the models, prints what would run, and ends.
+    /// Only validates the configuration and the models, and prints the setup.
     #[arg(long)]
     check: bool,
 }
@@ -102,7 +103,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::unavailable(format!("threads: {error}")))?;
-    // Each connection takes a descriptor; the hard limit is the administrator's word.
+    // Each connection needs a file descriptor; the hard limit is the administrator's.
     if let Err(error) = rlimit::increase_nofile_limit(config.http.connections_max as u64 + 256) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
@@ -114,28 +115,28 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     result
 }
 
-/// Checks what `open_books` would find, without making a file.
+/// Checks what `open_books` would open, without creating files.
 fn check_files(config: &Config) -> Result<(), Failure> {
     for (key, path) in [("ledger", &config.ledger), ("journal", &config.journal)] {
         let Some(path) = path else { continue };
         if path.as_os_str().is_empty() {
-            return Err(Failure::usage(format!("{key}: a path has a character")));
+            return Err(Failure::usage(format!("{key}: must not be empty")));
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         if folder.is_some_and(|folder| !folder.is_dir()) {
-            return Err(Failure::usage(format!("{key}: {} is in no folder that there is", path.display())));
+            return Err(Failure::usage(format!("{key}: the folder of {} does not exist", path.display())));
         }
     }
     if let Some(path) = &config.ledger {
         Store::check(path).map_err(|error| Failure::usage(error.to_string()))?;
     }
     match config.journal.as_ref().filter(|path| path.exists()) {
-        Some(path) => Err(Failure::usage(format!("journal: {} is there already", path.display()))),
+        Some(path) => Err(Failure::usage(format!("journal: {} already exists", path.display()))),
         None => Ok(()),
     }
 }
 
-/// Opens the ledger and the journal; from here on the files are ours.
+/// Opens the ledger and the journal, which are ours from now on.
 fn open_books(config: &Config, books: &mut BooksSetup) -> Result<(), Failure> {
     if let Some(path) = &config.ledger {
         let store = Store::open(path).map_err(|error| Failure::usage(error.to_string()))?;
@@ -175,7 +176,7 @@ fn merge(args: Args) -> Result<Config, Failure> {
     tier(&mut config.fallback, args.fallback);
     config.complete();
     if let Some(precision) = args.precision {
-        // A fallback is on the CPU.
+        // A fallback runs on the CPU.
         let fallback = config.fallback.as_mut().filter(|_| !precision.is_for_gpus());
         let tiers = config.primary.as_mut().into_iter().chain(fallback);
         tiers.for_each(|tier| tier.precision = precision);
@@ -190,7 +191,7 @@ fn merge(args: Args) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Prints what would run.
+/// Prints the setup.
 fn describe(
     config: &Config,
     addresses: &[(SocketAddr, &str)],
@@ -247,7 +248,7 @@ async fn serve(
             tenants: config.tenants.iter().map(|tenant| tenant.default_policy).collect(),
         },
         connections: Arc::new(Connections::default()),
-        // The system's own seed; ids need to be distinct, not secret.
+        // Seeded by the system: ids must be distinct, not secret.
         ids: Mutex::new(Pcg64::new(seed(), seed())),
         drain: drain.clone(),
         store,
@@ -295,7 +296,7 @@ fn is_taken(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied)
 }
 
-/// Waits for a signal, an admin, or a failure.
+/// Waits for a signal, a drain by the admin, or a failure.
 async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>) -> Result<(), Failure> {
     let handler = |kind| signal(kind).map_err(|error| Failure::unavailable(format!("signals: {error}")));
     let (mut terminate, mut interrupt) =
@@ -323,7 +324,7 @@ async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>)
     let models: Vec<_> = handle.models().iter().map(|model| model.name.clone()).collect();
     tracing::info!(?models, "ready");
     tokio::select! {
-        () = engine.ended() => Err(Failure::internal("the scheduler ended; its panic is above")),
+        () = engine.ended() => Err(Failure::internal("the scheduler panicked; the panic is in the log above")),
         () = stop => Ok(()),
     }
 }

@@ -52,7 +52,7 @@ impl App {
             Admin::Allowed => None,
             Admin::Unknown => Some(self.fail(Dialect::Podium, Code::Unauthorized, "the admin key is needed")),
             Admin::Closed => {
-                let message = "closed, as no admin_key is configured";
+                let message = "closed: no admin_key is configured";
                 Some(self.fail(Dialect::Podium, Code::Forbidden, message))
             }
         }
@@ -74,7 +74,11 @@ fn costs_query(query: &str) -> Result<Query, String> {
                 let columns = value.split(',').filter(|column| !column.is_empty());
                 parsed.group_by = columns.map(str::parse).collect::<Result<_, _>>()?;
             }
-            _ => return Err(format!("{name}: there are from, to, tenant and group_by")),
+            _ => {
+                return Err(format!(
+                    "{name}: unknown parameter; the parameters are from, to, tenant and group_by"
+                ));
+            }
         }
     }
     parsed.check()

@@ -93,14 +93,15 @@ impl App {
             Route::Costs => self.costs(&request).await,
             Route::AdminDrain => self.begin_drain(request.headers()),
             Route::WrongMethod { allow, dialect } => {
-                let message = format!("{} has no method {}; {allow}", request.uri().path(), request.method());
+                let message =
+                    format!("{} does not support {}; {allow}", request.uri().path(), request.method());
                 let mut response = self.fail(dialect, Code::MethodNotAllowed, message);
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
                 response
             }
             Route::Unknown { dialect } => {
                 let message =
-                    format!("no path {}; /openapi.json lists those that there are", request.uri().path());
+                    format!("there is no path {}; /openapi.json lists the paths", request.uri().path());
                 self.fail(dialect, Code::NotFound, message)
             }
         }
@@ -160,7 +161,7 @@ impl App {
     pub(super) async fn body(&self, headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
         if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             let encoding = encoding.to_str().unwrap_or("?");
-            let message = format!("content-encoding: a body is sent as it is, and not in {encoding}");
+            let message = format!("content-encoding: {encoding} is not supported; send the body unencoded");
             return Err(ApiError::new(Code::UnsupportedMedia, message));
         }
         let limit = self.limits.body_bytes_max;
@@ -175,11 +176,11 @@ impl App {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
             Ok(Err(error)) => {
-                Err(ApiError::new(Code::InvalidRequest, format!("the body broke off: {error}")))
+                Err(ApiError::new(Code::InvalidRequest, format!("the body ended early: {error}")))
             }
             Err(_) => {
                 let patience = self.limits.body_ms_max;
-                Err(ApiError::new(Code::Timeout, format!("the body did not come within {patience} ms")))
+                Err(ApiError::new(Code::Timeout, format!("the body did not arrive within {patience} ms")))
             }
         }
     }

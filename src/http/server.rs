@@ -155,7 +155,7 @@ impl Server {
         let grace = Duration::from_millis(self.app.limits.drain_ms_max);
         if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
             let open = self.app.connections.open.load(Ordering::Relaxed);
-            tracing::warn!(open, "connections were still open when the time to drain was up");
+            tracing::warn!(open, "connections are still open at the end of the drain time");
         }
     }
 

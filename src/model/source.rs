@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(fetch_with(&all[..5]), Err("2.safetensors: 404".to_owned()));
         let error = fetch_with(&all[..2]).unwrap_err();
         assert!(
-            error.starts_with("model.safetensors: 404; where the model has pytorch_model.bin alone"),
+            error.starts_with("model.safetensors: 404; if the model has only pytorch_model.bin"),
             "{error}"
         );
         assert_eq!(fetch_with(&["config.json", WEIGHTS]), Err("tokenizer.json: 404".to_owned()));

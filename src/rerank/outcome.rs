@@ -159,7 +159,7 @@ pub enum Refusal {
         needed: Ns,
     },
     /// The tenant has used up its quota of device time.
-    #[error("the tenant is past its quota of device time; retry in {} ms", .retry_after.0 / 1_000_000)]
+    #[error("the tenant has used up its quota of device time; retry in {} ms", .retry_after.0 / 1_000_000)]
     QuotaExceeded {
         /// When the quota is next available.
         retry_after: Ns,
@@ -190,7 +190,7 @@ pub enum Refusal {
     #[error("the model failed on this request")]
     ModelFailed,
     /// Every tier that the policy allows is down.
-    #[error("no lane of an allowed tier is up")]
+    #[error("no model that the policy allows is available")]
     Unavailable,
     /// The server is shutting down.
     #[error("the server is draining")]
