@@ -17,7 +17,7 @@ impl Width {
         Self { count: 1, size, padded: size.next_multiple_of(PAD) }
     }
 
-    /// Values of so many heads.
+    /// Values of a number of heads.
     pub fn heads(count: usize, hidden: usize) -> Self {
         Self { count, ..Self::plain(hidden / count) }
     }

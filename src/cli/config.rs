@@ -87,12 +87,12 @@ pub(super) struct TierConfig {
     /// The engine. Default `auto`.
     #[serde(default)]
     pub engine: EngineKind,
-    /// What its linear maps are computed in. Default `auto`: f16 on a GPU; bf16 where that is measured to be faster
-    /// than f32, else f32.
+    /// The precision of its linear maps. Default `auto`: f16 on a GPU; on a CPU bf16 if it is measured to be faster than
+    /// f32, else f32.
     #[serde(default)]
     pub precision: Precision,
-    /// Threads of each lane. Default: one for each physical core that the process and its container's quota may use,
-    /// and at least one hardware thread is left to connections.
+    /// Threads of each lane. Default: one per physical core that the process and its container's quota may use; at least
+    /// one hardware thread is left for connections.
     #[serde(default = "compute_threads")]
     pub threads: usize,
     /// Lanes: scorers with their own thread. Default: 1 on a CPU, one per GPU.

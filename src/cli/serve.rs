@@ -46,7 +46,7 @@ pub(super) struct Args {
     /// bundled].
     #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
     fallback: Option<String>,
-    /// The precision of the models: auto (f16 on a GPU; on a CPU bf16 if it has that, else f32), f32, f16 or fp8 (on a
+    /// The precision of the models: auto (f16 on a GPU; else bf16 if measured faster than f32), f32, f16 or fp8 (on a
     /// GPU, only the primary), bf16 or int8.
     #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
     precision: Option<Precision>,

@@ -3,11 +3,11 @@
 use crate::base::Ns;
 use std::collections::VecDeque;
 
-/// At most so many batches are looked back on; the third largest of 256 is the 99th percentile.
+/// The largest number of batches in the window; the third largest of 256 is the 99th percentile.
 const SIZE: usize = 256;
 /// What is assumed before the first batches: one in 32 is a tenth late.
 const LATE: f32 = 1.1;
-/// At least so many batches are looked back on, however old; the second largest of 64 is the 98th percentile.
+/// The number of batches that stay in the window at any age; the second largest of 64 is the 98th percentile.
 const LEAST: usize = 64;
 /// Beyond [`LEAST`], batches older than this are forgotten: noise that has ended must not widen budgets for long.
 const MEMORY: Ns = Ns::from_millis(4_000);
@@ -80,7 +80,7 @@ impl Window {
         (self.sorted.len() / 100).max(1)
     }
 
-    /// The largest ratio but for so many.
+    /// The largest ratio after the given number of larger ones.
     fn largest(&self, but: usize) -> f32 {
         self.sorted.iter().rev().nth(but).copied().unwrap_or(LATE)
     }

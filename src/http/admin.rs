@@ -46,7 +46,7 @@ impl App {
         })
     }
 
-    /// The answer to whoever is not the admin.
+    /// The answer to a request without the admin key.
     fn closed(&self, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
         match self.auth.admin(headers) {
             Admin::Allowed => None,

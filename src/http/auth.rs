@@ -28,7 +28,7 @@ pub enum Admin {
 }
 
 impl Auth {
-    /// Knows these keys, each with its tenant. Without any, everybody is the first tenant.
+    /// Takes the keys with their tenants. Without keys every request belongs to the first tenant.
     pub fn new<'a>(keys: impl IntoIterator<Item = (&'a str, TenantId)>, admin: Option<&str>) -> Self {
         let keys = keys.into_iter().map(|(key, tenant)| (hash(key.as_bytes()), tenant)).collect();
         Self { keys, admin: admin.map(|key| hash(key.as_bytes())) }

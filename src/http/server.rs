@@ -34,7 +34,7 @@ const BACKLOG: u32 = 4_096;
 pub struct ServerLimits {
     /// Connections at once. Bounds memory: an idle one takes a few kilobytes.
     pub connections_max: usize,
-    /// Bytes of a request's header. Nobody needs more than tokens and traces.
+    /// Most bytes of a request's header: enough for tokens and traces.
     pub header_bytes_max: usize,
     /// Fields of a request's header.
     pub headers_max: usize,

@@ -80,10 +80,10 @@ pub struct Group {
     /// The tenant's name; [`HOUSE`] for faults, and for idle time in hours without any answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Arc<str>>,
-    /// The model's name; empty for idle time of nobody.
+    /// The model's name; empty for idle time that is charged to no tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<Arc<str>>,
-    /// The model's version; empty for idle time of nobody.
+    /// The model's version; empty for idle time that is charged to no tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Arc<str>>,
     /// The model's tier; none for idle time of nobody.

@@ -38,7 +38,7 @@ impl Buffer {
         buffer
     }
 
-    /// Makes it as large as [`Buffer::zeros`] would, and keeps what is there.
+    /// Grows it to the size of [`Buffer::zeros`] and keeps its contents.
     pub fn grow(&mut self, words: usize) {
         let lines = words.div_ceil(LINE) + 1;
         if lines > self.0.len() {

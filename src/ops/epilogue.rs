@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 /// Where the finished values of a tile go. It is copied into each tile's registers, and so holds
 /// pointers where a reference would have to be read again after every store.
 pub trait Epilogue<S: Simd>: Copy {
-    /// Whether so many rows and columns of values have a place.
+    /// Whether it has room for this number of rows and columns.
     fn fits(&self, rows: usize, columns: usize) -> bool;
     /// Takes the values of a row from a column on.
     ///

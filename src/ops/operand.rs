@@ -48,7 +48,7 @@ pub(super) struct RowsMut<'a> {
 }
 
 impl Operand {
-    /// Makes room for so many rows of so many values.
+    /// Makes room for a number of rows and of values per row.
     pub fn shape<S: Simd, D: Dtype<S>>(&mut self, rows: usize, values: usize) {
         assert!(values.is_multiple_of(PAD), "rows are padded");
         (self.rows, self.groups) = (rows, values / D::GROUP);
@@ -80,7 +80,7 @@ impl Operand {
         }
     }
 
-    /// Some rows, each of which has room for so many values.
+    /// Some rows, with the number of values that each has room for.
     pub(super) fn range_mut<S: Simd, D: Dtype<S>>(
         &mut self,
         rows: Range<usize>,
@@ -111,7 +111,7 @@ impl Operand {
         self.encode::<S, D, A>(simd, (from.words, from.stride), values);
     }
 
-    /// Encodes all rows from those in `A`, so many words apart.
+    /// Encodes all rows from those in `A`, with the given number of words between rows.
     fn encode<S: Simd, D: Dtype<S>, A: Float<S>>(
         &mut self,
         simd: S,

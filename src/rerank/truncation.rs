@@ -74,7 +74,7 @@ pub enum PairTokens {
 }
 
 impl PairTokens {
-    /// The limit where a model reads so many.
+    /// The limit for a model that reads this many tokens.
     pub fn limit(self, model_max: u32) -> u32 {
         match self {
             Self::Model => model_max,

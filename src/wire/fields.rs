@@ -257,8 +257,8 @@ pub(super) const PRIORITIES: &[(&str, Priority)] =
 pub(super) const POLICIES: &[(&str, Policy)] =
     &[("auto", Policy::Auto), ("full", Policy::Full), ("topk", Policy::TopK), ("fallback", Policy::Fallback)];
 
-/// Reads the `x-podium-*` headers of a request; they win over the body, as whoever routes a
-/// request knows more than whoever wrote it.
+/// Reads the `x-podium-*` headers of a request. They win over the body, because the component that routes a request knows
+/// more about it than the one that wrote it.
 pub(super) fn options(headers: &HeaderMap, options: &mut Options) -> Result<(), ApiError> {
     if let Some((name, text)) = header(headers, "x-podium-latency-budget-ms")? {
         let millis = text.parse().unwrap_or(f64::NAN);

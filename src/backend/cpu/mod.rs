@@ -248,7 +248,7 @@ impl Scorer for Cpu {
     }
 }
 
-/// Whole sequences up to so many tokens, or one that is longer.
+/// Whole sequences up to a number of tokens, or one sequence that is longer.
 fn chunks(batch: &Packed, tokens_max: u32) -> Vec<Range<usize>> {
     let starts = batch.starts();
     let mut chunks: Vec<Range<usize>> = Vec::new();
@@ -266,7 +266,7 @@ struct Share<'a> {
     forward: &'a dyn Forward,
     batch: &'a Packed,
     chunks: Vec<Range<usize>>,
-    /// The next chunk that nobody has taken.
+    /// The next chunk that no thread has taken.
     next: AtomicUsize,
 }
 

@@ -17,7 +17,7 @@ const GAP: usize = 16;
 /// Rows of queries, keys and values beyond the last token's, which tiles read.
 const BEYOND: usize = 32;
 
-/// A model that runs chunk by chunk, in anybody's workspace.
+/// A model that runs chunk by chunk, in a workspace of the caller.
 pub(super) trait Forward: Send + Sync {
     /// Runs sequences of a batch up to the last layer's attention, and leaves what their first tokens
     /// have become in the workspace.
