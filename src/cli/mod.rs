@@ -27,10 +27,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Podium: a reranking inference server.
-/// Podium: a reranking inference server.
 ///
-/// It scores candidates with a cross-encoder within each request's latency budget, states which model answered and why,
-/// and puts a price on every answer.
+/// It scores candidates with a cross-encoder within each request's latency budget, states which
+/// model answered and why, and puts a price on every answer.
+#[derive(Parser)]
 #[command(name = "podium", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
