@@ -8,7 +8,7 @@ mod precision;
 mod reference;
 mod scripted;
 
-pub use cpu::{Cpu, CpuModel, NotHere, Processor};
+pub use cpu::{Cpu, CpuModel, Processor, UnsupportedPrecision};
 pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError, sample};
 pub use open::open;
 pub use precision::Precision;

@@ -1,6 +1,6 @@
 //! Loads a model on the best device of this machine.
 
-use super::{Cpu, CpuModel, NotHere, Precision, Scorer};
+use super::{Cpu, CpuModel, Precision, Scorer, UnsupportedPrecision};
 use crate::base::Tier;
 use crate::model::Model;
 
@@ -8,13 +8,13 @@ use crate::model::Model;
 /// that supports the model's shape and the precision; every other model runs on `threads` CPU threads.
 ///
 /// # Errors
-/// [`NotHere`] if no device of this machine has the precision.
+/// [`UnsupportedPrecision`] if no device of this machine has the precision.
 pub fn open(
     tier: Tier,
     model: &Model,
     precision: Precision,
     threads: usize,
-) -> Result<(Box<dyn Scorer>, &'static str), NotHere> {
+) -> Result<(Box<dyn Scorer>, &'static str), UnsupportedPrecision> {
     #[cfg(feature = "cuda")]
     if tier == Tier::Primary
         && let Some(found) = on_gpu(model, precision)

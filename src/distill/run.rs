@@ -9,7 +9,7 @@ use super::mine::{MinePlan, mine};
 use super::student::{Shape, Student};
 use super::text::{self, Kind};
 use super::train::{Example, TrainError, TrainPlan, train};
-use crate::backend::{Cpu, CpuModel, NotHere, Precision};
+use crate::backend::{Cpu, CpuModel, Precision, UnsupportedPrecision};
 use crate::base::{FileError, Tier, hex};
 use crate::eval::{CacheError, CachedScorer, CachedScorerError, Judged, List, SetError};
 use crate::model::{Encoder, Model, Weights};
@@ -176,7 +176,9 @@ pub fn run(
         match CachedScorer::open(Tier::Primary, &inputs.teacher, (precision, plan.threads), &truncation, work)
         {
             // Cached labels from a GPU can be used without one.
-            Err(CachedScorerError::Precision(NotHere::Gpu(_))) if precision == Precision::F16 => {
+            Err(CachedScorerError::Precision(UnsupportedPrecision::Gpu(_)))
+                if precision == Precision::F16 =>
+            {
                 CachedScorer::from_cache(&inputs.teacher, Half::F16.dtype(), &truncation, work)
             }
             opened => opened,

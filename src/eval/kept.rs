@@ -1,7 +1,7 @@
 //! A model whose scores are cached on disk, so that no pair is scored twice.
 
 use super::{Candidate, Judged};
-use crate::backend::{NotHere, Precision, ScoreError, Scorer, open};
+use crate::backend::{Precision, ScoreError, Scorer, UnsupportedPrecision, open};
 use crate::base::Tier;
 use crate::model::{Model, fit};
 use crate::rerank::{Truncation, TruncationDefaults};
@@ -56,7 +56,7 @@ pub struct CachedScorer {
 pub enum CachedScorerError {
     /// This machine lacks the precision.
     #[error("precision: {0}")]
-    Precision(#[from] NotHere),
+    Precision(#[from] UnsupportedPrecision),
     /// The tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

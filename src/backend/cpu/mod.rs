@@ -79,7 +79,7 @@ impl Processor {
 
 /// A precision that this processor does not have.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum NotHere {
+pub enum UnsupportedPrecision {
     /// Only some have it.
     #[error("this processor has no bf16; f32 and int8 run here")]
     Bf16,
@@ -103,8 +103,12 @@ impl CpuModel {
     /// Packs weights for the best processor that this machine is.
     ///
     /// # Errors
-    /// [`NotHere`], where that was asked for.
-    pub fn new(encoder: &Encoder, weights: &Weights, precision: Precision) -> Result<Self, NotHere> {
+    /// [`UnsupportedPrecision`], where that was asked for.
+    pub fn new(
+        encoder: &Encoder,
+        weights: &Weights,
+        precision: Precision,
+    ) -> Result<Self, UnsupportedPrecision> {
         #[cfg(target_arch = "x86_64")]
         if let Err(TilesMissing::Denied(errno)) = tiles_permission() {
             static SAID: std::sync::Once = std::sync::Once::new();
@@ -121,7 +125,7 @@ impl CpuModel {
     /// Packs weights for one of the processors that this machine is.
     ///
     /// # Errors
-    /// [`NotHere`], where that was asked for.
+    /// [`UnsupportedPrecision`], where that was asked for.
     ///
     /// # Panics
     /// Where the machine is no such processor.
@@ -130,12 +134,12 @@ impl CpuModel {
         encoder: &Encoder,
         weights: &Weights,
         precision: Precision,
-    ) -> Result<Self, NotHere> {
+    ) -> Result<Self, UnsupportedPrecision> {
         let missing = "the caller asks for what `Processor::here` lists";
         let Choice { precision, reason } = match precision {
             Precision::Auto => choose(processor, encoder),
-            Precision::Bf16 if !processor.has_bf16() => return Err(NotHere::Bf16),
-            precision if precision.is_for_gpus() => return Err(NotHere::Gpu(precision.name())),
+            Precision::Bf16 if !processor.has_bf16() => return Err(UnsupportedPrecision::Bf16),
+            precision if precision.is_for_gpus() => return Err(UnsupportedPrecision::Gpu(precision.name())),
             precision => Choice { precision, reason: "configured".into() },
         };
         macro_rules! stack {
