@@ -1,4 +1,4 @@
-//! What only the admin may ask: costs, and the drain.
+//! The admin's endpoints: costs and drain.
 
 use super::auth::Admin;
 use super::handler::App;
@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 impl App {
-    /// The lines of the ledger, with all that happened until now.
+    /// The rows of the ledger up to now.
     pub(super) async fn costs(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if let Some(closed) = self.closed(request.headers()) {
             return closed;
@@ -28,7 +28,7 @@ impl App {
         };
         self.handle.hand_over(Ns::ZERO).await;
         let read = move || {
-            // What cannot be written now is left out, and counted by a metric.
+            // Entries that cannot be written now are missing, and counted by a metric.
             store.flush();
             Store::query(store.path(), &query)
         };
@@ -59,7 +59,7 @@ impl App {
     }
 }
 
-/// What `/v1/costs` is asked by: `from`, `to` (hours), `tenant`, `group_by` (columns with commas).
+/// The parameters of `/v1/costs`: `from`, `to` (hours), `tenant`, `group_by` (columns with commas).
 fn costs_query(query: &str) -> Result<Query, String> {
     let mut parsed = Query { group_by: vec![GroupBy::Tenant, GroupBy::Model], ..Query::default() };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {

@@ -1,4 +1,4 @@
-//! Who asks: API keys to tenants, compared in constant time.
+//! Authentication: API keys to tenants, compared in constant time.
 
 use crate::base::TenantId;
 use http::HeaderMap;
@@ -8,20 +8,19 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 type Hash = [u8; 32];
 
-/// The keys that are known. Only their hashes are kept, so that a dump of memory shows none, and
-/// so that all have one length.
+/// The known keys. Only their hashes are kept, so that a memory dump shows no key, and all have the same length.
 #[derive(Default)]
 pub struct Auth {
     keys: Vec<(Hash, TenantId)>,
     admin: Option<Hash>,
 }
 
-/// What an admin's request is told.
+/// The result of checking an admin's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admin {
-    /// It may.
+    /// The key is right.
     Allowed,
-    /// No key, or another one.
+    /// The key is missing or wrong.
     Unknown,
     /// No admin key is configured.
     Closed,
@@ -34,7 +33,7 @@ impl Auth {
         Self { keys, admin: admin.map(|key| hash(key.as_bytes())) }
     }
 
-    /// The tenant of a request; none for a request without a key that is known.
+    /// The tenant of a request; none for a request without a known key.
     pub fn tenant(&self, headers: &HeaderMap) -> Option<TenantId> {
         if self.keys.is_empty() {
             return Some(TenantId(0));
@@ -42,7 +41,7 @@ impl Auth {
         let given = hash(given(headers)?);
         let mut found = Choice::from(0);
         let mut tenant = 0;
-        // Every key is looked at, whichever one it is.
+        // All keys are compared, so that the time does not depend on which one matches.
         for (key, owner) in &self.keys {
             let same = key.ct_eq(&given);
             tenant.conditional_assign(&owner.0, same);
@@ -59,7 +58,7 @@ impl Auth {
     }
 }
 
-/// The key of a request: `authorization: Bearer`, or the headers of peers that have their own.
+/// The key of a request: `authorization: Bearer`, or the headers of peers.
 fn given(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked("bearer ".len())?;

@@ -1,4 +1,4 @@
-//! A stream that gives up on a client that does not begin, or does not take its answer.
+//! A stream that closes if a client does not begin its request or does not read its answer.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -7,38 +7,36 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Bytes by which HTTP/1 and HTTP/2 are told apart (RFC 9113, 3.4); hyper's own time limits begin
-/// after them.
+/// The bytes that distinguish HTTP/1 and HTTP/2 (RFC 9113, 3.4). hyper's own time limits begin after them.
 const PREFACE: usize = 24;
 
 /// Wraps a stream.
 pub(super) struct Guarded<IO> {
     stream: IO,
     read: usize,
-    /// Until the preface has come.
+    /// Set until the preface has arrived.
     opening: Option<Pin<Box<Sleep>>>,
     write_patience: Duration,
-    /// While the client takes nothing.
+    /// Set while the client reads nothing.
     writing: Option<Pin<Box<Sleep>>>,
-    /// An answer that is sent in the place of hyper's, and how much of it has been sent.
+    /// An answer that replaces hyper's, and the bytes of it that are sent.
     explained: Option<(Vec<u8>, usize)>,
 }
 
 impl<IO> Guarded<IO> {
-    /// Gives the client `open_patience` for its first bytes, and `write_patience` for each time
-    /// that it lets us wait.
+    /// Allows the client `open_patience` for its first bytes, and `write_patience` for each wait of a write.
     pub fn new(stream: IO, open_patience: Duration, write_patience: Duration) -> Self {
         let opening = Some(Box::pin(sleep(open_patience)));
         Self { stream, read: 0, opening, write_patience, writing: None, explained: None }
     }
 }
 
-/// How hyper's own answers to what is no request begin.
+/// The beginning of hyper's own answers to malformed requests.
 const REFUSED: &[u8] = b"HTTP/1.1 4";
-/// What they have instead of a body; ours always have one.
+/// The end of those answers, which have no body; ours always have one.
 const BARE: &str = "content-length: 0\r\n";
 
-/// An answer that hyper itself makes, with a body that says what is wrong; none for any other.
+/// An answer that hyper makes itself, with a body that names the error; none for any other.
 fn explained(head: &[u8]) -> Option<Vec<u8>> {
     let head = std::str::from_utf8(head.starts_with(REFUSED).then_some(head)?).ok()?;
     let (code, message) = match head.get(9..12)? {
@@ -163,7 +161,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3_600);
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        // Paused time jumps to the next timer whenever nothing else happens.
+        // Paused time jumps to the next timer if nothing else happens.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.unwrap().block_on(future)
     }
@@ -174,7 +172,7 @@ mod tests {
         {
             let bare = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
             block_on(async {
-                // The pipe is narrower than the answer.
+                // The pipe is smaller than the answer.
                 let (mut client, server) = duplex(16);
                 let mut guarded = Guarded::new(server, LONG, LONG);
                 let write = async {

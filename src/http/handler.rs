@@ -1,4 +1,4 @@
-//! The life of a request: who asks, what, and the answer.
+//! The life of a request: caller, route, body and answer.
 
 use super::auth::Auth;
 use super::pages;
@@ -27,30 +27,30 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-/// A scrape shows what happened up to this long ago: however many there are, they take no more of the driver's time.
+/// A scrape shows events up to this long ago, so that many scrapes take no more of the driver's time.
 const SCRAPE_NS_MIN: Ns = Ns::from_millis(100);
 
-/// What the server answers with.
+/// The state that requests share.
 pub struct App {
     /// The engine.
     pub handle: Handle,
-    /// What the dialects accept.
+    /// The limits of the dialects.
     pub settings: Arc<Settings>,
-    /// Who may ask.
+    /// API keys and tenants.
     pub auth: Auth,
-    /// The bounds.
+    /// The server's limits.
     pub limits: ServerLimits,
     /// The policies of requests that name none.
     pub policies: Policies,
     /// The connections, for metrics.
     pub connections: Arc<Connections>,
-    /// Makes requests' ids.
+    /// The source of request ids.
     pub ids: Mutex<Pcg64>,
     /// Set when an admin drains the server.
     pub drain: watch::Sender<bool>,
     /// The ledger on disk, if one is kept.
     pub store: Option<Arc<Store>>,
-    /// Where spans go, if anywhere.
+    /// The exporter of spans, if configured.
     pub spans: Option<Arc<Spans>>,
 }
 
@@ -107,7 +107,7 @@ impl App {
         }
     }
 
-    /// A page of the Open Inference Protocol, where requests are taken.
+    /// A page of the Open Inference Protocol, unless the server is not ready.
     fn oip_ready(&self, page: Value) -> Response<Full<Bytes>> {
         match self.handle.state() {
             State::Ready => pages::json(&page),
@@ -116,7 +116,7 @@ impl App {
         }
     }
 
-    /// The main job.
+    /// Answers a request that ranks.
     async fn ranked(&self, place: Place, request: Request<Incoming>, arrived: Ns) -> Response<Full<Bytes>> {
         let (parts, body) = request.into_parts();
         let (trace, stamp) = self.trace(&parts.headers);
@@ -141,7 +141,7 @@ impl App {
         arrived: Ns,
         stamp: &Stamp,
     ) -> Answer {
-        // Until the body is read nothing has been spent on the request.
+        // Until the body is read, the request has cost nothing.
         let Some(tenant) = self.auth.tenant(&headers) else {
             let message = "an API key is needed: authorization: Bearer KEY, or x-api-key";
             let error = ApiError::new(Code::Unauthorized, message);
@@ -157,7 +157,7 @@ impl App {
         }
     }
 
-    /// Reads a body within its bounds of bytes and time.
+    /// Reads a body within its limits of bytes and time.
     pub(super) async fn body(&self, headers: &HeaderMap, body: Incoming) -> Result<Bytes, ApiError> {
         if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             let encoding = encoding.to_str().unwrap_or("?");
@@ -199,7 +199,7 @@ impl App {
         self.fail_with(dialect, &ApiError::new(code, message))
     }
 
-    /// The same with what is known of it.
+    /// An error with the request's stamp.
     pub(super) fn fail_with(&self, dialect: Dialect, error: &ApiError) -> Response<Full<Bytes>> {
         let (_, stamp) = self.trace(&HeaderMap::new());
         respond(encode_error(dialect, error, &stamp))
@@ -219,7 +219,7 @@ impl App {
         })
     }
 
-    /// A request's trace, and what its answer is stamped with.
+    /// A request's trace, and the stamp of its answer.
     fn trace(&self, headers: &HeaderMap) -> (TraceContext, Stamp) {
         let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
         let (id, trace, span) = {
@@ -236,7 +236,7 @@ impl App {
 fn respond(encoded: Encoded) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(encoded.body));
     *response.status_mut() = encoded.status;
-    // Content type, trace and date come to them.
+    // Content type, trace and date are added later.
     response.headers_mut().reserve(encoded.headers.len() + 3);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(encoded.content_type));
     for (name, value) in encoded.headers {
@@ -245,7 +245,7 @@ fn respond(encoded: Encoded) -> Response<Full<Bytes>> {
     response
 }
 
-/// Whether text is asked for by name.
+/// Whether the `accept` header asks for text.
 fn wants_text(headers: &HeaderMap) -> bool {
     let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains("text/"))

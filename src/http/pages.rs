@@ -1,4 +1,4 @@
-//! What is served, in the shapes that clients ask for it.
+//! Pages about the server and its models, in the shapes of the dialects.
 
 use crate::engine::{Handle, ModelInfo, State};
 use crate::wire::{LABEL, ModelRef, Settings};
@@ -36,7 +36,7 @@ fn page(status: StatusCode, content_type: &'static str, body: Bytes) -> Response
     response
 }
 
-/// Whether requests are taken.
+/// Whether requests are accepted.
 pub(super) fn ready(state: State) -> Response<Full<Bytes>> {
     match state {
         State::Ready => text(StatusCode::OK, "ready"),
@@ -45,7 +45,7 @@ pub(super) fn ready(state: State) -> Response<Full<Bytes>> {
     }
 }
 
-/// The same in JSON, as Infinity says it: the time, where requests are taken.
+/// The same in Infinity's JSON: the time, if requests are accepted.
 pub(super) fn ready_json(state: State, unix_ns: u64) -> Response<Full<Bytes>> {
     match state {
         State::Ready => json(&value!({"unix": unix_ns as f64 / 1e9})),
@@ -65,7 +65,7 @@ pub(super) fn models(models: &[ModelInfo]) -> Value {
     value!({"object": "list", "data": models.iter().map(model).collect::<Vec<_>>()})
 }
 
-/// Infinity's list of models; its clients take no other owner than itself.
+/// Infinity's list of models. Its clients require the owner `infinity`.
 pub(super) fn model_stats(handle: &Handle) -> Value {
     let (inside, capacity) = (handle.inside(), handle.capacity());
     let model = |model: &ModelInfo| {
@@ -81,7 +81,7 @@ pub(super) fn model_stats(handle: &Handle) -> Value {
     value!({"object": "list", "data": handle.models().iter().map(model).collect::<Vec<_>>()})
 }
 
-/// vLLM's.
+/// vLLM's version.
 pub(super) fn version() -> Value {
     value!({"version": env!("CARGO_PKG_VERSION")})
 }
@@ -106,28 +106,28 @@ pub(super) fn oip_server() -> Value {
     value!({"name": "podium", "version": env!("CARGO_PKG_VERSION"), "extensions": ["binary_tensor_data"]})
 }
 
-/// The server is there.
+/// The server is alive.
 pub(super) fn oip_live() -> Value {
     value!({"live": true, "ready": true})
 }
 
-/// A model that answers.
+/// The model is ready.
 pub(super) fn oip_model_ready(asked: &ModelRef) -> Value {
     value!({"name": asked.name, "ready": true})
 }
 
-/// The model that a path names; none for a model or version that is not served.
+/// The model of a path; none for a model or version that is not served.
 fn served<'a>(models: &'a [ModelInfo], asked: &ModelRef) -> Option<&'a ModelInfo> {
     let model = models.iter().find(|model| *model.name == asked.name)?;
     asked.version.as_ref().is_none_or(|version| is_version(model, version)).then_some(model)
 }
 
-/// Whether a model is served in a version: its own, which is of the weights, or 1, which Triton's clients know.
+/// Whether a model is served in a version: its own (of the weights), or 1, which Triton's clients use.
 pub(super) fn is_version(model: &ModelInfo, version: &str) -> bool {
     version == "1" || *version == *model.version
 }
 
-/// What an error says of a model or version that is not served.
+/// The error for a model or version that is not served.
 pub(super) fn not_served(asked: &ModelRef) -> String {
     match &asked.version {
         Some(version) => format!("version `{version}` of model `{}` is not served", asked.name),
@@ -135,7 +135,7 @@ pub(super) fn not_served(asked: &ModelRef) -> String {
     }
 }
 
-/// Its model metadata.
+/// The Open Inference Protocol's model metadata.
 pub(super) fn oip_model(models: &[ModelInfo], asked: &ModelRef) -> Option<Value> {
     let model = served(models, asked)?;
     Some(value!({
@@ -151,7 +151,7 @@ pub(super) fn oip_model(models: &[ModelInfo], asked: &ModelRef) -> Option<Value>
     }))
 }
 
-/// Its configuration, as Triton has it.
+/// Triton's model configuration.
 pub(super) fn oip_config(models: &[ModelInfo], asked: &ModelRef) -> Option<Value> {
     let model = served(models, asked)?;
     Some(value!({

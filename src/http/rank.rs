@@ -1,4 +1,4 @@
-//! A request that ranks, from its bytes to its answer's: what every transport shares.
+//! A request that ranks, from the bytes of its body to those of its answer; independent of the transport.
 
 use super::handler::App;
 use super::pages;
@@ -10,13 +10,13 @@ use crate::wire::{ApiError, Code, Decoded, Dialect, Encoded, ModelRef, Place, St
 use bytes::Bytes;
 use http::HeaderMap;
 
-/// A body larger than this is decoded off the I/O threads; it takes about half a millisecond.
+/// A larger body is decoded off the I/O threads, which takes about half a millisecond.
 const DECODE_INLINE_MAX: usize = 256 << 10;
 
-/// Characters of an unknown model's name that go into a header.
+/// Characters of an unknown model's name in a header.
 const NAME_CHARS_MAX: usize = 64;
 
-/// What a transport has received.
+/// A received request.
 pub(super) struct Ask {
     pub place: Place,
     pub headers: HeaderMap,
@@ -24,11 +24,11 @@ pub(super) struct Ask {
     pub caller: Caller,
 }
 
-/// An answer or an error in the dialect's shape, and what a span says of it.
+/// An answer or an error in the dialect's shape, with the facts for its span.
 pub(super) type Answer = (Encoded, SpanFacts);
 
 impl App {
-    /// Answers.
+    /// Decodes, ranks and encodes.
     pub(super) async fn rank(&self, ask: Ask, stamp: &Stamp) -> Answer {
         let caller = ask.caller;
         let version = ask.place.version().map(str::to_owned);
@@ -56,10 +56,10 @@ impl App {
         }
     }
 
-    /// Looks at the model and the version that a request names: what its caller is to be told of them.
+    /// Checks the model and version that a request names. Returns a warning for the caller, if any.
     ///
     /// # Errors
-    /// For a version that is not served. A model that is not served is the engine's business.
+    /// If the version is not served. The engine checks the model.
     fn named(&self, model: Option<&str>, version: Option<String>) -> Result<Option<String>, ApiError> {
         let models = self.handle.models();
         let found = model.and_then(|name| models.iter().find(|model| *model.name == *name));
@@ -75,7 +75,7 @@ impl App {
         }))
     }
 
-    /// Answers with an error, and counts it.
+    /// An error answer; counts it.
     pub(super) fn refuse(
         &self,
         dialect: Dialect,

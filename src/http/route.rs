@@ -1,43 +1,43 @@
-//! From method and path to what is to be done.
+//! Finds the route of a request by method and path.
 
 use crate::wire::{Dialect, ModelRef, Place};
 use http::Method;
 
-/// What a request wants.
+/// The route of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    /// Candidates in order; the dialect is the wire's business.
+    /// A request that ranks. The path decides the dialects.
     Rank(Place),
     Live,
     Ready,
-    /// The same as Infinity says it.
+    /// Health in Infinity's shape.
     Health,
     Metrics,
     Models,
-    /// Infinity's list of models, with what they are doing.
+    /// Infinity's list of models, with their load.
     ModelStats,
-    /// vLLM's.
+    /// vLLM's version.
     Version,
-    /// TEI's: texts to tokens, and back.
+    /// TEI's `/tokenize` and `/decode`.
     Tokenize,
     Decode,
-    /// Who used what, for the admin.
+    /// Usage and cost, for the admin.
     Costs,
     OpenApi,
-    /// TEI's description of what is served.
+    /// TEI's description of the server.
     Info,
     /// The Open Inference Protocol's description of the server.
     OipServer,
     OipLive,
     OipReady,
-    /// Its description of a model.
+    /// The Open Inference Protocol's description of a model.
     OipModel(ModelRef),
-    /// Its configuration, as Triton has it.
+    /// Triton's configuration of a model.
     OipModelConfig(ModelRef),
     /// Whether a model is ready.
     OipModelReady(ModelRef),
     AdminDrain,
-    /// The path has other methods, these.
+    /// The path exists for these other methods.
     WrongMethod {
         allow: &'static str,
         dialect: Dialect,
@@ -50,7 +50,7 @@ pub(super) enum Route {
 /// Finds the route of a request.
 pub(super) fn route(method: &Method, path: &str) -> Route {
     let is_get = *method == Method::GET || *method == Method::HEAD;
-    // All that is below it is the Open Inference Protocol's, but for Cohere's second version.
+    // All paths below `/v2` belong to the Open Inference Protocol, except Cohere's second version.
     let oip = path == "/v2" || path.starts_with("/v2/");
     let page_dialect = if oip { Dialect::Oip } else { Dialect::Podium };
     let (wanted, found, dialect) = match (Place::of(path), ModelRef::of(path)) {
@@ -128,7 +128,7 @@ mod tests {
             (Method::GET, "/v2/models", Route::Unknown { dialect: Dialect::Oip }),
             (Method::GET, "/v2x", Route::Unknown { dialect: Dialect::Podium }),
             (Method::GET, "/nowhere", Route::Unknown { dialect: Dialect::Podium }),
-            // TEI's root, and SageMaker's paths.
+            // TEI's root path, and SageMaker's paths.
             (Method::GET, "/", Route::Ready),
             (Method::POST, "/", rank("/")),
             (Method::GET, "/ping", Route::Ready),

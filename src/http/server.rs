@@ -1,4 +1,4 @@
-//! Connections: accepted up to a bound, slow ones cut, drained at the end.
+//! Connections: accepted up to a limit, closed if slow, drained at the end.
 
 use super::guard::Guarded;
 use super::handler::App;
@@ -19,37 +19,37 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-/// A system that has no more file descriptors gets some back within this.
+/// The wait before accepting again when no file descriptor is free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// A system that is out of descriptors fails again with each try; the log says so this often.
 const ACCEPT_FAILURES_TOLD_EVERY: Ns = Ns::from_millis(10_000);
 
-/// Connections that may wait to be accepted; the system bounds it too. With fewer a burst of
-/// clients finds the door shut, and tries again only after a second.
+/// The backlog of connections to accept; the system limits it too. With a smaller one a burst of clients is rejected
+/// and retries only after a second.
 const BACKLOG: u32 = 4_096;
 
-/// The server's bounds, each with its reason.
+/// The server's limits, each with its reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerLimits {
-    /// Connections at once. Bounds memory: an idle one takes a few kilobytes.
+    /// Most open connections. Bounds memory: an idle one takes a few kilobytes.
     pub connections_max: usize,
     /// Most bytes of a request's header: enough for tokens and traces.
     pub header_bytes_max: usize,
-    /// Fields of a request's header.
+    /// Most fields of a request's header.
     pub headers_max: usize,
-    /// Bytes of a body: 10,000 documents of 1,600 bytes.
+    /// Most bytes of a body: enough for 10,000 documents of 1,600 bytes.
     pub body_bytes_max: usize,
-    /// Milliseconds from accept, or from the last answer, to the end of the next header. Idle and
-    /// slow clients are cut.
+    /// Most milliseconds from accept, or from the last answer, to the end of the next header. Closes idle and slow
+    /// clients.
     pub header_ms_max: u64,
-    /// Milliseconds from the end of the header to the end of the body.
+    /// Most milliseconds from the end of the header to the end of the body.
     pub body_ms_max: u64,
-    /// Milliseconds in which a client must take some of its answer.
+    /// Most milliseconds in which a client reads nothing of its answer.
     pub write_ms_max: u64,
-    /// Requests of an HTTP/2 connection at once.
+    /// Most concurrent requests of an HTTP/2 connection.
     pub streams_max: u32,
-    /// Milliseconds that requests inside are given when the server drains.
+    /// Milliseconds in which requests inside are finished when the server drains.
     pub drain_ms_max: u64,
 }
 
@@ -70,10 +70,10 @@ impl Default for ServerLimits {
 }
 
 impl ServerLimits {
-    /// Checks what types cannot say.
+    /// Checks the values.
     ///
     /// # Errors
-    /// Names the key and the limit.
+    /// The message names the key and the limit.
     pub fn check(&self) -> Result<(), String> {
         let rows = [
             ("connections_max", self.connections_max as u64, 1),

@@ -1,4 +1,4 @@
-//! TEI's `/tokenize` and `/decode`: what the model's tokenizer makes of texts, and back.
+//! TEI's `/tokenize` and `/decode`: tokenises texts, and decodes ids.
 
 use super::handler::App;
 use super::pages;
@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
-/// From a body's fields to an answer, where a request may have so many elements.
+/// Answers a body with at most the given number of elements.
 type Work = fn(&Tokenizer, &Map<String, Value>, usize) -> Result<Value, ApiError>;
 
 impl App {
