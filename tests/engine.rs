@@ -543,7 +543,7 @@ fn a_scorer_that_cannot_be_made_is_told_at_the_start() {
 fn a_tier_without_a_lane_is_an_error() {
     let mut setup = setup(Scripted::default(), None);
     setup.lanes.clear();
-    assert!(matches!(Engine::start(setup), Err(StartError::Incomplete { what: "a model and no lane", .. })));
+    assert!(matches!(Engine::start(setup), Err(StartError::Incomplete { what: "a model but no lane", .. })));
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) fn choose(processor: Processor, encoder: &Encoder) -> Choice {
     let width = |values: usize, most: usize| values.next_multiple_of(PAD).min(most);
     let shape = (processor, width(encoder.hidden, INPUTS_MAX), width(encoder.intermediate, OUTPUTS_MAX));
     // Others wait: two measurements at once would disturb each other.
-    let mut known = KNOWN.lock().expect("nobody panics with the lock");
+    let mut known = KNOWN.lock().expect("no thread panics while it holds the lock");
     if let Some((_, choice)) = known.iter().find(|(other, _)| *other == shape) {
         return choice.clone();
     }
