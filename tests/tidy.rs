@@ -47,7 +47,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
         "crossbeam_channel",
         &["src/engine/", "src/backend/scripted.rs", "src/ledger/store.rs", "src/load/run.rs"],
     ),
-    ("rusqlite", &["src/ledger/store.rs"]),
+    ("rusqlite", &["src/ledger/store.rs", "src/ledger/schema.rs"]),
     ("prometheus_client", &["src/telemetry/"]),
     ("opentelemetry_sdk", &["src/telemetry/spans.rs"]),
     ("cudarc", &["src/ops/cuda/"]),

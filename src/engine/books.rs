@@ -5,10 +5,9 @@ use super::journal::Journal;
 use super::{LaneSetup, Setup};
 use crate::backend::DeviceState;
 use crate::base::{Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
-use crate::ledger::books::{
-    Accounts, Charge, DeviceAccount, LaneAccount, Ledger, TierAccount, Totals, add_cost,
-};
+use crate::ledger::books::{Accounts, Charge, DeviceAccount, LaneAccount, Ledger, TierAccount, Totals};
 use crate::ledger::price::PriceBook;
+use crate::ledger::rows::add_cost;
 use crate::ledger::store::Store;
 use crate::rerank::Served;
 use crate::sched::{Action, Answer, Config, Done, Event, LaneId, Scheduler};

@@ -1,6 +1,6 @@
 //! Reports of the ledger: rows filtered, grouped, and loaded with idle time.
 
-use super::books::{HOUSE, Increments, RowKey, Sums, add_cost};
+use super::rows::{HOUSE, Increments, RowKey, Sums, add_cost};
 use crate::base::{DeviceNs, Hour, Nanodollars, Tier, shares};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -207,7 +207,7 @@ fn group(line: &Line, by: &[GroupBy]) -> Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::books::{DeviceKey, DeviceSums};
+    use crate::ledger::rows::{DeviceKey, DeviceSums};
     use proptest::prelude::*;
 
     /// The primary is on the GPU, the fallback on the CPU.

@@ -4,8 +4,9 @@
 //! an error was reported is not counted twice. While the file cannot be written, increments stay in memory, merged by
 //! key, and serving continues. A killed process loses at most [`FLUSH`] of time, besides what it had not handed over.
 
-use super::books::{DeviceKey, DeviceSums, Increments, RowKey, Sums};
 use super::report::{CostRow, Query, report};
+use super::rows::{DeviceKey, DeviceSums, Increments, RowKey, Sums};
+use super::schema::{APPLICATION, DEVICES_1, USAGE_1, VERSION, create, is_new, migrate};
 use crate::base::{DeviceNs, Hour, Nanodollars, Tier};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
@@ -21,36 +22,6 @@ pub const FLUSH: Duration = Duration::from_millis(500);
 
 /// How long a flush waits for another process that writes.
 const LOCKED: Duration = Duration::from_millis(250);
-/// The application id `podi` in the file's header, which identifies our files.
-const APPLICATION: i32 = 0x706f_6469;
-const VERSION: i32 = 2;
-/// Without a price `nanodollars` is null.
-const SCHEMA: &str = "
-    CREATE TABLE usage (
-        hour INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL,
-        tier TEXT NOT NULL, kind TEXT NOT NULL, requests INTEGER NOT NULL, pairs INTEGER NOT NULL,
-        device_ns INTEGER NOT NULL, nanodollars INTEGER, discarded_ns INTEGER NOT NULL,
-        PRIMARY KEY (hour, tenant, model, version, tier, kind)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE devices (
-        hour INTEGER NOT NULL, kind TEXT NOT NULL, device TEXT NOT NULL,
-        elapsed_ns INTEGER NOT NULL, busy_ns INTEGER NOT NULL, nanodollars INTEGER,
-        PRIMARY KEY (hour, kind, device)
-    ) STRICT, WITHOUT ROWID;
-";
-const WRITERS: &str = "CREATE TABLE writers (id INTEGER PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;";
-
-/// Version 1 kept elapsed time for each tier, and 0 nanodollars where there was no price. Its hours stay as they were
-/// charged: each tier is a kind of device of its own, and an hour without any price has none.
-const USAGE_1: &str = "
-    SELECT hour, tenant, model, version, tier, 'tier ' || tier AS kind, requests, pairs, device_ns,
-        CASE WHEN EXISTS (
-            SELECT 1 FROM lanes WHERE lanes.hour = usage.hour AND lanes.tier = usage.tier AND nanodollars > 0
-        ) THEN nanodollars END AS nanodollars,
-        discarded_ns FROM usage";
-const DEVICES_1: &str = "
-    SELECT hour, 'tier ' || tier AS kind, device, elapsed_ns, busy_ns,
-        CASE WHEN nanodollars > 0 THEN nanodollars END AS nanodollars FROM lanes";
 
 /// Why a ledger file cannot be used.
 #[derive(Debug, Error)]
@@ -285,41 +256,6 @@ impl Writer {
         self.sequence = next;
         Ok(())
     }
-}
-
-/// Whether nothing has been written to a file yet.
-fn is_new(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
-}
-
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
-    // Another process may have been faster.
-    if is_new(&transaction)? {
-        transaction.execute_batch(SCHEMA)?;
-        transaction.execute_batch(WRITERS)?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
-    }
-    transaction.commit()
-}
-
-/// Brings a file of version 1 to ours. Its old tables go, so that a server of the earlier release that still runs fails
-/// to write, says so, and keeps its entries in memory; nothing is counted by two schemas.
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
-    let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    // Another process may have been faster.
-    if version < VERSION {
-        transaction.execute_batch(&format!(
-            "CREATE TEMP TABLE usage_1 AS {USAGE_1}; CREATE TEMP TABLE devices_1 AS {DEVICES_1};
-             DROP TABLE usage; DROP TABLE lanes; {SCHEMA}
-             INSERT INTO usage SELECT * FROM usage_1; INSERT INTO devices SELECT * FROM devices_1;
-             DROP TABLE usage_1; DROP TABLE devices_1;"
-        ))?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
-    }
-    transaction.commit()
 }
 
 /// The version of a file that is ours.

@@ -385,7 +385,7 @@ impl Serving {
     /// The same, started by another command that takes this one as its arguments.
     pub fn start_by(mut starter: Command, arguments: &[&str]) -> Self {
         let serve = podium(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
-        starter.arg(serve.get_program()).args(serve.get_args()).stdin(Stdio::null());
+        starter.arg(serve.get_program()).args(serve.get_args()).stdin(Stdio::null()).stdout(Stdio::null());
         starter.env_remove("PODIUM_PRIMARY").env("NO_COLOR", "1");
         Self::of(starter)
     }
