@@ -213,6 +213,23 @@ impl Config {
         self.fallback.take_if(|fallback| fallback.model == NONE);
     }
 
+    /// Checks the form of `listen`.
+    pub fn check_listen(&self) -> Result<(), Failure> {
+        let wrong = |reason: String| Err(Failure::usage(reason));
+        if self.listen.is_empty() {
+            return wrong("listen: at least one address is needed".to_owned());
+        }
+        let is_place = |listen: &String| {
+            listen
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if let Some(listen) = self.listen.iter().find(|listen| !is_place(listen)) {
+            return wrong(format!("listen: `{listen}` is not HOST:PORT with a port up to 65535"));
+        }
+        Ok(())
+    }
+
     /// The addresses to listen on, each with its entry of `listen`. Uses the system's resolver.
     pub fn addresses(&self) -> Result<Vec<(SocketAddr, &str)>, Failure> {
         let mut all: Vec<(SocketAddr, &str)> = Vec::new();
@@ -233,17 +250,7 @@ impl Config {
         if self.primary.as_ref().is_some_and(|primary| primary.model == NONE) {
             return wrong("primary.model: `none` serves nothing".to_owned());
         }
-        if self.listen.is_empty() {
-            return wrong("listen: at least one address is needed".to_owned());
-        }
-        let is_place = |listen: &String| {
-            listen
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        };
-        if let Some(listen) = self.listen.iter().find(|listen| !is_place(listen)) {
-            return wrong(format!("listen: `{listen}` is not HOST:PORT with a port up to 65535"));
-        }
+        self.check_listen()?;
         for (key, tier) in [("primary", &self.primary), ("fallback", &self.fallback)] {
             let Some(tier) = tier else { continue };
             if tier.name.as_ref().is_some_and(String::is_empty) {

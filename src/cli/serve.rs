@@ -182,6 +182,8 @@ fn merge(args: Args) -> Result<Config, Failure> {
         tiers.for_each(|tier| tier.precision = precision);
     }
     if !args.listen.is_empty() {
+        // A wrong key is told although the flag replaces it.
+        config.check_listen()?;
         config.listen = args.listen;
     }
     config.ledger = args.ledger.or(config.ledger);

@@ -255,12 +255,9 @@ mod tests {
             document_type: 6,
         };
         assert_eq!((found.specials(), found), (2, expected));
-        for (pair, reason) in [
-            ("[CLS] $B [SEP] $A", "the document comes before the query"),
-            ("$A [SEP] $B [SEP] $B", "special tokens stand inside one of the texts"),
-        ] {
+        for pair in ["[CLS] $B [SEP] $A", "$A [SEP] $B $A"] {
             let error = template(pair).unwrap_err().to_string();
-            assert!(error.ends_with(reason), "{error}");
+            assert!(error.ends_with("the document comes before the query"), "{pair}: {error}");
         }
     }
 
