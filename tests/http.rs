@@ -779,8 +779,7 @@ fn a_sampled_request_is_a_span_at_the_collector_and_a_collector_that_is_gone_har
         // Two requests, and two parts of the one that was answered; what nobody sampled is not here.
         assert_eq!(holds(&trace), 4);
         assert_eq!(holds(&0x00f0_67aa_0ba9_02b7_u64.to_be_bytes()), 2);
-        for name in ["rank", "queue", "compute", "podium.tier", "podium.cost_nanodollars", "invalid_request"]
-        {
+        for name in ["rank", "queue", "compute", "podium.tier", "podium.device_ns", "invalid_request"] {
             assert!(holds(name.as_bytes()) > 0, "{name} is not in the spans");
         }
     });

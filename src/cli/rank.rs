@@ -154,11 +154,13 @@ async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) ->
 
 /// A refusal names a document by its place in its group; here by its place among all.
 fn refused(refusal: Refusal, before: usize) -> Failure {
-    let Refusal::Invalid { field, message } = refusal else { return Failure::data(refusal.to_string()) };
+    let (Refusal::Invalid { field, message } | Refusal::TooLong { field, message }) = refusal else {
+        return Failure::data(refusal.to_string());
+    };
     let place =
         field.strip_prefix("documents[").and_then(|rest| rest.strip_suffix(']')?.parse::<usize>().ok());
-    let field = place.map_or(field.clone(), |place| format!("documents[{}]", before + place));
-    Failure::data(Refusal::Invalid { field, message }.to_string())
+    let field = place.map_or(field, |place| format!("documents[{}]", before + place));
+    Failure::data(format!("{field}: {message}"))
 }
 
 fn print(as_json: bool, order: &Order) -> std::io::Result<()> {
