@@ -17,6 +17,9 @@ const MARGIN_MAX: f32 = 4.0;
 /// The least margin, for effects that no batch shows, such as clock ticks.
 const MARGIN_MIN: f32 = 1.01;
 
+/// A ratio nearer to 1 than this is no surprise: with noise of 5% two of those in a row would be common.
+const SURPRISE_MIN: f32 = 1.25;
+
 /// The ratios of measured to predicted time of the latest batches, with their 99th percentile.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
@@ -61,11 +64,13 @@ impl Window {
         f64::from(self.largest(self.outside()).clamp(MARGIN_MIN, MARGIN_MAX))
     }
 
-    /// The ratios below and above which a batch is a surprise: one in a hundred on either side, and at least 10% off.
+    /// The ratios below and above which a batch is a surprise: one in a hundred on either side, and at least a quarter
+    /// off.
     pub(super) fn surprises(&self) -> (f64, f64) {
         let outside = self.outside();
-        let low = self.sorted.get(outside).copied().unwrap_or(1.0).clamp(1.0 / MARGIN_MAX, 0.9);
-        (f64::from(low), f64::from(self.largest(outside).clamp(LATE, MARGIN_MAX)))
+        let low =
+            self.sorted.get(outside).copied().unwrap_or(1.0).clamp(1.0 / MARGIN_MAX, 1.0 / SURPRISE_MIN);
+        (f64::from(low), f64::from(self.largest(outside).clamp(SURPRISE_MIN, MARGIN_MAX)))
     }
 
     /// The mean distance of the measured ratios from 1; 0 without any.
