@@ -10,6 +10,7 @@ use podium::token::{Packed, PairReader, Tokenizer};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -295,8 +296,19 @@ fn labels_that_a_gpu_made_serve_without_one() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.to_str().unwrap().contains("scores-"))
         .collect();
-    for path in scores {
-        fs::rename(&path, path.to_str().unwrap().replace("-float32-", "-float16-")).unwrap();
+    // scores-MODEL-DTYPE-TRUNCATION.bin: all scores of one truncation, as the teacher's in another dtype.
+    let parts = |path: &Path| -> Vec<String> {
+        path.file_name().unwrap().to_str().unwrap().splitn(4, '-').map(str::to_owned).collect()
+    };
+    let labels = scores.iter().find(|path| parts(path)[2] == "float32").unwrap();
+    let model = parts(labels)[1].clone();
+    let mut all: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for path in &scores {
+        all.entry(parts(path)[3].clone()).or_default().extend(fs::read(path).unwrap());
+        fs::remove_file(path).unwrap();
+    }
+    for (truncation, bytes) in all {
+        fs::write(work.join(format!("scores-{model}-float16-{truncation}")), bytes).unwrap();
     }
     let (code, _, told) = distil(place, teacher.path(), "two", &["--precision", "f16"]);
     assert_eq!(code, 0, "{told}");

@@ -428,7 +428,7 @@ fn bad_input_is_refused_with_its_flag_or_line_and_an_exit_code() {
         (&["--versus", "dialect=klingon"], 64, "--versus: dialect: `klingon` is not one of podium"),
         (&["--dialect", "voyage"], 64, "--url: the dialect voyage needs a model"),
         (&["--url", "https://localhost"], 64, "--url: `https://localhost` is not http://HOST"),
-        (&["--html", "/nowhere/load.html"], 74, "/nowhere/load.html: is no file"),
+        (&["--html", "/nowhere/load.html"], 74, "/nowhere/load.html: its folder does not exist"),
         (&["--url", &refusing], 69, "refused: "),
         (&["--url", &hanging, "--timeout-ms", "100"], 69, "timed out"),
         (&["--url", &foreign], 69, "status 404"),
