@@ -205,12 +205,11 @@ fn write_v2(answer: &Answered) -> Written {
     })
 }
 
-/// The message stands where Cohere's clients read it (`message`) and where Jina's print it (`detail`); vLLM's `error` has the
-/// code and the field.
+/// The message stands where Cohere has it. Jina's clients print `detail`, and vLLM's read `error`; both have the code.
 fn error_v1(failure: &Failure) -> Value {
     let mut openai = failure.openai();
     openai["message"] = failure.error.code.name().into();
-    json!({"message": failure.message, "id": failure.stamp.id, "detail": failure.message, "error": openai})
+    json!({"message": failure.message, "id": failure.stamp.id, "detail": failure.error.code.name(), "error": openai})
 }
 
 fn error_v2(failure: &Failure) -> Value {

@@ -213,7 +213,7 @@ mod tests {
             assert_eq!(encode(dialect, &error), (status, body), "{dialect:?}");
         }
         let (_, shared) = encode(Dialect::Cohere, &error);
-        assert_eq!((&shared["message"], &shared["detail"]), (&json!(message), &json!(message)));
+        assert_eq!((&shared["message"], &shared["detail"]), (&json!(message), &json!("invalid_request")));
         assert_eq!(shared["error"]["param"], "documents[3]");
     }
 
