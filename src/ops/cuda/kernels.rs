@@ -7,17 +7,21 @@ use super::{Argument, Half};
 use std::marker::PhantomData;
 
 const BASE: &str = include_str!("../../../kernels/base.cuh");
-const LAYER_NORM: &str = include_str!("../../../kernels/layer_norm.cu");
-const EMBED_FILE: &str = include_str!("../../../kernels/embed.cu");
-const GELU_FILE: &str = include_str!("../../../kernels/gelu.cu");
 const ATTENTION: &str = include_str!("../../../kernels/attention.cu");
 const FIRST_TOKEN_FILE: &str = include_str!("../../../kernels/first_token.cu");
 const HEAD_FILE: &str = include_str!("../../../kernels/head.cu");
 
 /// The source of all kernels, in the order of `kernels/kernels.cu`.
 #[cfg(any(test, all(feature = "cuda", not(podium_fatbin))))]
-pub(super) const SOURCES: [&str; 7] =
-    [BASE, LAYER_NORM, EMBED_FILE, GELU_FILE, ATTENTION, FIRST_TOKEN_FILE, HEAD_FILE];
+pub(super) const SOURCES: [&str; 7] = [
+    BASE,
+    include_str!("../../../kernels/layer_norm.cu"),
+    include_str!("../../../kernels/embed.cu"),
+    include_str!("../../../kernels/gelu.cu"),
+    ATTENTION,
+    FIRST_TOKEN_FILE,
+    HEAD_FILE,
+];
 
 /// Threads of a warp.
 pub(super) const WARP: u32 = constant(BASE, "WARP");
