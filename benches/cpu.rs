@@ -18,10 +18,10 @@
 mod common;
 mod shared;
 
-use common::{bert, random_batch, random_weights};
+use common::{bert, random_batch, random_plan};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Processor, Reference, Scorer};
-use podium::model::{Encoder, Forward};
+use podium::model::{Bert, Forward};
 use podium::ops::{Bf16, Dtype, F32, Int8, Simd, multiply_on_tiles};
 use podium::token::Packed;
 use shared::{Peak, lognormal, median};
@@ -56,34 +56,34 @@ fn main() {
         // The two that take long are to be asked for.
         (named.is_empty() && !name.starts_with("L12")) || named.iter().any(|argument| *argument == name)
     };
-    for (name, encoder) in models.into_iter().filter(|(name, _)| chosen(name)) {
+    for (name, shape) in models.into_iter().filter(|(name, _)| chosen(name)) {
         for (workload, lengths) in [("W1", lognormal()), ("W2", vec![43; 100])] {
-            compare((name, workload), (processor, &encoder), &lengths, rounds, python);
+            compare((name, workload), (processor, &shape), &lengths, rounds, python);
         }
     }
 }
 
 fn compare(
     (name, workload): (&str, &str),
-    (processor, encoder): (Processor, &Encoder),
+    (processor, shape): (Processor, &Bert),
     lengths: &[usize],
     rounds: usize,
     python: Option<&str>,
 ) {
-    let weights = random_weights(encoder, 1);
+    let plan = random_plan(shape.plan(), 1);
     let batch = random_batch(lengths, 1);
     let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
-    let model = |precision| CpuModel::on(processor, encoder, &weights, precision).ok();
+    let model = |precision| CpuModel::on(processor, &plan, precision).ok();
     let mut ours: Vec<(Precision, Cpu, Cpu)> = precisions
         .into_iter()
         .filter_map(|precision| Some((precision, model(precision)?)))
         .map(|(precision, model)| (precision, Cpu::new(model.clone(), 1), Cpu::new(model, 2)))
         .collect();
-    let mut candle = Reference::new(Arc::new(Forward::new(encoder, &weights).expect("weights are whole")));
+    let mut candle = Reference::new(Arc::new(Forward::new(&plan).expect("weights are whole")));
     let (mut one, mut two) = (vec![Vec::new(); ours.len()], vec![Vec::new(); ours.len()]);
     let mut peers: Vec<Peer> = ["fp32", "int8"]
         .iter()
-        .filter_map(|dtype| Some(Peer::start(python?, encoder, dtype, lengths)))
+        .filter_map(|dtype| Some(Peer::start(python?, shape, dtype, lengths)))
         .collect();
     let (mut theirs, mut peaks) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
     for round in 0..=rounds {
@@ -107,7 +107,7 @@ fn compare(
         }
     }
     let [f32_peak, bf16_peak, int8_peak] = peaks.map(|rates| rates.into_iter().fold(0.0, f64::max));
-    let (linear, attention) = multiplications(encoder, lengths);
+    let (linear, attention) = multiplications(shape, lengths);
     let candle = median(theirs);
     let tokens: usize = lengths.iter().sum();
     println!(
@@ -157,12 +157,12 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(python: &str, encoder: &Encoder, dtype: &'static str, lengths: &[usize]) -> Self {
+    fn start(python: &str, shape: &Bert, dtype: &'static str, lengths: &[usize]) -> Self {
         let worker = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/onnxruntime_worker.py");
-        let shape = [encoder.layers, encoder.hidden, encoder.heads, encoder.intermediate];
+        let sizes = [shape.layers, shape.hidden, shape.heads, shape.intermediate];
         let mut child = Command::new(python)
             .arg(worker)
-            .args(shape.map(|number| number.to_string()))
+            .args(sizes.map(|number| number.to_string()))
             .arg(dtype)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -206,13 +206,13 @@ fn timed(scorer: &mut dyn Scorer, batch: &Packed) -> (f64, f64) {
 
 /// Multiplications of linear maps and attention that the forward needs; the last layer attends from the first token
 /// only.
-fn multiplications(encoder: &Encoder, lengths: &[usize]) -> (f64, f64) {
-    let (h, f) = (encoder.hidden as f64, encoder.intermediate as f64);
-    let (full, sequences) = ((encoder.layers - 1) as f64, lengths.len() as f64);
+fn multiplications(shape: &Bert, lengths: &[usize]) -> (f64, f64) {
+    let (h, f) = (shape.hidden as f64, shape.intermediate as f64);
+    let (full, sequences) = ((shape.layers - 1) as f64, lengths.len() as f64);
     let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
     let squares: f64 = lengths.iter().map(|&length| (length * length) as f64).sum();
     let linear = full * tokens * (4.0 * h * h + 2.0 * h * f) + sequences * (5.0 * h * h + 2.0 * h * f);
-    let absorbed = tokens * 2.0 * encoder.heads as f64 * h;
+    let absorbed = tokens * 2.0 * shape.heads as f64 * h;
     (linear, full * squares * 2.0 * h + absorbed)
 }
 

@@ -13,9 +13,9 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{bert, random_batch, random_weights};
+use common::{bert, random_batch, random_plan};
 use podium::backend::{Cuda, Scorer};
-use podium::model::Encoder;
+use podium::model::Bert;
 use podium::ops::cuda::{Array, Bucket, DeviceError, Half, Launcher, Linear, Nvidia, Rows};
 use podium::token::Packed;
 use rand_distr::{Distribution, LogNormal};
@@ -51,18 +51,18 @@ fn main() -> Result<(), DeviceError> {
     for (precision, half) in [("f16", Half::F16), ("bf16", Half::Bf16), ("fp8", Half::F16)] {
         let peak = peak(half, rounds)?;
         println!("\n{precision}: {:.0} TFLOP/s in a product of {SIDE} in {}", peak / 1e12, half.name());
-        for (name, encoder) in &models {
+        for (name, shape) in &models {
             let is_wanted = |only: &String| *only == format!("{precision} {name}");
             if !only.is_none_or(is_wanted) {
                 continue;
             }
-            let weights = random_weights(encoder, 1);
+            let plan = random_plan(shape.plan(), 1);
             let largest = SATURATED_TOKENS[SATURATED_TOKENS.len() - 1] as u64;
-            let cuda = Cuda::new(Nvidia::open(0)?, (encoder, &weights), half, largest);
+            let cuda = Cuda::new(Nvidia::open(0)?, &plan, half, largest);
             let mut cuda = cuda.and_then(Cuda::warmed).expect("the model fits");
             if precision == "fp8" {
                 let lists = [random_batch(&lengths(64, usize::MAX), 2)];
-                match cuda.to_fp8(Nvidia::open(0)?, (encoder, &weights), &lists, largest) {
+                match cuda.to_fp8(Nvidia::open(0)?, &plan, &lists, largest) {
                     Ok((fp8, _)) => cuda = fp8,
                     Err(error) => {
                         println!("    {name}: SKIPPED, {error}");
@@ -84,7 +84,7 @@ fn main() -> Result<(), DeviceError> {
                     device * 1e3,
                     queued * 1e3,
                     batch.len() as f64 / queued,
-                    100.0 * flops(encoder, &batch) / peak / queued
+                    100.0 * flops(shape, &batch) / peak / queued
                 );
             }
         }
@@ -106,11 +106,11 @@ fn lengths(count: usize, tokens_max: usize) -> Vec<usize> {
 }
 
 /// FLOPs of a whole forward; the last layer counts as all others.
-fn flops(encoder: &Encoder, lengths: &[usize]) -> f64 {
-    let (hidden, inner) = (encoder.hidden as f64, encoder.intermediate as f64);
+fn flops(shape: &Bert, lengths: &[usize]) -> f64 {
+    let (hidden, inner) = (shape.hidden as f64, shape.intermediate as f64);
     let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
     let squares: f64 = lengths.iter().map(|&length| (length as f64).powi(2)).sum();
-    encoder.layers as f64 * (2.0 * (4.0 * hidden + 2.0 * inner) * hidden * tokens + 4.0 * hidden * squares)
+    shape.layers as f64 * (2.0 * (4.0 * hidden + 2.0 * inner) * hidden * tokens + 4.0 * hidden * squares)
 }
 
 /// Seconds of a batch from ids to logits, and the device's part; medians.

@@ -12,7 +12,7 @@
 mod common;
 mod shared;
 
-use common::{bert, random_batch, random_weights};
+use common::{bert, random_batch, random_plan};
 use criterion::Criterion;
 use podium::backend::{Cpu, CpuModel, Precision, Reference, Scorer};
 use podium::model::Forward;
@@ -255,20 +255,20 @@ fn rest<S: Simd>(criterion: &mut Criterion, simd: S) {
 
 /// 100 pairs through the whole model on one core.
 fn forward(criterion: &mut Criterion) {
-    let encoder = bert(2, HIDDEN, HEADS.count, INNER);
-    let (weights, batch) = (random_weights(&encoder, 1), random_batch(&lognormal(), 1));
+    let shape = bert(2, HIDDEN, HEADS.count, INNER);
+    let (plan, batch) = (random_plan(shape.plan(), 1), random_batch(&lognormal(), 1));
     let mut logits = vec![0.0; batch.len()];
     let mut group = criterion.benchmark_group("forward");
     group.sample_size(10);
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        if let Ok(model) = CpuModel::new(&encoder, &weights, precision) {
+        if let Ok(model) = CpuModel::new(&plan, precision) {
             let mut scorer = Cpu::new(model, 1);
             group.bench_function(format!("ours {}", precision.name()), |bencher| {
                 bencher.iter(|| scorer.score(&batch, &mut logits).expect("the batch is the model's"));
             });
         }
     }
-    let mut candle = Reference::new(Arc::new(Forward::new(&encoder, &weights).expect("weights are whole")));
+    let mut candle = Reference::new(Arc::new(Forward::new(&plan).expect("weights are whole")));
     group.bench_function("reference", |bencher| {
         bencher.iter(|| candle.score(&batch, &mut logits).expect("the batch is the model's"));
     });

@@ -12,10 +12,10 @@
 mod common;
 mod shared;
 
-use common::{Options, Reply, TestServer, bert, post, random_batch, random_weights, setup};
+use common::{Options, Reply, TestServer, bert, post, random_batch, random_plan, setup};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Scorer, Scripted};
-use podium::model::{Encoder, Model, Weights};
+use podium::model::{Model, Plan};
 use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
@@ -38,7 +38,7 @@ fn main() {
     let passages: Vec<&str> = passages.lines().filter_map(|line| line.split('\t').nth(1)).collect();
     let rounds: Vec<Vec<String>> = (0..ROUNDS).map(|round| documents(&passages, &tokenizer, round)).collect();
     for precision in PRECISIONS {
-        let Ok(model) = CpuModel::new(&student.encoder, &student.weights, precision) else { continue };
+        let Ok(model) = CpuModel::new(&student.plan, precision) else { continue };
         for threads in [1, 2] {
             let mut scorer = Cpu::new(model.clone(), threads);
             let (mut reading, mut whole) = (Vec::new(), Vec::new());
@@ -58,18 +58,17 @@ fn main() {
             );
         }
     }
-    let teacher = bert(12, 384, 12, 1536);
-    let weights = random_weights(&teacher, 1);
-    cheaper(&student, (&teacher, &weights), &pack(&tokenizer, &rounds[0]));
-    long_documents(&teacher, &weights);
+    let teacher = random_plan(bert(12, 384, 12, 1536).plan(), 1);
+    cheaper(&student, &teacher, &pack(&tokenizer, &rounds[0]));
+    long_documents(&teacher);
     load();
 }
 
 /// CPU time of the same pairs on one core, by the student and by a model of the teacher's shape, in turns.
-fn cheaper(student: &Model, (encoder, weights): (&Encoder, &Weights), batch: &Packed) {
+fn cheaper(student: &Model, teacher: &Plan, batch: &Packed) {
     for precision in PRECISIONS {
-        let Ok(large) = CpuModel::new(encoder, weights, precision) else { continue };
-        let small = CpuModel::new(&student.encoder, &student.weights, precision).expect("as the large one");
+        let Ok(large) = CpuModel::new(teacher, precision) else { continue };
+        let small = CpuModel::new(&student.plan, precision).expect("as the large one");
         let (mut large, mut small) = (Cpu::new(large, 1), Cpu::new(small, 1));
         let (mut large_ms, mut small_ms) = (Vec::new(), Vec::new());
         for _ in 0..7 {
@@ -98,7 +97,7 @@ fn load() {
     for _ in 0..9 {
         let started = Instant::now();
         let opened = Model::bundled();
-        let packed = CpuModel::new(&opened.encoder, &opened.weights, Precision::Int8);
+        let packed = CpuModel::new(&opened.plan, Precision::Int8);
         model.push(started.elapsed().as_secs_f64() * 1e3);
         let started = Instant::now();
         Tokenizer::parse(&opened.tokenizer).expect("the tokenizer is whole");
@@ -162,13 +161,13 @@ fn over_http(model: &CpuModel, threads: usize, tokenizer: &Arc<Tokenizer>, round
 }
 
 /// 32 documents of 23 to 407 tokens, 4,360 in all.
-fn long_documents(encoder: &Encoder, weights: &Weights) {
+fn long_documents(teacher: &Plan) {
     let mut lengths: Vec<usize> = (0..32).map(|place| 23 + place * place * 384 / 961).collect();
     let rest = 4_360_usize.saturating_sub(lengths.iter().sum());
     lengths[1..31].iter_mut().for_each(|length| *length += rest / 30);
     let batch = random_batch(&lengths, 1);
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let Ok(model) = CpuModel::new(encoder, weights, precision) else { continue };
+        let Ok(model) = CpuModel::new(teacher, precision) else { continue };
         let mut scorer = Cpu::new(model, 1);
         let times = (0..7).map(|_| cpu_ms(&mut scorer, &batch) / 1e3).collect();
         let tokens = batch.tokens().0;

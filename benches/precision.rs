@@ -145,11 +145,10 @@ impl Apart {
 
 /// A scorer for each precision that this machine has; f32 is the first.
 fn scorers(model: &Model, on_cpu: &[Precision]) -> Vec<(&'static str, Box<dyn Scorer>)> {
-    let (encoder, weights) = (&model.encoder, &model.weights);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut scorers: Vec<(&str, Box<dyn Scorer>)> = Vec::new();
     for &precision in on_cpu {
-        if let Ok(packed) = CpuModel::new(encoder, weights, precision) {
+        if let Ok(packed) = CpuModel::new(&model.plan, precision) {
             scorers.push((precision.name(), Box::new(Cpu::new(packed, threads))));
         }
     }
@@ -165,11 +164,11 @@ fn scorers(model: &Model, on_cpu: &[Precision]) -> Vec<(&'static str, Box<dyn Sc
                 continue;
             }
         };
-        let mut cuda = Cuda::new(gpu, (encoder, weights), half, TOKENS).expect("the model fits the GPU");
+        let mut cuda = Cuda::new(gpu, &model.plan, half, TOKENS).expect("the model fits the GPU");
         if is_eight {
             let lists = podium::backend::sample(model).expect("the model reads the sample");
             let gpu = Nvidia::open(0).expect("it was just opened");
-            match cuda.to_fp8(gpu, (encoder, weights), &lists, TOKENS) {
+            match cuda.to_fp8(gpu, &model.plan, &lists, TOKENS) {
                 Ok((fp8, agreement)) => {
                     println!(
                         "fp8 keeps {:.1}% of the pairs of the sample's first tens in order",

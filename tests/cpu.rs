@@ -3,10 +3,9 @@
 
 mod common;
 
-use common::{bert, families, random_batch, random_weights};
+use common::{bert, families, random_batch, random_plan};
 use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer};
-use podium::model::{Encoder, Forward, Weights};
-use podium::ops::Gelu;
+use podium::model::{Activation, Bert, Block, Forward, Plan};
 use podium::token::Packed;
 use proptest::prelude::*;
 
@@ -14,13 +13,8 @@ use proptest::prelude::*;
 const PRECISIONS: [(Precision, f32); 3] =
     [(Precision::F32, 2e-5), (Precision::Bf16, 0.05), (Precision::Int8, 0.1)];
 
-fn model(
-    processor: Processor,
-    encoder: &Encoder,
-    weights: &Weights,
-    precision: Precision,
-) -> Option<CpuModel> {
-    match CpuModel::on(processor, encoder, weights, precision) {
+fn model(processor: Processor, plan: &Plan, precision: Precision) -> Option<CpuModel> {
+    match CpuModel::on(processor, plan, precision) {
         Ok(model) => Some(model),
         Err(_) => {
             assert!(precision == Precision::Bf16 && !processor.has_bf16(), "{processor:?} {precision:?}");
@@ -40,12 +34,12 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 /// Compares the scores of every instruction set and precision with the reference.
-fn hold_to_reference(encoder: &Encoder, seed: u64, batch: &Packed) {
-    let weights = random_weights(encoder, seed);
-    let exact = Forward::new(encoder, &weights).unwrap().logits(batch).unwrap();
+fn hold_to_reference(shape: &Bert, seed: u64, batch: &Packed) {
+    let plan = random_plan(shape.plan(), seed);
+    let exact = Forward::new(&plan).unwrap().logits(batch).unwrap();
     for processor in Processor::here() {
         for (precision, tolerance) in PRECISIONS {
-            let Some(model) = model(processor, encoder, &weights, precision) else { continue };
+            let Some(model) = model(processor, &plan, precision) else { continue };
             for (found, exact) in score(&model, batch, 1).into_iter().zip(&exact) {
                 let error = (found - exact).abs() / exact.abs().max(1.0);
                 assert!(error < tolerance, "{processor:?} {precision:?} seed {seed}: {found} and {exact}");
@@ -83,9 +77,9 @@ fn widths_that_fill_no_vector_score_as_in_the_reference() {
 
 #[test]
 fn the_families_score_as_in_transformers() {
-    for (name, encoder, weights, batch, logits) in families() {
+    for (name, plan, batch, logits) in families() {
         for processor in Processor::here() {
-            let model = model(processor, &encoder, &weights, Precision::F32).unwrap();
+            let model = model(processor, &plan, Precision::F32).unwrap();
             for (found, logit) in score(&model, &batch, 2).into_iter().zip(&logits) {
                 assert!((found - logit).abs() < 1e-4, "{name}: {found} and {logit}");
             }
@@ -95,17 +89,17 @@ fn the_families_score_as_in_transformers() {
 
 #[test]
 fn large_magnitudes_stay_finite_and_right() {
-    let encoder = bert(2, 64, 2, 128);
-    let mut weights = random_weights(&encoder, 5);
-    weights.words.iter_mut().for_each(|value| *value *= 1e4);
-    for layer in &mut weights.layers {
-        layer.query.weight.iter_mut().chain(&mut layer.up.weight).for_each(|value| *value *= 30.0);
+    let mut plan = random_plan(bert(2, 64, 2, 128).plan(), 5);
+    plan.embed.words.values.iter_mut().for_each(|value| *value *= 1e4);
+    for Block { attention, feed_forward, .. } in &mut plan.blocks {
+        let (query, up) = (&mut attention.query.weight.values, &mut feed_forward.up.weight.values);
+        query.iter_mut().chain(up).for_each(|value| *value *= 30.0);
     }
     let batch = random_batch(&[1, 20, 77], 5);
-    let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
+    let exact = Forward::new(&plan).unwrap().logits(&batch).unwrap();
     for processor in Processor::here() {
         for (precision, _) in PRECISIONS {
-            let Some(model) = model(processor, &encoder, &weights, precision) else { continue };
+            let Some(model) = model(processor, &plan, precision) else { continue };
             let found = score(&model, &batch, 1);
             assert!(found.iter().all(|logit| logit.is_finite()), "{processor:?} {precision:?}: {found:?}");
             if precision == Precision::F32 {
@@ -118,8 +112,7 @@ fn large_magnitudes_stay_finite_and_right() {
 
 #[test]
 fn a_batch_of_another_model_is_an_error() {
-    let encoder = bert(1, 32, 1, 32);
-    let model = CpuModel::new(&encoder, &random_weights(&encoder, 6), Precision::Auto).unwrap();
+    let model = CpuModel::new(&random_plan(bert(1, 32, 1, 32).plan(), 6), Precision::Auto).unwrap();
     let mut scorer = Cpu::new(model, 1);
     for (token, length) in [(30_522, 1), (5, 513)] {
         let mut batch = Packed::default();
@@ -136,11 +129,12 @@ proptest! {
     fn a_score_depends_neither_on_neighbours_nor_on_threads(
         lengths in prop::collection::vec(1usize..150, 1..20), seed in 0u64..1000, tanh: bool,
     ) {
-        let encoder = Encoder { gelu: if tanh { Gelu::Tanh } else { Gelu::Erf }, ..bert(2, 64, 2, 96) };
-        let (weights, batch) = (random_weights(&encoder, seed), random_batch(&lengths, seed));
+        let activation = if tanh { Activation::GeluTanh } else { Activation::GeluErf };
+        let shape = Bert { activation, ..bert(2, 64, 2, 96) };
+        let (plan, batch) = (random_plan(shape.plan(), seed), random_batch(&lengths, seed));
         for processor in Processor::here() {
             for (precision, _) in PRECISIONS {
-                let Some(model) = model(processor, &encoder, &weights, precision) else { continue };
+                let Some(model) = model(processor, &plan, precision) else { continue };
                 let together = bits(&score(&model, &batch, 1));
                 prop_assert_eq!(&bits(&score(&model, &batch, 3)), &together);
                 for (bounds, together) in batch.starts().windows(2).zip(&together) {

@@ -166,10 +166,9 @@ fn a_student_is_made_again_bit_for_bit_and_can_be_served() {
     let four = place.join("four");
     let more = ["--student", one.to_str().unwrap(), "--steps", "0", "--blend", four.to_str().unwrap()];
     assert_eq!(distil(place, teacher.path(), "seven", &more).0, 0);
-    let [a, b, mean] = ["one", "four", "seven"].map(|name| Model::open(&place.join(name)).unwrap().weights);
-    let (a, b) = (a.layers[1].up.weight.iter().zip(&a.words), b.layers[1].up.weight.iter().zip(&b.words));
-    for ((a, b), mean) in a.zip(b).zip(mean.layers[1].up.weight.iter().zip(&mean.words)) {
-        for (a, b, mean) in [(a.0, b.0, mean.0), (a.1, b.1, mean.1)] {
+    let [a, b, mean] = ["one", "four", "seven"].map(|name| Model::open(&place.join(name)).unwrap().plan);
+    for ((a, b), mean) in a.tensors().into_iter().zip(b.tensors()).zip(mean.tensors()) {
+        for ((a, b), mean) in a.values.iter().zip(&b.values).zip(&mean.values) {
             assert!(((a + b) / 2.0 - mean).abs() <= 1e-3 * mean.abs() + 1e-6, "{a}, {b}, {mean}");
         }
     }
@@ -227,8 +226,8 @@ fn golden_pairs_hold(model: &Model, golden: &[u8]) {
         .map(|pair| (pair["query"].as_str().unwrap(), pair["document"].as_str().unwrap()))
         .collect();
     let batch = pack(model, pairs);
-    let mut logits = Forward::new(&model.encoder, &model.weights).unwrap().logits(&batch).unwrap();
-    let mut cpu = Cpu::new(CpuModel::new(&model.encoder, &model.weights, Precision::F32).unwrap(), 1);
+    let mut logits = Forward::new(&model.plan).unwrap().logits(&batch).unwrap();
+    let mut cpu = Cpu::new(CpuModel::new(&model.plan, Precision::F32).unwrap(), 1);
     for _ in 0..2 {
         for (pair, logit) in golden.iter().zip(&logits) {
             let expected = pair["logit"].as_f64().unwrap() as f32;
@@ -260,7 +259,7 @@ fn the_bundled_student_is_the_one_on_its_card() {
     let card = fs::read_to_string(folder.join("README.md")).unwrap();
     let row = card.lines().find(|line| line.starts_with("| trecqa_dev |")).unwrap();
     let expected: f64 = row.split('|').nth(5).unwrap().trim().parse().unwrap();
-    let mut cpu = Cpu::new(CpuModel::new(&model.encoder, &model.weights, Precision::F32).unwrap(), 2);
+    let mut cpu = Cpu::new(CpuModel::new(&model.plan, Precision::F32).unwrap(), 2);
     let mut sum = 0.0;
     for (query, candidates) in &set.run {
         let documents = candidates

@@ -5,10 +5,10 @@ mod common;
 #[path = "common/shim.rs"]
 mod shim;
 
-use common::{bert, families, random_batch, random_weights};
+use common::{bert, families, random_batch, random_plan};
 use half::{bf16, f16};
 use podium::backend::{Cuda, LoadError, ScoreError, Scorer};
-use podium::model::{Encoder, Forward, Weights};
+use podium::model::{Forward, Plan};
 #[cfg(feature = "cuda")]
 use podium::ops::cuda::Nvidia;
 use podium::ops::cuda::{
@@ -441,14 +441,8 @@ fn the_head_is_f32() {
     }
 }
 
-fn engine<D: Device>(
-    device: D,
-    encoder: &Encoder,
-    weights: &Weights,
-    half: Half,
-    tokens_max: u64,
-) -> Cuda<D> {
-    Cuda::new(device, (encoder, weights), half, tokens_max).unwrap()
+fn engine<D: Device>(device: D, plan: &Plan, half: Half, tokens_max: u64) -> Cuda<D> {
+    Cuda::new(device, plan, half, tokens_max).unwrap()
 }
 
 fn score<D: Device>(engine: &mut Cuda<D>, batch: &Packed) -> Vec<f32> {
@@ -460,13 +454,13 @@ fn score<D: Device>(engine: &mut Cuda<D>, batch: &Packed) -> Vec<f32> {
 #[test]
 fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
     let lengths = [1, 2, 31, 32, 33, 127, 128, 129, 200, 511, 512];
-    for (encoder, seed) in [(bert(2, 128, 2, 512), 1), (bert(1, 64, 2, 128), 2), (bert(2, 96, 4, 100), 3)] {
-        let (weights, batch) = (random_weights(&encoder, seed), random_batch(&lengths, seed));
-        let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
+    for (shape, seed) in [(bert(2, 128, 2, 512), 1), (bert(1, 64, 2, 128), 2), (bert(2, 96, 4, 100), 3)] {
+        let (plan, batch) = (random_plan(shape.plan(), seed), random_batch(&lengths, seed));
+        let exact = Forward::new(&plan).unwrap().logits(&batch).unwrap();
         // On these random models logits of magnitude one were measured to be off by 0.004 in f16 and 0.03 in bf16.
         for (half, tolerance) in [(Half::F16, 0.01), (Half::Bf16, 0.06)] {
             on_every_device!(|device| {
-                let mut engine = engine(device, &encoder, &weights, half, 2048);
+                let mut engine = engine(device, &plan, half, 2048);
                 // The second run is a replay.
                 for _ in 0..2 {
                     let error = largest_error(&score(&mut engine, &batch), &exact);
@@ -481,8 +475,8 @@ fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
 fn warming_runs_every_bucket() {
     let Some(mut shim) = Shim::here() else { return };
     shim.replayed = Arc::default();
-    let encoder = bert(1, 32, 1, 32);
-    let engine = engine(shim.clone(), &encoder, &random_weights(&encoder, 4), Half::F16, 1024);
+    let plan = random_plan(bert(1, 32, 1, 32).plan(), 4);
+    let engine = engine(shim.clone(), &plan, Half::F16, 1024);
     engine.warmed().unwrap();
     let replayed: Vec<usize> = shim.replayed.lock().unwrap().iter().copied().collect();
     assert_eq!(replayed, [128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024]);
@@ -492,12 +486,11 @@ fn warming_runs_every_bucket() {
 #[test]
 fn on_a_gpu_every_forward_is_recorded_and_reads_its_own_batch() {
     let Some(gpu) = gpu() else { return };
-    let encoder = bert(2, 128, 2, 512);
-    let weights = random_weights(&encoder, 4);
-    let mut engine = engine(gpu, &encoder, &weights, Half::F16, 1024).warmed().unwrap();
+    let plan = random_plan(bert(2, 128, 2, 512).plan(), 4);
+    let mut engine = engine(gpu, &plan, Half::F16, 1024).warmed().unwrap();
     for seed in 0..4 {
         let batch = random_batch(&[100 + seed as usize, 30, 200 - seed as usize], seed);
-        let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
+        let exact = Forward::new(&plan).unwrap().logits(&batch).unwrap();
         assert!(largest_error(&score(&mut engine, &batch), &exact) < 0.01, "seed {seed}");
     }
     assert_eq!(engine.device().recorded(), (13, 0), "one for each bucket up to 1024 tokens");
@@ -505,13 +498,12 @@ fn on_a_gpu_every_forward_is_recorded_and_reads_its_own_batch() {
 
 #[test]
 fn batches_that_are_queued_have_their_own_logits() {
-    let encoder = bert(2, 64, 2, 96);
-    let weights = random_weights(&encoder, 8);
+    let plan = random_plan(bert(2, 64, 2, 96).plan(), 8);
     // The second batch has more runs than may be in flight.
     let batches = [vec![40, 3, 70], vec![100; 7], vec![12]].map(|lengths| random_batch(&lengths, 8));
     on_every_device!(|device| {
         let another = device.again();
-        let mut first = engine(device, &encoder, &weights, Half::F16, 512);
+        let mut first = engine(device, &plan, Half::F16, 512);
         let alone = batches.each_ref().map(|batch| score(&mut first, batch));
         let end = |engine: &mut Cuda<_>, number: usize| {
             while !engine.is_done() {}
@@ -530,7 +522,7 @@ fn batches_that_are_queued_have_their_own_logits() {
             assert_eq!(first.submit(batch), Ok(true));
         }
         drop(first);
-        assert_eq!(score(&mut engine(another, &encoder, &weights, Half::F16, 512), &batches[0]), alone[0]);
+        assert_eq!(score(&mut engine(another, &plan, Half::F16, 512), &batches[0]), alone[0]);
     });
 }
 
@@ -538,8 +530,8 @@ fn batches_that_are_queued_have_their_own_logits() {
 fn a_batch_that_cannot_be_queued_leaves_the_one_before_it() {
     let Some(mut shim) = Shim::here() else { return };
     shim.is_broken = Arc::default();
-    let encoder = bert(1, 32, 1, 32);
-    let mut engine = engine(shim.clone(), &encoder, &random_weights(&encoder, 9), Half::F16, 128);
+    let plan = random_plan(bert(1, 32, 1, 32).plan(), 9);
+    let mut engine = engine(shim.clone(), &plan, Half::F16, 128);
     let [first, second] = [vec![20, 30], vec![100; 7]].map(|lengths| random_batch(&lengths, 9));
     let alone = [score(&mut engine, &first), score(&mut engine, &second)];
     for _ in 0..3 {
@@ -572,21 +564,19 @@ fn a_gpu_that_has_failed_is_opened_again() {
         let error = launched.and_then(|()| firsts.read(&bench.device, &mut [0; 64])).unwrap_err();
         println!("it fails as it should: {error}");
     }
-    let encoder = bert(2, 64, 2, 96);
-    let (weights, batch) = (random_weights(&encoder, 3), random_batch(&[3, 40], 3));
-    let exact = Forward::new(&encoder, &weights).unwrap().logits(&batch).unwrap();
-    let mut engine = engine(gpu().expect("it was here"), &encoder, &weights, Half::F16, 128);
+    let (plan, batch) = (random_plan(bert(2, 64, 2, 96).plan(), 3), random_batch(&[3, 40], 3));
+    let exact = Forward::new(&plan).unwrap().logits(&batch).unwrap();
+    let mut engine = engine(gpu().expect("it was here"), &plan, Half::F16, 128);
     assert!(largest_error(&score(&mut engine, &batch), &exact) < 0.01);
 }
 
 #[test]
 fn maps_in_eight_bits_score_nearly_as_in_halves() {
-    let encoder = bert(3, 64, 2, 128);
-    let weights = random_weights(&encoder, 6);
+    let plan = random_plan(bert(3, 64, 2, 128).plan(), 6);
     let lists = [random_batch(&[40, 3, 70, 25, 33, 9], 6), random_batch(&[90, 12, 64, 31], 7)];
     on_every_device!(|device| {
-        let mut halves = engine(device.again(), &encoder, &weights, Half::F16, 256);
-        let (mut fp8, agreement) = halves.to_fp8(device, (&encoder, &weights), &lists, 256).unwrap();
+        let mut halves = engine(device.again(), &plan, Half::F16, 256);
+        let (mut fp8, agreement) = halves.to_fp8(device, &plan, &lists, 256).unwrap();
         assert!((0.6..=1.0).contains(&agreement), "{agreement}");
         assert_eq!((halves.dtype(), fp8.dtype()), ("float16", "float8_e4m3"));
         for batch in &lists {
@@ -600,9 +590,9 @@ fn maps_in_eight_bits_score_nearly_as_in_halves() {
 
 #[test]
 fn the_families_score_as_in_transformers() {
-    for (name, encoder, weights, batch, logits) in families() {
+    for (name, plan, batch, logits) in families() {
         on_every_device!(|device| {
-            let mut engine = engine(device, &encoder, &weights, Half::F16, 1);
+            let mut engine = engine(device, &plan, Half::F16, 1);
             let error = largest_error(&score(&mut engine, &batch), &logits);
             assert!(error < 0.01, "{name}: {error}");
         });
@@ -612,28 +602,27 @@ fn the_families_score_as_in_transformers() {
 #[test]
 fn what_has_no_kernel_and_what_is_too_large_is_refused() {
     let Some(shim) = Shim::here() else { return };
-    let refused = |encoder: &Encoder, weights: &Weights| {
-        let made = Cuda::new(shim.clone(), (encoder, weights), Half::F16, 128);
+    let refused = |plan: &Plan| {
+        let made = Cuda::new(shim.clone(), plan, Half::F16, 128);
         made.map_or_else(|error: LoadError| error.to_string(), |_| String::new())
     };
-    let wide = bert(1, 128, 1, 32);
+    let wide = random_plan(bert(1, 128, 1, 32).plan(), 1);
     let message = "the model's head size is 128; the GPU kernels support at most 64";
-    assert_eq!(refused(&wide, &random_weights(&wide, 1)), message);
-    let encoder = bert(1, 32, 1, 32);
-    let mut weights = random_weights(&encoder, 1);
-    weights.layers[0].up.weight[3] = 1e5;
-    assert_eq!(refused(&encoder, &weights), "a weight of 100000 is too large for f16");
-    weights.layers[0].up.weight[3] = 1.0;
-    let sound = Cuda::new(shim.clone(), (&encoder, &weights), Half::F16, 128).unwrap();
+    assert_eq!(refused(&wide), message);
+    let mut plan = random_plan(bert(1, 32, 1, 32).plan(), 1);
+    plan.blocks[0].feed_forward.up.weight.values[3] = 1e5;
+    assert_eq!(refused(&plan), "a weight of 100000 is too large for f16");
+    plan.blocks[0].feed_forward.up.weight.values[3] = 1.0;
+    let sound = Cuda::new(shim.clone(), &plan, Half::F16, 128).unwrap();
     assert!(sound.warmed().is_ok());
     let large = |values: &mut [f32]| values.iter_mut().for_each(|value| *value = 6e4);
-    let mut overflowing = random_weights(&encoder, 1);
-    large(&mut overflowing.layers[0].up.weight);
-    large(&mut overflowing.layers[0].down.weight);
-    let engine = Cuda::new(shim.clone(), (&encoder, &overflowing), Half::F16, 128).unwrap();
+    let mut overflowing = plan.clone();
+    large(&mut overflowing.blocks[0].feed_forward.up.weight.values);
+    large(&mut overflowing.blocks[0].feed_forward.down.weight.values);
+    let engine = Cuda::new(shim.clone(), &overflowing, Half::F16, 128).unwrap();
     let error = engine.warmed().map_or_else(|error| error.to_string(), |_| String::new());
     assert!(error.contains("in f16; bf16 and f32 have a larger range"), "{error}");
-    let mut engine = Cuda::new(shim, (&encoder, &weights), Half::F16, 128).unwrap();
+    let mut engine = Cuda::new(shim, &plan, Half::F16, 128).unwrap();
     for (token, length) in [(30_522, 1), (5, 513)] {
         let mut batch = Packed::default();
         batch.push((0..length).map(|_| (token, 0)));
@@ -682,13 +671,12 @@ proptest! {
     fn a_score_depends_neither_on_neighbours_nor_on_where_a_batch_is_cut(
         lengths in prop::collection::vec(1usize..90, 1..24), seed in 0u64..1000,
     ) {
-        let encoder = bert(2, 64, 2, 96);
-        let (weights, batch) = (random_weights(&encoder, seed), random_batch(&lengths, seed));
+        let (plan, batch) = (random_plan(bert(2, 64, 2, 96).plan(), seed), random_batch(&lengths, seed));
         for half in HALVES {
             let Some(shim) = Shim::here() else { return Ok(()) };
-            let mut large = engine(shim.clone(), &encoder, &weights, half, 4096);
+            let mut large = engine(shim.clone(), &plan, half, 4096);
             let together = score(&mut large, &batch);
-            let mut small = engine(shim, &encoder, &weights, half, 1);
+            let mut small = engine(shim, &plan, half, 1);
             prop_assert_eq!(&score(&mut small, &batch), &together);
             for (bounds, together) in batch.starts().windows(2).zip(&together).take(4) {
                 let tokens = bounds[0] as usize..bounds[1] as usize;

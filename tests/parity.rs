@@ -1,7 +1,7 @@
 //! The reference forward against Python's `transformers`, on small random models;
 //! `tests/fixtures/make_encoders.py` makes them.
 
-use podium::model::{Encoder, Forward, Weights};
+use podium::model::{Forward, describe};
 use podium::token::Packed;
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -25,11 +25,10 @@ impl Case {
 
 fn load(name: &str) -> (Forward, Vec<Case>) {
     let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders").join(name);
-    let encoder = Encoder::parse(&std::fs::read(place.join("config.json")).unwrap(), &place).unwrap();
-    let bytes = std::fs::read(place.join("model.safetensors")).unwrap();
-    let weights = Weights::parse(&bytes, &encoder).unwrap();
+    let mut plan = describe(&std::fs::read(place.join("config.json")).unwrap(), &place).unwrap();
+    plan.fill(&std::fs::read(place.join("model.safetensors")).unwrap()).unwrap();
     let cases = serde_json::from_slice(&std::fs::read(place.join("cases.json")).unwrap()).unwrap();
-    (Forward::new(&encoder, &weights).unwrap(), cases)
+    (Forward::new(&plan).unwrap(), cases)
 }
 
 #[test]

@@ -21,8 +21,8 @@ fn the_teacher_gives_the_logits_of_its_papers() {
     let model = Model::open(&data.join("models/ms-marco-MiniLM-L-12-v2")).unwrap();
     assert_eq!(model.manifest.licence, "Apache-2.0");
     let tokenizer = Tokenizer::parse(&model.tokenizer).unwrap();
-    let forward = Forward::new(&model.encoder, &model.weights).unwrap();
-    let limits = Fit::new(model.encoder.pair_tokens_max(), Cut::DocumentOnly);
+    let forward = Forward::new(&model.plan).unwrap();
+    let limits = Fit::new(model.plan.tokens_max, Cut::DocumentOnly);
     let mut batch = Packed::default();
     for (passage, _) in PASSAGES {
         let (query, document) = (tokenizer.encode(QUERY).unwrap(), tokenizer.encode(passage).unwrap());

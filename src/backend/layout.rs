@@ -18,8 +18,8 @@ impl Width {
     }
 
     /// Values of a number of heads.
-    pub fn heads(count: usize, hidden: usize) -> Self {
-        Self { count, ..Self::plain(hidden / count) }
+    pub fn heads(count: usize, size: usize) -> Self {
+        Self { count, ..Self::plain(size) }
     }
 
     /// Values with their padding.
@@ -46,7 +46,8 @@ pub(super) fn pad(map: &Linear, outputs: Width, inputs: Width, factor: f32) -> D
         weight: vec![0.0; outputs.padded() * inputs.padded()],
         bias: vec![0.0; outputs.padded()],
     };
-    let from = map.weight.chunks_exact(inputs.count * inputs.size).zip(&map.bias);
+    let bias = map.bias_values();
+    let from = map.weight.values.chunks_exact(inputs.count * inputs.size).zip(&bias);
     for (output, (weights, bias)) in outputs.places().zip(from) {
         dense.bias[output] = bias * factor;
         let row = &mut dense.weight[output * inputs.padded()..][..inputs.padded()];
@@ -59,16 +60,18 @@ pub(super) fn pad(map: &Linear, outputs: Width, inputs: Width, factor: f32) -> D
 
 /// The map that reads a norm's values before their gain and bias, and gives what the map gives after them.
 pub(super) fn absorb(norm: &Norm, map: &Linear) -> Linear {
-    let rows = || map.weight.chunks_exact(norm.gain.len());
+    let (gain, shifts) = (&norm.gain.values, norm.bias_values());
+    let rows = || map.weight.values.chunks_exact(gain.len());
     let shift = |row: &[f32]| -> f64 {
-        row.iter().zip(&norm.bias).map(|(&weight, &bias)| f64::from(weight) * f64::from(bias)).sum()
+        row.iter().zip(&shifts).map(|(&weight, &bias)| f64::from(weight) * f64::from(bias)).sum()
     };
-    Linear {
-        weight: rows()
-            .flat_map(|row| row.iter().zip(&norm.gain).map(|(weight, gain)| weight * gain))
-            .collect(),
-        bias: rows().zip(&map.bias).map(|(row, bias)| (f64::from(*bias) + shift(row)) as f32).collect(),
-    }
+    let weight = rows().flat_map(|row| row.iter().zip(gain).map(|(weight, gain)| weight * gain)).collect();
+    let bias = map.bias_values();
+    let bias = rows().zip(&bias).map(|(row, bias)| (f64::from(*bias) + shift(row)) as f32).collect();
+    let mut absorbed = Linear::new("absorbed", map.outputs(), map.inputs());
+    absorbed.weight.values = weight;
+    absorbed.bias.as_mut().expect("it was made with one").values = bias;
+    absorbed
 }
 
 /// Maps of the same input as one.
@@ -90,9 +93,10 @@ mod tests {
 
     #[test]
     fn heads_are_padded_each_by_itself() {
-        let map =
-            Linear { weight: (0..12).map(|value| value as f32).collect(), bias: vec![1.0, 2.0, 3.0, 4.0] };
-        let dense = pad(&map, Width::heads(2, 4), Width::plain(3), 2.0);
+        let mut map = Linear::new("map", 4, 3);
+        map.weight.values = (0..12).map(|value| value as f32).collect();
+        map.bias.as_mut().unwrap().values = vec![1.0, 2.0, 3.0, 4.0];
+        let dense = pad(&map, Width::heads(2, 2), Width::plain(3), 2.0);
         assert_eq!((dense.outputs, dense.inputs), (64, 32));
         assert_eq!(dense.bias[31..34], [0.0, 6.0, 8.0]);
         assert_eq!(dense.weight[33 * 32..33 * 32 + 4], [18.0, 20.0, 22.0, 0.0]);
@@ -100,10 +104,14 @@ mod tests {
 
     #[test]
     fn a_map_takes_over_a_norm_s_gain_and_bias() {
-        let norm = Norm { gain: vec![2.0, 0.0, -1.0], bias: vec![0.5, 4.0, 1.0] };
-        let map = Linear { weight: vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.0], bias: vec![10.0, 20.0] };
+        let mut norm = Norm::layer("norm", 3, 1e-5);
+        norm.gain.values = vec![2.0, 0.0, -1.0];
+        norm.bias.as_mut().unwrap().values = vec![0.5, 4.0, 1.0];
+        let mut map = Linear::new("map", 2, 3);
+        map.weight.values = vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.0];
+        map.bias.as_mut().unwrap().values = vec![10.0, 20.0];
         let absorbed = absorb(&norm, &map);
-        assert_eq!(absorbed.weight, [2.0, 0.0, -3.0, -2.0, 0.0, 0.0]);
-        assert_eq!(absorbed.bias, [10.0 + 0.5 + 8.0 + 3.0, 20.0 - 0.5 + 2.0]);
+        assert_eq!(absorbed.weight.values, [2.0, 0.0, -3.0, -2.0, 0.0, 0.0]);
+        assert_eq!(absorbed.bias_values(), [10.0 + 0.5 + 8.0 + 3.0, 20.0 - 0.5 + 2.0]);
     }
 }

@@ -3,12 +3,13 @@
 mod cpu;
 mod cuda;
 mod layout;
+mod lower;
 mod open;
 mod precision;
 mod reference;
 mod scripted;
 
-pub use cpu::{Cpu, CpuModel, Processor, UnsupportedPrecision};
+pub use cpu::{Cpu, CpuModel, Processor, Unsupported};
 pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError, sample};
 pub use open::open;
 pub use precision::Precision;

@@ -1,6 +1,6 @@
 //! Loads a model on the best device of this machine.
 
-use super::{Cpu, CpuModel, Precision, Scorer, UnsupportedPrecision};
+use super::{Cpu, CpuModel, Precision, Scorer, Unsupported};
 use crate::base::Tier;
 use crate::model::Model;
 
@@ -8,13 +8,13 @@ use crate::model::Model;
 /// that supports the model's shape and the precision; every other model runs on `threads` CPU threads.
 ///
 /// # Errors
-/// [`UnsupportedPrecision`] if no device of this machine has the precision.
+/// [`Unsupported`] if no device of this machine has the precision.
 pub fn open(
     tier: Tier,
     model: &Model,
     precision: Precision,
     threads: usize,
-) -> Result<(Box<dyn Scorer>, &'static str), UnsupportedPrecision> {
+) -> Result<(Box<dyn Scorer>, &'static str), Unsupported> {
     #[cfg(feature = "cuda")]
     if tier == Tier::Primary
         && let Some(found) = on_gpu(model, precision)
@@ -23,7 +23,7 @@ pub fn open(
     }
     #[cfg(not(feature = "cuda"))]
     let _ = tier;
-    let packed = CpuModel::new(&model.encoder, &model.weights, precision)?;
+    let packed = CpuModel::new(&model.plan, precision)?;
     let dtype = packed.dtype();
     Ok((Box::new(Cpu::new(packed, threads)), dtype))
 }

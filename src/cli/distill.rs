@@ -155,12 +155,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let student = args.student.as_deref().map(|spec| open_given("--student", spec)).transpose()?;
     let blend = args.blend.as_deref().map(|spec| open_given("--blend", spec)).transpose()?;
     let shape = match &student {
-        Some(Model { encoder, .. }) => Shape {
-            layers: encoder.layers,
-            hidden: encoder.hidden,
-            heads: encoder.heads,
-            intermediate: encoder.intermediate,
-        },
+        Some(Model { plan, .. }) => Shape::of(plan),
         None => Shape {
             layers: args.layers.into(),
             hidden: args.hidden.into(),

@@ -39,7 +39,7 @@ pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> 
     match configured.engine {
         EngineKind::Cpu => on_cpu(configured, model),
         EngineKind::Reference => {
-            let forward = Forward::new(&model.encoder, &model.weights).map_err(|error| error.to_string())?;
+            let forward = Forward::new(&model.plan).map_err(|error| error.to_string())?;
             let forward = Arc::new(forward);
             let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
             Ok(on(configured, &make, ("float32", "the reference engine has no other".into())))
@@ -75,7 +75,7 @@ fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Res
 }
 
 fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
-    let packed = CpuModel::new(&model.encoder, &model.weights, configured.precision);
+    let packed = CpuModel::new(&model.plan, configured.precision);
     let (packed, threads) = (packed.map_err(|error| error.to_string())?, configured.threads);
     let chosen = (packed.dtype(), packed.reason().clone());
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads))));

@@ -78,11 +78,11 @@ fn open(
             tokenizer
         }
     };
-    if tokenizer.vocabulary() as usize > model.encoder.vocabulary {
-        let (ids, rows) = (tokenizer.vocabulary(), model.encoder.vocabulary);
+    if tokenizer.vocabulary() as usize > model.plan.vocabulary() {
+        let (ids, rows) = (tokenizer.vocabulary(), model.plan.vocabulary());
         return Err(format!("tokenizer.json has {ids} token ids, but the model has {rows} word embeddings"));
     }
-    let (least, positions) = (tokenizer.template().specials() + 2, model.encoder.pair_tokens_max());
+    let (least, positions) = (tokenizer.template().specials() + 2, model.plan.tokens_max);
     let pair_tokens_max = configured.max_tokens.unwrap_or(model.pair_tokens_max);
     if !(least..=positions).contains(&pair_tokens_max) {
         let stated = match configured.max_tokens {

@@ -2,7 +2,7 @@
 
 use super::run::{Inputs, Plan};
 use crate::base::hex;
-use crate::model::{Calibration, Encoder, Forward, ForwardError, Manifest, Model, ModelError, Weights};
+use crate::model::{self, Bert, Calibration, Forward, ForwardError, Manifest, Model, ModelError};
 use crate::token::{Cut, Fit, Packed, Pair, Tokenizer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -98,7 +98,7 @@ impl Card {
     /// [`CardError`].
     pub(super) fn write(
         directory: &Path,
-        (encoder, weights): (&Encoder, &Weights),
+        (shape, finished): (&Bert, &model::Plan),
         calibration: Calibration,
         figures: Vec<Figures>,
         of: &Ingredients,
@@ -107,7 +107,7 @@ impl Card {
             let path = directory.join(name);
             std::fs::write(&path, bytes).map_err(|error| failed(path, &error))
         };
-        let weights = weights.to_safetensors(encoder);
+        let weights = finished.to_safetensors();
         let weights = weights.map_err(|error| failed(directory.join("model.safetensors"), &error))?;
         let manifest = Manifest {
             name: of.plan.name.clone(),
@@ -115,13 +115,13 @@ impl Card {
             licence: of.inputs.teacher.manifest.licence.clone(),
             calibration,
         };
-        put("config.json", json(&encoder.to_config()).as_bytes())?;
+        put("config.json", json(&shape.to_config()).as_bytes())?;
         put("model.safetensors", &weights)?;
         put("tokenizer.json", &of.inputs.teacher.tokenizer)?;
         put("podium.json", json(&manifest).as_bytes())?;
         let model = Model::open(directory)?;
         put("golden.json", json(&golden(&model, directory)?).as_bytes())?;
-        put("README.md", text(&manifest, encoder, &figures, of)?.as_bytes())?;
+        put("README.md", text(&manifest, shape, &figures, of)?.as_bytes())?;
         Ok(Self { directory: directory.to_owned(), manifest, figures })
     }
 }
@@ -142,7 +142,7 @@ fn sha256(bytes: &[u8]) -> String {
 fn golden(model: &Model, directory: &Path) -> Result<Vec<Golden>, CardError> {
     let read = |error: &dyn std::fmt::Display| failed(directory.join("tokenizer.json"), error);
     let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| read(&error))?;
-    let forward = Forward::new(&model.encoder, &model.weights)?;
+    let forward = Forward::new(&model.plan)?;
     let limit = model.pair_tokens_max;
     let fit = Fit::new(limit, Cut::LongestFirst);
     let mut batch = Packed::default();
@@ -162,7 +162,7 @@ fn golden(model: &Model, directory: &Path) -> Result<Vec<Golden>, CardError> {
 /// The text of the card.
 fn text(
     manifest: &Manifest,
-    encoder: &Encoder,
+    shape: &Bert,
     figures: &[Figures],
     of: &Ingredients,
 ) -> Result<String, CardError> {
@@ -178,10 +178,10 @@ fn text(
         "A cross-encoder with {} layers, hidden size {}, {} heads and feed-forward size {}, {made}\n\
          `{}` (sha256 {}, {}).\n\
          It scores pairs of a query and a document, has the vocabulary of its teacher, and is stored in f16.\n",
-        encoder.layers,
-        encoder.hidden,
-        encoder.heads,
-        encoder.intermediate,
+        shape.layers,
+        shape.hidden,
+        shape.heads,
+        shape.intermediate,
         of.inputs.teacher.manifest.name,
         of.inputs.teacher.manifest.sha256,
         of.inputs.teacher.manifest.licence,

@@ -9,10 +9,10 @@ use super::mine::{MinePlan, mine};
 use super::student::{Shape, Student};
 use super::text::{self, Kind};
 use super::train::{Example, TrainError, TrainPlan, train};
-use crate::backend::{Cpu, CpuModel, Precision, UnsupportedPrecision};
+use crate::backend::{Cpu, CpuModel, Precision, Unsupported};
 use crate::base::{FileError, Tier, hex};
 use crate::eval::{CacheError, CachedScorer, CachedScorerError, Judged, List, SetError};
-use crate::model::{Encoder, Model, Weights};
+use crate::model::{self, Bert, Model};
 use crate::ops::cuda::Half;
 use crate::rerank::{Overflow, Truncation};
 use crate::token::{Packed, PairReader};
@@ -176,9 +176,7 @@ pub fn run(
         match CachedScorer::open(Tier::Primary, &inputs.teacher, (precision, plan.threads), &truncation, work)
         {
             // Cached labels from a GPU can be used without one.
-            Err(CachedScorerError::Precision(UnsupportedPrecision::Gpu(_)))
-                if precision == Precision::F16 =>
-            {
+            Err(CachedScorerError::Precision(Unsupported::Gpu(_))) if precision == Precision::F16 => {
                 CachedScorer::from_cache(&inputs.teacher, Half::F16.dtype(), &truncation, work)
             }
             opened => opened,
@@ -188,22 +186,23 @@ pub fn run(
     let mut labels = label(&mut teacher, "label", &mined, tell)?;
     let trained_on = mined.len() - (mined.len() / HELD_OUT).max(1);
     let held = HeldOut { lists: mined.split_off(trained_on), teacher: labels.split_off(trained_on) };
-    let (encoder, mut weights) = match student {
+    let mut finished = match student {
         Some(student) => {
             let taught = (&mined[..], labels);
             let learner = (student, &teacher.reader);
             let student = learn(learner, (inputs, plan), work, taught, (&held, &tune), tell)?;
-            (student.encoder().clone(), student.weights())
+            student.finished()
         }
         None => {
             let given = inputs.student.as_ref().expect("without training there is a given student");
-            (given.encoder.clone(), given.weights.clone())
+            given.plan.clone()
         }
     };
     if let Some(blend) = &inputs.blend {
-        weights.average_with(&blend.weights);
+        finished.average_with(&blend.plan);
     }
-    let mut scorer = engine(&encoder, &weights, plan.threads);
+    let shape = Bert::of(&finished).expect("`begin` has refused other kinds");
+    let mut scorer = engine(&finished, plan.threads);
     let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
     // The report may use another precision than the labels. The label cache is dropped first, because it is locked.
     drop(teacher);
@@ -230,7 +229,7 @@ pub fn run(
     let (lists, pairs) =
         ((mined.len(), held.lists.len()), mined.iter().map(|list| list.documents.len()).sum());
     let ingredients = Ingredients { inputs, plan, lists, pairs };
-    Ok(Card::write(out, (&encoder, &weights), calibration, figures, &ingredients)?)
+    Ok(Card::write(out, (&shape, &finished), calibration, figures, &ingredients)?)
 }
 
 /// The student to train: a new one, or the given one, which must tokenise as the teacher does. None if the given student is
@@ -238,16 +237,25 @@ pub fn run(
 fn begin(inputs: &Inputs, plan: &Plan) -> Result<Option<Student>, DistillError> {
     let teacher = &inputs.teacher;
     let fails = |why| Err(DistillError::Student(why));
-    let fits = |encoder: &Encoder| {
+    let fits = |shape: &Bert| {
         let blended = inputs.blend.as_ref();
-        blended.is_none_or(|blend| blend.encoder == *encoder && blend.tokenizer == teacher.tokenizer)
+        blended.is_none_or(|blend| {
+            Bert::of(&blend.plan).as_ref() == Some(shape) && blend.tokenizer == teacher.tokenizer
+        })
     };
     let other_shape = || fails("the model to blend with has another shape or tokenizer".to_owned());
     let Some(student) = &inputs.student else {
-        let student = Student::new(plan.shape, &teacher.encoder, &teacher.weights, plan.train.seed);
-        return if fits(student.encoder()) { Ok(Some(student)) } else { other_shape() };
+        let student = Student::new(plan.shape, &teacher.plan, plan.train.seed);
+        let student = student.map_err(|why| DistillError::Student(why.to_owned()))?;
+        return if fits(student.shape()) { Ok(Some(student)) } else { other_shape() };
     };
-    if !fits(&student.encoder) {
+    let Some(shape) = Bert::of(&student.plan) else {
+        return fails(format!(
+            "it is of the kind {}, and only models of BERT's are written",
+            student.plan.family
+        ));
+    };
+    if !fits(&shape) {
         return other_shape();
     }
     let (reads, needed) = (student.pair_tokens_max, teacher.pair_tokens_max);
@@ -257,7 +265,7 @@ fn begin(inputs: &Inputs, plan: &Plan) -> Result<Option<Student>, DistillError> 
     if reads < needed {
         return fails(format!("it reads {reads} tokens per pair, the teacher {needed}"));
     }
-    let resumed = || Student::resume(&student.encoder, &student.weights, &teacher.weights);
+    let resumed = || Student::resume(&student.plan, &teacher.plan);
     let learns = (plan.train.steps > 0).then(resumed).transpose();
     learns.map_err(|why| DistillError::Student(why.to_owned()))
 }
@@ -270,8 +278,8 @@ fn sets(folders: &[PathBuf]) -> Result<Vec<(String, Judged)>, SetError> {
 }
 
 /// The CPU engine with these weights, in f32.
-fn engine(encoder: &Encoder, weights: &Weights, threads: usize) -> Cpu {
-    let packed = CpuModel::new(encoder, weights, Precision::F32);
+fn engine(plan: &model::Plan, threads: usize) -> Cpu {
+    let packed = CpuModel::new(plan, Precision::F32);
     Cpu::new(packed.expect("every processor has f32"), threads)
 }
 
@@ -333,7 +341,7 @@ fn learn(
     let checkpoint = Checkpoint { path, plan: named };
     let said = std::cell::RefCell::new(String::new());
     let evaluate = |student: &Student| {
-        let mut scorer = engine(student.encoder(), &student.weights(), plan.threads);
+        let mut scorer = engine(&student.finished(), plan.threads);
         let loss = held.loss(&score(&held.lists, &mut scorer, reader)?, plan.train.loss);
         let ndcg = tune
             .iter()

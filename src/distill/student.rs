@@ -9,8 +9,7 @@
 
 use super::grad::{AddBias, Attention, Gelu, LayerNorm};
 use super::loss::{LossWeights, loss};
-use crate::model::{Encoder, Family, Layer, Linear, Norm, Weights};
-use crate::ops;
+use crate::model::{self, Activation, Bert, Block, Embed, Family, Head, Linear, Norm, Plan, Score};
 use crate::token::Packed;
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
@@ -32,6 +31,18 @@ pub struct Shape {
     pub intermediate: usize,
 }
 
+impl Shape {
+    /// The size of a model.
+    pub fn of(plan: &Plan) -> Self {
+        Self {
+            layers: plan.blocks.len(),
+            hidden: plan.hidden(),
+            heads: plan.blocks.first().map_or(0, |block| block.attention.heads),
+            intermediate: plan.intermediate(),
+        }
+    }
+}
+
 /// A named tensor of f32.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Parameter {
@@ -39,10 +50,12 @@ pub(super) struct Parameter {
     pub values: Vec<f32>,
 }
 
-/// The model's parameters by name. `words` is `[vocabulary, hidden]`: each word's own row, added to its projection.
+/// The model's parameters by the names of the finished model's tensors. `words` is `[vocabulary, hidden]`: each word's own row, added to its projection.
 #[derive(Clone)]
 pub struct Student {
-    encoder: Encoder,
+    shape: Bert,
+    /// The finished model, without values.
+    plan: Plan,
     pub(super) dense: BTreeMap<String, Parameter>,
     pub(super) words: Parameter,
     /// The table that is projected, `[vocabulary, wide]`.
@@ -62,70 +75,56 @@ const PROJECTION: &str = "projection";
 
 impl Student {
     /// A new student of this shape: embeddings are projected from the teacher's, all else is random.
-    pub fn new(shape: Shape, teacher: &Encoder, weights: &Weights, seed: u64) -> Self {
-        let encoder = Encoder {
+    ///
+    /// # Errors
+    /// The reason if nothing can be projected.
+    pub fn new(shape: Shape, teacher: &Plan, seed: u64) -> std::result::Result<Self, &'static str> {
+        let embed = &teacher.embed;
+        let (Some(positions), Some(types)) = (&embed.positions, &embed.types) else {
+            return Err(
+                "a student begins with its teacher's positions and token types, which this teacher has not",
+            );
+        };
+        let (h, wide) = (shape.hidden, teacher.hidden());
+        let shape = Bert {
             family: Family::Bert,
-            hidden: shape.hidden,
+            hidden: h,
             layers: shape.layers,
             heads: shape.heads,
             intermediate: shape.intermediate,
-            vocabulary: teacher.vocabulary,
-            positions: teacher.positions - teacher.position_offset,
+            vocabulary: teacher.vocabulary(),
+            positions: teacher.tokens_max as usize,
             position_offset: 0,
             token_types: 2,
             layer_norm_eps: 1e-12,
-            gelu: ops::Gelu::Erf,
+            activation: Activation::GeluErf,
         };
-        let (h, i, wide) = (shape.hidden, shape.intermediate, teacher.hidden);
         let mut random = Pcg64::seed_from_u64(seed);
-        let source = Parameter { dims: vec![teacher.vocabulary, wide], values: weights.words.clone() };
+        let source = Parameter { dims: embed.words.shape.clone(), values: embed.words.values.clone() };
         let projection = principal(&source, h, &mut random);
         let project = |rows: &[f32]| matmul(rows, wide, &projection, h);
-        let mut dense = BTreeMap::new();
-        let mut put = |name: String, dims: &[usize], values: Vec<f32>| {
-            assert_eq!(values.len(), dims.iter().product::<usize>(), "{name} has its shape");
-            dense.insert(name, Parameter { dims: dims.to_vec(), values });
-        };
-        let first = teacher.position_offset * wide;
-        put("positions".into(), &[encoder.positions, h], project(&weights.positions[first..]));
-        let mut types = project(&weights.token_types);
-        types.resize(2 * h, 0.0);
-        put("token_types".into(), &[2, h], types);
-        let mut norms = vec!["embedding_norm".to_owned()];
-        for layer in 0..shape.layers {
-            norms.extend([format!("{layer}.attention_norm"), format!("{layer}.out_norm")]);
-            for (name, outputs, inputs) in [
-                ("query", h, h),
-                ("key", h, h),
-                ("value", h, h),
-                ("attention_out", h, h),
-                ("up", i, h),
-                ("down", h, i),
-            ] {
-                put(
-                    format!("{layer}.{name}.weight"),
-                    &[outputs, inputs],
-                    normal(outputs * inputs, inputs, &mut random),
-                );
-                put(format!("{layer}.{name}.bias"), &[outputs], vec![0.0; outputs]);
-            }
+        let mut plan = shape.plan();
+        let mut values = BTreeMap::new();
+        if let Embed { positions: Some(own), types: Some(own_types), .. } = &plan.embed {
+            let first = positions.offset * wide;
+            values.insert(own.table.name.clone(), project(&positions.table.values[first..]));
+            let mut types = project(&types.values);
+            types.resize(2 * h, 0.0);
+            values.insert(own_types.name.clone(), types);
         }
-        put("pooler.weight".into(), &[h, h], normal(h * h, h, &mut random));
-        put("pooler.bias".into(), &[h], vec![0.0; h]);
-        put("classifier.weight".into(), &[1, h], normal(h, h, &mut random));
-        put("classifier.bias".into(), &[1], vec![0.0]);
-        for norm in norms {
-            put(format!("{norm}.gain"), &[h], vec![1.0; h]);
-            put(format!("{norm}.bias"), &[h], vec![0.0; h]);
+        for tensor in plan.tensors_mut().into_iter().skip(1) {
+            tensor.values = match (values.remove(&tensor.name), &tensor.shape[..]) {
+                (Some(projected), _) => projected,
+                (None, &[outputs, inputs]) => normal(outputs * inputs, inputs, &mut random),
+                (None, _) => vec![if tensor.name.ends_with(".bias") { 0.0 } else { 1.0 }; tensor.count()],
+            };
         }
-        put(PROJECTION.into(), &[wide, h], projection);
         // With equal query and key weights the first layer attends to other occurrences of the same word. A reranker needs
         // that and is slow to learn it (after Trockman and Kolter 2023).
-        let key = dense["0.key.weight"].clone();
-        dense.insert("0.query.weight".into(), key);
-        let words =
-            Parameter { dims: vec![teacher.vocabulary, h], values: vec![0.0; teacher.vocabulary * h] };
-        Self { encoder, dense, words, source: Arc::new(source) }
+        if let Some(Block { attention, .. }) = plan.blocks.first_mut() {
+            attention.query.weight.values = attention.key.weight.values.clone();
+        }
+        Ok(Self::of((shape, plan), source, projection))
     }
 
     /// A student that continues from a trained model and begins with the same logits. Student and teacher must share a
@@ -133,62 +132,43 @@ impl Student {
     ///
     /// # Errors
     /// The reason if the model's shape cannot be trained.
-    pub fn resume(
-        encoder: &Encoder,
-        weights: &Weights,
-        teacher: &Weights,
-    ) -> std::result::Result<Self, &'static str> {
-        if encoder.family != Family::Bert || encoder.gelu != ops::Gelu::Erf || encoder.token_types != 2 {
-            return Err("only BERT's shape with erf GELU and two token types can be trained");
-        }
-        let h = encoder.hidden;
-        let taught = teacher.words.len() / encoder.vocabulary;
+    pub fn resume(model: &Plan, teacher: &Plan) -> std::result::Result<Self, &'static str> {
+        let is_trainable = |shape: &Bert| {
+            let Bert { family, activation, token_types, .. } = *shape;
+            family == Family::Bert && activation == Activation::GeluErf && token_types == 2
+        };
+        let shape = Bert::of(model).filter(is_trainable);
+        let shape = shape.ok_or("only BERT's shape with erf GELU and two token types can be trained")?;
+        let (h, taught) = (shape.hidden, teacher.hidden());
         let wide = taught + h;
-        let rows = teacher.words.chunks_exact(taught).zip(weights.words.chunks_exact(h));
+        let (taught_words, own_words) = (&teacher.embed.words.values, &model.embed.words.values);
+        let rows = taught_words.chunks_exact(taught).zip(own_words.chunks_exact(h));
         let source = rows.flat_map(|(teacher, own)| teacher.iter().chain(own).copied()).collect();
+        let source = Parameter { dims: vec![shape.vocabulary, wide], values: source };
         let mut projection = vec![0.0; wide * h];
         (0..h).for_each(|place| projection[(taught + place) * h + place] = 1.0);
-        let mut dense = BTreeMap::new();
-        let mut put = |name: String, dims: &[usize], values: &[f32]| {
-            dense.insert(name, Parameter { dims: dims.to_vec(), values: values.to_vec() });
+        Ok(Self::of((shape, model.clone()), source, projection))
+    }
+
+    /// A student with these values, whose words are projected from a table's rows.
+    fn of((shape, mut plan): (Bert, Plan), source: Parameter, projection: Vec<f32>) -> Self {
+        let (h, wide) = (shape.hidden, source.dims[1]);
+        let words = Parameter { dims: vec![shape.vocabulary, h], values: vec![0.0; shape.vocabulary * h] };
+        plan.embed.words.values.clear();
+        let tensors = plan.tensors_mut().into_iter().skip(1);
+        let parameter = |tensor: &mut model::Tensor| Parameter {
+            dims: tensor.shape.clone(),
+            values: std::mem::take(&mut tensor.values),
         };
-        put("positions".into(), &[encoder.positions, h], &weights.positions);
-        put("token_types".into(), &[2, h], &weights.token_types);
-        put(PROJECTION.into(), &[wide, h], &projection);
-        let mut linears =
-            vec![("pooler".to_owned(), &weights.pooler), ("classifier".to_owned(), &weights.classifier)];
-        let mut norms = vec![("embedding_norm".to_owned(), &weights.embedding_norm)];
-        for (place, layer) in weights.layers.iter().enumerate() {
-            let named = [
-                ("query", &layer.query),
-                ("key", &layer.key),
-                ("value", &layer.value),
-                ("attention_out", &layer.attention_out),
-                ("up", &layer.up),
-                ("down", &layer.down),
-            ];
-            linears.extend(named.map(|(name, linear)| (format!("{place}.{name}"), linear)));
-            norms.extend([
-                (format!("{place}.attention_norm"), &layer.attention_norm),
-                (format!("{place}.out_norm"), &layer.out_norm),
-            ]);
-        }
-        for (name, Linear { weight, bias }) in linears {
-            put(format!("{name}.weight"), &[bias.len(), weight.len() / bias.len()], weight);
-            put(format!("{name}.bias"), &[bias.len()], bias);
-        }
-        for (name, Norm { gain, bias }) in norms {
-            put(format!("{name}.gain"), &[h], gain);
-            put(format!("{name}.bias"), &[h], bias);
-        }
-        let words = Parameter { dims: vec![encoder.vocabulary, h], values: vec![0.0; weights.words.len()] };
-        let source = Arc::new(Parameter { dims: vec![encoder.vocabulary, wide], values: source });
-        Ok(Self { encoder: encoder.clone(), dense, words, source })
+        let mut dense: BTreeMap<String, Parameter> =
+            tensors.map(|tensor| (tensor.name.clone(), parameter(tensor))).collect();
+        dense.insert(PROJECTION.into(), Parameter { dims: vec![wide, h], values: projection });
+        Self { shape, plan, dense, words, source: Arc::new(source) }
     }
 
     /// Its shape.
-    pub fn encoder(&self) -> &Encoder {
-        &self.encoder
+    pub fn shape(&self) -> &Bert {
+        &self.shape
     }
 
     /// All parameters by name: the dense ones in order, then the words.
@@ -202,39 +182,17 @@ impl Student {
         dense.chain([("words", &mut self.words)])
     }
 
-    /// The weights of the finished model.
-    pub fn weights(&self) -> Weights {
-        let values = |name: &str| self.dense[name].values.clone();
-        let linear = |name: &str| Linear {
-            weight: values(&format!("{name}.weight")),
-            bias: values(&format!("{name}.bias")),
-        };
-        let norm = |name: &str| Norm {
-            gain: values(&format!("{name}.gain")),
-            bias: values(&format!("{name}.bias")),
-        };
-        let (h, wide) = (self.encoder.hidden, self.source.dims[1]);
+    /// The finished model.
+    pub fn finished(&self) -> Plan {
+        let (h, wide) = (self.shape.hidden, self.source.dims[1]);
         let mut words = matmul(&self.source.values, wide, &self.dense[PROJECTION].values, h);
         words.iter_mut().zip(&self.words.values).for_each(|(word, own)| *word += own);
-        let layer = |layer: usize| Layer {
-            query: linear(&format!("{layer}.query")),
-            key: linear(&format!("{layer}.key")),
-            value: linear(&format!("{layer}.value")),
-            attention_out: linear(&format!("{layer}.attention_out")),
-            attention_norm: norm(&format!("{layer}.attention_norm")),
-            up: linear(&format!("{layer}.up")),
-            down: linear(&format!("{layer}.down")),
-            out_norm: norm(&format!("{layer}.out_norm")),
-        };
-        Weights {
-            words,
-            positions: values("positions"),
-            token_types: values("token_types"),
-            embedding_norm: norm("embedding_norm"),
-            layers: (0..self.encoder.layers).map(layer).collect(),
-            pooler: linear("pooler"),
-            classifier: linear("classifier"),
+        let mut plan = self.plan.clone();
+        plan.embed.words.values = words;
+        for tensor in plan.tensors_mut().into_iter().skip(1) {
+            tensor.values.clone_from(&self.dense[&tensor.name].values);
         }
+        plan
     }
 
     /// The loss of a list and its gradient.
@@ -244,7 +202,7 @@ impl Student {
         teacher: &[f32],
         weights: LossWeights,
     ) -> Result<Gradients> {
-        let (mut ids, h) = (batch.ids().to_vec(), self.encoder.hidden);
+        let (mut ids, h) = (batch.ids().to_vec(), self.shape.hidden);
         ids.sort_unstable();
         ids.dedup();
         let own = ids.iter().flat_map(|&id| &self.words.values[id as usize * h..][..h]).copied().collect();
@@ -273,42 +231,55 @@ impl Student {
     fn forward(&self, vars: &BTreeMap<&str, Var>, own: &Var, ids: &[u32], batch: &Packed) -> Result<Tensor> {
         let wide = self.source.dims[1];
         let cpu = &Device::Cpu;
-        let linear = |x: &Tensor, name: &str| {
-            let weight = vars[format!("{name}.weight").as_str()].t()?;
-            x.matmul(&weight)?.apply_op2(&vars[format!("{name}.bias").as_str()], AddBias)
+        let var = |tensor: &model::Tensor| &vars[tensor.name.as_str()];
+        let bias = |bias: &Option<model::Tensor>| var(bias.as_ref().expect("every part of BERT has a bias"));
+        let linear = |x: &Tensor, linear: &Linear| {
+            x.matmul(&var(&linear.weight).t()?)?.apply_op2(bias(&linear.bias), AddBias)
         };
-        let norm = |x: &Tensor, name: &str| {
-            let (gain, bias) =
-                (&vars[format!("{name}.gain").as_str()], &vars[format!("{name}.bias").as_str()]);
-            x.contiguous()?.apply_op3(gain, bias, LayerNorm { eps: self.encoder.layer_norm_eps as f32 })
+        let norm = |x: &Tensor, norm: &Norm| {
+            let eps = norm.eps as f32;
+            x.contiguous()?.apply_op3(var(&norm.gain), bias(&norm.bias), LayerNorm { eps })
         };
         let pick = |table: &Tensor, rows: Vec<u32>| table.index_select(&Tensor::new(rows, cpu)?, 0);
         let source = ids.iter().flat_map(|&id| &self.source.values[id as usize * wide..][..wide]).copied();
         let source = Tensor::from_vec(source.collect::<Vec<f32>>(), (ids.len(), wide), cpu)?;
         let table = (source.matmul(&vars[PROJECTION])? + own.as_tensor())?;
         let place = |id: &u32| ids.binary_search(id).expect("a word of the batch is among its words") as u32;
-        let words = pick(&table, batch.ids().iter().map(place).collect())?;
-        let positions = pick(&vars["positions"], batch.lengths().flat_map(|length| 0..length).collect())?;
-        let types = pick(&vars["token_types"], batch.types().iter().map(|&kind| u32::from(kind)).collect())?;
-        let mut x = norm(&((words + positions)? + types)?, "embedding_norm")?;
+        let mut x = pick(&table, batch.ids().iter().map(place).collect())?;
+        let Embed { positions, types, norm: embedding_norm, .. } = &self.plan.embed;
+        if let Some(positions) = positions {
+            x = (x + pick(var(&positions.table), batch.lengths().flat_map(|length| 0..length).collect())?)?;
+        }
+        if let Some(types) = types {
+            x = (x + pick(var(types), batch.types().iter().map(|&kind| u32::from(kind)).collect())?)?;
+        }
+        if let Some(embedding_norm) = embedding_norm {
+            x = norm(&x, embedding_norm)?;
+        }
         let tokens: Arc<[usize]> = batch.starts().iter().map(|&start| start as usize).collect();
-        for layer in 0..self.encoder.layers {
-            let part = |name: &str| format!("{layer}.{name}");
-            let last = layer + 1 == self.encoder.layers;
-            let (key, value) = (linear(&x, &part("key"))?, linear(&x, &part("value"))?);
+        for (layer, block) in self.plan.blocks.iter().enumerate() {
+            let Block { attention, attention_norm, feed_forward, feed_forward_norm, .. } = block;
+            let last = layer + 1 == self.plan.blocks.len();
+            let (key, value) = (linear(&x, &attention.key)?, linear(&x, &attention.value)?);
             let mut queries = tokens.clone();
             if last {
                 let firsts = &batch.starts()[..batch.len()];
                 x = pick(&x, firsts.to_vec())?;
                 queries = (0..=batch.len()).collect();
             }
-            let op = Attention { heads: self.encoder.heads, queries, tokens: tokens.clone() };
-            let context = linear(&x, &part("query"))?.apply_op3(&key, &value, op)?;
-            x = norm(&(linear(&context, &part("attention_out"))? + x)?, &part("attention_norm"))?;
-            let inner = linear(&x, &part("up"))?.apply_op1(Gelu)?;
-            x = norm(&(linear(&inner, &part("down"))? + x)?, &part("out_norm"))?;
+            let op = Attention { heads: attention.heads, queries, tokens: tokens.clone() };
+            let context = linear(&x, &attention.query)?.apply_op3(&key, &value, op)?;
+            x = (linear(&context, &attention.out)? + x)?;
+            x = norm(&x, attention_norm.as_ref().expect("a layer of BERT has both norms"))?;
+            let inner = linear(&x, &feed_forward.up)?.apply_op1(Gelu)?;
+            x = norm(&(linear(&inner, &feed_forward.down)? + x)?, feed_forward_norm)?;
         }
-        linear(&linear(&x, "pooler")?.tanh()?, "classifier")?.squeeze(1)
+        let Head { dense, score, .. } = &self.plan.head;
+        if let Some((dense, _)) = dense {
+            x = linear(&x, dense)?.tanh()?;
+        }
+        let Score::Linear(classifier) = score else { unreachable!("BERT has a classifier") };
+        linear(&x, classifier)?.squeeze(1)
     }
 }
 
@@ -393,8 +364,7 @@ mod tests {
     }
 
     fn student() -> Student {
-        let (encoder, weights) = teacher();
-        let mut student = Student::new(tiny(), &encoder, &weights, 1);
+        let mut student = Student::new(tiny(), &teacher(), 1).unwrap();
         let mut random = Pcg64::seed_from_u64(2);
         for (_, parameter) in student.parameters_mut() {
             parameter.values.iter_mut().for_each(|value| *value += random.random_range(-0.2..0.2));
@@ -405,7 +375,7 @@ mod tests {
     #[test]
     fn the_trained_forward_equals_the_served_one() {
         let student = student();
-        let served = Forward::new(student.encoder(), &student.weights()).unwrap().logits(&batch()).unwrap();
+        let served = Forward::new(&student.finished()).unwrap().logits(&batch()).unwrap();
         // The loss is smallest if the teacher's logits equal the student's.
         let at = |teacher: &[f32]| student.gradients(&batch(), teacher, LossWeights::default()).unwrap().loss;
         assert!(at(&served) < 1e-6, "{}", at(&served));
@@ -414,11 +384,11 @@ mod tests {
 
     #[test]
     fn a_resumed_student_begins_with_the_same_logits() {
-        let (first, (_, teacher)) = (student(), teacher());
-        let again = Student::resume(first.encoder(), &first.weights(), &teacher).unwrap();
+        let (first, teacher) = (student(), teacher());
+        let again = Student::resume(&first.finished(), &teacher).unwrap();
         let names = |student: &Student| student.dense.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&first), names(&again));
-        let served = |student: &Student| Forward::new(student.encoder(), &student.weights()).unwrap();
+        let served = |student: &Student| Forward::new(&student.finished()).unwrap();
         let (before, after) =
             (served(&first).logits(&batch()).unwrap(), served(&again).logits(&batch()).unwrap());
         for (before, after) in before.iter().zip(&after) {
@@ -426,8 +396,8 @@ mod tests {
         }
         let loss = again.gradients(&batch(), &before, LossWeights::default()).unwrap().loss;
         assert!(loss < 1e-6, "{loss}");
-        let other = Encoder { family: Family::Roberta, ..first.encoder().clone() };
-        assert!(Student::resume(&other, &first.weights(), &teacher).is_err());
+        let other = Bert { family: Family::Roberta, ..first.shape().clone() }.plan();
+        assert!(Student::resume(&other, &teacher).is_err());
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Fixtures of the tests of distilling.
 
 use super::student::Shape;
-use crate::model::{Encoder, Family, Linear, Norm, Weights};
-use crate::ops::Gelu;
+use crate::model::{Activation, Bert, Family, Plan};
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
@@ -12,11 +11,11 @@ pub fn tiny() -> Shape {
 }
 
 /// A teacher with 40 words. Only its embeddings are used.
-pub fn teacher() -> (Encoder, Weights) {
-    let encoder = Encoder {
+pub fn teacher() -> Plan {
+    let shape = Bert {
         family: Family::Roberta,
         hidden: 32,
-        layers: 0,
+        layers: 1,
         heads: 2,
         intermediate: 8,
         vocabulary: 40,
@@ -24,20 +23,12 @@ pub fn teacher() -> (Encoder, Weights) {
         position_offset: 2,
         token_types: 1,
         layer_norm_eps: 1e-5,
-        gelu: Gelu::Erf,
+        activation: Activation::GeluErf,
     };
     let mut random = Pcg64::seed_from_u64(5);
-    let mut table =
-        |rows: usize| -> Vec<f32> { (0..rows * 32).map(|_| StandardNormal.sample(&mut random)).collect() };
-    let none = || Linear { weight: Vec::new(), bias: Vec::new() };
-    let weights = Weights {
-        words: table(40),
-        positions: table(20),
-        token_types: table(1),
-        embedding_norm: Norm { gain: Vec::new(), bias: Vec::new() },
-        layers: Vec::new(),
-        pooler: none(),
-        classifier: none(),
-    };
-    (encoder, weights)
+    let mut plan = shape.plan();
+    for tensor in plan.tensors_mut().into_iter().take(3) {
+        tensor.values = (0..tensor.count()).map(|_| StandardNormal.sample(&mut random)).collect();
+    }
+    plan
 }

@@ -360,8 +360,7 @@ mod tests {
         checkpoint: Option<&Checkpoint>,
         mut progress: impl FnMut(Progress),
     ) -> Student {
-        let (encoder, weights) = teacher();
-        let student = Student::new(tiny(), &encoder, &weights, 1);
+        let student = Student::new(tiny(), &teacher(), 1).unwrap();
         train(student, &examples(200, 1), &plan(steps), checkpoint, evaluate, &mut progress).unwrap()
     }
 
@@ -399,8 +398,7 @@ mod tests {
 
     #[test]
     fn a_loss_that_is_not_finite_ends_training() {
-        let (encoder, weights) = teacher();
-        let student = Student::new(tiny(), &encoder, &weights, 1);
+        let student = Student::new(tiny(), &teacher(), 1).unwrap();
         let mut examples = examples(4, 1);
         examples[2].teacher[0] = f32::NAN;
         let result = train(student, &examples, &plan(9), None, |_| Ok::<_, TrainError>(0.0), |_| ());
@@ -410,8 +408,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_named() {
         let checkpoint = Checkpoint { path: "/nowhere/train".into(), plan: String::new() };
-        let (encoder, weights) = teacher();
-        let student = Student::new(tiny(), &encoder, &weights, 1);
+        let student = Student::new(tiny(), &teacher(), 1).unwrap();
         let every = TrainPlan { every: 1, ..plan(2) };
         let result =
             train(student, &examples(4, 1), &every, Some(&checkpoint), |_| Ok::<_, TrainError>(0.0), |_| ());

@@ -1,7 +1,7 @@
 //! A model whose scores are cached on disk, so that no pair is scored twice.
 
 use super::{Candidate, Judged};
-use crate::backend::{Precision, ScoreError, Scorer, UnsupportedPrecision, open};
+use crate::backend::{Precision, ScoreError, Scorer, Unsupported, open};
 use crate::base::Tier;
 use crate::model::{Model, fit};
 use crate::rerank::{Truncation, TruncationDefaults};
@@ -56,7 +56,7 @@ pub struct CachedScorer {
 pub enum CachedScorerError {
     /// This machine lacks the precision.
     #[error("precision: {0}")]
-    Precision(#[from] UnsupportedPrecision),
+    Precision(#[from] Unsupported),
     /// The tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

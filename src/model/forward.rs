@@ -1,25 +1,30 @@
-//! The reference forward: plain f32 operations of candle over packed pairs. All faster paths are tested against it.
+//! The reference forward: interprets a plan by plain f32 operations of candle over packed pairs. All faster paths are tested
+//! against it.
 
-use super::weights::{Layer, Linear, Norm};
-use super::{BatchError, Encoder, Weights};
-use crate::ops::Gelu;
+use super::plan::{
+    Activation, Attention, BatchError, Block, FeedForward, Linear, Norm, NormKind, Norms, Plan, Pool, Reach,
+    Rope, Score, Tensor as Named,
+};
 use crate::token::Packed;
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 use thiserror::Error;
 
 /// Tokens that go through the layers together; bounds the memory of a large batch.
 const CHUNK_TOKENS: usize = 1_024;
 
-/// An encoder with its head, as candle tensors.
+/// A model, as candle tensors.
 pub struct Forward {
-    encoder: Encoder,
+    /// Without its tensors' values.
+    plan: Plan,
     words: Tensor,
-    positions: Tensor,
-    token_types: Tensor,
-    embedding_norm: (Tensor, Tensor),
-    layers: Vec<Block>,
-    pooler: Affine,
-    classifier: Affine,
+    positions: Option<Tensor>,
+    types: Option<Tensor>,
+    embedding_norm: Option<Gain>,
+    layers: Vec<Layer>,
+    final_norm: Option<Gain>,
+    dense: Option<Affine>,
+    head_norm: Option<Gain>,
+    score: Affine,
 }
 
 /// Why a batch has no logits.
@@ -36,38 +41,57 @@ pub enum ForwardError {
 /// A linear map, its weight transposed to `[in, out]`.
 struct Affine {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
 }
 
-struct Block {
+/// A norm.
+struct Gain {
+    kind: NormKind,
+    gain: Tensor,
+    bias: Option<Tensor>,
+    eps: f64,
+}
+
+/// The tensors of a block.
+struct Layer {
+    attention_norm: Option<Gain>,
     query: Affine,
     key: Affine,
     value: Affine,
-    attention_out: Affine,
-    attention_norm: (Tensor, Tensor),
+    query_key_norms: Option<[Gain; 2]>,
+    out: Affine,
+    feed_forward_norm: Gain,
+    gate: Option<Affine>,
     up: Affine,
     down: Affine,
-    out_norm: (Tensor, Tensor),
 }
 
 impl Forward {
-    /// Converts weights to tensors.
+    /// Converts a plan's tensors.
     ///
     /// # Errors
     /// Those of candle.
-    pub fn new(encoder: &Encoder, weights: &Weights) -> Result<Self, ForwardError> {
-        let h = encoder.hidden;
-        let table = |values: &[f32]| Tensor::from_slice(values, (values.len() / h, h), &Device::Cpu);
-        let layers = weights.layers.iter().map(Block::new).collect::<Result<_, _>>()?;
+    pub fn new(plan: &Plan) -> std::result::Result<Self, ForwardError> {
+        let table = |table: &Named| Tensor::from_slice(&table.values, &table.shape[..], &Device::Cpu);
+        let score = match &plan.head.score {
+            Score::Linear(linear) => Affine::new(linear)?,
+            Score::Tokens { yes, no } => {
+                let yes = table(yes)?;
+                let weight = no.as_ref().map_or_else(|| Ok(yes.clone()), |no| &yes - table(no)?)?;
+                Affine { weight: weight.t()?.contiguous()?, bias: None }
+            }
+        };
         Ok(Self {
-            encoder: encoder.clone(),
-            words: table(&weights.words)?,
-            positions: table(&weights.positions)?,
-            token_types: table(&weights.token_types)?,
-            embedding_norm: norm(&weights.embedding_norm)?,
-            layers,
-            pooler: Affine::new(&weights.pooler)?,
-            classifier: Affine::new(&weights.classifier)?,
+            words: table(&plan.embed.words)?,
+            positions: plan.embed.positions.as_ref().map(|positions| table(&positions.table)).transpose()?,
+            types: plan.embed.types.as_ref().map(table).transpose()?,
+            embedding_norm: plan.embed.norm.as_ref().map(Gain::new).transpose()?,
+            layers: plan.blocks.iter().map(Layer::new).collect::<Result<_>>()?,
+            final_norm: plan.final_norm.as_ref().map(Gain::new).transpose()?,
+            dense: plan.head.dense.as_ref().map(|(dense, _)| Affine::new(dense)).transpose()?,
+            head_norm: plan.head.norm.as_ref().map(Gain::new).transpose()?,
+            score,
+            plan: plan.without_values(),
         })
     }
 
@@ -75,8 +99,8 @@ impl Forward {
     ///
     /// # Errors
     /// [`ForwardError::Batch`] for a batch of another model.
-    pub fn logits(&self, batch: &Packed) -> Result<Vec<f32>, ForwardError> {
-        self.encoder.check(batch)?;
+    pub fn logits(&self, batch: &Packed) -> std::result::Result<Vec<f32>, ForwardError> {
+        self.plan.check(batch)?;
         let mut logits = Vec::with_capacity(batch.len());
         let starts = batch.starts();
         let mut first = 0;
@@ -92,110 +116,230 @@ impl Forward {
     }
 
     /// Logits of the sequences `first..end`.
-    fn chunk(&self, batch: &Packed, first: usize, end: usize) -> Result<Vec<f32>, ForwardError> {
+    fn chunk(&self, batch: &Packed, first: usize, end: usize) -> Result<Vec<f32>> {
         let starts: Vec<usize> = batch.starts()[first..=end].iter().map(|&start| start as usize).collect();
-        let tokens = starts[0]..starts[starts.len() - 1];
-        let positions: Vec<u32> = starts
-            .windows(2)
-            .flat_map(|pair| {
-                (0..pair[1] - pair[0]).map(|place| (self.encoder.position_offset + place) as u32)
-            })
-            .collect();
-        // A model with one token type ignores the tokenizer's types.
-        let last = (self.encoder.token_types - 1) as u32;
-        let types: Vec<u32> = batch.types()[tokens.clone()].iter().map(|&t| u32::from(t).min(last)).collect();
-        let pick = |table: &Tensor, rows: &[u32]| table.index_select(&Tensor::new(rows, &Device::Cpu)?, 0);
-        let words = pick(&self.words, &batch.ids()[tokens])?;
-        let x = ((words + pick(&self.positions, &positions)?)? + pick(&self.token_types, &types)?)?;
-        let mut x = self.layer_norm(&x, &self.embedding_norm)?;
+        let mut x = self.embed(batch, &starts)?;
         let starts: Vec<usize> = starts.iter().map(|start| start - starts[0]).collect();
-        for layer in &self.layers {
-            x = self.layer(layer, &x, &starts)?;
+        for (block, layer) in self.plan.blocks.iter().zip(&self.layers) {
+            x = layer.apply(block, &x, &starts)?;
         }
-        let heads: Vec<u32> = starts[..starts.len() - 1].iter().map(|&start| start as u32).collect();
-        let pooled = self.pooler.apply(&pick(&x, &heads)?)?.tanh()?;
-        Ok(self.classifier.apply(&pooled)?.squeeze(D::Minus1)?.to_vec1()?)
+        x = Gain::optional(self.final_norm.as_ref(), x)?;
+        self.head(&self.pool(&x, &starts)?)
     }
 
-    fn layer(&self, layer: &Block, x: &Tensor, starts: &[usize]) -> candle_core::Result<Tensor> {
-        let context = self.attention(layer, x, starts)?;
-        let x = (layer.attention_out.apply(&context)? + x)?;
-        let x = self.layer_norm(&x, &layer.attention_norm)?;
-        let inner = layer.up.apply(&x)?;
-        let inner = match self.encoder.gelu {
-            Gelu::Erf => inner.gelu_erf()?,
-            Gelu::Tanh => inner.gelu()?,
+    /// States of tokens, `[tokens, hidden]`.
+    fn embed(&self, batch: &Packed, starts: &[usize]) -> Result<Tensor> {
+        let tokens = starts[0]..starts[starts.len() - 1];
+        let mut x = pick(&self.words, &batch.ids()[tokens.clone()])?;
+        if let (Some(table), Some(positions)) = (&self.positions, &self.plan.embed.positions) {
+            let places = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
+            let rows: Vec<u32> = places.map(|place| (positions.offset + place) as u32).collect();
+            x = (x + pick(table, &rows)?)?;
+        }
+        if let Some(table) = &self.types {
+            // A model with one token type ignores the tokenizer's types.
+            let last = (table.dim(0)? - 1) as u32;
+            let types: Vec<u32> = batch.types()[tokens].iter().map(|&t| u32::from(t).min(last)).collect();
+            x = (x + pick(table, &types)?)?;
+        }
+        Gain::optional(self.embedding_norm.as_ref(), x)
+    }
+
+    /// What the head reads, `[sequences, hidden]`.
+    fn pool(&self, x: &Tensor, starts: &[usize]) -> Result<Tensor> {
+        let rows: Vec<u32> = match self.plan.head.at {
+            Pool::First => starts[..starts.len() - 1].iter().map(|&start| start as u32).collect(),
+            Pool::Last => starts[1..].iter().map(|&end| end as u32 - 1).collect(),
+            Pool::Mean => {
+                let mean = |pair: &[usize]| x.narrow(0, pair[0], pair[1] - pair[0])?.mean_keepdim(0);
+                return Tensor::cat(&starts.windows(2).map(mean).collect::<Result<Vec<_>>>()?, 0);
+            }
         };
-        let x = (layer.down.apply(&inner)? + x)?;
-        self.layer_norm(&x, &layer.out_norm)
+        pick(x, &rows)
     }
 
-    /// Softmax(Q K^T / sqrt(d)) V within each sequence; `x: [tokens, hidden]`.
-    fn attention(&self, layer: &Block, x: &Tensor, starts: &[usize]) -> candle_core::Result<Tensor> {
-        let (heads, size) = (self.encoder.heads, self.encoder.hidden / self.encoder.heads);
-        let (query, key, value) = (layer.query.apply(x)?, layer.key.apply(x)?, layer.value.apply(x)?);
-        let scale = 1.0 / (size as f64).sqrt();
-        let contexts = starts
-            .windows(2)
-            .map(|pair| {
-                let length = pair[1] - pair[0];
-                // `[heads, length, size]`
-                let split = |states: &Tensor| {
-                    states
-                        .narrow(0, pair[0], length)?
-                        .reshape((length, heads, size))?
-                        .transpose(0, 1)?
-                        .contiguous()
-                };
-                let scores = (split(&query)?.matmul(&split(&key)?.transpose(1, 2)?)? * scale)?;
-                let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-                weights.matmul(&split(&value)?)?.transpose(0, 1)?.reshape((length, heads * size))
-            })
-            .collect::<candle_core::Result<Vec<_>>>()?;
-        Tensor::cat(&contexts, 0)
+    fn head(&self, pooled: &Tensor) -> Result<Vec<f32>> {
+        let mut x = pooled.clone();
+        if let (Some(dense), Some((_, activation))) = (&self.dense, &self.plan.head.dense) {
+            x = activate(*activation, &dense.apply(&x)?)?;
+        }
+        x = Gain::optional(self.head_norm.as_ref(), x)?;
+        self.score.apply(&x)?.squeeze(D::Minus1)?.to_vec1()
+    }
+}
+
+impl Layer {
+    fn new(block: &Block) -> Result<Self> {
+        let Attention { query, key, value, out, query_key_norms, .. } = &block.attention;
+        let FeedForward { gate, up, down, .. } = &block.feed_forward;
+        let both = |[query, key]: &[Norm; 2]| -> Result<_> { Ok([Gain::new(query)?, Gain::new(key)?]) };
+        Ok(Self {
+            attention_norm: block.attention_norm.as_ref().map(Gain::new).transpose()?,
+            query: Affine::new(query)?,
+            key: Affine::new(key)?,
+            value: Affine::new(value)?,
+            query_key_norms: query_key_norms.as_ref().map(both).transpose()?,
+            out: Affine::new(out)?,
+            feed_forward_norm: Gain::new(&block.feed_forward_norm)?,
+            gate: gate.as_ref().map(Affine::new).transpose()?,
+            up: Affine::new(up)?,
+            down: Affine::new(down)?,
+        })
     }
 
-    /// In two passes, mean first: E[x^2] - E[x]^2 cancels if the mean is large.
-    fn layer_norm(&self, x: &Tensor, (gain, bias): &(Tensor, Tensor)) -> candle_core::Result<Tensor> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let deviation = (variance + self.encoder.layer_norm_eps)?.sqrt()?;
-        centred.broadcast_div(&deviation)?.broadcast_mul(gain)?.broadcast_add(bias)
+    fn apply(&self, block: &Block, x: &Tensor, starts: &[usize]) -> Result<Tensor> {
+        let attend = |x: &Tensor| self.out.apply(&self.attention(&block.attention, x, starts)?);
+        let feed = |x: &Tensor| self.feed_forward(block.feed_forward.activation, x);
+        let attention_norm = |x| Gain::optional(self.attention_norm.as_ref(), x);
+        match block.norms {
+            Norms::Post => {
+                let x = attention_norm((attend(x)? + x)?)?;
+                self.feed_forward_norm.apply(&(feed(&x)? + x)?)
+            }
+            Norms::Pre => {
+                let x = (attend(&attention_norm(x.clone())?)? + x)?;
+                feed(&self.feed_forward_norm.apply(&x)?)? + x
+            }
+        }
+    }
+
+    fn feed_forward(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
+        let up = self.up.apply(x)?;
+        let inner = match &self.gate {
+            None => activate(activation, &up)?,
+            Some(gate) => (activate(activation, &gate.apply(x)?)? * up)?,
+        };
+        self.down.apply(&inner)
+    }
+
+    /// Contexts of `x: [tokens, hidden]`, `[tokens, heads x head_dim]`.
+    fn attention(&self, attention: &Attention, x: &Tensor, starts: &[usize]) -> Result<Tensor> {
+        let (query, key, value) = (self.query.apply(x)?, self.key.apply(x)?, self.value.apply(x)?);
+        let scale = 1.0 / (attention.head_dim as f64).sqrt();
+        let [query_norm, key_norm] = match &self.query_key_norms {
+            Some([query, key]) => [Some(query), Some(key)],
+            None => [None, None],
+        };
+        let context = |pair: &[usize]| {
+            let length = pair[1] - pair[0];
+            // `[heads, length, head_dim]`
+            let split = |states: &Tensor, heads: usize| {
+                let states = states.narrow(0, pair[0], length)?;
+                states.reshape((length, heads, attention.head_dim))?.transpose(0, 1)?.contiguous()
+            };
+            let prepare = |states: &Tensor, heads: usize, norm: Option<&Gain>| {
+                let states = Gain::optional(norm, split(states, heads)?)?;
+                attention.rope.map_or_else(|| Ok(states.clone()), |rope| rotate(&states, rope))
+            };
+            let query = prepare(&query, attention.heads, query_norm)?;
+            let key = repeat(&prepare(&key, attention.kv_heads, key_norm)?, attention.group())?;
+            let value = repeat(&split(&value, attention.kv_heads)?, attention.group())?;
+            let scores = (query.matmul(&key.transpose(1, 2)?)? * scale)?;
+            let scores = match mask(attention.reach, length)? {
+                Some(mask) => scores.broadcast_add(&mask)?,
+                None => scores,
+            };
+            let weights = candle_nn::ops::softmax_last_dim(&scores)?;
+            let width = attention.heads * attention.head_dim;
+            weights.matmul(&value)?.transpose(0, 1)?.reshape((length, width))
+        };
+        Tensor::cat(&starts.windows(2).map(context).collect::<Result<Vec<_>>>()?, 0)
     }
 }
 
 impl Affine {
-    fn new(linear: &Linear) -> candle_core::Result<Self> {
-        let outputs = linear.bias.len();
-        let shape = (outputs, linear.weight.len() / outputs);
-        let weight = Tensor::from_slice(&linear.weight, shape, &Device::Cpu)?.t()?.contiguous()?;
-        Ok(Self { weight, bias: vector(&linear.bias)? })
+    fn new(linear: &Linear) -> Result<Self> {
+        let Linear { weight, bias } = linear;
+        let weight =
+            Tensor::from_slice(&weight.values, &weight.shape[..], &Device::Cpu)?.t()?.contiguous()?;
+        Ok(Self { weight, bias: bias.as_ref().map(vector).transpose()? })
     }
 
-    fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        x.matmul(&self.weight)?.broadcast_add(&self.bias)
-    }
-}
-
-impl Block {
-    fn new(layer: &Layer) -> candle_core::Result<Self> {
-        Ok(Self {
-            query: Affine::new(&layer.query)?,
-            key: Affine::new(&layer.key)?,
-            value: Affine::new(&layer.value)?,
-            attention_out: Affine::new(&layer.attention_out)?,
-            attention_norm: norm(&layer.attention_norm)?,
-            up: Affine::new(&layer.up)?,
-            down: Affine::new(&layer.down)?,
-            out_norm: norm(&layer.out_norm)?,
-        })
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let product = x.matmul(&self.weight)?;
+        self.bias.as_ref().map_or_else(|| Ok(product.clone()), |bias| product.broadcast_add(bias))
     }
 }
 
-fn vector(values: &[f32]) -> candle_core::Result<Tensor> {
-    Tensor::from_slice(values, values.len(), &Device::Cpu)
+impl Gain {
+    fn new(norm: &Norm) -> Result<Self> {
+        let Norm { kind, gain, bias, eps } = norm;
+        let bias = bias.as_ref().map(vector).transpose()?;
+        Ok(Self { kind: *kind, gain: vector(gain)?, bias, eps: *eps })
+    }
+
+    /// In two passes, mean first: E[x^2] - E[x]^2 cancels if the mean is large.
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let centred = match self.kind {
+            NormKind::Layer => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
+            NormKind::Rms => x.clone(),
+        };
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
+        let normed = centred.broadcast_div(&deviation)?.broadcast_mul(&self.gain)?;
+        self.bias.as_ref().map_or_else(|| Ok(normed.clone()), |bias| normed.broadcast_add(bias))
+    }
+
+    /// The same where there is a norm.
+    fn optional(norm: Option<&Self>, x: Tensor) -> Result<Tensor> {
+        match norm {
+            Some(norm) => norm.apply(&x),
+            None => Ok(x),
+        }
+    }
 }
 
-fn norm(norm: &Norm) -> candle_core::Result<(Tensor, Tensor)> {
-    Ok((vector(&norm.gain)?, vector(&norm.bias)?))
+fn vector(tensor: &Named) -> Result<Tensor> {
+    Tensor::from_slice(&tensor.values, tensor.values.len(), &Device::Cpu)
+}
+
+fn pick(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    table.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)
+}
+
+fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
+    match activation {
+        Activation::GeluErf => x.gelu_erf(),
+        Activation::GeluTanh => x.gelu(),
+        Activation::Silu => x.silu(),
+        Activation::Tanh => x.tanh(),
+    }
+}
+
+/// Turns `states: [heads, length, head_dim]` by their places. Angles are in f32, as in training.
+fn rotate(states: &Tensor, rope: Rope) -> Result<Tensor> {
+    let (_, length, size) = states.dims3()?;
+    let half = size / 2;
+    let frequencies: Vec<f32> =
+        (0..half).map(|at| (1.0 / rope.theta.powf((2 * at) as f64 / size as f64)) as f32).collect();
+    let angles =
+        (0..length).flat_map(|place| frequencies.iter().map(move |frequency| place as f32 * frequency));
+    let angles = Tensor::from_vec(angles.collect::<Vec<f32>>(), (length, half), &Device::Cpu)?;
+    let (sin, cos) = (angles.sin()?, angles.cos()?);
+    let (first, second) = (states.narrow(2, 0, half)?, states.narrow(2, half, half)?);
+    let turned_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
+    let turned_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[turned_first, turned_second], 2)
+}
+
+/// `[heads, length, head_dim]`, each head `times` times in a row.
+fn repeat(states: &Tensor, times: usize) -> Result<Tensor> {
+    let (heads, length, size) = states.dims3()?;
+    let all = states.unsqueeze(1)?.expand((heads, times, length, size))?;
+    all.reshape((heads * times, length, size))
+}
+
+/// Added to scores, `[length, length]`: minus infinity where a query does not see a key.
+fn mask(reach: Reach, length: usize) -> Result<Option<Tensor>> {
+    let sees = |query: usize, key: usize| match reach {
+        Reach::All => true,
+        Reach::Causal => key <= query,
+        Reach::Window(places) => query.abs_diff(key) <= places as usize,
+    };
+    if reach == Reach::All {
+        return Ok(None);
+    }
+    let places = (0..length).flat_map(|query| (0..length).map(move |key| (query, key)));
+    let values: Vec<f32> =
+        places.map(|(query, key)| if sees(query, key) { 0.0 } else { f32::NEG_INFINITY }).collect();
+    Tensor::from_vec(values, (length, length), &Device::Cpu).map(Some)
 }

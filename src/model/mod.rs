@@ -6,31 +6,37 @@
 //! | `directory` | the files of a directory as it is found: shards, a vocabulary alone, or what to do first |
 //! | `vocabulary` | a `tokenizer.json` for BERT's `vocab.txt` |
 //! | `bundled` | the model that is in the program |
-//! | `config` | the shape of an encoder, from `config.json` |
-//! | `weights` | every tensor by its role, shape-checked, none missing or left over |
+//! | `plan` | one model as data: its parts and tensors |
+//! | `arch` | the architectures: a plan from `config.json` |
+//! | `weights` | the values of a plan's tensors, shape-checked, none missing or left over |
 //! | `manifest` | name, version, sha256 and licence |
 //! | `fit` | what a model's pairs must fit into |
 //! | `export` | the same files, written |
 //! | `forward` | the reference forward: f32, candle, packed pairs |
 
+mod arch;
 mod bundled;
-mod config;
 mod directory;
 mod export;
 mod fit;
 mod forward;
 mod manifest;
+mod plan;
 mod source;
 mod vocabulary;
 mod weights;
 
+pub use arch::{Bert, Family, describe};
 pub use bundled::BUNDLED;
-pub use config::{BatchError, Encoder, Family};
 pub use fit::fit;
 pub use forward::{Forward, ForwardError};
 pub use manifest::{Calibration, Manifest};
+pub use plan::{
+    Activation, Attention, BatchError, Block, Embed, FeedForward, Head, Linear, Norm, NormKind, Norms, Part,
+    Plan, Pool, Positions, Reach, Rope, Score, Tensor,
+};
 pub use source::{Place, locate};
-pub use weights::{Layer, Linear, Norm, Weights};
+pub use weights::WeightError;
 
 use crate::base::hex;
 use directory::Files;
@@ -42,10 +48,8 @@ use thiserror::Error;
 /// A model whose files were read and checked.
 #[derive(Debug)]
 pub struct Model {
-    /// Its shape.
-    pub encoder: Encoder,
-    /// Its tensors.
-    pub weights: Weights,
+    /// Its parts, with their tensors.
+    pub plan: Plan,
     /// Where it comes from.
     pub manifest: Manifest,
     /// The content of its `tokenizer.json`.
@@ -68,14 +72,13 @@ impl Model {
     }
 
     fn parse(directory: &Path, files: Files) -> Result<Self, ModelError> {
-        let encoder = Encoder::parse(&files.config, &directory.join("config.json"))?;
+        let mut plan = describe(&files.config, &directory.join("config.json"))?;
         let manifest = Manifest::parse(files.papers.as_deref(), directory, &files.weights)?;
-        let weights =
-            Weights::of_shards(&files.weights, &encoder).map_err(|reason| ModelError::Unusable {
-                path: directory.join(files.weights.listed_in()),
-                reason: reason.to_string(),
-            })?;
-        let positions = encoder.pair_tokens_max();
+        plan.fill_from(&files.weights).map_err(|reason| ModelError::Unusable {
+            path: directory.join(files.weights.listed_in()),
+            reason: reason.to_string(),
+        })?;
+        let positions = plan.tokens_max;
         let pair_tokens_max = files.tokens_max.map_or(positions, |stated| stated.min(positions));
         let mut hashed = Sha256::new()
             .chain_update(Sha256::digest(&files.config))
@@ -85,7 +88,7 @@ impl Model {
             hashed.update(pair_tokens_max.to_le_bytes());
         }
         let identity = hex(&hashed.finalize()[..8]);
-        Ok(Self { encoder, weights, manifest, tokenizer: files.tokenizer, pair_tokens_max, identity })
+        Ok(Self { plan, manifest, tokenizer: files.tokenizer, pair_tokens_max, identity })
     }
 }
 

@@ -1,69 +1,12 @@
-//! A model's tensors in f32, checked by name and shape; none may be missing or left over.
+//! The values of a plan's tensors, from safetensors: checked by name and shape; none may be missing or left over.
 
 use super::directory::Shards;
-use super::{Encoder, Family};
+use super::plan::{Part, Plan, Tensor};
 use half::{bf16, f16};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
-
-/// The tensors of a cross-encoder; matrices are `[out, in]`, row-major.
-#[derive(Clone, Debug)]
-pub struct Weights {
-    /// `[vocabulary, hidden]`.
-    pub words: Vec<f32>,
-    /// `[positions, hidden]`.
-    pub positions: Vec<f32>,
-    /// `[token_types, hidden]`.
-    pub token_types: Vec<f32>,
-    /// Applied to the sum of the three embeddings.
-    pub embedding_norm: Norm,
-    /// The layers, from first to last.
-    pub layers: Vec<Layer>,
-    /// Applied to the first token's state, before tanh.
-    pub pooler: Linear,
-    /// From the pooled state to the logit.
-    pub classifier: Linear,
-}
-
-/// One transformer layer.
-#[derive(Clone, Debug)]
-pub struct Layer {
-    /// To queries.
-    pub query: Linear,
-    /// To keys.
-    pub key: Linear,
-    /// To values.
-    pub value: Linear,
-    /// From the heads' contexts, before the residual.
-    pub attention_out: Linear,
-    /// After the residual.
-    pub attention_norm: Norm,
-    /// Into the feed-forward part.
-    pub up: Linear,
-    /// Out of it, before the residual.
-    pub down: Linear,
-    /// After the residual.
-    pub out_norm: Norm,
-}
-
-/// y = W x + b.
-#[derive(Clone, Debug)]
-pub struct Linear {
-    /// `[out, in]`.
-    pub weight: Vec<f32>,
-    /// `[out]`.
-    pub bias: Vec<f32>,
-}
-
-/// A layer norm, `[hidden]` each.
-#[derive(Clone, Debug)]
-pub struct Norm {
-    /// Factor.
-    pub gain: Vec<f32>,
-    /// Summand.
-    pub bias: Vec<f32>,
-}
 
 /// Why weights do not fit the configuration.
 #[derive(Debug, Error)]
@@ -123,18 +66,18 @@ pub enum WeightError {
     LeftOver(Vec<String>),
 }
 
-impl Weights {
-    /// Reads a safetensors file.
+impl Plan {
+    /// Reads the tensors' values from a safetensors file.
     ///
     /// # Errors
     /// [`WeightError`], which names the tensor.
-    pub fn parse(bytes: &[u8], encoder: &Encoder) -> Result<Self, WeightError> {
+    pub fn fill(&mut self, bytes: &[u8]) -> Result<(), WeightError> {
         let file = SafeTensors::deserialize(bytes)?;
-        Self::take(Tensors(file.tensors().into_iter().collect()), encoder)
+        self.take(&Found(file.tensors().into_iter().collect()))
     }
 
-    /// Reads the files of a model, one or several.
-    pub(super) fn of_shards(shards: &Shards, encoder: &Encoder) -> Result<Self, WeightError> {
+    /// Reads the tensors' values from the files of a model, one or several.
+    pub(super) fn fill_from(&mut self, shards: &Shards) -> Result<(), WeightError> {
         let mut files: BTreeMap<String, &str> = BTreeMap::new();
         let mut tensors = BTreeMap::new();
         for shard in shards.iter() {
@@ -150,119 +93,76 @@ impl Weights {
                 tensors.insert(name, tensor);
             }
         }
-        Self::take(Tensors(tensors), encoder)
+        self.take(&Found(tensors))
     }
 
-    fn take(mut tensors: Tensors, encoder: &Encoder) -> Result<Self, WeightError> {
-        let (h, i) = (encoder.hidden, encoder.intermediate);
-        let stem = match encoder.family {
-            Family::Bert => "bert",
-            Family::Roberta => "roberta",
+    fn take(&mut self, found: &Found) -> Result<(), WeightError> {
+        let mut used = BTreeSet::new();
+        for tensor in self.tensors_mut() {
+            let view = found.view(tensor)?;
+            tensor.values = values(view, tensor)?;
+            used.insert(tensor.name.clone());
+        }
+        let is_unused = |name: &str| {
+            let under = |stem: &String| {
+                name.strip_prefix(stem.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            self.unused.iter().any(under)
         };
-        let embeddings = format!("{stem}.embeddings");
-        let words = tensors.take(format!("{embeddings}.word_embeddings.weight"), &[encoder.vocabulary, h])?;
-        let positions =
-            tensors.take(format!("{embeddings}.position_embeddings.weight"), &[encoder.positions, h])?;
-        let token_types =
-            tensors.take(format!("{embeddings}.token_type_embeddings.weight"), &[encoder.token_types, h])?;
-        let embedding_norm = tensors.norm(&format!("{embeddings}.LayerNorm"), h)?;
-        let layers = (0..encoder.layers)
-            .map(|number| {
-                let layer = format!("{stem}.encoder.layer.{number}");
-                Ok(Layer {
-                    query: tensors.linear(&format!("{layer}.attention.self.query"), h, h)?,
-                    key: tensors.linear(&format!("{layer}.attention.self.key"), h, h)?,
-                    value: tensors.linear(&format!("{layer}.attention.self.value"), h, h)?,
-                    attention_out: tensors.linear(&format!("{layer}.attention.output.dense"), h, h)?,
-                    attention_norm: tensors.norm(&format!("{layer}.attention.output.LayerNorm"), h)?,
-                    up: tensors.linear(&format!("{layer}.intermediate.dense"), i, h)?,
-                    down: tensors.linear(&format!("{layer}.output.dense"), h, i)?,
-                    out_norm: tensors.norm(&format!("{layer}.output.LayerNorm"), h)?,
-                })
-            })
-            .collect::<Result<Vec<_>, WeightError>>()?;
-        let (pooler, classifier) = match encoder.family {
-            Family::Bert => ("bert.pooler.dense", "classifier"),
-            Family::Roberta => ("classifier.dense", "classifier.out_proj"),
-        };
-        let pooler = tensors.linear(pooler, h, h)?;
-        let classifier = tensors.linear(classifier, 1, h)?;
-        tensors.finish(stem)?;
-        Ok(Self { words, positions, token_types, embedding_norm, layers, pooler, classifier })
-    }
-
-    /// Number of parameters.
-    pub fn parameters(&self) -> usize {
-        let linear = |part: &Linear| part.weight.len() + part.bias.len();
-        let norm = |part: &Norm| part.gain.len() + part.bias.len();
-        let layer = |layer: &Layer| {
-            let parts =
-                [&layer.query, &layer.key, &layer.value, &layer.attention_out, &layer.up, &layer.down];
-            parts.into_iter().map(linear).sum::<usize>() + norm(&layer.attention_norm) + norm(&layer.out_norm)
-        };
-        self.words.len()
-            + self.positions.len()
-            + self.token_types.len()
-            + norm(&self.embedding_norm)
-            + self.layers.iter().map(layer).sum::<usize>()
-            + linear(&self.pooler)
-            + linear(&self.classifier)
+        let left = found.0.keys().filter(|name| !used.contains(*name) && !is_unused(name)).cloned();
+        let left: Vec<String> = left.collect();
+        if left.is_empty() { Ok(()) } else { Err(WeightError::LeftOver(left)) }
     }
 }
 
-/// The tensors of a file that have not been used.
-struct Tensors<'a>(BTreeMap<String, safetensors::tensor::TensorView<'a>>);
+/// The tensors of a model's files.
+struct Found<'a>(BTreeMap<String, TensorView<'a>>);
 
-impl Tensors<'_> {
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, WeightError> {
-        let weight = self.take(format!("{name}.weight"), &[outputs, inputs])?;
-        Ok(Linear { weight, bias: self.take(format!("{name}.bias"), &[outputs])? })
-    }
-
-    fn norm(&mut self, name: &str, hidden: usize) -> Result<Norm, WeightError> {
-        let gain = self.take(format!("{name}.weight"), &[hidden])?;
-        Ok(Norm { gain, bias: self.take(format!("{name}.bias"), &[hidden])? })
-    }
-
-    fn take(&mut self, name: String, expected: &[usize]) -> Result<Vec<f32>, WeightError> {
-        let Some(view) = self.0.remove(&name) else { return Err(WeightError::Missing(name)) };
+impl Found<'_> {
+    /// The tensor of the files that a plan's tensor is, or is a part of.
+    fn view(&self, tensor: &Tensor) -> Result<&TensorView<'_>, WeightError> {
+        let Some(view) = self.0.get(&tensor.name) else {
+            return Err(WeightError::Missing(tensor.name.clone()));
+        };
+        let mut expected = tensor.shape.clone();
+        if let Some(Part { of, .. }) = tensor.part {
+            expected[0] = of;
+        }
         if view.shape() != expected {
-            let (found, expected) = (view.shape().to_vec(), expected.to_vec());
-            return Err(WeightError::Shape { name, found, expected });
+            let found = view.shape().to_vec();
+            return Err(WeightError::Shape { name: tensor.name.clone(), found, expected });
         }
-        let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::F16 => view.data().as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => {
-                view.data().as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect()
-            }
-            found => return Err(WeightError::Type { name, found }),
-        };
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(WeightError::NonFinite { name, index, value: values[index] }),
-            None => Ok(values),
-        }
+        Ok(view)
     }
+}
 
-    fn finish(self, stem: &str) -> Result<(), WeightError> {
-        // Older checkpoints contain the constant 0, 1, 2, ... and, for RoBERTa, a pooler that its classification head
-        // does not use.
-        let harmless = |name: &String| {
-            *name == format!("{stem}.embeddings.position_ids") || name.starts_with("roberta.pooler.")
-        };
-        let left: Vec<String> = self.0.into_keys().filter(|name| !harmless(name)).collect();
-        if left.is_empty() { Ok(()) } else { Err(WeightError::LeftOver(left)) }
+/// The values of a plan's tensor.
+fn values(view: &TensorView<'_>, tensor: &Tensor) -> Result<Vec<f32>, WeightError> {
+    let name = || tensor.name.clone();
+    let first = tensor.part.map_or(0, |part| part.first * (tensor.count() / tensor.shape[0]));
+    let bytes = |size: usize| &view.data()[first * size..(first + tensor.count()) * size];
+    let values: Vec<f32> = match view.dtype() {
+        Dtype::F32 => bytes(4).as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        Dtype::F16 => bytes(2).as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::BF16 => bytes(2).as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+        found => return Err(WeightError::Type { name: name(), found }),
+    };
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => {
+            Err(WeightError::NonFinite { name: name(), index: first + index, value: values[index] })
+        }
+        None => Ok(values),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Gelu;
-    use safetensors::tensor::TensorView;
+    use crate::model::plan::Activation;
+    use crate::model::{Bert, Family};
 
-    fn encoder() -> Encoder {
-        Encoder {
+    fn bert() -> Bert {
+        Bert {
             family: Family::Bert,
             hidden: 2,
             layers: 1,
@@ -273,8 +173,13 @@ mod tests {
             position_offset: 0,
             token_types: 2,
             layer_norm_eps: 1e-12,
-            gelu: Gelu::Erf,
+            activation: Activation::GeluErf,
         }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Plan, WeightError> {
+        let mut plan = bert().plan();
+        plan.fill(bytes).map(|()| plan)
     }
 
     type Shapes = BTreeMap<String, (Vec<usize>, f32)>;
@@ -323,27 +228,51 @@ mod tests {
 
     #[test]
     fn a_whole_file_is_read() {
-        let weights = Weights::parse(&file(&shapes()), &encoder()).unwrap();
+        let plan = read(&file(&shapes())).unwrap();
         let expected: usize = shapes().values().map(|(shape, _)| shape.iter().product::<usize>()).sum();
-        assert_eq!(weights.parameters(), expected);
+        assert_eq!(plan.parameters(), expected);
+        assert!(plan.tensors().into_iter().all(|tensor| tensor.values.len() == tensor.count()));
     }
 
     #[test]
     fn what_is_written_is_read_again() {
-        for family in [Family::Bert, Family::Roberta] {
-            let encoder =
-                Encoder { family, position_offset: if family == Family::Bert { 0 } else { 2 }, ..encoder() };
-            let mut weights = Weights::parse(&file(&shapes()), &self::encoder()).unwrap();
-            weights.words.iter_mut().zip(0u8..).for_each(|(word, place)| *word = f32::from(place) / 4.0);
-            let written = weights.to_safetensors(&encoder).unwrap();
-            let config = serde_json::to_vec(&encoder.to_config()).unwrap();
-            let read = Encoder::parse(&config, std::path::Path::new("config.json")).unwrap();
-            assert_eq!(read, encoder);
-            let read = Weights::parse(&written, &read).unwrap();
-            assert_eq!((&read.words, read.parameters()), (&weights.words, weights.parameters()));
-            let small = Encoder { hidden: 1, ..encoder };
-            assert!(weights.to_safetensors(&small).is_err(), "the shape is another");
+        for (family, position_offset) in [(Family::Bert, 0), (Family::Roberta, 2)] {
+            let mut plan = Bert { family, position_offset, ..bert() }.plan();
+            for (tensor, place) in plan.tensors_mut().into_iter().zip(0u8..) {
+                tensor.values = (0..tensor.count()).map(|at| f32::from(place) + at as f32 / 4.0).collect();
+            }
+            let written = plan.to_safetensors().unwrap();
+            let mut empty = plan.clone();
+            empty.tensors_mut().into_iter().for_each(|tensor| tensor.values.clear());
+            empty.fill(&written).unwrap();
+            assert_eq!(empty, plan);
+            plan.embed.words.values.pop();
+            assert!(plan.to_safetensors().is_err(), "a value is missing");
         }
+    }
+
+    #[test]
+    fn parts_of_a_tensor_are_read_each_by_itself() {
+        let mut plan = bert().plan();
+        let shapes = shapes();
+        let whole = crate::model::plan::Linear::new("bert.encoder.layer.0.attention.self.query", 2, 2);
+        let attention = &mut plan.blocks[0].attention;
+        (attention.query, attention.key) = (whole.rows(1, 1), whole.rows(0, 1));
+        let expected: Vec<f32> = vec![1.0, 2.0, 3.0, 4.0];
+        let bytes: Vec<u8> = expected.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut file = BTreeMap::new();
+        let query = "bert.encoder.layer.0.attention.self.query.weight";
+        let zeros: BTreeMap<&String, Vec<u8>> = shapes
+            .iter()
+            .map(|(name, (shape, _))| (name, vec![0; 4 * shape.iter().product::<usize>()]))
+            .collect();
+        for (name, (shape, _)) in shapes.iter().filter(|(name, _)| !name.contains("self.key")) {
+            let data = if name == query { &bytes } else { &zeros[name] };
+            file.insert(name.clone(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap());
+        }
+        plan.take(&Found(file)).unwrap();
+        assert_eq!(plan.blocks[0].attention.query.weight.values, expected[2..]);
+        assert_eq!(plan.blocks[0].attention.key.weight.values, expected[..2]);
     }
 
     #[test]
@@ -369,12 +298,12 @@ mod tests {
         for (damage, expected) in cases {
             let mut shapes = shapes();
             damage(&mut shapes);
-            let result = Weights::parse(&file(&shapes), &encoder());
+            let result = read(&file(&shapes));
             assert_eq!(result.map_or_else(|error| error.to_string(), |_| String::new()), expected);
         }
         let whole = file(&shapes());
         for length in [0, 7, 100, whole.len() - 1] {
-            let error = Weights::parse(&whole[..length], &encoder()).unwrap_err();
+            let error = read(&whole[..length]).unwrap_err();
             assert!(error.to_string().starts_with("the file is damaged"), "{word}: {error}");
         }
     }

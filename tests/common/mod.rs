@@ -8,8 +8,7 @@ use podium::engine::{
     BooksSetup, Clock, Engine, Handle, LaneSetup, MakeScorer, PrepareLimits, Setup, TierSetup,
 };
 use podium::http::{App, Auth, Connections, Policies, Server, ServerLimits, TlsFiles};
-use podium::model::{Calibration, Encoder, Family, Layer, Linear, Norm, Weights};
-use podium::ops::Gelu;
+use podium::model::{Activation, Bert, Calibration, Family, Plan, describe};
 use podium::rerank::TruncationDefaults;
 use podium::sched::{Limits, TenantConfig};
 use podium::telemetry::spans::Spans;
@@ -281,43 +280,25 @@ impl Reply {
     }
 }
 
-/// Random weights, large enough that every part of the encoder affects the logits.
-pub fn random_weights(encoder: &Encoder, seed: u64) -> Weights {
+/// A model with random values, large enough that every part affects the logits.
+pub fn random_plan(mut plan: Plan, seed: u64) -> Plan {
     let mut random = Pcg64::new(seed.into(), 3);
-    let mut values = move |count: usize, mean: f32, scale: f32| -> Vec<f32> {
-        (0..count).map(|_| mean + (random.random::<f32>() * 2.0 - 1.0) * scale).collect()
-    };
-    let (h, f) = (encoder.hidden, encoder.intermediate);
-    let words = values(encoder.vocabulary * h, 0.0, 0.1);
-    let positions = values(encoder.positions * h, 0.0, 0.1);
-    let token_types = values(encoder.token_types * h, 0.0, 0.1);
-    let mut norm = {
-        let mut values = values.clone();
-        move || Norm { gain: values(h, 1.0, 0.2), bias: values(h, 0.0, 0.1) }
-    };
-    let mut linear = move |outputs: usize, inputs: usize| {
-        let scale = 2.0 / (inputs as f32).sqrt();
-        Linear { weight: values(outputs * inputs, 0.0, scale), bias: values(outputs, 0.0, 0.1) }
-    };
-    let layers = (0..encoder.layers)
-        .map(|_| Layer {
-            query: linear(h, h),
-            key: linear(h, h),
-            value: linear(h, h),
-            attention_out: linear(h, h),
-            attention_norm: norm(),
-            up: linear(f, h),
-            down: linear(h, f),
-            out_norm: norm(),
-        })
-        .collect();
-    let (embedding_norm, pooler, classifier) = (norm(), linear(h, h), linear(1, h));
-    Weights { words, positions, token_types, embedding_norm, layers, pooler, classifier }
+    let tables = 1 + usize::from(plan.embed.positions.is_some()) + usize::from(plan.embed.types.is_some());
+    for (place, tensor) in plan.tensors_mut().into_iter().enumerate() {
+        let (mean, scale) = match tensor.shape[..] {
+            [_, inputs] if place >= tables => (0.0, 2.0 / (inputs as f32).sqrt()),
+            [_] if !tensor.name.ends_with(".bias") => (1.0, 0.2),
+            _ => (0.0, 0.1),
+        };
+        let value = |_| mean + (random.random::<f32>() * 2.0 - 1.0) * scale;
+        tensor.values = (0..tensor.count()).map(value).collect();
+    }
+    plan
 }
 
 /// A BERT encoder of this shape.
-pub fn bert(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Encoder {
-    Encoder {
+pub fn bert(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> Bert {
+    Bert {
         family: Family::Bert,
         hidden,
         layers,
@@ -328,7 +309,7 @@ pub fn bert(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> 
         position_offset: 0,
         token_types: 2,
         layer_norm_eps: 1e-12,
-        gelu: Gelu::Erf,
+        activation: Activation::GeluErf,
     }
 }
 
@@ -343,7 +324,7 @@ pub fn random_batch(lengths: &[usize], seed: u64) -> Packed {
 }
 
 /// Small random models of each family, with sequences and the logits that Python's `transformers` gives them.
-pub fn families() -> Vec<(&'static str, Encoder, Weights, Packed, Vec<f32>)> {
+pub fn families() -> Vec<(&'static str, Plan, Packed, Vec<f32>)> {
     #[derive(serde::Deserialize)]
     struct Case {
         ids: Vec<u32>,
@@ -353,12 +334,12 @@ pub fn families() -> Vec<(&'static str, Encoder, Weights, Packed, Vec<f32>)> {
     let family = |name: &'static str| {
         let place = root().join("tests/fixtures/encoders").join(name);
         let file = |name: &str| std::fs::read(place.join(name)).unwrap();
-        let encoder = Encoder::parse(&file("config.json"), &place).unwrap();
-        let weights = Weights::parse(&file("model.safetensors"), &encoder).unwrap();
+        let mut plan = describe(&file("config.json"), &place).unwrap();
+        plan.fill(&file("model.safetensors")).unwrap();
         let cases: Vec<Case> = serde_json::from_slice(&file("cases.json")).unwrap();
         let mut batch = Packed::default();
         cases.iter().for_each(|case| batch.push(case.ids.iter().copied().zip(case.types.iter().copied())));
-        (name, encoder, weights, batch, cases.iter().map(|case| case.logit).collect())
+        (name, plan, batch, cases.iter().map(|case| case.logit).collect())
     };
     ["bert", "bert_tanh", "roberta", "xlm_roberta"].map(family).into()
 }

@@ -4,7 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "speed is measured here")]
 
 use super::{Precision, Processor};
-use crate::model::Encoder;
+use crate::model::Plan;
 use crate::ops::{Bf16, Dense, F32, Float, Gelu, Input, Linear, Operand, PAD, SimdBf16};
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
@@ -29,10 +29,10 @@ pub(super) struct Choice {
 type Shape = (Processor, usize, usize);
 
 /// Measured once for each processor and shape.
-pub(super) fn choose(processor: Processor, encoder: &Encoder) -> Choice {
+pub(super) fn choose(processor: Processor, plan: &Plan) -> Choice {
     static KNOWN: Mutex<Vec<(Shape, Choice)>> = Mutex::new(Vec::new());
     let width = |values: usize, most: usize| values.next_multiple_of(PAD).min(most);
-    let shape = (processor, width(encoder.hidden, INPUTS_MAX), width(encoder.intermediate, OUTPUTS_MAX));
+    let shape = (processor, width(plan.hidden(), INPUTS_MAX), width(plan.intermediate(), OUTPUTS_MAX));
     // Others wait: two measurements at once would disturb each other.
     let mut known = KNOWN.lock().expect("no thread panics while it holds the lock");
     if let Some((_, choice)) = known.iter().find(|(other, _)| *other == shape) {
@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn a_shape_is_measured_once() {
-        let encoder = crate::model::Model::bundled().encoder;
+        let plan = crate::model::Model::bundled().plan;
         for processor in Processor::here() {
-            let first = choose(processor, &encoder);
-            assert_eq!(choose(processor, &encoder), first);
+            let first = choose(processor, &plan);
+            assert_eq!(choose(processor, &plan), first);
             assert!(processor.has_bf16() || first.precision == Precision::F32, "{processor:?}");
         }
     }

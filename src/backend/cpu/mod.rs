@@ -7,8 +7,9 @@
 mod auto;
 mod stack;
 
+use super::lower::Encoder;
 use super::{Precision, ScoreError, Scorer};
-use crate::model::{Encoder, Weights};
+use crate::model::Plan;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
 use crate::ops::{Bf16, Emulated, F32, Int8, Portable};
@@ -77,22 +78,30 @@ impl Processor {
     }
 }
 
-/// A precision that this processor does not have.
+/// What this engine does not run here.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum UnsupportedPrecision {
+pub enum Unsupported {
     /// Only some have it.
     #[error("this processor has no bf16; f32 and int8 run here")]
     Bf16,
     /// No CPU is served with it.
     #[error("{0} is for GPUs; f32, int8 and, where the processor has it, bf16 run on a CPU")]
     Gpu(&'static str),
+    /// The model is of another kind.
+    #[error("the CPU engine does not run {family}: {reason}")]
+    Plan {
+        /// The architecture's family.
+        family: &'static str,
+        /// What is unlike the models that it runs.
+        reason: &'static str,
+    },
 }
 
 /// A model packed for this processor; its scorers share it.
 #[derive(Clone)]
 pub struct CpuModel {
     forward: Arc<dyn Forward>,
-    encoder: Encoder,
+    plan: Arc<Plan>,
     /// Neither [`Precision::Auto`] nor one for GPUs.
     precision: Precision,
     processor: Processor,
@@ -103,12 +112,8 @@ impl CpuModel {
     /// Packs weights for the best processor that this machine is.
     ///
     /// # Errors
-    /// [`UnsupportedPrecision`], where that was asked for.
-    pub fn new(
-        encoder: &Encoder,
-        weights: &Weights,
-        precision: Precision,
-    ) -> Result<Self, UnsupportedPrecision> {
+    /// [`Unsupported`], which says what.
+    pub fn new(plan: &Plan, precision: Precision) -> Result<Self, Unsupported> {
         #[cfg(target_arch = "x86_64")]
         if let Err(TilesMissing::Denied(errno)) = tiles_permission() {
             static SAID: std::sync::Once = std::sync::Once::new();
@@ -119,32 +124,29 @@ impl CpuModel {
                 );
             });
         }
-        Self::on(Processor::here()[0], encoder, weights, precision)
+        Self::on(Processor::here()[0], plan, precision)
     }
 
     /// Packs weights for one of the processors that this machine is.
     ///
     /// # Errors
-    /// [`UnsupportedPrecision`], where that was asked for.
+    /// [`Unsupported`], which says what.
     ///
     /// # Panics
     /// Where the machine is no such processor.
-    pub fn on(
-        processor: Processor,
-        encoder: &Encoder,
-        weights: &Weights,
-        precision: Precision,
-    ) -> Result<Self, UnsupportedPrecision> {
+    pub fn on(processor: Processor, plan: &Plan, precision: Precision) -> Result<Self, Unsupported> {
+        let encoder =
+            Encoder::of(plan).map_err(|reason| Unsupported::Plan { family: plan.family, reason })?;
         let missing = "the caller asks for what `Processor::here` lists";
         let Choice { precision, reason } = match precision {
-            Precision::Auto => choose(processor, encoder),
-            Precision::Bf16 if !processor.has_bf16() => return Err(UnsupportedPrecision::Bf16),
-            precision if precision.is_for_gpus() => return Err(UnsupportedPrecision::Gpu(precision.name())),
+            Precision::Auto => choose(processor, plan),
+            Precision::Bf16 if !processor.has_bf16() => return Err(Unsupported::Bf16),
+            precision if precision.is_for_gpus() => return Err(Unsupported::Gpu(precision.name())),
             precision => Choice { precision, reason: "configured".into() },
         };
         macro_rules! stack {
             ($simd:expr, $linear:ty, $attention:ty) => {
-                Arc::new(Stack::<_, $linear, $attention>::new($simd, encoder, weights))
+                Arc::new(Stack::<_, $linear, $attention>::new($simd, &encoder))
             };
         }
         // In f32 a processor's levels are the same program.
@@ -188,7 +190,7 @@ impl CpuModel {
             (Processor::Emulated, Precision::Int8) => stack!(Emulated::default(), Int8, Bf16),
             (Processor::Emulated, _) => stack!(Emulated::default(), Bf16, Bf16),
         };
-        Ok(Self { forward, encoder: encoder.clone(), precision, processor, reason })
+        Ok(Self { forward, plan: Arc::new(plan.without_values()), precision, processor, reason })
     }
 
     /// The instruction sets that it runs on.
@@ -226,7 +228,7 @@ impl Cpu {
 
 impl Scorer for Cpu {
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
-        self.model.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
+        self.model.plan.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
         let forward = &*self.model.forward;
         // A small batch is shared out too.
         let each = batch.tokens().0.div_ceil(self.workspaces.len() as u64);

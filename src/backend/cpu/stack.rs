@@ -1,7 +1,8 @@
 //! The forward of an encoder in one dtype on one kind of processor, by the fused operations.
 
 use crate::backend::layout::{Width, absorb, join, pad};
-use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
+use crate::backend::lower::Encoder;
+use crate::model;
 use crate::ops::{
     AddTo, Buffer, Dense, Dtype, FirstScratch, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input,
     Keep, Linear, Norm, Operand, Projected, Rows, ScaleAndAddTo, Scratch, Simd, Table, attention, embed,
@@ -104,29 +105,30 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
     const CHUNK_TOKENS: u32 = if L::ON_TILES { 256 } else { 128 };
 
     /// Packs a model's weights.
-    pub fn new(simd: S, encoder: &Encoder, weights: &Weights) -> Self {
-        let hidden = Width::plain(encoder.hidden);
-        let heads = Width::heads(encoder.heads, encoder.hidden);
-        let (last, full) = weights.layers.split_last().expect("a model has a layer");
-        let rest = |layer: &Layer| Rest::new(encoder, layer);
-        let qkv = |layer: &Layer| Linear::pack(&join(projections(encoder, layer)), Input::Signed);
-        let table = |rows: &[f32]| Table::new(rows, encoder.hidden);
+    pub fn new(simd: S, encoder: &Encoder) -> Self {
+        let plan = encoder.plan;
+        let hidden = Width::plain(plan.hidden());
+        let heads = Width::heads(encoder.heads, encoder.head_dim);
+        let (last, full) = plan.blocks.split_last().expect("a model has a layer");
+        let qkv = |block: &model::Block| Linear::pack(&join(projections(block)), Input::Signed);
+        let table = |table: &model::Tensor| Table::new(&table.values, plan.hidden());
+        let classifier = encoder.classifier;
         let mut stack = Self {
             simd,
             hidden: hidden.padded(),
             heads: heads.as_heads(),
-            position_offset: encoder.position_offset,
+            position_offset: encoder.positions.offset,
             gelu: encoder.gelu,
-            words: table(&weights.words),
-            positions: table(&weights.positions),
-            types: table(&weights.token_types),
-            embedding_norm: norm(encoder, &weights.embedding_norm),
-            full: full.iter().map(|layer| (qkv(layer), rest(layer))).collect(),
-            last: (FirstToken::new(heads.as_heads(), &projections(encoder, last)), rest(last)),
+            words: table(&plan.embed.words),
+            positions: table(&encoder.positions.table),
+            types: table(encoder.types),
+            embedding_norm: norm(encoder.embedding_norm),
+            full: full.iter().map(|block| (qkv(block), Rest::new(block))).collect(),
+            last: (FirstToken::new(heads.as_heads(), &projections(last)), Rest::new(last)),
             head: Head::new(
-                &pad(&weights.pooler, hidden, hidden, 1.0),
-                &weights.classifier.weight,
-                weights.classifier.bias[0],
+                &pad(encoder.pooler, hidden, hidden, 1.0),
+                &classifier.weight.values,
+                classifier.bias_values()[0],
             ),
             _attention: std::marker::PhantomData,
         };
@@ -259,37 +261,36 @@ impl<S: Simd, L: Dtype<S>> Rest<S, L> {
         [&mut self.out, &mut self.up, &mut self.down]
     }
 
-    fn new(encoder: &Encoder, layer: &Layer) -> Self {
-        let (hidden, inner) = (Width::plain(encoder.hidden), Width::plain(encoder.intermediate));
-        let heads = Width::heads(encoder.heads, encoder.hidden);
-        let NormWeights { gain: first_gain, bias: first_bias } = &layer.attention_norm;
+    fn new(block: &model::Block) -> Self {
+        let model::FeedForward { up, down, .. } = &block.feed_forward;
+        let (hidden, inner) = (Width::plain(up.inputs()), Width::plain(up.outputs()));
+        let heads = Width::heads(block.attention.heads, block.attention.head_dim);
+        let attention_norm = block.attention_norm.as_ref().expect("a post-norm layer has both norms");
+        let (first_gain, first_bias) = (&attention_norm.gain.values, attention_norm.bias_values());
         let (ones, zeros) = (vec![1.0; first_gain.len()], vec![0.0; first_gain.len()]);
         let mut gain = Buffer::zeros(hidden.padded());
         gain.floats_mut()[..first_gain.len()].copy_from_slice(first_gain);
-        let mut down = pad(&layer.down, hidden, inner, 1.0);
+        let mut down = pad(down, hidden, inner, 1.0);
         down.bias.iter_mut().zip(first_bias).for_each(|(bias, first)| *bias += first);
         Self {
-            out: Linear::pack(&pad(&layer.attention_out, hidden, heads, 1.0), Input::Signed),
-            attention_norm: Norm::new(&ones, &zeros, encoder.layer_norm_eps),
+            out: Linear::pack(&pad(&block.attention.out, hidden, heads, 1.0), Input::Signed),
+            attention_norm: Norm::new(&ones, &zeros, attention_norm.eps),
             gain,
-            up: Linear::pack(
-                &pad(&absorb(&layer.attention_norm, &layer.up), inner, hidden, 1.0),
-                Input::Signed,
-            ),
+            up: Linear::pack(&pad(&absorb(attention_norm, up), inner, hidden, 1.0), Input::Signed),
             down: Linear::pack(&down, Input::Activated),
-            out_norm: norm(encoder, &layer.out_norm),
+            out_norm: norm(&block.feed_forward_norm),
         }
     }
 }
 
 /// To queries, keys and values; queries scaled for a softmax in powers of two.
-fn projections(encoder: &Encoder, layer: &Layer) -> [Dense; 3] {
-    let (hidden, heads) = (Width::plain(encoder.hidden), Width::heads(encoder.heads, encoder.hidden));
-    let scale = LOG2_E / ((encoder.hidden / encoder.heads) as f32).sqrt();
-    [(&layer.query, scale), (&layer.key, 1.0), (&layer.value, 1.0)]
-        .map(|(map, factor)| pad(map, heads, hidden, factor))
+fn projections(block: &model::Block) -> [Dense; 3] {
+    let model::Attention { heads, head_dim, query, key, value, .. } = &block.attention;
+    let (hidden, heads) = (Width::plain(query.inputs()), Width::heads(*heads, *head_dim));
+    let scale = LOG2_E / (*head_dim as f32).sqrt();
+    [(query, scale), (key, 1.0), (value, 1.0)].map(|(map, factor)| pad(map, heads, hidden, factor))
 }
 
-fn norm(encoder: &Encoder, norm: &NormWeights) -> Norm {
-    Norm::new(&norm.gain, &norm.bias, encoder.layer_norm_eps)
+fn norm(norm: &model::Norm) -> Norm {
+    Norm::new(&norm.gain.values, &norm.bias_values(), norm.eps)
 }

@@ -3,7 +3,7 @@
 
 use super::stack::InputMaxima;
 use super::{Cuda, LoadError};
-use crate::model::{Encoder, Model, Weights};
+use crate::model::{Model, Plan};
 use crate::ops::cuda::{Array, Device, DeviceError, Half};
 use crate::rerank::order;
 use crate::token::{Packed, PairReader, ReadError, Tokenizer};
@@ -48,16 +48,16 @@ impl<D: Device> Cuda<D> {
     pub fn to_fp8(
         &mut self,
         device: D,
-        model: (&Encoder, &Weights),
+        plan: &Plan,
         lists: &[Packed],
         tokens_max: u64,
     ) -> Result<(Self, f64), LoadError> {
-        let mut maxima = vec![InputMaxima::default(); model.0.layers - 1];
+        let mut maxima = vec![InputMaxima::default(); plan.blocks.len() - 1];
         for list in lists {
             self.submit_batch(list, Some(&mut maxima))?;
             self.collect_batch(&mut vec![0.0; list.len()])?;
         }
-        let mut fp8 = Self::load(device, model, (Half::F16, Some(&maxima)), tokens_max)?.warmed()?;
+        let mut fp8 = Self::load(device, plan, (Half::F16, Some(&maxima)), tokens_max)?.warmed()?;
         let (mut kept, mut all) = (0, 0);
         for list in lists {
             let (mut exact, mut found) = (vec![0.0; list.len()], vec![0.0; list.len()]);

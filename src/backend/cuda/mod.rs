@@ -10,11 +10,12 @@ mod stack;
 
 #[cfg(feature = "cuda")]
 use super::Precision;
+use super::lower::Encoder;
 use super::{DeviceState, ScoreError, Scorer};
 use crate::base::DeviceNs;
 #[cfg(feature = "cuda")]
 use crate::model::Model;
-use crate::model::{Encoder, Weights};
+use crate::model::Plan;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::Nvidia;
 use crate::ops::cuda::{
@@ -41,7 +42,8 @@ pub struct Cuda<D: Device> {
     runs_in_flight: VecDeque<(D::Submission, usize)>,
     device: D,
     half: Half,
-    encoder: Encoder,
+    /// Without its tensors' values.
+    plan: Plan,
     stack: Stack<D>,
     arena: Arena<D>,
     batch: Array<D>,
@@ -95,13 +97,13 @@ impl Cuda<Nvidia> {
         let half = precision.half().ok_or_else(|| {
             LoadError::Shape(format!("a GPU computes in f16, bf16 or fp8, not in {}", precision.name()))
         })?;
-        let parts = (&model.encoder, &model.weights);
-        let mut halves = Self::new(Nvidia::open(ordinal)?, parts, half, tokens_max)?.warmed()?;
+        let plan = &model.plan;
+        let mut halves = Self::new(Nvidia::open(ordinal)?, plan, half, tokens_max)?.warmed()?;
         if precision != Precision::Fp8 {
             return Ok(halves);
         }
         let needed = fp8::AGREEMENT_MIN;
-        let mut to_fp8 = || halves.to_fp8(Nvidia::open(ordinal)?, parts, &sample(model)?, tokens_max);
+        let mut to_fp8 = || halves.to_fp8(Nvidia::open(ordinal)?, plan, &sample(model)?, tokens_max);
         match to_fp8() {
             Ok((fp8, agreement)) if agreement >= needed => {
                 tracing::info!(agreement, needed, "fp8 is used: it orders the sample as f16 does");
@@ -125,28 +127,25 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn new(
-        device: D,
-        model: (&Encoder, &Weights),
-        half: Half,
-        tokens_max: u64,
-    ) -> Result<Self, LoadError> {
-        Self::load(device, model, (half, None), tokens_max)
+    pub fn new(device: D, plan: &Plan, half: Half, tokens_max: u64) -> Result<Self, LoadError> {
+        Self::load(device, plan, (half, None), tokens_max)
     }
 
     /// As [`Cuda::new`]; with maps in E4M3 if the input maxima of all layers but the last are given.
     fn load(
         device: D,
-        model: (&Encoder, &Weights),
+        plan: &Plan,
         (half, maxima): (Half, Option<&[InputMaxima]>),
         tokens_max: u64,
     ) -> Result<Self, LoadError> {
-        let encoder = model.0;
+        let encoder = &Encoder::of(plan).map_err(|reason| {
+            LoadError::Shape(format!("the GPU engine does not run {}: {reason}", plan.family))
+        })?;
         Self::check(encoder)?;
-        let longest = encoder.pair_tokens_max();
+        let longest = plan.tokens_max;
         let buckets = buckets(u32::try_from(tokens_max).unwrap_or(u32::MAX).max(longest));
         let bucket = *buckets.last().expect("there is a bucket");
-        let stack = Stack::load(&device, model, half, maxima)?;
+        let stack = Stack::load(&device, encoder, half, maxima)?;
         let arena = stack.arena(&device, bucket)?;
         let batch = Array::new(&device, 4 * bucket.words())?;
         let submission = |_| device.submission(bucket.words(), 4 * bucket.sequences as usize);
@@ -155,7 +154,7 @@ impl<D: Device> Cuda<D> {
             runs_in_flight: VecDeque::new(),
             device,
             half,
-            encoder: encoder.clone(),
+            plan: plan.without_values(),
             stack,
             arena,
             batch,
@@ -173,7 +172,7 @@ impl<D: Device> Cuda<D> {
     /// [`LoadError`], also if a score is not finite.
     pub fn warmed(mut self) -> Result<Self, LoadError> {
         for bucket in self.buckets.clone() {
-            let length = bucket.tokens.min(self.encoder.pair_tokens_max()) as usize;
+            let length = bucket.tokens.min(self.plan.tokens_max) as usize;
             let mut batch = Packed::default();
             let tokens = bucket.tokens as usize;
             for start in (0..tokens).step_by(length) {
@@ -202,15 +201,15 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// [`LoadError::Shape`].
-    fn check(encoder: &Encoder) -> Result<(), LoadError> {
-        let head = encoder.hidden / encoder.heads;
+    fn check(encoder: &Encoder<'_>) -> Result<(), LoadError> {
+        let head = encoder.head_dim;
         if head > 64 {
             return Err(LoadError::Shape(format!(
                 "the model's head size is {head}; the GPU kernels support at most 64"
             )));
         }
-        if encoder.hidden > STRIDE_MAX {
-            let hidden = encoder.hidden;
+        let hidden = encoder.plan.hidden();
+        if hidden > STRIDE_MAX {
             return Err(LoadError::Shape(format!(
                 "the model's hidden size is {hidden}; the GPU kernels support at most {STRIDE_MAX}"
             )));
@@ -268,8 +267,7 @@ impl<D: Device> Cuda<D> {
         let tokens = starts[0] as usize..starts[starts.len() - 1] as usize;
         let fits = |bucket: &&Bucket| fits(**bucket, tokens.len(), sequences.len());
         let bucket = *self.buckets.iter().find(fits).expect("a run fits the largest bucket");
-        let vocabulary =
-            Vocabulary { ids: self.encoder.vocabulary as u32, places: self.encoder.pair_tokens_max() };
+        let vocabulary = Vocabulary { ids: self.plan.vocabulary() as u32, places: self.plan.tokens_max };
         let text = (&batch.ids()[tokens.clone()], &batch.types()[tokens.clone()]);
         let submission = self.free.last_mut().expect("one is free");
         fill_words(bucket, vocabulary, starts, text, D::words(submission)?);
@@ -328,7 +326,7 @@ impl<D: Device> Scorer for Cuda<D> {
     }
 
     fn submit(&mut self, batch: &Packed) -> Result<bool, ScoreError> {
-        self.encoder.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
+        self.plan.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
         self.submit_batch(batch, None).map_err(to_score_error)?;
         Ok(true)
     }

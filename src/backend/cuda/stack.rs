@@ -1,7 +1,8 @@
 //! An encoder's weights on a device, its activation buffers, and its forward.
 
 use crate::backend::layout::{Width, join, pad};
-use crate::model::{Encoder, Layer, Norm as NormWeights, Weights};
+use crate::backend::lower::Encoder;
+use crate::model;
 use crate::ops::cuda::{
     Array, Bucket, Device, DeviceError, Embeddings, Half, Head, Launcher, Linear, Norm, Quantised, Rows,
     Scales, e4m3,
@@ -92,7 +93,7 @@ struct Fp8Inputs<D: Device> {
 struct Loader<'a, D> {
     device: &'a D,
     half: Half,
-    encoder: &'a Encoder,
+    encoder: &'a Encoder<'a>,
     hidden: Width,
     heads: Width,
     inner: Width,
@@ -102,7 +103,7 @@ impl<D: Device> Stack<D> {
     /// Copies weights to a device. If the input maxima are given, the maps of all layers but the last are in E4M3.
     pub fn load(
         device: &D,
-        (encoder, weights): (&Encoder, &Weights),
+        encoder: &Encoder<'_>,
         half: Half,
         maxima: Option<&[InputMaxima]>,
     ) -> Result<Self, DeviceError> {
@@ -110,11 +111,11 @@ impl<D: Device> Stack<D> {
             device,
             half,
             encoder,
-            hidden: Width::plain(encoder.hidden),
-            heads: Width::heads(encoder.heads, encoder.hidden),
-            inner: Width::plain(encoder.intermediate),
+            hidden: Width::plain(encoder.plan.hidden()),
+            heads: Width::heads(encoder.heads, encoder.head_dim),
+            inner: Width::plain(encoder.plan.intermediate()),
         };
-        let (last, full) = weights.layers.split_last().expect("a model has a layer");
+        let (last, full) = encoder.plan.blocks.split_last().expect("a model has a layer");
         let [query, key, value] = loader.projections(last);
         let full = full.iter().enumerate().map(|(index, layer)| {
             let maxima = maxima.map(|maxima| maxima[index]);
@@ -130,8 +131,8 @@ impl<D: Device> Stack<D> {
                 inner: loader.inner.padded(),
             },
             gelu: encoder.gelu,
-            embeddings: loader.embeddings(weights)?,
-            embedding_norm: loader.norm(&weights.embedding_norm)?,
+            embeddings: loader.embeddings()?,
+            embedding_norm: loader.norm(encoder.embedding_norm)?,
             full: full.collect::<Result<_, DeviceError>>()?,
             last: LastLayer {
                 query: loader.biased(&query)?,
@@ -139,7 +140,7 @@ impl<D: Device> Stack<D> {
                 value: loader.unbiased(&value)?,
                 rest: loader.after_attention(last, None)?,
             },
-            head: loader.head(weights)?,
+            head: loader.head()?,
         })
     }
 
@@ -266,62 +267,65 @@ impl<D: Device> Loader<'_, D> {
     /// The maps to queries, keys and values. Queries are scaled for a softmax in powers of two. The key bias is dropped: it
     /// adds the same to all scores of a query. The value bias is dropped here and folded into the output map
     /// (`after_attention`).
-    fn projections(&self, layer: &Layer) -> [Dense; 3] {
-        let scale = LOG2_E / ((self.encoder.hidden / self.encoder.heads) as f32).sqrt();
-        [(&layer.query, scale, 1.0), (&layer.key, 1.0, 0.0), (&layer.value, 1.0, 0.0)].map(
-            |(map, factor, keep)| {
-                let mut map = pad(map, self.heads, self.hidden, factor);
-                map.bias.iter_mut().for_each(|bias| *bias *= keep);
-                map
-            },
-        )
+    fn projections(&self, block: &model::Block) -> [Dense; 3] {
+        let model::Attention { head_dim, query, key, value, .. } = &block.attention;
+        let scale = LOG2_E / (*head_dim as f32).sqrt();
+        [(query, scale, 1.0), (key, 1.0, 0.0), (value, 1.0, 0.0)].map(|(map, factor, keep)| {
+            let mut map = pad(map, self.heads, self.hidden, factor);
+            map.bias.iter_mut().for_each(|bias| *bias *= keep);
+            map
+        })
     }
 
     fn after_attention(
         &self,
-        layer: &Layer,
+        block: &model::Block,
         maxima: Option<InputMaxima>,
     ) -> Result<AfterAttention<D>, DeviceError> {
-        let mut out = pad(&layer.attention_out, self.hidden, self.heads, 1.0);
+        let model::Block { attention, feed_forward, attention_norm, feed_forward_norm, .. } = block;
+        let attention_norm = attention_norm.as_ref().expect("a post-norm layer has both norms");
+        let mut out = pad(&attention.out, self.hidden, self.heads, 1.0);
         // Softmax weights sum to one, so the value bias passes through attention unchanged.
-        let value = pad(&layer.value, self.heads, self.hidden, 1.0).bias;
+        let value = pad(&attention.value, self.heads, self.hidden, 1.0).bias;
         for (bias, row) in out.bias.iter_mut().zip(out.weight.chunks_exact(out.inputs)) {
             *bias += row.iter().zip(&value).map(|(weight, value)| weight * value).sum::<f32>();
         }
-        let up = pad(&layer.up, self.inner, self.hidden, 1.0);
-        let down = pad(&layer.down, self.hidden, self.inner, 1.0);
+        let up = pad(&feed_forward.up, self.inner, self.hidden, 1.0);
+        let down = pad(&feed_forward.down, self.hidden, self.inner, 1.0);
         Ok(AfterAttention {
             out: self.map(&out, maxima.map(|[_, out, _, _]| out))?,
             out_bias: self.floats(&out.bias)?,
-            attention_norm: self.norm(&layer.attention_norm)?,
+            attention_norm: self.norm(attention_norm)?,
             up: self.map(&up, maxima.map(|[_, _, up, _]| up))?,
             up_bias: self.floats(&up.bias)?,
             down: self.map(&down, maxima.map(|[.., down]| down))?,
             down_bias: self.floats(&down.bias)?,
-            out_norm: self.norm(&layer.out_norm)?,
+            out_norm: self.norm(feed_forward_norm)?,
         })
     }
 
-    fn embeddings(&self, weights: &Weights) -> Result<Embeddings<D>, DeviceError> {
-        let (hidden, stride) = (self.encoder.hidden, self.hidden.padded());
-        let table = |rows: &[f32]| {
-            let mut padded = vec![0.0; rows.len() / hidden * stride];
-            for (to, from) in padded.chunks_exact_mut(stride).zip(rows.chunks_exact(hidden)) {
+    fn embeddings(&self) -> Result<Embeddings<D>, DeviceError> {
+        let Encoder { plan, positions, types, .. } = *self.encoder;
+        let (hidden, stride) = (plan.hidden(), self.hidden.padded());
+        let table = |table: &model::Tensor| {
+            let mut padded = vec![0.0; table.shape[0] * stride];
+            for (to, from) in padded.chunks_exact_mut(stride).zip(table.values.chunks_exact(hidden)) {
                 to[..hidden].copy_from_slice(from);
             }
             self.halves(&padded)
         };
         Ok(Embeddings {
-            words: table(&weights.words)?,
-            positions: table(&weights.positions)?,
-            types: table(&weights.token_types)?,
-            position_offset: self.encoder.position_offset as u32,
-            rows: [self.encoder.vocabulary, self.encoder.positions, self.encoder.token_types],
+            words: table(&plan.embed.words)?,
+            positions: table(&positions.table)?,
+            types: table(types)?,
+            position_offset: positions.offset as u32,
+            rows: [plan.vocabulary(), positions.table.shape[0], types.shape[0]],
         })
     }
 
-    fn head(&self, weights: &Weights) -> Result<Head<D>, DeviceError> {
-        let pooler = pad(&weights.pooler, self.hidden, self.hidden, 1.0);
+    fn head(&self) -> Result<Head<D>, DeviceError> {
+        let Encoder { pooler, classifier, .. } = *self.encoder;
+        let pooler = pad(pooler, self.hidden, self.hidden, 1.0);
         let stride = pooler.inputs;
         let turned: Vec<f32> = (0..stride * stride)
             .map(|place| pooler.weight[place % stride * stride + place / stride])
@@ -329,18 +333,18 @@ impl<D: Device> Loader<'_, D> {
         Ok(Head {
             pooler: self.floats(&turned)?,
             pooler_bias: self.floats(&pooler.bias)?,
-            classifier: self.padded(&weights.classifier.weight)?,
-            classifier_bias: weights.classifier.bias[0],
+            classifier: self.padded(&classifier.weight.values)?,
+            classifier_bias: classifier.bias_values()[0],
             stride: self.hidden.padded(),
         })
     }
 
-    fn norm(&self, norm: &NormWeights) -> Result<Norm<D>, DeviceError> {
+    fn norm(&self, norm: &model::Norm) -> Result<Norm<D>, DeviceError> {
         Ok(Norm {
-            gain: self.padded(&norm.gain)?,
-            bias: self.padded(&norm.bias)?,
-            epsilon: self.encoder.layer_norm_eps as f32,
-            hidden: self.encoder.hidden,
+            gain: self.padded(&norm.gain.values)?,
+            bias: self.padded(&norm.bias_values())?,
+            epsilon: norm.eps as f32,
+            hidden: self.encoder.plan.hidden(),
             stride: self.hidden.padded(),
         })
     }

@@ -1,0 +1,453 @@
+//! One model as neutral data: its parts in the order in which they run, with their tensors. `arch` describes, `weights`
+//! fills in the tensors' values, `forward` interprets, and the engines lower what they support.
+
+use crate::token::Packed;
+use thiserror::Error;
+
+/// A transformer that scores a pair of texts. Matrices are `[out, in]`, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The name of the architecture's family, for example `bert`.
+    pub family: &'static str,
+    /// From token ids to states.
+    pub embed: Embed,
+    /// The layers, from first to last.
+    pub blocks: Vec<Block>,
+    /// Applied to the last layer's states, where layers norm their input.
+    pub final_norm: Option<Norm>,
+    /// From states to the logit.
+    pub head: Head,
+    /// Most tokens of a sequence.
+    pub tokens_max: u32,
+    /// Tensors that may be in the files and are not used: those with such a name, or whose name begins with it and a dot.
+    pub unused: Vec<String>,
+}
+
+/// The sum of its tables' rows, normed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embed {
+    /// `[vocabulary, hidden]`.
+    pub words: Tensor,
+    /// One row for each place in a sequence, where positions are learned.
+    pub positions: Option<Positions>,
+    /// `[token types, hidden]`; with one row every token has type 0.
+    pub types: Option<Tensor>,
+    /// Applied to the sum.
+    pub norm: Option<Norm>,
+}
+
+/// Learned positions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Positions {
+    /// `[positions, hidden]`.
+    pub table: Tensor,
+    /// The row of the first token.
+    pub offset: usize,
+}
+
+/// A transformer layer: attention, then the feed-forward part, each added to its input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// Where the norms stand.
+    pub norms: Norms,
+    /// Attention's norm; an identity where there is none.
+    pub attention_norm: Option<Norm>,
+    /// Mixes the tokens of a sequence.
+    pub attention: Attention,
+    /// The feed-forward part's norm.
+    pub feed_forward_norm: Norm,
+    /// Transforms each token by itself.
+    pub feed_forward: FeedForward,
+}
+
+/// Where a layer's norms stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norms {
+    /// norm(x + f(x)) (Vaswani et al. 2017).
+    Post,
+    /// x + f(norm(x)) (Xiong et al. 2020).
+    Pre,
+}
+
+/// softmax(Q K^T / sqrt(head_dim)) V within a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and values; they divide `heads` (Ainslie et al. 2023).
+    pub kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// `[heads x head_dim, hidden]`.
+    pub query: Linear,
+    /// `[kv_heads x head_dim, hidden]`.
+    pub key: Linear,
+    /// `[kv_heads x head_dim, hidden]`.
+    pub value: Linear,
+    /// `[hidden, heads x head_dim]`.
+    pub out: Linear,
+    /// Applied to each head of the queries and of the keys, before positions.
+    pub query_key_norms: Option<[Norm; 2]>,
+    /// Rotates queries and keys by their places.
+    pub rope: Option<Rope>,
+    /// Which keys a query sees.
+    pub reach: Reach,
+}
+
+/// Rotary position embedding (Su et al. 2021) over the whole head: value i of the first half turns with value i of the
+/// second, by the angle place x theta^(-2i / head_dim).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    /// The base of the frequencies.
+    pub theta: f64,
+}
+
+/// Which keys of its sequence a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All.
+    All,
+    /// Its own and those before it.
+    Causal,
+    /// Those that stand at most so many places away, on either side.
+    Window(u32),
+}
+
+/// down(act(up x)), or down(act(gate x) * up x) (Shazeer 2020).
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeedForward {
+    /// The activation.
+    pub activation: Activation,
+    /// `[intermediate, hidden]`, where the part is gated.
+    pub gate: Option<Linear>,
+    /// `[intermediate, hidden]`.
+    pub up: Linear,
+    /// `[hidden, intermediate]`.
+    pub down: Linear,
+}
+
+/// A function of single values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x/2 (1 + erf(x / sqrt 2)) (Hendrycks and Gimpel 2016).
+    GeluErf,
+    /// Its tanh approximation.
+    GeluTanh,
+    /// x / (1 + exp(-x)).
+    Silu,
+    /// tanh x.
+    Tanh,
+}
+
+/// From the states of a sequence to its logit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// What is read of the states.
+    pub at: Pool,
+    /// Applied first.
+    pub dense: Option<(Linear, Activation)>,
+    /// Applied next.
+    pub norm: Option<Norm>,
+    /// The logit.
+    pub score: Score,
+}
+
+/// What a head reads of a sequence's states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// The first token's.
+    First,
+    /// The last token's.
+    Last,
+    /// The mean of all.
+    Mean,
+}
+
+/// How a pooled state becomes a logit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Score {
+    /// `[1, hidden]`.
+    Linear(Linear),
+    /// The logit of one token, less that of another: rows `[1, hidden]` of the output embeddings.
+    Tokens {
+        /// The token that says that the document answers the query.
+        yes: Tensor,
+        /// The token that says that it does not.
+        no: Option<Tensor>,
+    },
+}
+
+/// y = W x + b.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Tensor,
+    /// `[out]`.
+    pub bias: Option<Tensor>,
+}
+
+/// A norm over a row of values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Norm {
+    /// What it divides by.
+    pub kind: NormKind,
+    /// Factor, `[width]`.
+    pub gain: Tensor,
+    /// Summand, `[width]`.
+    pub bias: Option<Tensor>,
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+/// Kinds of norms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Subtracts the mean and divides by the standard deviation (Ba et al. 2016).
+    Layer,
+    /// Divides by the root of the mean square (Zhang and Sennrich 2019).
+    Rms,
+}
+
+/// A tensor in f32, by its name in the model's files. Its values are empty until they are read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tensor {
+    /// The name of the tensor that it is, or is a part of.
+    pub name: String,
+    /// Its own shape.
+    pub shape: Vec<usize>,
+    /// The rows that it is of a larger tensor.
+    pub part: Option<Part>,
+    /// Row-major.
+    pub values: Vec<f32>,
+}
+
+/// Rows of a larger tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first one.
+    pub first: usize,
+    /// How many the larger tensor has.
+    pub of: usize,
+}
+
+/// Why a batch does not fit the model.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum BatchError {
+    /// A token id is not in the vocabulary: the tokenizer belongs to another model.
+    #[error("token id {id} is not among the model's {vocabulary}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// The size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// A sequence is longer than the model reads.
+    #[error("a sequence has {tokens} tokens, and the model reads {limit}")]
+    Length {
+        /// Its tokens.
+        tokens: u32,
+        /// The limit.
+        limit: u32,
+    },
+}
+
+/// The tensors of each part, shared and mutable. Fields are matched in full, so that a new one cannot be forgotten.
+macro_rules! visit {
+    ($tensors:ident $(, $mut:ident)?) => {
+        impl Plan {
+            /// All tensors, in the order in which they are used.
+            pub fn $tensors(&$($mut)? self) -> Vec<&$($mut)? Tensor> {
+                let Self { family: _, embed, blocks, final_norm, head, tokens_max: _, unused: _ } = self;
+                let Embed { words, positions, types, norm } = embed;
+                let mut all = vec![words];
+                all.extend(positions.into_iter().map(|Positions { table, offset: _ }| table));
+                all.extend(types);
+                all.extend(norm.into_iter().flat_map(Norm::$tensors));
+                all.extend(blocks.into_iter().flat_map(Block::$tensors));
+                all.extend(final_norm.into_iter().flat_map(Norm::$tensors));
+                let Head { at: _, dense, norm, score } = head;
+                all.extend(dense.into_iter().flat_map(|(linear, _)| linear.$tensors()));
+                all.extend(norm.into_iter().flat_map(Norm::$tensors));
+                match score {
+                    Score::Linear(linear) => all.extend(linear.$tensors()),
+                    Score::Tokens { yes, no } => all.extend([yes].into_iter().chain(no)),
+                }
+                all
+            }
+        }
+
+        impl Block {
+            fn $tensors(&$($mut)? self) -> Vec<&$($mut)? Tensor> {
+                let Self { norms: _, attention_norm, attention, feed_forward_norm, feed_forward } = self;
+                let Attention { query, key, value, out, query_key_norms, .. } = attention;
+                let FeedForward { activation: _, gate, up, down } = feed_forward;
+                let mut all: Vec<_> = attention_norm.into_iter().flat_map(Norm::$tensors).collect();
+                all.extend([query, key, value].into_iter().flat_map(Linear::$tensors));
+                all.extend(query_key_norms.into_iter().flatten().flat_map(Norm::$tensors));
+                all.extend(out.$tensors());
+                all.extend(feed_forward_norm.$tensors());
+                all.extend(gate.into_iter().flat_map(Linear::$tensors));
+                all.extend([up, down].into_iter().flat_map(Linear::$tensors));
+                all
+            }
+        }
+
+        impl Linear {
+            fn $tensors(&$($mut)? self) -> Vec<&$($mut)? Tensor> {
+                let Self { weight, bias } = self;
+                [weight].into_iter().chain(bias).collect()
+            }
+        }
+
+        impl Norm {
+            fn $tensors(&$($mut)? self) -> Vec<&$($mut)? Tensor> {
+                let Self { kind: _, gain, bias, eps: _ } = self;
+                [gain].into_iter().chain(bias).collect()
+            }
+        }
+    };
+}
+
+visit!(tensors);
+visit!(tensors_mut, mut);
+
+impl Plan {
+    /// Width of a token's state.
+    pub fn hidden(&self) -> usize {
+        self.embed.words.shape[1]
+    }
+
+    /// The largest inner width of the feed-forward parts.
+    pub fn intermediate(&self) -> usize {
+        self.blocks.iter().map(|block| block.feed_forward.up.outputs()).max().unwrap_or(0)
+    }
+
+    /// Number of token ids.
+    pub fn vocabulary(&self) -> usize {
+        self.embed.words.shape[0]
+    }
+
+    /// Number of values; a value that serves two parts counts for each.
+    pub fn parameters(&self) -> usize {
+        self.tensors().into_iter().map(Tensor::count).sum()
+    }
+
+    /// The same parts, their tensors without values.
+    pub fn without_values(&self) -> Self {
+        let mut plan = self.clone();
+        plan.tensors_mut().into_iter().for_each(|tensor| tensor.values = Vec::new());
+        plan
+    }
+
+    /// Checks that every token and position of a batch has an embedding.
+    ///
+    /// # Errors
+    /// [`BatchError`] for the first token or sequence without one.
+    pub fn check(&self, batch: &Packed) -> Result<(), BatchError> {
+        let limit = self.tokens_max;
+        if let Some(tokens) = batch.lengths().find(|&tokens| tokens > limit) {
+            return Err(BatchError::Length { tokens, limit });
+        }
+        let vocabulary = self.vocabulary();
+        match batch.ids().iter().copied().max().filter(|&id| id as usize >= vocabulary) {
+            Some(id) => Err(BatchError::Token { id, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    /// Replaces each value by its mean with that of another model of the same shape.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn average_with(&mut self, other: &Self) {
+        let (own, other) = (self.tensors_mut(), other.tensors());
+        assert_eq!(own.len(), other.len(), "two models of one shape");
+        for (own, other) in own.into_iter().zip(other) {
+            assert_eq!(own.shape, other.shape, "two models of one shape");
+            own.values.iter_mut().zip(&other.values).for_each(|(own, other)| *own = (*own + other) / 2.0);
+        }
+    }
+}
+
+impl Attention {
+    /// How many heads of queries read each head of keys and values.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+impl Linear {
+    /// A map without values, with a bias.
+    pub fn new(name: &str, outputs: usize, inputs: usize) -> Self {
+        let bias = Some(Tensor::new(format!("{name}.bias"), &[outputs]));
+        Self { bias, ..Self::unbiased(name, outputs, inputs) }
+    }
+
+    /// A map without values and without a bias.
+    pub fn unbiased(name: &str, outputs: usize, inputs: usize) -> Self {
+        Self { weight: Tensor::new(format!("{name}.weight"), &[outputs, inputs]), bias: None }
+    }
+
+    /// This map's outputs from `first` on, of which a tensor in the files has more.
+    pub fn rows(&self, first: usize, count: usize) -> Self {
+        let bias = self.bias.as_ref().map(|bias| bias.rows(first, count));
+        Self { weight: self.weight.rows(first, count), bias }
+    }
+
+    /// Width of what it gives.
+    pub fn outputs(&self) -> usize {
+        self.weight.shape[0]
+    }
+
+    /// Width of what it reads.
+    pub fn inputs(&self) -> usize {
+        self.weight.shape[1]
+    }
+
+    /// Its bias; zeros where it has none.
+    pub fn bias_values(&self) -> Vec<f32> {
+        self.bias.as_ref().map_or_else(|| vec![0.0; self.outputs()], |bias| bias.values.clone())
+    }
+}
+
+impl Norm {
+    /// A layer norm without values.
+    pub fn layer(name: &str, width: usize, eps: f64) -> Self {
+        let bias = Some(Tensor::new(format!("{name}.bias"), &[width]));
+        Self { bias, ..Self::unbiased(NormKind::Layer, name, width, eps) }
+    }
+
+    /// A norm without values and without a bias.
+    pub fn unbiased(kind: NormKind, name: &str, width: usize, eps: f64) -> Self {
+        Self { kind, gain: Tensor::new(format!("{name}.weight"), &[width]), bias: None, eps }
+    }
+
+    /// Its bias; zeros where it has none.
+    pub fn bias_values(&self) -> Vec<f32> {
+        self.bias.as_ref().map_or_else(|| vec![0.0; self.gain.count()], |bias| bias.values.clone())
+    }
+}
+
+impl Tensor {
+    /// A tensor of the files, without values.
+    pub fn new(name: String, shape: &[usize]) -> Self {
+        Self { name, shape: shape.to_vec(), part: None, values: Vec::new() }
+    }
+
+    /// Rows of this tensor, without values.
+    ///
+    /// # Panics
+    /// If it has not so many, or is itself a part.
+    pub fn rows(&self, first: usize, count: usize) -> Self {
+        let of = self.shape[0];
+        assert!(self.part.is_none() && first + count <= of, "rows of a whole tensor");
+        let mut shape = self.shape.clone();
+        shape[0] = count;
+        Self { name: self.name.clone(), shape, part: Some(Part { first, of }), values: Vec::new() }
+    }
+
+    /// Number of its values, read or not.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
