@@ -18,7 +18,7 @@ use podium::backend::{Cpu, CpuModel, Precision, Reference, Scorer};
 use podium::model::Forward;
 use podium::ops::{
     AddTo, Dense, Dtype, F32, FirstScratch, FirstToken, Float, Gelu, Heads, Input, Int8, Keep, Linear, Norm,
-    Operand, PAD, Projected, Scratch, Simd, SimdBf16, Table, attention, attention_reference, embed,
+    Operand, PAD, Projected, Reach, Scratch, Simd, SimdBf16, Table, attention, attention_reference, embed,
     first_token_attention, gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference,
 };
 use podium::token::{Packed, Tokenizer};
@@ -194,14 +194,15 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
     linear(simd, states.all(), &packed, Keep::<A>::new(&mut qkv, stride));
     let (mut scratch, mut context) = (Scratch::default(), Operand::default());
     context.shape::<S, A>(TOKENS, width);
-    let projected = Projected { words: &qkv, stride, tokens: TOKENS };
+    let projected =
+        Projected { words: &qkv, stride, tokens: TOKENS, kv_heads: HEADS.count, reach: Reach::All };
     let mut group = criterion.benchmark_group(format!("attention {dtype}"));
     group.bench_function("ours", |bencher| {
         bencher.iter(|| attention::<S, A>(simd, projected, HEADS, &mut scratch, (&mut context, 0)));
     });
     let [query, key, value] = [6, 7, 8].map(|seed| random(seed, TOKENS * width));
     group.bench_function("reference", |bencher| {
-        bencher.iter(|| attention_reference(&query, &key, &value, HEADS));
+        bencher.iter(|| attention_reference(&query, &key, &value, HEADS, Reach::All));
     });
     floor::<S, A>(&mut group, simd, 2 * TOKENS * TOKENS * width);
     group.finish();
@@ -224,7 +225,7 @@ fn rest<S: Simd>(criterion: &mut Criterion, simd: S) {
     group.bench_function("reference", |bencher| {
         bencher.iter(|| {
             let [query, key, value] = [0, 1, 2].map(|map| linear_reference(&states, &maps[map]));
-            attention_reference(&query, &key, &value, HEADS)
+            attention_reference(&query, &key, &value, HEADS, Reach::All)
         });
     });
     floor::<S, F32>(&mut group, simd, 2 * TOKENS * HEADS.count * HIDDEN + 3 * width * HIDDEN);

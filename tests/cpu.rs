@@ -5,7 +5,7 @@ mod common;
 
 use common::{bert, families, random_batch, random_plan};
 use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer};
-use podium::model::{Activation, Bert, Block, Forward, Plan};
+use podium::model::{Activation, Bert, Block, Forward, Gelu, Plan};
 use podium::token::Packed;
 use proptest::prelude::*;
 
@@ -129,7 +129,7 @@ proptest! {
     fn a_score_depends_neither_on_neighbours_nor_on_threads(
         lengths in prop::collection::vec(1usize..150, 1..20), seed in 0u64..1000, tanh: bool,
     ) {
-        let activation = if tanh { Activation::GeluTanh } else { Activation::GeluErf };
+        let activation = if tanh { Activation::Gelu(Gelu::Tanh) } else { Activation::Gelu(Gelu::Erf) };
         let shape = Bert { activation, ..bert(2, 64, 2, 96) };
         let (plan, batch) = (random_plan(shape.plan(), seed), random_batch(&lengths, seed));
         for processor in Processor::here() {

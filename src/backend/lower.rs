@@ -31,11 +31,7 @@ impl<'a> Encoder<'a> {
         };
         let Score::Linear(classifier) = score else { return Err("its score is that of tokens") };
         let activation = first.feed_forward.activation;
-        let gelu = match activation {
-            Activation::GeluErf => Gelu::Erf,
-            Activation::GeluTanh => Gelu::Tanh,
-            Activation::Silu | Activation::Tanh => return Err("its activation is not GELU"),
-        };
+        let Activation::Gelu(gelu) = activation else { return Err("its activation is not GELU") };
         for Block { norms, attention_norm, attention, feed_forward_norm, feed_forward } in &plan.blocks {
             let is_layer_norm = |norm: &Norm| norm.kind == NormKind::Layer;
             let has_norms =

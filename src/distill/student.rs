@@ -97,7 +97,7 @@ impl Student {
             position_offset: 0,
             token_types: 2,
             layer_norm_eps: 1e-12,
-            activation: Activation::GeluErf,
+            activation: Activation::Gelu(model::Gelu::Erf),
         };
         let mut random = Pcg64::seed_from_u64(seed);
         let source = Parameter { dims: embed.words.shape.clone(), values: embed.words.values.clone() };
@@ -135,7 +135,7 @@ impl Student {
     pub fn resume(model: &Plan, teacher: &Plan) -> std::result::Result<Self, &'static str> {
         let is_trainable = |shape: &Bert| {
             let Bert { family, activation, token_types, .. } = *shape;
-            family == Family::Bert && activation == Activation::GeluErf && token_types == 2
+            family == Family::Bert && activation == Activation::Gelu(model::Gelu::Erf) && token_types == 2
         };
         let shape = Bert::of(model).filter(is_trainable);
         let shape = shape.ok_or("only BERT's shape with erf GELU and two token types can be trained")?;

@@ -1,7 +1,7 @@
 //! Fixtures of the tests of distilling.
 
 use super::student::Shape;
-use crate::model::{Activation, Bert, Family, Plan};
+use crate::model::{Activation, Bert, Family, Gelu, Plan};
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
@@ -23,7 +23,7 @@ pub fn teacher() -> Plan {
         position_offset: 2,
         token_types: 1,
         layer_norm_eps: 1e-5,
-        activation: Activation::GeluErf,
+        activation: Activation::Gelu(Gelu::Erf),
     };
     let mut random = Pcg64::seed_from_u64(5);
     let mut plan = shape.plan();

@@ -2,8 +2,8 @@
 //! against it.
 
 use super::plan::{
-    Activation, Attention, BatchError, Block, FeedForward, Linear, Norm, NormKind, Norms, Plan, Pool, Reach,
-    Rope, Score, Tensor as Named,
+    Activation, Attention, BatchError, Block, FeedForward, Gelu, Linear, Norm, NormKind, Norms, Plan, Pool,
+    Reach, Rope, Score, Tensor as Named,
 };
 use crate::token::Packed;
 use candle_core::{D, Device, Result, Tensor};
@@ -298,8 +298,8 @@ fn pick(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
 
 fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
     match activation {
-        Activation::GeluErf => x.gelu_erf(),
-        Activation::GeluTanh => x.gelu(),
+        Activation::Gelu(Gelu::Erf) => x.gelu_erf(),
+        Activation::Gelu(Gelu::Tanh) => x.gelu(),
         Activation::Silu => x.silu(),
         Activation::Tanh => x.tanh(),
     }
@@ -333,7 +333,7 @@ fn mask(reach: Reach, length: usize) -> Result<Option<Tensor>> {
     let sees = |query: usize, key: usize| match reach {
         Reach::All => true,
         Reach::Causal => key <= query,
-        Reach::Window(places) => query.abs_diff(key) <= places as usize,
+        Reach::Window(places) => query.abs_diff(key) <= places,
     };
     if reach == Reach::All {
         return Ok(None);

@@ -32,8 +32,8 @@ pub use fit::fit;
 pub use forward::{Forward, ForwardError};
 pub use manifest::{Calibration, Manifest};
 pub use plan::{
-    Activation, Attention, BatchError, Block, Embed, FeedForward, Head, Linear, Norm, NormKind, Norms, Part,
-    Plan, Pool, Positions, Reach, Rope, Score, Tensor,
+    Activation, Attention, BatchError, Block, Embed, FeedForward, Gelu, Head, Linear, Norm, NormKind, Norms,
+    Part, Plan, Pool, Positions, Reach, Rope, Score, Tensor,
 };
 pub use source::{Place, locate};
 pub use weights::WeightError;

@@ -1,6 +1,7 @@
 //! One model as neutral data: its parts in the order in which they run, with their tensors. `arch` describes, `weights`
 //! fills in the tensors' values, `forward` interprets, and the engines lower what they support.
 
+pub use crate::ops::{Activation, Gelu, Reach};
 use crate::token::Packed;
 use thiserror::Error;
 
@@ -102,17 +103,6 @@ pub struct Rope {
     pub theta: f64,
 }
 
-/// Which keys of its sequence a query sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// All.
-    All,
-    /// Its own and those before it.
-    Causal,
-    /// Those that stand at most so many places away, on either side.
-    Window(u32),
-}
-
 /// down(act(up x)), or down(act(gate x) * up x) (Shazeer 2020).
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeedForward {
@@ -124,19 +114,6 @@ pub struct FeedForward {
     pub up: Linear,
     /// `[hidden, intermediate]`.
     pub down: Linear,
-}
-
-/// A function of single values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// x/2 (1 + erf(x / sqrt 2)) (Hendrycks and Gimpel 2016).
-    GeluErf,
-    /// Its tanh approximation.
-    GeluTanh,
-    /// x / (1 + exp(-x)).
-    Silu,
-    /// tanh x.
-    Tanh,
 }
 
 /// From the states of a sequence to its logit.

@@ -158,7 +158,7 @@ fn values(view: &TensorView<'_>, tensor: &Tensor) -> Result<Vec<f32>, WeightErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::plan::Activation;
+    use crate::model::plan::{Activation, Gelu};
     use crate::model::{Bert, Family};
 
     fn bert() -> Bert {
@@ -173,7 +173,7 @@ mod tests {
             position_offset: 0,
             token_types: 2,
             layer_norm_eps: 1e-12,
-            activation: Activation::GeluErf,
+            activation: Activation::Gelu(Gelu::Erf),
         }
     }
 

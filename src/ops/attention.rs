@@ -8,8 +8,9 @@ use super::linear::{Product, tiles, zeros};
 use super::operand::{Operand, RowsMut};
 use super::simd::tiles::{BLOCK, Tiles};
 use super::simd::{Kernel, Simd};
-use super::{Buffer, PAD};
+use super::{Buffer, PAD, Reach};
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// How a layer's states divide into heads.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +40,52 @@ pub struct Scratch {
 /// Queries, keys and values of a sequence, for every head, in the dtype that attention is computed in.
 #[derive(Clone, Copy)]
 pub struct Projected<'a> {
-    /// Rows of `[3, heads.width()]` values, queries scaled by log2(e) / sqrt(d). On tiles up to 31 rows beyond the
+    /// Rows of `[heads + 2 kv_heads, size]` values, queries scaled by log2(e) / sqrt(d). On tiles up to 31 rows beyond the
     /// sequence are read and mean nothing.
     pub words: &'a [u32],
     /// Words from row to row.
     pub stride: usize,
     /// Rows of the sequence.
     pub tokens: usize,
+    /// Heads of keys and values; they divide the heads, and as many heads of queries in a row read each.
+    pub kv_heads: usize,
+    /// Which keys a query sees.
+    pub reach: Reach,
+}
+
+impl Projected<'_> {
+    /// The first words of a head's queries, and of the keys and values that it reads.
+    pub(super) fn parts(&self, heads: Heads, head: usize, groups: usize) -> [*const u32; 3] {
+        let kv_head = head / (heads.count / self.kv_heads);
+        [head, heads.count + kv_head, heads.count + self.kv_heads + kv_head]
+            .map(|place| self.words[place * groups..].as_ptr())
+    }
+
+    /// Whether a head reads other keys and values than the one before it.
+    pub(super) fn begins_group(&self, heads: Heads, head: usize) -> bool {
+        head.is_multiple_of(heads.count / self.kv_heads)
+    }
+
+    /// The keys that rows of a tile see: from a multiple of `block` on.
+    pub(super) fn keys(&self, row: usize, rows: usize, block: usize) -> std::ops::Range<usize> {
+        let (first, last) = (self.reach.keys(row, self.tokens), self.reach.keys(row + rows - 1, self.tokens));
+        first.start / block * block..last.end
+    }
+}
+
+/// What stands for the score of a key that a query does not see: its weight is no more than 2^-125.
+const UNSEEN: f32 = -1e30;
+
+/// Hides scores of keys that a query does not see. `scores` begins with that of key `keys.start`.
+///
+/// # Safety
+/// `scores` holds a score for each of `keys`.
+#[inline(always)]
+pub(super) unsafe fn hide(scores: *mut f32, keys: Range<usize>, seen: Range<usize>) {
+    for key in (keys.start..seen.start).chain(seen.end..keys.end) {
+        // SAFETY: the caller promises the scores.
+        unsafe { *scores.add(key - keys.start) = UNSEEN };
+    }
 }
 
 /// Attends within one sequence; its contexts, `[tokens, heads.width()]` in `A`, go into an operand from a row on.
@@ -56,10 +96,11 @@ pub fn attention<S: Simd, A: Float<S>>(
     scratch: &mut Scratch,
     (context, first): (&mut Operand, usize),
 ) {
-    let Projected { words, stride, tokens } = projected;
+    let Projected { words, stride, tokens, kv_heads, .. } = projected;
+    assert!(kv_heads > 0 && heads.count.is_multiple_of(kv_heads), "heads of keys divide those of queries");
     let rows = if A::ON_TILES { tokens.next_multiple_of(BLOCK) } else { tokens };
     assert!(heads.size.is_multiple_of(PAD) && words.len() >= rows * stride, "rows are whole");
-    assert!(3 * heads.width() / A::GROUP <= stride, "a row has three parts");
+    assert!((heads.count + 2 * kv_heads) * heads.size / A::GROUP <= stride, "a row has three parts");
     let padded = tokens.next_multiple_of(PAD);
     let height = S::ROWS.max(BLOCK);
     scratch.keys.grow(padded * heads.size / A::GROUP);
@@ -98,18 +139,17 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
     #[inline(always)]
     fn run(self, simd: S) {
         let Self { projected, heads, head, scratch, to, to_stride, .. } = self;
-        let Projected { words: qkv, stride, tokens } = projected;
-        let (groups, width) = (heads.size / A::GROUP, heads.width());
-        let part = |number: usize| qkv[number * width / A::GROUP + head * groups..].as_ptr();
-        let (queries, keys, values) = (part(0), part(1), part(2));
+        let Projected { stride, tokens, reach, .. } = projected;
+        let groups = heads.size / A::GROUP;
+        let [queries, keys, values] = projected.parts(heads, head, groups);
         let blocks = tokens.div_ceil(S::LANES);
-        let value_groups = tokens.div_ceil(A::GROUP);
         let padded = blocks * S::LANES;
+        let is_first = projected.begins_group(heads, head);
         // SAFETY: `attention` asserted that the three parts of every token lie in `qkv`, that the context
         // has a place, and made room in the scratch.
         unsafe {
             // Keys word by word: `[blocks, groups, LANES]`.
-            for block in 0..blocks {
+            for block in 0..if is_first { blocks } else { 0 } {
                 let (from, rows) = (keys.add(block * S::LANES * stride), tokens - block * S::LANES);
                 for group in (0..groups).step_by(S::LANES) {
                     let to = scratch.keys.words_mut()[(block * groups + group) * S::LANES..].as_mut_ptr();
@@ -117,7 +157,7 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                 }
             }
             // Values of as many tokens to a word as a word holds: `[value_groups, size]`.
-            for group in 0..value_groups {
+            for group in 0..if is_first { tokens.div_ceil(A::GROUP) } else { 0 } {
                 let first = group * A::GROUP;
                 for at in (0..heads.size).step_by(S::LANES) {
                     let words = A::pair_rows(simd, values.add(first * stride), stride, tokens - first, at);
@@ -141,7 +181,9 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     start: zeros(),
                 };
                 let scores = Scores { to: scratch.scores.floats_mut().as_mut_ptr(), stride: score_stride };
-                let mut block = 0;
+                let seen = projected.keys(row, rows, S::LANES);
+                let mut block = seen.start / S::LANES;
+                let blocks = seen.end.div_ceil(S::LANES);
                 while block + 2 <= blocks {
                     let product = Product { b: product.b.add(block * groups * S::LANES), ..product };
                     tiles::<S, A, _, 2>(simd, rows, (0, block * S::LANES), product, scores);
@@ -153,9 +195,11 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                 }
                 let mut inverse = [0.0; 16];
                 for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {
-                    let scores = scratch.scores.floats()[i * score_stride..].as_ptr();
-                    let weights = scratch.weights.words_mut()[i * weight_stride..].as_mut_ptr();
-                    *inverse = 1.0 / softmax::<S, A>(simd, scores, tokens, weights);
+                    let scores = scratch.scores.floats_mut()[i * score_stride + seen.start..].as_mut_ptr();
+                    let weights =
+                        scratch.weights.words_mut()[i * weight_stride + seen.start / A::GROUP..].as_mut_ptr();
+                    hide(scores, seen.clone(), reach.keys(row + i, tokens));
+                    *inverse = 1.0 / softmax::<S, A>(simd, scores, seen.len(), weights);
                 }
                 let out = Context::<A> {
                     to: to.add(row * to_stride + head * groups),
@@ -165,11 +209,12 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     _marker: PhantomData,
                 };
                 for column in (0..heads.size).step_by(2 * S::LANES) {
+                    let first = seen.start / A::GROUP;
                     let product = Product {
-                        groups: value_groups,
-                        a: scratch.weights.words().as_ptr(),
+                        groups: seen.end.div_ceil(A::GROUP) - first,
+                        a: scratch.weights.words().as_ptr().add(first),
                         a_stride: weight_stride,
-                        b: scratch.values.words().as_ptr().add(column),
+                        b: scratch.values.words().as_ptr().add(first * heads.size + column),
                         b_step: heads.size,
                         b_apart: S::LANES,
                         start: zeros(),
@@ -273,20 +318,33 @@ impl<S: Simd, A: Float<S>> Epilogue<S> for Context<A> {
     }
 }
 
-/// Softmax(Q K^T) V in f64 from queries, keys and values, each `[tokens, width]`, to the same shape;
-/// queries are scaled as those of [`attention`].
-pub fn attention_reference(query: &[f32], key: &[f32], value: &[f32], heads: Heads) -> Vec<f32> {
+/// Softmax(Q K^T) V in f64 from queries, keys and values, each `[tokens, width]`, to the shape of the queries, which are
+/// scaled as those of [`attention`]. Keys and values may have fewer heads.
+pub fn attention_reference(
+    query: &[f32],
+    key: &[f32],
+    value: &[f32],
+    heads: Heads,
+    reach: Reach,
+) -> Vec<f32> {
     let width = heads.width();
     let tokens = query.len() / width;
+    let kv_width = key.len() / tokens;
+    let group = width / kv_width;
     let mut context = vec![0.0; query.len()];
     for head in 0..heads.count {
-        let row = |states: &[f32], token: usize| -> Vec<f64> {
-            let start = token * width + head * heads.size;
+        let values_of = |states: &[f32], start: usize| -> Vec<f64> {
             states[start..start + heads.size].iter().map(|&value| f64::from(value)).collect()
         };
+        let row =
+            |states: &[f32], token: usize| values_of(states, token * kv_width + head / group * heads.size);
         for token in 0..tokens {
-            let asked = row(query, token);
-            let score = |other| std::iter::zip(&asked, row(key, other)).map(|(q, k)| q * k).sum::<f64>();
+            let asked = values_of(query, token * width + head * heads.size);
+            let is_seen = |other: &usize| reach.keys(token, tokens).contains(other);
+            let score = |other: usize| match is_seen(&other) {
+                true => std::iter::zip(&asked, row(key, other)).map(|(q, k)| q * k).sum::<f64>(),
+                false => f64::NEG_INFINITY,
+            };
             let scores: Vec<f64> = (0..tokens).map(score).collect();
             let largest = scores.iter().copied().fold(f64::MIN, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp2()).collect();

@@ -3,7 +3,7 @@
 //! A head's queries are tiles as they lie; its keys are transposed word by word, and its values paired by tokens, once
 //! for all rows. Then 32 rows at a time: scores by all keys, softmax while they are in the first-level cache, contexts.
 
-use super::attention::{Heads, LINE, Projected, Scratch, softmax};
+use super::attention::{Heads, LINE, Projected, Scratch, hide, softmax};
 use super::dtype::Float;
 use super::linear::zeros;
 use super::simd::tiles::{BLOCK, Block, TILE};
@@ -31,8 +31,8 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
     #[inline(always)]
     fn run(self, simd: S) {
         let Self { projected, heads, scratch, to, to_stride, .. } = self;
-        let Projected { words, stride, tokens } = projected;
-        let (groups, width) = (heads.size / A::GROUP, heads.width() / A::GROUP);
+        let Projected { words, stride, tokens, reach, .. } = projected;
+        let groups = heads.size / A::GROUP;
         let padded = tokens.next_multiple_of(BLOCK);
         let (score_stride, weight_stride) = (padded + LINE, padded / A::GROUP + LINE);
         let keys = scratch.keys.words_mut().as_mut_ptr();
@@ -60,16 +60,20 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
             // SAFETY: `attention` asserted that the three parts of every token lie in `words`, and whole tiles of
             // rows behind the last one, made room in the scratch and for the contexts, and keeps the session.
             unsafe {
-                let part = |number: usize| words.as_ptr().add(number * width + head * groups);
-                pack_keys(simd, (part(1), stride, tokens), groups, keys);
-                pack_values::<S, A>(simd, (part(2), stride, tokens), heads.size, values);
+                let [own_queries, own_keys, own_values] = projected.parts(heads, head, groups);
+                if projected.begins_group(heads, head) {
+                    pack_keys(simd, (own_keys, stride, tokens), groups, keys);
+                    pack_values::<S, A>(simd, (own_values, stride, tokens), heads.size, values);
+                }
                 for row in (0..tokens).step_by(BLOCK) {
                     let rows = (tokens - row).min(BLOCK);
-                    for key in (0..padded).step_by(BLOCK) {
+                    let seen = projected.keys(row, rows, BLOCK);
+                    let end = seen.end.next_multiple_of(BLOCK);
+                    for key in (seen.start..end).step_by(BLOCK) {
                         A::multiply(&Block {
                             rows,
                             steps: groups / TILE,
-                            a: part(0).add(row * stride),
+                            a: own_queries.add(row * stride),
                             b: keys.add(key * groups),
                             sums: scores.add(key).cast(),
                             sums_stride: score_stride,
@@ -78,19 +82,21 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
                     }
                     let mut inverse = [0.0; BLOCK];
                     for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {
-                        let weights = weights.add(i * weight_stride);
-                        *inverse = 1.0 / softmax::<S, A>(simd, scores.add(i * score_stride), tokens, weights);
-                        if tokens.next_multiple_of(S::LANES) < padded {
-                            A::store(simd, weights, padded - S::LANES, simd.splat(0.0));
+                        let weights = weights.add(i * weight_stride + seen.start / A::GROUP);
+                        let scores = scores.add(i * score_stride + seen.start);
+                        hide(scores, seen.clone(), reach.keys(row + i, tokens));
+                        *inverse = 1.0 / softmax::<S, A>(simd, scores, seen.len(), weights);
+                        if seen.end.next_multiple_of(S::LANES) < end {
+                            A::store(simd, weights, end - S::LANES - seen.start, simd.splat(0.0));
                         }
                     }
                     for column in (0..heads.size).step_by(BLOCK) {
                         A::multiply(&Block {
                             rows,
-                            steps: padded / A::GROUP / TILE,
-                            a: weights,
+                            steps: (end - seen.start) / A::GROUP / TILE,
+                            a: weights.add(seen.start / A::GROUP),
                             a_stride: weight_stride,
-                            b: values.add(column),
+                            b: values.add(seen.start / A::GROUP * heads.size + column),
                             b_stride: heads.size,
                             b_apart: TILE,
                             ..same

@@ -3,7 +3,7 @@
 use super::Gelu;
 use super::activate::{activate_bytes, activate_float};
 use super::linear::Linear;
-use super::math::{EXP2_COARSE, EXP2_RISING, exp2, gelu_erf, gelu_erf_coarse, gelu_tanh};
+use super::math::{EXP2_COARSE, EXP2_RISING, exp2, gelu_erf, gelu_erf_coarse, gelu_tanh, silu};
 use super::operand::{Operand, Rows};
 use super::simd::tiles::{Block, Tiles};
 use super::simd::{Simd, SimdBf16};
@@ -111,6 +111,8 @@ pub trait Float<S: Simd>: Dtype<S> {
     fn exp2(simd: S, x: S::V) -> S::V;
     /// The activation, as precise as the dtype needs it.
     fn gelu<const TANH: bool>(simd: S, x: S::V) -> S::V;
+    /// x / (1 + e^-x), as precise as the dtype needs it.
+    fn silu(simd: S, x: S::V) -> S::V;
 }
 
 /// [`Dtype::encode`] where a value is written as it is.
@@ -178,6 +180,10 @@ impl<S: Simd> Float<S> for F32 {
     fn gelu<const TANH: bool>(simd: S, x: S::V) -> S::V {
         if TANH { gelu_tanh(simd, x, &EXP2_RISING) } else { gelu_erf(simd, x) }
     }
+    #[inline(always)]
+    fn silu(simd: S, x: S::V) -> S::V {
+        silu(simd, x, &EXP2_RISING)
+    }
 }
 
 impl<S: SimdBf16> Dtype<S> for Bf16 {
@@ -239,6 +245,10 @@ impl<S: SimdBf16> Float<S> for Bf16 {
     #[inline(always)]
     fn gelu<const TANH: bool>(simd: S, x: S::V) -> S::V {
         if TANH { gelu_tanh(simd, x, &EXP2_COARSE) } else { gelu_erf_coarse(simd, x) }
+    }
+    #[inline(always)]
+    fn silu(simd: S, x: S::V) -> S::V {
+        silu(simd, x, &EXP2_COARSE)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Layer norm (Ba et al. 2016) in place, in f32 and two passes: mean first, as the sum of squares
-//! alone cancels where the mean is large.
+//! Layer norm (Ba et al. 2016), in f32 and two passes: mean first, as the sum of squares alone cancels where the mean
+//! is large; and the norm by the root mean square (Zhang and Sennrich 2019).
 
 use super::dtype::{Dtype, F32};
 use super::operand::{Operand, RowsMut};
@@ -7,7 +7,7 @@ use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 use std::marker::PhantomData;
 
-/// A layer norm's parameters, padded with zeros.
+/// A norm's parameters, padded with zeros.
 pub struct Norm {
     gain: Buffer,
     bias: Buffer,
@@ -16,6 +16,8 @@ pub struct Norm {
     /// The same, padded.
     stride: usize,
     epsilon: f32,
+    /// Whether the mean is subtracted.
+    is_centred: bool,
 }
 
 impl Norm {
@@ -27,7 +29,19 @@ impl Norm {
             buffer.floats_mut()[..hidden].copy_from_slice(values);
             buffer
         };
-        Self { gain: padded(gain), bias: padded(bias), hidden, stride, epsilon: epsilon as f32 }
+        Self {
+            gain: padded(gain),
+            bias: padded(bias),
+            hidden,
+            stride,
+            epsilon: epsilon as f32,
+            is_centred: true,
+        }
+    }
+
+    /// The norm that divides by the root mean square and does not subtract the mean.
+    pub fn root_mean_square(gain: &[f32], epsilon: f64) -> Self {
+        Self { is_centred: false, ..Self::new(gain, &vec![0.0; gain.len()], epsilon) }
     }
 }
 
@@ -47,6 +61,21 @@ pub fn layer_norm_into<S: Simd, D: Dtype<S>>(
     assert!(rows.len().is_multiple_of(norm.stride), "rows are whole");
     let place = operand.range_mut::<S, D>(first..first + rows.len() / norm.stride, norm.stride);
     simd.launch(AndEncode::<D> { norm, rows, place, _marker: PhantomData });
+}
+
+/// Normalises rows into an operand from one of its rows on, and leaves them as they are.
+pub fn norm_into<S: Simd, D: Dtype<S>>(
+    simd: S,
+    norm: &Norm,
+    rows: &[f32],
+    (operand, first): (&mut Operand, usize),
+    scratch: &mut Buffer,
+) {
+    assert!(rows.len().is_multiple_of(norm.stride), "rows are whole");
+    let place = operand.range_mut::<S, D>(first..first + rows.len() / norm.stride, norm.stride);
+    scratch.grow(norm.stride);
+    let row = &mut scratch.floats_mut()[..norm.stride];
+    simd.launch(CopyAndEncode::<D> { norm, rows, row, place, _marker: PhantomData });
 }
 
 struct InPlace<'a> {
@@ -85,9 +114,33 @@ impl<S: Simd, D: Dtype<S>> Kernel<S> for AndEncode<'_, D> {
     }
 }
 
+struct CopyAndEncode<'a, D> {
+    norm: &'a Norm,
+    rows: &'a [f32],
+    /// A row to work in.
+    row: &'a mut [f32],
+    place: RowsMut<'a>,
+    _marker: PhantomData<D>,
+}
+
+impl<S: Simd, D: Dtype<S>> Kernel<S> for CopyAndEncode<'_, D> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let Self { norm, rows, row, place, .. } = self;
+        let places = place.words.chunks_exact_mut(place.stride).zip(place.scales);
+        for (from, (to, scale)) in rows.chunks_exact(norm.stride).zip(places) {
+            row.copy_from_slice(from);
+            normalise(simd, norm, row);
+            // SAFETY: a row has `stride` values, and `range_mut` found room for them in words.
+            *scale = unsafe { D::encode::<F32>(simd, row.as_ptr().cast(), norm.stride, to.as_mut_ptr()) };
+        }
+    }
+}
+
 #[inline(always)]
 fn normalise<S: Simd>(simd: S, norm: &Norm, row: &mut [f32]) {
-    let Norm { gain, bias, hidden, stride, epsilon } = norm;
+    let Norm { gain, bias, hidden, stride, epsilon, is_centred } = norm;
     let (gain, bias) = (gain.floats().as_ptr(), bias.floats().as_ptr());
     assert_eq!(row.len(), *stride);
     let row = row.as_mut_ptr();
@@ -100,7 +153,8 @@ fn normalise<S: Simd>(simd: S, norm: &Norm, row: &mut [f32]) {
                 *sum = simd.add(*sum, simd.load(row.add(at + n * S::LANES)));
             }
         }
-        let mean = simd.splat(simd.sum(simd.add(sums[0], sums[1])) / *hidden as f32);
+        let mean = if *is_centred { simd.sum(simd.add(sums[0], sums[1])) / *hidden as f32 } else { 0.0 };
+        let mean = simd.splat(mean);
         let mut sums = [simd.splat(0.0); 2];
         for at in (0..*stride).step_by(2 * S::LANES) {
             for (n, sum) in sums.iter_mut().enumerate() {

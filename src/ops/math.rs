@@ -85,6 +85,13 @@ pub(super) fn gelu_tanh<S: Simd>(simd: S, x: S::V, exp2_least_first: &[f32]) -> 
     simd.div(x, simd.add(power, simd.splat(1.0)))
 }
 
+/// x / (1 + e^-x), to 3e-7 max(1, |x|), or 1e-4 times that by the coarse 2^x.
+#[inline(always)]
+pub(super) fn silu<S: Simd>(simd: S, x: S::V, exp2_least_first: &[f32]) -> S::V {
+    let power = exp2(simd, simd.min(simd.mul(x, simd.splat(-LOG2_E)), simd.splat(126.0)), exp2_least_first);
+    simd.div(x, simd.add(power, simd.splat(1.0)))
+}
+
 /// Either form, in f64.
 pub fn gelu_reference(x: f32, gelu: Gelu) -> f32 {
     let x = f64::from(x);
@@ -125,6 +132,8 @@ mod tests {
     function!(GeluErf, |simd, x| gelu_erf(simd, x));
     function!(GeluErfCoarse, |simd, x| gelu_erf_coarse(simd, x));
     function!(GeluTanh, |simd, x| gelu_tanh(simd, x, &EXP2_RISING));
+    function!(Silu, |simd, x| silu(simd, x, &EXP2_RISING));
+    function!(SiluCoarse, |simd, x| silu(simd, x, &EXP2_COARSE));
     function!(GeluTanhCoarse, |simd, x| gelu_tanh(simd, x, &EXP2_COARSE));
 
     impl<S: Simd, F: Function<S>> Kernel<S> for Apply<F> {
@@ -166,6 +175,9 @@ mod tests {
                 assert!((simd.launch(Apply(x, GeluErfCoarse)) - erf).abs() < 1.3e-4, "{x}");
                 assert!(error(simd.launch(Apply(x, GeluTanh)), tanh_form) < 2e-6, "{x}");
                 assert!(error(simd.launch(Apply(x, GeluTanhCoarse)), tanh_form) < 2e-4, "{x}");
+                let silu = (f64::from(x) / (1.0 + f64::from(-x).exp())) as f32;
+                assert!(error(simd.launch(Apply(x, Silu)), silu) < 3e-7, "{x}");
+                assert!(error(simd.launch(Apply(x, SiluCoarse)), silu) < 1e-4, "{x}");
             }
             for x in [1e4, 1e30] {
                 assert_eq!(simd.launch(Apply(x, GeluErf)), x);

@@ -7,6 +7,8 @@
 //! | `dtype` | f32, bf16 and bytes: how numbers lie in words |
 //! | `linear`, `on_tiles` | matrix products: on vectors, and on AMX tiles |
 //! | `epilogue`, `activate` | what follows them, fused in: residual, dtype, GELU |
+//! | `gate` | act(a) * b as the next map's input |
+//! | `rotate` | norms and rotary positions of queries and keys |
 //! | `attention`, `attention_on_tiles` | within each sequence |
 //! | `first_token` | the same, for the last layer's first tokens alone |
 //! | `layer_norm`, `embed`, `head` | what is left of an encoder |
@@ -32,6 +34,7 @@ mod dtype;
 mod embed;
 mod epilogue;
 mod first_token;
+mod gate;
 mod head;
 mod layer_norm;
 mod linear;
@@ -39,6 +42,7 @@ mod math;
 mod on_tiles;
 mod operand;
 mod pages;
+mod rotate;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -49,18 +53,53 @@ pub use dtype::{Bf16, Dtype, F32, Float, Input, Int8};
 pub use embed::{Table, embed};
 pub use epilogue::{AddTo, Epilogue, Keep, ScaleAndAddTo};
 pub use first_token::{FirstScratch, FirstToken, first_token_attention};
+pub use gate::gate;
 pub use head::{Head, HeadScratch};
-pub use layer_norm::{Norm, layer_norm, layer_norm_into, layer_norm_reference};
+pub use layer_norm::{Norm, layer_norm, layer_norm_into, layer_norm_reference, norm_into};
 pub use linear::{Dense, Linear, lay_together, linear, linear_reference};
 pub use math::{ERF, ERF_P, EXP2, gelu_reference};
 pub use on_tiles::multiply_on_tiles;
 pub use operand::{Operand, Rows};
+pub use rotate::{Rotation, rotate};
 #[cfg(target_arch = "x86_64")]
 pub use simd::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
 pub use simd::{Emulated, Kernel, Portable, Simd, SimdBf16, Tiles};
 
 /// Widths are multiples of this: two vectors of the widest processor.
 pub const PAD: usize = 32;
+
+/// Which keys of its sequence a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All.
+    All,
+    /// Its own and those before it.
+    Causal,
+    /// Those that stand at most so many places away, on either side.
+    Window(usize),
+}
+
+impl Reach {
+    /// The keys that a query of a sequence sees.
+    pub fn keys(self, query: usize, tokens: usize) -> std::ops::Range<usize> {
+        match self {
+            Self::All => 0..tokens,
+            Self::Causal => 0..query + 1,
+            Self::Window(places) => query.saturating_sub(places)..tokens.min(query + places + 1),
+        }
+    }
+}
+
+/// A function of single values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// A Gaussian error linear unit.
+    Gelu(Gelu),
+    /// x / (1 + exp(-x)).
+    Silu,
+    /// tanh x.
+    Tanh,
+}
 
 /// Which Gaussian error linear unit (Hendrycks and Gimpel 2016).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

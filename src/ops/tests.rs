@@ -2,10 +2,10 @@
 //! magnitudes. Tolerances are at most twice the error of the naive version in the same dtype.
 
 use super::{
-    AddTo, Bf16, Dense, Dtype, F32, FirstScratch, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input,
-    Int8, Keep, Linear, Norm, Operand, PAD, Portable, Projected, Scratch, Simd, attention,
-    attention_reference, first_token_attention, gelu_reference, layer_norm, layer_norm_into,
-    layer_norm_reference, linear, linear_reference,
+    Activation, AddTo, Bf16, Buffer, Dense, Dtype, F32, FirstScratch, FirstToken, Float, Gelu, Head,
+    HeadScratch, Heads, Input, Int8, Keep, Linear, Norm, Operand, PAD, Portable, Projected, Reach, Rotation,
+    Scratch, Simd, attention, attention_reference, first_token_attention, gate, gelu_reference, layer_norm,
+    layer_norm_into, layer_norm_reference, linear, linear_reference, norm_into, rotate,
 };
 use half::bf16;
 use rand::RngExt;
@@ -193,18 +193,26 @@ fn the_feed_forward_part_is_the_reference_s_in_every_dtype() {
 
 #[test]
 fn attention_is_the_reference_s_at_ragged_lengths() {
-    fn run<S: Simd, A: Float<S>>(simd: S, states: [&[f32]; 3], tokens: usize, heads: Heads) -> Vec<f32> {
-        let (width, stride) = (heads.width(), (3 * heads.width() + 5 * A::GROUP) / A::GROUP);
+    fn run<S: Simd, A: Float<S>>(
+        simd: S,
+        states: [&[f32]; 3],
+        heads: Heads,
+        (kv_heads, reach): (usize, Reach),
+    ) -> Vec<f32> {
+        let (width, tokens) = (heads.width(), states[0].len() / heads.width());
+        let widths = [width, kv_heads * heads.size, kv_heads * heads.size];
+        let all: usize = widths.iter().sum();
+        let stride = (all + 5 * A::GROUP) / A::GROUP;
         // Tiles read rows beyond the sequence, where anything may lie.
         let mut qkv = vec![f32::NAN.to_bits(); tokens.next_multiple_of(32) * stride];
         // A linear map of ones on the diagonal writes each part where it belongs.
         for token in 0..tokens {
-            let row = [0, 1, 2].map(|part| &states[part][token * width..][..width]).concat();
+            let row = [0, 1, 2].map(|part| &states[part][token * widths[part]..][..widths[part]]).concat();
             let mut operand = Operand::default();
-            operand.fill::<S, F32>(simd, &row, 3 * width);
-            let mut weight = vec![0.0; 9 * width * width];
-            (0..3 * width).for_each(|place| weight[place * 3 * width + place] = 1.0);
-            let dense = Dense { outputs: 3 * width, inputs: 3 * width, weight, bias: vec![0.0; 3 * width] };
+            operand.fill::<S, F32>(simd, &row, all);
+            let mut weight = vec![0.0; all * all];
+            (0..all).for_each(|place| weight[place * all + place] = 1.0);
+            let dense = Dense { outputs: all, inputs: all, weight, bias: vec![0.0; all] };
             let out = &mut qkv[token * stride..][..stride];
             linear(
                 simd,
@@ -215,7 +223,7 @@ fn attention_is_the_reference_s_at_ragged_lengths() {
         }
         let (mut scratch, mut context) = (Scratch::default(), Operand::default());
         context.shape::<S, A>(tokens + 1, width);
-        let projected = Projected { words: &qkv, stride, tokens };
+        let projected = Projected { words: &qkv, stride, tokens, kv_heads, reach };
         attention::<S, A>(simd, projected, heads, &mut scratch, (&mut context, 1));
         let mut floats = Operand::default();
         floats.fill_from::<S, F32, A>(simd, context.all());
@@ -224,22 +232,181 @@ fn attention_is_the_reference_s_at_ragged_lengths() {
     }
     let mut random = random(5);
     for (tokens, magnitude) in [(1, 1.0), (2, 1.0), (31, 3.0), (32, 1.0), (33, 20.0), (64, 1.0), (129, 1.0)] {
-        for heads in [Heads { count: 1, size: 32 }, Heads { count: 1, size: 64 }] {
-            let mut states = || values(&mut random, tokens * heads.width(), magnitude);
-            let (query, key, value) = (states(), states(), states());
-            let exact = attention_reference(&query, &key, &value, heads);
+        for (count, size, kv_heads, reach) in [
+            (1, 32, 1, Reach::All),
+            (1, 64, 1, Reach::All),
+            (2, 32, 1, Reach::Causal),
+            (2, 32, 2, Reach::Window(1)),
+            (1, 32, 1, Reach::Window(37)),
+        ] {
+            let heads = Heads { count, size };
+            let mut states = |heads: usize| values(&mut random, tokens * heads * size, magnitude);
+            let (query, key, value) = (states(count), states(kv_heads), states(kv_heads));
+            let exact = attention_reference(&query, &key, &value, heads, reach);
             on_every_processor!(|simd| {
-                let found = run::<_, F32>(simd, [&query, &key, &value], tokens, heads);
+                let found = run::<_, F32>(simd, [&query, &key, &value], heads, (kv_heads, reach));
                 // Scores of 10^4 round to a thousandth in f32.
                 assert!(error(&found, &exact) < if magnitude > 10.0 { 2e-3 } else { 1e-5 });
             });
-            let naive = attention_reference(&rounded(&query), &rounded(&key), &rounded(&value), heads);
+            let naive = attention_reference(&rounded(&query), &rounded(&key), &rounded(&value), heads, reach);
             on_every_bf16!(|simd| {
-                let found = run::<_, Bf16>(simd, [&query, &key, &value], tokens, heads);
-                assert!(error(&found, &naive) < 0.008);
+                let found = run::<_, Bf16>(simd, [&query, &key, &value], heads, (kv_heads, reach));
+                assert!(error(&found, &naive) < 0.008, "{tokens} tokens, {heads:?}, {reach:?}");
             });
         }
     }
+}
+
+/// Values of rows that an operand or a buffer holds in a dtype.
+fn read<S: Simd, A: Float<S>>(simd: S, words: &[u32], stride: usize, width: usize) -> Vec<f32> {
+    let mut floats = Operand::default();
+    let mut rows = Operand::default();
+    let count = words.len() / stride;
+    rows.shape::<S, A>(count, width);
+    let own = rows.stride();
+    for (to, from) in rows.words.words_mut().chunks_exact_mut(own).zip(words.chunks_exact(stride)) {
+        to[..width / A::GROUP].copy_from_slice(&from[..width / A::GROUP]);
+    }
+    floats.fill_from::<S, F32, A>(simd, rows.all());
+    let rows = floats.words.floats().chunks_exact(floats.stride()).take(count);
+    rows.flat_map(|row| row[..width].to_vec()).collect()
+}
+
+/// Rows of f32 in a dtype.
+fn written<S: Simd, A: Float<S>>(simd: S, values: &[f32], width: usize) -> (Vec<u32>, usize) {
+    let mut operand = Operand::default();
+    operand.fill::<S, A>(simd, values, width);
+    let stride = operand.stride();
+    (operand.words.words()[..values.len() / width * stride].to_vec(), stride)
+}
+
+#[test]
+fn queries_and_keys_are_normed_and_turned_by_their_places() {
+    let (head_dim, size, theta, tokens) = (24, 32, 100.0_f64, 7);
+    let [queries, keys] = [3, 1];
+    let mut random = random(12);
+    // The head's two halves, 12 values each, begin at 0 and at 16.
+    let place = |at: usize| if at < 12 { at } else { at + 4 };
+    let mut rows = vec![0.0; tokens * (queries + keys + 1) * size];
+    for head in rows.chunks_exact_mut(size) {
+        (0..head_dim).for_each(|at| head[place(at)] = random.random::<f32>() * 4.0 - 2.0);
+    }
+    let mut gains = [vec![0.0; size], vec![0.0; size]];
+    for gain in &mut gains {
+        (0..head_dim).for_each(|at| gain[place(at)] = random.random::<f32>() + 0.5);
+    }
+    for has_norms in [false, true] {
+        let mut expected = rows.clone();
+        for (number, head) in expected.chunks_exact_mut(size).enumerate() {
+            let (token, head_number) = (number / (queries + keys + 1), number % (queries + keys + 1));
+            if head_number == queries + keys {
+                continue;
+            }
+            let mut values: Vec<f64> = (0..head_dim).map(|at| f64::from(head[place(at)])).collect();
+            if has_norms {
+                let square = values.iter().map(|value| value * value).sum::<f64>() / head_dim as f64;
+                for (at, value) in values.iter_mut().enumerate() {
+                    let gain = gains[usize::from(head_number >= queries)][place(at)];
+                    *value *= f64::from(gain) / (square + 1e-6).sqrt();
+                }
+            }
+            for at in 0..head_dim / 2 {
+                let angle = token as f64 * theta.powf(-2.0 * at as f64 / head_dim as f64);
+                let (first, second) = (values[at], values[at + head_dim / 2]);
+                head[place(at)] = (first * angle.cos() - second * angle.sin()) as f32;
+                head[place(at + head_dim / 2)] = (second * angle.cos() + first * angle.sin()) as f32;
+            }
+        }
+        let rotation = Rotation::new(head_dim, theta, tokens);
+        let rotation = if has_norms { rotation.with_norms([&gains[0], &gains[1]], 1e-6) } else { rotation };
+        let width = (queries + keys + 1) * size;
+        on_every_processor!(|simd| {
+            let (mut words, stride) = written::<_, F32>(simd, &rows, width);
+            rotate::<_, F32>(simd, &rotation, (&mut words, stride), [queries, keys]);
+            assert!(error(&read::<_, F32>(simd, &words, stride, width), &expected) < 2e-6);
+        });
+        on_every_bf16!(|simd| {
+            let (mut words, stride) = written::<_, Bf16>(simd, &rows, width);
+            rotate::<_, Bf16>(simd, &rotation, (&mut words, stride), [queries, keys]);
+            assert!(error(&read::<_, Bf16>(simd, &words, stride, width), &expected) < 0.01);
+        });
+    }
+}
+
+#[test]
+fn a_gate_multiplies_its_activation_with_the_other_half() {
+    let mut random = random(13);
+    let (rows, width) = (9, 96);
+    let halves = values(&mut random, rows * 2 * width, 3.0);
+    let reference: [(Activation, fn(f64) -> f64); 4] = [
+        (Activation::Gelu(Gelu::Erf), |x| f64::from(gelu_reference(x as f32, Gelu::Erf))),
+        (Activation::Gelu(Gelu::Tanh), |x| f64::from(gelu_reference(x as f32, Gelu::Tanh))),
+        (Activation::Silu, |x| x / (1.0 + (-x).exp())),
+        (Activation::Tanh, f64::tanh),
+    ];
+    for (activation, function) in reference {
+        let expected: Vec<f32> = halves
+            .chunks_exact(2 * width)
+            .flat_map(|row| {
+                let (gate, up) = row.split_at(width);
+                let value = |(&gate, &up): (&f32, &f32)| (function(f64::from(gate)) * f64::from(up)) as f32;
+                gate.iter().zip(up).map(value).collect::<Vec<_>>()
+            })
+            .collect();
+        fn run<S: Simd, D: Dtype<S>, A: Float<S>>(
+            simd: S,
+            halves: &[f32],
+            width: usize,
+            activation: Activation,
+        ) -> Operand {
+            let (words, stride) = written::<S, A>(simd, halves, 2 * width);
+            let (mut scratch, mut output) = (Buffer::default(), Operand::default());
+            let count = halves.len() / (2 * width);
+            gate::<S, D, A>(simd, (&words, stride), (count, width), activation, (&mut scratch, &mut output));
+            output
+        }
+        on_every_processor!(|simd| {
+            let found = run::<_, F32, F32>(simd, &halves, width, activation);
+            let found =
+                read::<_, F32>(simd, &found.words.words()[..rows * found.stride()], found.stride(), width);
+            assert!(error(&found, &expected) < 1e-6, "{activation:?}");
+        });
+        on_every_bf16!(|simd| {
+            let found = run::<_, Bf16, Bf16>(simd, &halves, width, activation);
+            let found =
+                read::<_, Bf16>(simd, &found.words.words()[..rows * found.stride()], found.stride(), width);
+            assert!(error(&found, &expected) < 0.012, "{activation:?}");
+        });
+    }
+}
+
+#[test]
+fn a_norm_by_the_root_mean_square_leaves_its_rows() {
+    let mut random = random(14);
+    let hidden = 72;
+    let stride = 96;
+    let gain = values(&mut random, hidden, 2.0);
+    let mut rows = vec![0.0; 4 * stride];
+    for row in rows.chunks_exact_mut(stride) {
+        row[..hidden].copy_from_slice(&values(&mut random, hidden, 5.0));
+    }
+    let mut expected = vec![0.0; 4 * stride];
+    for (to, from) in expected.chunks_exact_mut(stride).zip(rows.chunks_exact(stride)) {
+        let square = from.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>() / hidden as f64;
+        for (to, (&value, &gain)) in to.iter_mut().zip(from.iter().zip(&gain)) {
+            *to = (f64::from(value) * f64::from(gain) / (square + 1e-6).sqrt()) as f32;
+        }
+    }
+    let norm = Norm::root_mean_square(&gain, 1e-6);
+    on_every_processor!(|simd| {
+        let (mut scratch, mut operand, kept) = (Buffer::default(), Operand::default(), rows.clone());
+        operand.fill::<_, F32>(simd, &vec![0.0; 4 * stride], stride);
+        norm_into::<_, F32>(simd, &norm, &rows, (&mut operand, 0), &mut scratch);
+        let found =
+            read::<_, F32>(simd, &operand.words.words()[..4 * operand.stride()], operand.stride(), stride);
+        assert!(error(&found, &expected) < 1e-6);
+        assert_eq!(kept, rows);
+    });
 }
 
 #[test]
@@ -259,7 +426,7 @@ fn the_first_tokens_attention_is_that_of_whole_sequences() {
             .flat_map(|bounds| {
                 let rows = bounds[0] * width..bounds[1] * width;
                 let [query, key, value] = [&query, &key, &value].map(|states| &states[rows.clone()]);
-                attention_reference(query, key, value, heads)[..width].to_vec()
+                attention_reference(query, key, value, heads, Reach::All)[..width].to_vec()
             })
             .collect();
         on_every_processor!(|simd| {

@@ -8,7 +8,7 @@ use podium::engine::{
     BooksSetup, Clock, Engine, Handle, LaneSetup, MakeScorer, PrepareLimits, Setup, TierSetup,
 };
 use podium::http::{App, Auth, Connections, Policies, Server, ServerLimits, TlsFiles};
-use podium::model::{Activation, Bert, Calibration, Family, Plan, describe};
+use podium::model::{Activation, Bert, Calibration, Family, Gelu, Plan, describe};
 use podium::rerank::TruncationDefaults;
 use podium::sched::{Limits, TenantConfig};
 use podium::telemetry::spans::Spans;
@@ -309,7 +309,7 @@ pub fn bert(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> 
         position_offset: 0,
         token_types: 2,
         layer_norm_eps: 1e-12,
-        activation: Activation::GeluErf,
+        activation: Activation::Gelu(Gelu::Erf),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::architecture;
 use crate::model::plan::{
-    Activation, Attention, Block, Embed, FeedForward, Head, Linear, Norm, Norms, Plan, Pool, Positions,
+    Activation, Attention, Block, Embed, FeedForward, Gelu, Head, Linear, Norm, Norms, Plan, Pool, Positions,
     Reach, Score, Tensor,
 };
 use serde::Deserialize;
@@ -105,8 +105,8 @@ impl Bert {
         };
         let raw: Raw = serde_json::from_slice(config).map_err(|error| error.to_string())?;
         let activation = match raw.hidden_act.as_str() {
-            "gelu" => Activation::GeluErf,
-            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "gelu" => Activation::Gelu(Gelu::Erf),
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::Gelu(Gelu::Tanh),
             other => {
                 return Err(format!(
                     "hidden_act: `{other}` is not served; gelu, gelu_new and gelu_pytorch_tanh are"
@@ -252,7 +252,7 @@ impl Bert {
             Family::Bert => "BertForSequenceClassification",
             Family::Roberta => "RobertaForSequenceClassification",
         };
-        let hidden_act = if self.activation == Activation::GeluTanh { "gelu_new" } else { "gelu" };
+        let hidden_act = if self.activation == Activation::Gelu(Gelu::Tanh) { "gelu_new" } else { "gelu" };
         json!({
             "architectures": [architecture],
             "model_type": self.family.name(),
@@ -331,7 +331,7 @@ mod tests {
                 position_offset,
                 token_types: 2,
                 layer_norm_eps: 1e-5,
-                activation: Activation::GeluTanh,
+                activation: Activation::Gelu(Gelu::Tanh),
             };
             assert_eq!(Bert::of(&bert.plan()), Some(bert.clone()));
             let config = serde_json::to_vec(&bert.to_config()).unwrap();
