@@ -18,10 +18,10 @@
 mod common;
 mod shared;
 
-use common::{bert, random_batch, random_plan};
+use common::{Kind, bert, random_batch, random_plan};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Processor, Reference, Scorer};
-use podium::model::{Bert, Forward};
+use podium::model::{Attention, Bert, Block, FeedForward, Forward, Linear, Plan, Pool, Reach};
 use podium::ops::{Bf16, Dtype, F32, Int8, Simd, multiply_on_tiles};
 use podium::token::Packed;
 use shared::{Peak, lognormal, median};
@@ -44,46 +44,67 @@ fn main() {
         *here.iter().find(is_meant).unwrap_or_else(|| panic!("--processor is one of {here:?}, in lower case"))
     });
     println!("on {}, of {here:?}", processor.name());
+    let bert = |layers, hidden, heads, inner| bert(layers, hidden, heads, inner).plan();
+    // Those with `true` take long, and are measured if they are named.
     let models = [
-        ("L2H128", bert(2, 128, 2, 512)),
-        ("L4H256", bert(4, 256, 4, 1024)),
-        ("L6H384", bert(6, 384, 12, 1536)),
-        ("L12H384", bert(12, 384, 12, 1536)),
-        ("L12H768", bert(12, 768, 12, 3072)),
+        ("L2H128", false, bert(2, 128, 2, 512)),
+        ("L4H256", false, bert(4, 256, 4, 1024)),
+        ("L6H384", false, bert(6, 384, 12, 1536)),
+        ("L12H384", true, bert(12, 384, 12, 1536)),
+        ("L12H768", true, bert(12, 768, 12, 3072)),
+        ("Ettin32m", true, modernbert(10, [384, 6, 64, 576])),
+        ("ModernBERT", true, modernbert(22, [768, 12, 64, 1152])),
+        ("Qwen3", true, Kind::Qwen3.plan(28, [1024, 16, 128, 3072])),
     ];
-    let chosen = |name: &str| {
-        let named: Vec<_> = arguments.iter().filter(|argument| argument.starts_with('L')).collect();
-        // The two that take long are to be asked for.
-        (named.is_empty() && !name.starts_with("L12")) || named.iter().any(|argument| *argument == name)
-    };
-    for (name, shape) in models.into_iter().filter(|(name, _)| chosen(name)) {
-        for (workload, lengths) in [("W1", lognormal()), ("W2", vec![43; 100])] {
-            compare((name, workload), (processor, &shape), &lengths, rounds, python);
+    let is_named = |name: &str| arguments.iter().any(|argument| argument == name);
+    let any_named = models.iter().any(|(name, _, _)| is_named(name));
+    for (name, takes_long, plan) in models {
+        if if any_named { !is_named(name) } else { takes_long } {
+            continue;
+        }
+        let plan = random_plan(plan, 1);
+        let workloads = match name {
+            // 20 documents of 128 tokens with a query of 16.
+            "Qwen3" => vec![("20 x 144", vec![144; 20])],
+            _ => vec![("W1", lognormal()), ("W2", vec![43; 100])],
+        };
+        for (workload, lengths) in workloads {
+            compare((name, workload), (processor, &plan), &lengths, rounds, python);
         }
     }
 }
 
+/// ModernBERT's layers and head (Warner et al. 2024): every third layer is global, the others reach 64 tokens.
+fn modernbert(layers: usize, sizes: [usize; 4]) -> Plan {
+    let mut plan = Kind::ModernBert(Pool::First).plan(layers, sizes);
+    for block in &mut plan.blocks {
+        if let Reach::Window(places) = &mut block.attention.reach {
+            *places = 64;
+        }
+    }
+    plan
+}
+
 fn compare(
     (name, workload): (&str, &str),
-    (processor, shape): (Processor, &Bert),
+    (processor, plan): (Processor, &Plan),
     lengths: &[usize],
     rounds: usize,
     python: Option<&str>,
 ) {
-    let plan = random_plan(shape.plan(), 1);
     let batch = random_batch(lengths, 1);
     let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
-    let model = |precision| CpuModel::on(processor, &plan, precision).ok();
+    let model = |precision| CpuModel::on(processor, plan, precision).ok();
     let mut ours: Vec<(Precision, Cpu, Cpu)> = precisions
         .into_iter()
         .filter_map(|precision| Some((precision, model(precision)?)))
         .map(|(precision, model)| (precision, Cpu::new(model.clone(), 1), Cpu::new(model, 2)))
         .collect();
-    let mut candle = Reference::new(Arc::new(Forward::new(&plan).expect("weights are whole")));
+    let mut candle = Reference::new(Arc::new(Forward::new(plan).expect("weights are whole")));
     let (mut one, mut two) = (vec![Vec::new(); ours.len()], vec![Vec::new(); ours.len()]);
     let mut peers: Vec<Peer> = ["fp32", "int8"]
         .iter()
-        .filter_map(|dtype| Some(Peer::start(python?, shape, dtype, lengths)))
+        .filter_map(|dtype| Some(Peer::start(python?, &Bert::of(plan)?, dtype, lengths)))
         .collect();
     let (mut theirs, mut peaks) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
     for round in 0..=rounds {
@@ -107,7 +128,7 @@ fn compare(
         }
     }
     let [f32_peak, bf16_peak, int8_peak] = peaks.map(|rates| rates.into_iter().fold(0.0, f64::max));
-    let (linear, attention) = multiplications(shape, lengths);
+    let (linear, attention) = multiplications(plan, lengths);
     let candle = median(theirs);
     let tokens: usize = lengths.iter().sum();
     println!(
@@ -204,16 +225,31 @@ fn timed(scorer: &mut dyn Scorer, batch: &Packed) -> (f64, f64) {
     times
 }
 
-/// Multiplications of linear maps and attention that the forward needs; the last layer attends from the first token
-/// only.
-fn multiplications(shape: &Bert, lengths: &[usize]) -> (f64, f64) {
-    let (h, f) = (shape.hidden as f64, shape.intermediate as f64);
-    let (full, sequences) = ((shape.layers - 1) as f64, lengths.len() as f64);
+/// Multiplications of linear maps and attention that the forward needs. Where the head reads one token, the last layer
+/// attends from that one only, and absorbs keys and values into its query if that is less.
+fn multiplications(plan: &Plan, lengths: &[usize]) -> (f64, f64) {
+    let size = |map: &Linear| (map.outputs() * map.inputs()) as f64;
     let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
-    let squares: f64 = lengths.iter().map(|&length| (length * length) as f64).sum();
-    let linear = full * tokens * (4.0 * h * h + 2.0 * h * f) + sequences * (5.0 * h * h + 2.0 * h * f);
-    let absorbed = tokens * 2.0 * shape.heads as f64 * h;
-    (linear, full * squares * 2.0 * h + absorbed)
+    let (mut linear, mut attention) = (0.0, 0.0);
+    for (place, Block { attention: own, feed_forward, .. }) in plan.blocks.iter().enumerate() {
+        let Attention { heads, head_dim, query, key, value, out, reach, rope, .. } = own;
+        let FeedForward { gate, up, down, .. } = feed_forward;
+        let rest = size(out) + gate.as_ref().map_or(0.0, size) + size(up) + size(down);
+        let keys = |length: usize| (0..length).map(move |token| reach.keys(token, length).len() as f64);
+        let width = (heads * head_dim) as f64;
+        if place + 1 < plan.blocks.len() || plan.head.at == Pool::Mean {
+            linear += tokens * (size(query) + size(key) + size(value) + rest);
+            attention += 2.0 * width * lengths.iter().flat_map(|&length| keys(length)).sum::<f64>();
+        } else if rope.is_none() {
+            linear += lengths.len() as f64 * (size(query) + size(key) + size(value) + rest);
+            attention += tokens * 2.0 * *heads as f64 * plan.hidden() as f64;
+        } else {
+            linear += tokens * (size(key) + size(value)) + lengths.len() as f64 * (size(query) + rest);
+            attention += 2.0 * width * tokens;
+        }
+    }
+    let dense = plan.head.dense.as_ref().map_or(0.0, |(dense, _)| size(dense));
+    (linear + lengths.len() as f64 * dense, attention)
 }
 
 /// Multiplications per second in f32, bf16 and int8: on register operands, for tiles on the L1 cache.

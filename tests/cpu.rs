@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{bert, families, random_batch, random_plan};
+use common::{Kind, bert, families, random_batch, random_plan};
 use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer};
 use podium::model::{Activation, Bert, Block, Forward, Gelu, Plan};
 use podium::token::Packed;
@@ -34,8 +34,8 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 /// Compares the scores of every instruction set and precision with the reference.
-fn hold_to_reference(shape: &Bert, seed: u64, batch: &Packed) {
-    let plan = random_plan(shape.plan(), seed);
+fn hold_to_reference(plan: Plan, seed: u64, batch: &Packed) {
+    let plan = random_plan(plan, seed);
     let exact = Forward::new(&plan).unwrap().logits(batch).unwrap();
     for processor in Processor::here() {
         for (precision, tolerance) in PRECISIONS {
@@ -58,8 +58,8 @@ fn every_machine_has_the_plain_ways_and_says_which_others_ran() {
 #[test]
 fn lengths_from_one_to_the_limit_score_as_in_the_reference() {
     let lengths = [1, 2, 31, 32, 33, 127, 128, 129, 200, 511, 512];
-    hold_to_reference(&bert(2, 128, 2, 512), 1, &random_batch(&lengths, 1));
-    hold_to_reference(&bert(1, 64, 2, 128), 2, &random_batch(&lengths, 2));
+    hold_to_reference(bert(2, 128, 2, 512).plan(), 1, &random_batch(&lengths, 1));
+    hold_to_reference(bert(1, 64, 2, 128).plan(), 2, &random_batch(&lengths, 2));
 }
 
 #[test]
@@ -68,10 +68,23 @@ fn widths_that_fill_no_vector_score_as_in_the_reference() {
     let rows = [(312, 12, 1200), (24, 3, 50), (33, 1, 7), (96, 1, 100)];
     for (seed, (hidden, heads, intermediate)) in rows.into_iter().enumerate() {
         hold_to_reference(
-            &bert(2, hidden, heads, intermediate),
+            bert(2, hidden, heads, intermediate).plan(),
             seed as u64,
             &random_batch(&[1, 5, 40, 70], 3),
         );
+    }
+}
+
+#[test]
+fn every_kind_of_layer_and_head_scores_as_in_the_reference() {
+    let lengths = [1, 2, 9, 31, 32, 33, 64, 65, 129, 300];
+    for kind in Kind::ALL {
+        for (seed, (layers, sizes)) in
+            [(4, [64, 2, 32, 96]), (2, [48, 4, 24, 80]), (3, [40, 2, 64, 33])].into_iter().enumerate()
+        {
+            eprintln!("{kind:?}, {layers} layers, {sizes:?}");
+            hold_to_reference(kind.plan(layers, sizes), seed as u64, &random_batch(&lengths, 7));
+        }
     }
 }
 
@@ -127,11 +140,14 @@ proptest! {
 
     #[test]
     fn a_score_depends_neither_on_neighbours_nor_on_threads(
-        lengths in prop::collection::vec(1usize..150, 1..20), seed in 0u64..1000, tanh: bool,
+        lengths in prop::collection::vec(1usize..150, 1..20), seed in 0u64..1000, tanh: bool, kind in 0..2 * Kind::ALL.len(),
     ) {
         let activation = if tanh { Activation::Gelu(Gelu::Tanh) } else { Activation::Gelu(Gelu::Erf) };
-        let shape = Bert { activation, ..bert(2, 64, 2, 96) };
-        let (plan, batch) = (random_plan(shape.plan(), seed), random_batch(&lengths, seed));
+        let plan = match Kind::ALL.get(kind) {
+            Some(kind) => kind.plan(3, [64, 4, 32, 96]),
+            None => Bert { activation, ..bert(2, 64, 2, 96) }.plan(),
+        };
+        let (plan, batch) = (random_plan(plan, seed), random_batch(&lengths, seed));
         for processor in Processor::here() {
             for (precision, _) in PRECISIONS {
                 let Some(model) = model(processor, &plan, precision) else { continue };

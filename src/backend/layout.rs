@@ -9,17 +9,25 @@ pub(super) struct Width {
     count: usize,
     size: usize,
     padded: usize,
+    /// Whether the halves of a part are padded each by itself.
+    in_halves: bool,
 }
 
 impl Width {
     /// Values in one piece.
     pub fn plain(size: usize) -> Self {
-        Self { count: 1, size, padded: size.next_multiple_of(PAD) }
+        Self { count: 1, size, padded: size.next_multiple_of(PAD), in_halves: false }
     }
 
     /// Values of a number of heads.
     pub fn heads(count: usize, size: usize) -> Self {
         Self { count, ..Self::plain(size) }
+    }
+
+    /// Values of a number of heads that positions rotate: the value at `i` turns with that at `size / 2 + i`, and both
+    /// stand in the same lane of two vectors.
+    pub fn rotated(count: usize, size: usize) -> Self {
+        Self { in_halves: true, ..Self::heads(count, size) }
     }
 
     /// Values with their padding.
@@ -34,7 +42,10 @@ impl Width {
 
     /// Where each value goes.
     fn places(self) -> impl Iterator<Item = usize> {
-        (0..self.count).flat_map(move |part| (0..self.size).map(move |index| part * self.padded + index))
+        let beyond = move |index| if self.in_halves && index >= self.size / 2 { 1 } else { 0 };
+        let gap = (self.padded - self.size) / 2;
+        let place = move |part, index| part * self.padded + index + beyond(index) * gap;
+        (0..self.count).flat_map(move |part| (0..self.size).map(move |index| place(part, index)))
     }
 }
 
@@ -74,10 +85,17 @@ pub(super) fn absorb(norm: &Norm, map: &Linear) -> Linear {
     absorbed
 }
 
+/// One part's values, laid out.
+pub(super) fn spread(values: &[f32], width: Width, factor: f32) -> Vec<f32> {
+    let mut spread = vec![0.0; width.padded()];
+    width.places().zip(values).for_each(|(place, value)| spread[place] = value * factor);
+    spread
+}
+
 /// Maps of the same input as one.
-pub(super) fn join(maps: [Dense; 3]) -> Dense {
+pub(super) fn join<const N: usize>(maps: [Dense; N]) -> Dense {
     let mut maps = maps.into_iter();
-    let mut joined = maps.next().expect("there are three");
+    let mut joined = maps.next().expect("there is one");
     for map in maps {
         assert_eq!(map.inputs, joined.inputs, "joined maps read the same");
         joined.outputs += map.outputs;
@@ -100,6 +118,18 @@ mod tests {
         assert_eq!((dense.outputs, dense.inputs), (64, 32));
         assert_eq!(dense.bias[31..34], [0.0, 6.0, 8.0]);
         assert_eq!(dense.weight[33 * 32..33 * 32 + 4], [18.0, 20.0, 22.0, 0.0]);
+    }
+
+    #[test]
+    fn halves_of_rotated_heads_are_padded_each_by_itself() {
+        let places: Vec<usize> = Width::rotated(2, 6).places().collect();
+        assert_eq!(places, [0, 1, 2, 16, 17, 18, 32, 33, 34, 48, 49, 50]);
+        let whole: Vec<usize> = Width::rotated(1, 32).places().collect();
+        assert_eq!(whole, (0..32).collect::<Vec<_>>());
+        assert_eq!(
+            spread(&[1.0, 2.0], Width::rotated(1, 2), 3.0)[..17],
+            [[3.0].as_slice(), &[0.0; 15], &[6.0]].concat()
+        );
     }
 
     #[test]

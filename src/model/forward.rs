@@ -309,8 +309,7 @@ fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
 fn rotate(states: &Tensor, rope: Rope) -> Result<Tensor> {
     let (_, length, size) = states.dims3()?;
     let half = size / 2;
-    let frequencies: Vec<f32> =
-        (0..half).map(|at| (1.0 / rope.theta.powf((2 * at) as f64 / size as f64)) as f32).collect();
+    let frequencies = rope.frequencies(size);
     let angles =
         (0..length).flat_map(|place| frequencies.iter().map(move |frequency| place as f32 * frequency));
     let angles = Tensor::from_vec(angles.collect::<Vec<f32>>(), (length, half), &Device::Cpu)?;

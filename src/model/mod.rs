@@ -7,6 +7,7 @@
 //! | `vocabulary` | a `tokenizer.json` for BERT's `vocab.txt` |
 //! | `bundled` | the model that is in the program |
 //! | `plan` | one model as data: its parts and tensors |
+//! | `tensor` | tensors by their names in the files, maps and norms |
 //! | `arch` | the architectures: a plan from `config.json` |
 //! | `weights` | the values of a plan's tensors, shape-checked, none missing or left over |
 //! | `manifest` | name, version, sha256 and licence |
@@ -23,6 +24,7 @@ mod forward;
 mod manifest;
 mod plan;
 mod source;
+mod tensor;
 mod vocabulary;
 mod weights;
 

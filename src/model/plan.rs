@@ -1,6 +1,7 @@
 //! One model as neutral data: its parts in the order in which they run, with their tensors. `arch` describes, `weights`
 //! fills in the tensors' values, `forward` interprets, and the engines lower what they support.
 
+pub use super::tensor::{Linear, Norm, NormKind, Part, Tensor};
 pub use crate::ops::{Activation, Gelu, Reach};
 use crate::token::Packed;
 use thiserror::Error;
@@ -103,6 +104,15 @@ pub struct Rope {
     pub theta: f64,
 }
 
+impl Rope {
+    /// The angle between two places for each pair of a head's values, `[head_dim / 2]`; in f32, as in training.
+    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
+        (0..head_dim / 2)
+            .map(|at| (1.0 / self.theta.powf((2 * at) as f64 / head_dim as f64)) as f32)
+            .collect()
+    }
+}
+
 /// down(act(up x)), or down(act(gate x) * up x) (Shazeer 2020).
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeedForward {
@@ -152,59 +162,6 @@ pub enum Score {
         /// The token that says that it does not.
         no: Option<Tensor>,
     },
-}
-
-/// y = W x + b.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Linear {
-    /// `[out, in]`.
-    pub weight: Tensor,
-    /// `[out]`.
-    pub bias: Option<Tensor>,
-}
-
-/// A norm over a row of values.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Norm {
-    /// What it divides by.
-    pub kind: NormKind,
-    /// Factor, `[width]`.
-    pub gain: Tensor,
-    /// Summand, `[width]`.
-    pub bias: Option<Tensor>,
-    /// Added to the mean square.
-    pub eps: f64,
-}
-
-/// Kinds of norms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NormKind {
-    /// Subtracts the mean and divides by the standard deviation (Ba et al. 2016).
-    Layer,
-    /// Divides by the root of the mean square (Zhang and Sennrich 2019).
-    Rms,
-}
-
-/// A tensor in f32, by its name in the model's files. Its values are empty until they are read.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tensor {
-    /// The name of the tensor that it is, or is a part of.
-    pub name: String,
-    /// Its own shape.
-    pub shape: Vec<usize>,
-    /// The rows that it is of a larger tensor.
-    pub part: Option<Part>,
-    /// Row-major.
-    pub values: Vec<f32>,
-}
-
-/// Rows of a larger tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// The first one.
-    pub first: usize,
-    /// How many the larger tensor has.
-    pub of: usize,
 }
 
 /// Why a batch does not fit the model.
@@ -350,81 +307,5 @@ impl Attention {
     /// How many heads of queries read each head of keys and values.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
-    }
-}
-
-impl Linear {
-    /// A map without values, with a bias.
-    pub fn new(name: &str, outputs: usize, inputs: usize) -> Self {
-        let bias = Some(Tensor::new(format!("{name}.bias"), &[outputs]));
-        Self { bias, ..Self::unbiased(name, outputs, inputs) }
-    }
-
-    /// A map without values and without a bias.
-    pub fn unbiased(name: &str, outputs: usize, inputs: usize) -> Self {
-        Self { weight: Tensor::new(format!("{name}.weight"), &[outputs, inputs]), bias: None }
-    }
-
-    /// This map's outputs from `first` on, of which a tensor in the files has more.
-    pub fn rows(&self, first: usize, count: usize) -> Self {
-        let bias = self.bias.as_ref().map(|bias| bias.rows(first, count));
-        Self { weight: self.weight.rows(first, count), bias }
-    }
-
-    /// Width of what it gives.
-    pub fn outputs(&self) -> usize {
-        self.weight.shape[0]
-    }
-
-    /// Width of what it reads.
-    pub fn inputs(&self) -> usize {
-        self.weight.shape[1]
-    }
-
-    /// Its bias; zeros where it has none.
-    pub fn bias_values(&self) -> Vec<f32> {
-        self.bias.as_ref().map_or_else(|| vec![0.0; self.outputs()], |bias| bias.values.clone())
-    }
-}
-
-impl Norm {
-    /// A layer norm without values.
-    pub fn layer(name: &str, width: usize, eps: f64) -> Self {
-        let bias = Some(Tensor::new(format!("{name}.bias"), &[width]));
-        Self { bias, ..Self::unbiased(NormKind::Layer, name, width, eps) }
-    }
-
-    /// A norm without values and without a bias.
-    pub fn unbiased(kind: NormKind, name: &str, width: usize, eps: f64) -> Self {
-        Self { kind, gain: Tensor::new(format!("{name}.weight"), &[width]), bias: None, eps }
-    }
-
-    /// Its bias; zeros where it has none.
-    pub fn bias_values(&self) -> Vec<f32> {
-        self.bias.as_ref().map_or_else(|| vec![0.0; self.gain.count()], |bias| bias.values.clone())
-    }
-}
-
-impl Tensor {
-    /// A tensor of the files, without values.
-    pub fn new(name: String, shape: &[usize]) -> Self {
-        Self { name, shape: shape.to_vec(), part: None, values: Vec::new() }
-    }
-
-    /// Rows of this tensor, without values.
-    ///
-    /// # Panics
-    /// If it has not so many, or is itself a part.
-    pub fn rows(&self, first: usize, count: usize) -> Self {
-        let of = self.shape[0];
-        assert!(self.part.is_none() && first + count <= of, "rows of a whole tensor");
-        let mut shape = self.shape.clone();
-        shape[0] = count;
-        Self { name: self.name.clone(), shape, part: Some(Part { first, of }), values: Vec::new() }
-    }
-
-    /// Number of its values, read or not.
-    pub fn count(&self) -> usize {
-        self.shape.iter().product()
     }
 }

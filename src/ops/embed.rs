@@ -1,4 +1,4 @@
-//! The sum of a token's three embeddings, in f32.
+//! The sum of a token's embeddings, in f32.
 
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
@@ -28,34 +28,37 @@ impl Table {
     }
 }
 
-/// Writes `words[ids] + positions[first_position ..] + types[types]`, `[tokens, stride]`. A model with
-/// one token type gives it to all tokens, whatever the tokenizer says.
+/// Writes `words[ids] + positions[first_position ..] + types[types]`, `[tokens, stride]`; positions and types where there
+/// are such tables. A model with one token type gives it to all tokens, whatever the tokenizer says.
 ///
 /// # Panics
 /// For an id or a position beyond its table.
 pub fn embed<S: Simd>(
     simd: S,
-    (words, positions, types): (&Table, &Table, &Table),
+    (words, positions, types): (&Table, Option<&Table>, Option<&Table>),
     tokens: (&[u32], &[u8]),
     first_position: usize,
     to: &mut [f32],
 ) {
-    assert!(positions.stride == words.stride && types.stride == words.stride, "tables are alike");
+    let is_like = |table: &Table| table.stride == words.stride;
+    assert!([positions, types].into_iter().flatten().all(is_like), "tables are alike");
     assert_eq!(to.len(), tokens.0.len() * words.stride, "each token has a row");
     let rows =
         std::iter::zip(tokens.0, tokens.1).zip(to.chunks_exact_mut(words.stride)).zip(first_position..);
     for (((&id, &kind), to), position) in rows {
-        let (word, position, kind) = (
-            words.row(id as usize),
-            positions.row(position),
-            types.row(usize::from(kind).min(types.count - 1)),
-        );
-        simd.launch(Sum { word, position, kind, to });
+        to.copy_from_slice(words.row(id as usize));
+        let kind = types.map(|types| types.row(usize::from(kind).min(types.count - 1)));
+        match (positions.map(|positions| positions.row(position)), kind) {
+            (Some(position), Some(kind)) => simd.launch(Sum { position, kind, to }),
+            (Some(row), None) | (None, Some(row)) => {
+                to.iter_mut().zip(row).for_each(|(to, value)| *to += value);
+            }
+            (None, None) => {}
+        }
     }
 }
 
 struct Sum<'a> {
-    word: &'a [f32],
     position: &'a [f32],
     kind: &'a [f32],
     to: &'a mut [f32],
@@ -70,7 +73,7 @@ impl<S: Simd> Kernel<S> for Sum<'_> {
             unsafe {
                 let place = simd
                     .add(simd.load(self.position.as_ptr().add(at)), simd.load(self.kind.as_ptr().add(at)));
-                let sum = simd.add(simd.load(self.word.as_ptr().add(at)), place);
+                let sum = simd.add(simd.load(self.to.as_ptr().add(at)), place);
                 simd.store(self.to.as_mut_ptr().add(at), sum);
             }
         }

@@ -1,18 +1,22 @@
-//! From the first token's state to the logit, in f32: w tanh(W x + b) + c.
+//! From a sequence's pooled state to its logit, in f32: w norm(act(W x + b)) + c, where the dense map and the norm may be
+//! missing.
 
-use super::dtype::{F32, Input};
+use super::dtype::{F32, Float, Input};
 use super::epilogue::Keep;
+use super::layer_norm::{Norm, layer_norm};
 use super::linear::{Dense, Linear, linear};
 use super::math::tanh;
 use super::operand::Operand;
 use super::simd::{Kernel, Simd};
-use super::{Buffer, PAD};
+use super::{Activation, Buffer, Gelu, PAD};
 
 /// A classification head with one output.
 pub struct Head<S> {
-    pooler: Linear<S, F32>,
+    dense: Option<(Linear<S, F32>, Activation)>,
+    norm: Option<Norm>,
     /// `[hidden]`, padded with zeros.
     weight: Buffer,
+    hidden: usize,
     bias: f32,
 }
 
@@ -20,38 +24,81 @@ pub struct Head<S> {
 #[derive(Default)]
 pub struct HeadScratch {
     input: Operand,
-    pooled: Buffer,
+    rows: Buffer,
 }
 
 impl<S: Simd> Head<S> {
-    /// `pooler: [hidden, hidden]` before the tanh, `weight: [hidden]` and `bias` after it.
-    pub fn new(pooler: &Dense, weight: &[f32], bias: f32) -> Self {
-        let mut padded = Buffer::zeros(pooler.outputs);
+    /// `dense: [hidden, hidden]` with its activation, then the norm, then `weight: [hidden]` and `bias`.
+    pub fn new(dense: Option<(&Dense, Activation)>, norm: Option<Norm>, weight: &[f32], bias: f32) -> Self {
+        let hidden = weight.len().next_multiple_of(PAD);
+        let is_square = |(dense, _): &(&Dense, Activation)| (dense.outputs, dense.inputs) == (hidden, hidden);
+        assert!(dense.as_ref().is_none_or(is_square), "a head keeps its width");
+        let mut padded = Buffer::zeros(hidden);
         padded.floats_mut()[..weight.len()].copy_from_slice(weight);
-        Self { pooler: Linear::pack(pooler, Input::Signed), weight: padded, bias }
+        let dense = dense.map(|(dense, activation)| (Linear::pack(dense, Input::Signed), activation));
+        Self { dense, norm, weight: padded, hidden, bias }
     }
 
     /// A logit for each row of `states: [rows, hidden]`.
     pub fn logits(&self, simd: S, states: &[f32], scratch: &mut HeadScratch, logits: &mut [f32]) {
-        let hidden = self.pooler.outputs();
-        assert!(hidden.is_multiple_of(PAD) && states.len() == logits.len() * hidden, "a row for each logit");
-        scratch.input.fill::<S, F32>(simd, states, hidden);
-        scratch.pooled.grow(states.len());
-        let pooled = scratch.pooled.words_mut();
-        linear(simd, scratch.input.all(), &self.pooler, Keep::<F32>::new(pooled, hidden));
-        let rows = scratch.pooled.floats().chunks_exact(hidden);
-        for (row, logit) in rows.zip(logits) {
-            *logit = simd.launch(TanhDot { row, weight: &self.weight.floats()[..hidden] }) + self.bias;
+        let hidden = self.hidden;
+        assert!(states.len() == logits.len() * hidden, "a row for each logit");
+        let HeadScratch { input, rows } = scratch;
+        rows.grow(states.len());
+        match &self.dense {
+            Some((dense, activation)) => {
+                input.fill::<S, F32>(simd, states, hidden);
+                linear(simd, input.all(), dense, Keep::<F32>::new(rows.words_mut(), hidden));
+                let values = &mut rows.floats_mut()[..states.len()];
+                simd.launch(Activate { values, activation: *activation });
+            }
+            None => rows.floats_mut()[..states.len()].copy_from_slice(states),
+        }
+        let rows = &mut rows.floats_mut()[..states.len()];
+        if let Some(norm) = &self.norm {
+            layer_norm(simd, norm, rows);
+        }
+        for (row, logit) in rows.chunks_exact(hidden).zip(logits) {
+            *logit = simd.launch(Dot { row, weight: &self.weight.floats()[..hidden] }) + self.bias;
         }
     }
 }
 
-struct TanhDot<'a> {
+struct Activate<'a> {
+    values: &'a mut [f32],
+    activation: Activation,
+}
+
+impl<S: Simd> Kernel<S> for Activate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        macro_rules! by {
+            (|$x:ident| $value:expr) => {
+                for values in self.values.chunks_exact_mut(S::LANES) {
+                    // SAFETY: there are `LANES` values.
+                    unsafe {
+                        let $x = simd.load(values.as_ptr());
+                        simd.store(values.as_mut_ptr(), $value);
+                    }
+                }
+            };
+        }
+        match self.activation {
+            Activation::Gelu(Gelu::Erf) => by!(|x| <F32 as Float<S>>::gelu::<false>(simd, x)),
+            Activation::Gelu(Gelu::Tanh) => by!(|x| <F32 as Float<S>>::gelu::<true>(simd, x)),
+            Activation::Silu => by!(|x| <F32 as Float<S>>::silu(simd, x)),
+            Activation::Tanh => by!(|x| tanh(simd, x)),
+        }
+    }
+}
+
+struct Dot<'a> {
     row: &'a [f32],
     weight: &'a [f32],
 }
 
-impl<S: Simd> Kernel<S> for TanhDot<'_> {
+impl<S: Simd> Kernel<S> for Dot<'_> {
     type Output = f32;
     #[inline(always)]
     fn run(self, simd: S) -> f32 {
@@ -60,7 +107,7 @@ impl<S: Simd> Kernel<S> for TanhDot<'_> {
             // SAFETY: both have the same length, a multiple of `LANES`.
             let (value, weight) =
                 unsafe { (simd.load(self.row.as_ptr().add(at)), simd.load(self.weight.as_ptr().add(at))) };
-            sum = simd.fma(tanh(simd, value), weight, sum);
+            sum = simd.fma(value, weight, sum);
         }
         simd.sum(sum)
     }

@@ -60,7 +60,7 @@ pub use linear::{Dense, Linear, lay_together, linear, linear_reference};
 pub use math::{ERF, ERF_P, EXP2, gelu_reference};
 pub use on_tiles::multiply_on_tiles;
 pub use operand::{Operand, Rows};
-pub use rotate::{Rotation, rotate};
+pub use rotate::{Angles, Rotation, rotate};
 #[cfg(target_arch = "x86_64")]
 pub use simd::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
 pub use simd::{Emulated, Kernel, Portable, Simd, SimdBf16, Tiles};

@@ -32,6 +32,11 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// So many words of each row, from one of them on.
     pub(super) fn part(self, at: usize, groups: usize) -> Self {
         assert!(at + groups <= self.groups, "a row has these words");
@@ -104,11 +109,32 @@ impl Operand {
         self.encode::<S, D, F32>(simd, (words, values), values);
     }
 
+    /// Takes rows of f32, as wide as its own, from one of its rows on.
+    pub fn fill_at<S: Simd, D: Dtype<S>>(&mut self, simd: S, from: &[f32], first: usize) {
+        let values = self.groups * D::GROUP;
+        assert!(from.len().is_multiple_of(values), "rows are whole");
+        // SAFETY: every float is a word.
+        let words: &[u32] = unsafe { std::slice::from_raw_parts(from.as_ptr().cast(), from.len()) };
+        let RowsMut { words: to, stride, scales } =
+            self.range_mut::<S, D>(first..first + from.len() / values, values);
+        let (from, from_stride) = (words, values);
+        simd.launch(Encode::<D, F32> { from, from_stride, values, to, stride, scales, _marker: PhantomData });
+    }
+
     /// Takes rows of another dtype.
     pub fn fill_from<S: Simd, D: Dtype<S>, A: Float<S>>(&mut self, simd: S, from: Rows<'_>) {
         let values = from.groups * A::GROUP;
         self.shape::<S, D>(from.count, values);
         self.encode::<S, D, A>(simd, (from.words, from.stride), values);
+    }
+
+    /// Appends a row's values, which are in `A`.
+    pub fn read_row<S: Simd, A: Float<S>>(&self, simd: S, row: usize, to: &mut Vec<f32>) {
+        assert!(row < self.rows, "the operand has the row");
+        let (start, values) = (to.len(), self.groups * A::GROUP);
+        to.resize(start + values, 0.0);
+        let from = &self.words.words()[row * self.stride()..][..self.groups];
+        simd.launch(Read::<A> { from, to: &mut to[start..], _marker: PhantomData });
     }
 
     /// Encodes all rows from those in `A`, with the given number of words between rows.
@@ -122,6 +148,23 @@ impl Operand {
         let to = &mut self.words.words_mut()[..rows * stride];
         let scales = &mut self.scales[..rows];
         simd.launch(Encode::<D, A> { from, from_stride, values, to, stride, scales, _marker: PhantomData });
+    }
+}
+
+struct Read<'a, A> {
+    from: &'a [u32],
+    to: &'a mut [f32],
+    _marker: PhantomData<A>,
+}
+
+impl<S: Simd, A: Float<S>> Kernel<S> for Read<'_, A> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        for at in (0..self.to.len()).step_by(S::LANES) {
+            // SAFETY: `read_row` took a whole row, a multiple of `LANES` values, and made room for as many.
+            unsafe { simd.store(self.to.as_mut_ptr().add(at), A::load(simd, self.from.as_ptr(), at)) };
+        }
     }
 }
 

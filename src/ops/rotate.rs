@@ -7,43 +7,55 @@ use super::dtype::Float;
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-/// The angles of a model's rotary positions, and the norms before them.
-pub struct Rotation {
+/// Cosines and sines of every place's angles.
+pub struct Angles {
     /// Values of a head, with their padding.
     size: usize,
     /// The same without it.
     head_dim: usize,
-    /// Cosines and sines, `[positions, size / 2]`.
+    /// `[positions, size / 2]` each.
     cosines: Buffer,
     sines: Buffer,
     positions: usize,
+}
+
+/// What becomes of a layer's queries and keys.
+pub struct Rotation {
+    angles: Arc<Angles>,
     /// Gains of the queries' and of the keys' norm, `[size]`, and what is added to their mean squares.
     norms: Option<([Buffer; 2], f32)>,
 }
 
-impl Rotation {
-    /// Rotates heads of `head_dim` values by angles place x theta^(-2i / head_dim).
-    pub fn new(head_dim: usize, theta: f64, positions: usize) -> Self {
-        let (half, size) = (head_dim / 2, head_dim.next_multiple_of(PAD));
-        let (mut cosines, mut sines) =
-            (Buffer::zeros(positions * size / 2), Buffer::zeros(positions * size / 2));
-        for at in 0..half {
-            // In f32, as in training.
-            let frequency = (1.0 / theta.powf((2 * at) as f64 / head_dim as f64)) as f32;
-            for place in 0..positions {
-                let angle = f64::from(place as f32 * frequency);
-                cosines.floats_mut()[place * size / 2 + at] = angle.cos() as f32;
-                sines.floats_mut()[place * size / 2 + at] = angle.sin() as f32;
+impl Angles {
+    /// The angles place x frequency, `frequencies: [head_dim / 2]`.
+    pub fn new(frequencies: &[f32], positions: usize) -> Self {
+        let head_dim = 2 * frequencies.len();
+        let size = head_dim.next_multiple_of(PAD);
+        let [mut cosines, mut sines] = [(); 2].map(|()| Buffer::zeros(positions * size / 2));
+        for place in 0..positions {
+            for (at, frequency) in frequencies.iter().enumerate() {
+                // The product is in f32, as in training.
+                let (sine, cosine) = f64::from(place as f32 * frequency).sin_cos();
+                cosines.floats_mut()[place * size / 2 + at] = cosine as f32;
+                sines.floats_mut()[place * size / 2 + at] = sine as f32;
             }
         }
-        Self { size, head_dim, cosines, sines, positions, norms: None }
+        Self { size, head_dim, cosines, sines, positions }
+    }
+}
+
+impl Rotation {
+    /// Rotates by these angles.
+    pub fn new(angles: Arc<Angles>) -> Self {
+        Self { angles, norms: None }
     }
 
     /// The same after a norm over each head, whose gains are laid out as the heads are. The queries' gain includes what
     /// scales a softmax.
     pub fn with_norms(self, gains: [&[f32]; 2], epsilon: f64) -> Self {
-        assert!(gains.iter().all(|gain| gain.len() == self.size), "a gain is as long as a head");
+        assert!(gains.iter().all(|gain| gain.len() == self.angles.size), "a gain is as long as a head");
         Self { norms: Some((gains.map(Buffer::of), epsilon as f32)), ..self }
     }
 }
@@ -57,8 +69,9 @@ pub fn rotate<S: Simd, A: Float<S>>(
     [queries, keys]: [usize; 2],
 ) {
     let tokens = rows.len() / stride;
-    assert!(tokens <= rotation.positions, "{tokens} tokens, and {} positions", rotation.positions);
-    assert!((queries + keys) * rotation.size / A::GROUP <= stride, "a row has its heads");
+    let Angles { size, positions, .. } = *rotation.angles;
+    assert!(tokens <= positions, "{tokens} tokens, and {positions} positions");
+    assert!((queries + keys) * size / A::GROUP <= stride, "a row has its heads");
     simd.launch(Rotate::<A> { rotation, rows, stride, queries, keys, _marker: PhantomData });
 }
 
@@ -76,7 +89,8 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Rotate<'_, A> {
     #[inline(always)]
     fn run(self, simd: S) {
         let Self { rotation, rows, stride, queries, keys, .. } = self;
-        let Rotation { size, head_dim, cosines, sines, norms, .. } = rotation;
+        let Rotation { angles, norms } = rotation;
+        let Angles { size, head_dim, cosines, sines, .. } = &**angles;
         let half = size / 2;
         for (place, row) in rows.chunks_exact_mut(stride).enumerate() {
             let row = row.as_mut_ptr();

@@ -2,7 +2,7 @@
 //! magnitudes. Tolerances are at most twice the error of the naive version in the same dtype.
 
 use super::{
-    Activation, AddTo, Bf16, Buffer, Dense, Dtype, F32, FirstScratch, FirstToken, Float, Gelu, Head,
+    Activation, AddTo, Angles, Bf16, Buffer, Dense, Dtype, F32, FirstScratch, FirstToken, Float, Gelu, Head,
     HeadScratch, Heads, Input, Int8, Keep, Linear, Norm, Operand, PAD, Portable, Projected, Reach, Rotation,
     Scratch, Simd, attention, attention_reference, first_token_attention, gate, gelu_reference, layer_norm,
     layer_norm_into, layer_norm_reference, linear, linear_reference, norm_into, rotate,
@@ -10,6 +10,7 @@ use super::{
 use half::bf16;
 use rand::RngExt;
 use rand_pcg::Pcg64;
+use std::sync::Arc;
 
 /// Runs a block with `simd` bound to each processor that this one can be.
 macro_rules! on_every_processor {
@@ -317,7 +318,9 @@ fn queries_and_keys_are_normed_and_turned_by_their_places() {
                 head[place(at + head_dim / 2)] = (second * angle.cos() + first * angle.sin()) as f32;
             }
         }
-        let rotation = Rotation::new(head_dim, theta, tokens);
+        let frequency = |at: usize| theta.powf(-2.0 * at as f64 / head_dim as f64) as f32;
+        let frequencies: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
+        let rotation = Rotation::new(Arc::new(Angles::new(&frequencies, tokens)));
         let rotation = if has_norms { rotation.with_norms([&gains[0], &gains[1]], 1e-6) } else { rotation };
         let width = (queries + keys + 1) * size;
         on_every_processor!(|simd| {
@@ -489,7 +492,7 @@ fn a_head_is_a_tanh_between_two_maps() {
     let exact: Vec<f32> = pooled.chunks_exact(64).map(|row| dot(row) + 0.25).collect();
     on_every_processor!(|simd| {
         let mut logits = [0.0; 5];
-        let head = Head::new(&pooler, &weight, 0.25);
+        let head = Head::new(Some((&pooler, Activation::Tanh)), None, &weight, 0.25);
         head.logits(simd, &states, &mut HeadScratch::default(), &mut logits);
         assert!(error(&logits, &exact) < 3e-6);
     });

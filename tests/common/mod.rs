@@ -8,7 +8,10 @@ use podium::engine::{
     BooksSetup, Clock, Engine, Handle, LaneSetup, MakeScorer, PrepareLimits, Setup, TierSetup,
 };
 use podium::http::{App, Auth, Connections, Policies, Server, ServerLimits, TlsFiles};
-use podium::model::{Activation, Bert, Calibration, Family, Gelu, Plan, describe};
+use podium::model::{
+    Activation, Attention, Bert, Block, Calibration, Embed, Family, FeedForward, Gelu, Head, Linear, Norm,
+    NormKind, Norms, Plan, Pool, Reach, Rope, Score, Tensor, describe,
+};
 use podium::rerank::TruncationDefaults;
 use podium::sched::{Limits, TenantConfig};
 use podium::telemetry::spans::Spans;
@@ -310,6 +313,99 @@ pub fn bert(layers: usize, hidden: usize, heads: usize, intermediate: usize) -> 
         token_types: 2,
         layer_norm_eps: 1e-12,
         activation: Activation::Gelu(Gelu::Erf),
+    }
+}
+
+/// The kinds of layers and heads that models other than BERT have, on widths that are no multiple of a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Layers that norm their input, windows, gates; the first token or the mean through a dense map and a norm.
+    ModernBert(Pool),
+    /// Layers that norm their input by its root mean square, causal, with norms of queries and of fewer keys; the last
+    /// token's state against two tokens.
+    Qwen3,
+    /// Layers that norm their output, rotary positions and gates.
+    Gte,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] =
+        [Self::ModernBert(Pool::First), Self::ModernBert(Pool::Mean), Self::Qwen3, Self::Gte];
+
+    /// A model of this kind, without values.
+    pub fn plan(self, layers: usize, [hidden, heads, head_dim, inner]: [usize; 4]) -> Plan {
+        let (is_qwen, is_gte) = (self == Self::Qwen3, self == Self::Gte);
+        let norm = |name: &str, width: usize| match self {
+            Self::Qwen3 => Norm::unbiased(NormKind::Rms, name, width, 1e-6),
+            Self::ModernBert(_) => Norm::unbiased(NormKind::Layer, name, width, 1e-5),
+            Self::Gte => Norm::layer(name, width, 1e-12),
+        };
+        let map = |name: &str, outputs: usize, inputs: usize| match self {
+            Self::Gte => Linear::new(name, outputs, inputs),
+            Self::Qwen3 | Self::ModernBert(_) => Linear::unbiased(name, outputs, inputs),
+        };
+        let kv_heads = if is_qwen { heads / 2 } else { heads };
+        let block = |layer: usize| Block {
+            norms: if is_gte { Norms::Post } else { Norms::Pre },
+            attention_norm: (is_gte || is_qwen || layer > 0).then(|| norm("attention_norm", hidden)),
+            attention: Attention {
+                heads,
+                kv_heads,
+                head_dim,
+                query: map("query", heads * head_dim, hidden),
+                key: map("key", kv_heads * head_dim, hidden),
+                value: map("value", kv_heads * head_dim, hidden),
+                out: map("out", hidden, heads * head_dim),
+                query_key_norms: is_qwen.then(|| [norm("query_norm", head_dim), norm("key_norm", head_dim)]),
+                rope: Some(Rope { theta: if layer % 3 == 0 { 1e5 } else { 100.0 } }),
+                reach: match self {
+                    Self::Qwen3 => Reach::Causal,
+                    Self::ModernBert(_) if layer % 3 > 0 => Reach::Window(9),
+                    Self::ModernBert(_) | Self::Gte => Reach::All,
+                },
+            },
+            feed_forward_norm: norm("feed_forward_norm", hidden),
+            feed_forward: FeedForward {
+                activation: if is_qwen { Activation::Silu } else { Activation::Gelu(Gelu::Erf) },
+                gate: Some(map("gate", inner, hidden)),
+                up: map("up", inner, hidden),
+                down: map("down", hidden, inner),
+            },
+        };
+        let row = |name: &str| Tensor::new(name.to_owned(), &[1, hidden]);
+        Plan {
+            family: "kind",
+            embed: Embed {
+                words: Tensor::new("words".to_owned(), &[30_522, hidden]),
+                positions: None,
+                types: None,
+                norm: (!is_qwen).then(|| norm("embedding_norm", hidden)),
+            },
+            blocks: (0..layers).map(block).collect(),
+            final_norm: (!is_gte).then(|| norm("final_norm", hidden)),
+            head: match self {
+                Self::ModernBert(at) => Head {
+                    at,
+                    dense: Some((map("dense", hidden, hidden), Activation::Gelu(Gelu::Erf))),
+                    norm: Some(norm("head_norm", hidden)),
+                    score: Score::Linear(Linear::new("classifier", 1, hidden)),
+                },
+                Self::Qwen3 => Head {
+                    at: Pool::Last,
+                    dense: None,
+                    norm: None,
+                    score: Score::Tokens { yes: row("yes"), no: Some(row("no")) },
+                },
+                Self::Gte => Head {
+                    at: Pool::First,
+                    dense: Some((map("dense", hidden, hidden), Activation::Tanh)),
+                    norm: None,
+                    score: Score::Linear(Linear::new("classifier", 1, hidden)),
+                },
+            },
+            tokens_max: 512,
+            unused: Vec::new(),
+        }
     }
 }
 

@@ -5,9 +5,10 @@
 //! the same order wherever it runs, so that it depends neither on its neighbours nor on the threads.
 
 mod auto;
+mod layer;
 mod stack;
 
-use super::lower::Encoder;
+use super::lower::check;
 use super::{Precision, ScoreError, Scorer};
 use crate::model::Plan;
 #[cfg(target_arch = "x86_64")]
@@ -135,8 +136,7 @@ impl CpuModel {
     /// # Panics
     /// Where the machine is no such processor.
     pub fn on(processor: Processor, plan: &Plan, precision: Precision) -> Result<Self, Unsupported> {
-        let encoder =
-            Encoder::of(plan).map_err(|reason| Unsupported::Plan { family: plan.family, reason })?;
+        check(plan).map_err(|reason| Unsupported::Plan { family: plan.family, reason })?;
         let missing = "the caller asks for what `Processor::here` lists";
         let Choice { precision, reason } = match precision {
             Precision::Auto => choose(processor, plan),
@@ -146,7 +146,7 @@ impl CpuModel {
         };
         macro_rules! stack {
             ($simd:expr, $linear:ty, $attention:ty) => {
-                Arc::new(Stack::<_, $linear, $attention>::new($simd, &encoder))
+                Arc::new(Stack::<_, $linear, $attention>::new($simd, plan))
             };
         }
         // In f32 a processor's levels are the same program.

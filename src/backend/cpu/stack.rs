@@ -1,31 +1,29 @@
-//! The forward of an encoder in one dtype on one kind of processor, by the fused operations.
+//! The forward of a model in one dtype on one kind of processor, by the fused operations.
 
-use crate::backend::layout::{Width, absorb, join, pad};
-use crate::backend::lower::Encoder;
-use crate::model;
+use super::layer::{GAP, Mixer, Operands, Rest, SharedAngles, norm, projections, read_states};
+use crate::backend::layout::{Width, pad};
+use crate::backend::lower::LastLayer;
+use crate::model::{self, Norms, Plan, Pool, Score};
 use crate::ops::{
-    AddTo, Buffer, Dense, Dtype, FirstScratch, FirstToken, Float, Gelu, Head, HeadScratch, Heads, Input,
-    Keep, Linear, Norm, Operand, Projected, Rows, ScaleAndAddTo, Scratch, Simd, Table, attention, embed,
-    first_token_attention, lay_together, layer_norm, layer_norm_into, linear,
+    Buffer, Dtype, FirstScratch, FirstToken, Float, Head, HeadScratch, Heads, Keep, Norm, Operand, Projected,
+    Scratch, Simd, Table, attention, embed, first_token_attention, lay_together, layer_norm, layer_norm_into,
+    linear, rotate,
 };
 use crate::token::Packed;
 use std::any::TypeId;
-use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-/// Words between the rows of queries, keys and values beyond what they hold.
-const GAP: usize = 16;
 /// Rows of queries, keys and values beyond the last token's, which tiles read.
 const BEYOND: usize = 32;
 
 /// A model that runs chunk by chunk, in a workspace of the caller.
 pub(super) trait Forward: Send + Sync {
-    /// Runs sequences of a batch up to the last layer's attention, and leaves what their first tokens
-    /// have become in the workspace.
+    /// Runs sequences of a batch as far as all their tokens are needed, and leaves what the head reads of them in the
+    /// workspace.
     fn chunk(&self, batch: &Packed, sequences: Range<usize>, workspace: &mut Workspace);
     /// Tokens of a chunk, if its first sequence is not longer.
     fn chunk_tokens(&self) -> u32;
-    /// Takes the first tokens that chunks have left through the rest; a logit for each, in that order.
+    /// Takes what chunks have left through the rest; a logit for each sequence, in that order.
     fn finish(&self, workspace: &mut Workspace) -> Vec<f32>;
 }
 
@@ -41,10 +39,12 @@ pub(super) struct Workspace {
     /// `[tokens, heads]`, in what attention is computed in.
     context: Operand,
     attention: Scratch,
-    block: Block,
-    /// First tokens of the sequences so far: states `[sequences, hidden]`, contexts `[sequences, heads]`.
-    firsts: Vec<f32>,
-    first_contexts: Vec<f32>,
+    operands: Operands,
+    row: Buffer,
+    /// Of the sequences so far what the head reads: states `[sequences, hidden]`, and where the last layer is not
+    /// complete, contexts `[sequences, heads]`.
+    pooled: Vec<f32>,
+    pooled_contexts: Vec<f32>,
     first: FirstScratch,
     head: HeadScratch,
 }
@@ -52,48 +52,33 @@ pub(super) struct Workspace {
 impl Workspace {
     /// Drops what a run that broke off has left.
     pub fn forget(&mut self) {
-        self.firsts.clear();
-        self.first_contexts.clear();
+        self.pooled.clear();
+        self.pooled_contexts.clear();
     }
 }
 
-/// The operands of a block's linear maps.
-#[derive(Default)]
-struct Block {
-    context: Operand,
-    input: Operand,
-    staging: Operand,
-    inner: Operand,
-}
-
-/// An encoder whose linear maps are in `L` and whose attention is in `A`.
+/// A model whose linear maps are in `L` and whose attention is in `A`.
 pub(super) struct Stack<S, L, A> {
     simd: S,
     hidden: usize,
     heads: Heads,
-    position_offset: usize,
-    gelu: Gelu,
+    /// Heads of keys and values in the layer that has most.
+    kv_heads_max: usize,
     words: Table,
-    positions: Table,
-    types: Table,
-    embedding_norm: Norm,
-    /// All layers but the last.
-    full: Vec<(Linear<S, L>, Rest<S, L>)>,
-    last: (FirstToken<S>, Rest<S, L>),
+    positions: Option<Table>,
+    position_offset: usize,
+    types: Option<Table>,
+    embedding_norm: Option<Norm>,
+    norms: Norms,
+    /// All layers whose attention is computed for all tokens.
+    layers: Vec<(Mixer<S, L>, Rest<S, L>)>,
+    /// The last layer, where it is computed for first tokens.
+    absorbed: Option<(FirstToken<S>, Rest<S, L>)>,
+    last: LastLayer,
+    pool: Pool,
+    final_norm: Option<Norm>,
     head: Head<S>,
     _attention: std::marker::PhantomData<A>,
-}
-
-/// What follows a layer's attention. The first norm's gain and bias are in the maps that read it, and its gain in the
-/// residual too: a few gains are large, and would leave bytes little for the other values (Wei et al. 2022, "gamma
-/// migration"). The second norm's gains are small where its values are large, and stay.
-struct Rest<S, L> {
-    out: Linear<S, L>,
-    attention_norm: Norm,
-    gain: Buffer,
-    up: Linear<S, L>,
-    down: Linear<S, L>,
-    out_norm: Norm,
 }
 
 impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
@@ -105,58 +90,45 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
     const CHUNK_TOKENS: u32 = if L::ON_TILES { 256 } else { 128 };
 
     /// Packs a model's weights.
-    pub fn new(simd: S, encoder: &Encoder) -> Self {
-        let plan = encoder.plan;
+    pub fn new(simd: S, plan: &Plan) -> Self {
         let hidden = Width::plain(plan.hidden());
-        let heads = Width::heads(encoder.heads, encoder.head_dim);
-        let (last, full) = plan.blocks.split_last().expect("a model has a layer");
-        let qkv = |block: &model::Block| Linear::pack(&join(projections(block)), Input::Signed);
+        let last = LastLayer::of(plan);
+        let positions = plan.tokens_max as usize;
+        let mut angles = SharedAngles::default();
+        let mut layer = |block: &model::Block| (Mixer::new(block, positions, &mut angles), Rest::new(block));
+        let (final_block, others) = plan.blocks.split_last().expect("a model has a layer");
+        let heads = Width::heads(final_block.attention.heads, final_block.attention.head_dim).as_heads();
+        let is_absorbed = last == LastLayer::Absorbed;
         let table = |table: &model::Tensor| Table::new(&table.values, plan.hidden());
-        let classifier = encoder.classifier;
+        let model::Embed { words, positions, types, norm: embedding_norm } = &plan.embed;
         let mut stack = Self {
             simd,
             hidden: hidden.padded(),
-            heads: heads.as_heads(),
-            position_offset: encoder.positions.offset,
-            gelu: encoder.gelu,
-            words: table(&plan.embed.words),
-            positions: table(&encoder.positions.table),
-            types: table(encoder.types),
-            embedding_norm: norm(encoder.embedding_norm),
-            full: full.iter().map(|block| (qkv(block), Rest::new(block))).collect(),
-            last: (FirstToken::new(heads.as_heads(), &projections(last)), Rest::new(last)),
-            head: Head::new(
-                &pad(encoder.pooler, hidden, hidden, 1.0),
-                &classifier.weight.values,
-                classifier.bias_values()[0],
-            ),
+            heads,
+            kv_heads_max: plan.blocks.iter().map(|block| block.attention.kv_heads).max().unwrap_or(0),
+            words: table(words),
+            positions: positions.as_ref().map(|positions| table(&positions.table)),
+            position_offset: positions.as_ref().map_or(0, |positions| positions.offset),
+            types: types.as_ref().map(table),
+            embedding_norm: embedding_norm.as_ref().map(norm),
+            norms: final_block.norms,
+            layers: others.iter().chain((!is_absorbed).then_some(final_block)).map(&mut layer).collect(),
+            absorbed: is_absorbed.then(|| {
+                (FirstToken::new(heads, &projections(&final_block.attention)), Rest::new(final_block))
+            }),
+            last,
+            pool: plan.head.at,
+            final_norm: plan.final_norm.as_ref().map(norm),
+            head: head(&plan.head, hidden),
             _attention: std::marker::PhantomData,
         };
-        let layers = stack.full.iter_mut().flat_map(|(qkv, rest)| std::iter::once(qkv).chain(rest.maps()));
-        lay_together(&mut layers.chain(stack.last.1.maps()).collect::<Vec<_>>());
+        let layers = stack
+            .layers
+            .iter_mut()
+            .flat_map(|(mixer, rest)| std::iter::once(&mut mixer.projection).chain(rest.maps()));
+        let last = stack.absorbed.iter_mut().flat_map(|(_, rest)| rest.maps());
+        lay_together(&mut layers.chain(last).collect::<Vec<_>>());
         stack
-    }
-
-    /// From contexts to the layer's output, `states: [rows, hidden]`, and into the next layer's input from a row on.
-    fn rest(
-        &self,
-        rest: &Rest<S, L>,
-        states: &mut [f32],
-        context: Rows<'_>,
-        (block, next): (&mut Block, Option<(&mut Operand, usize)>),
-    ) {
-        let (simd, hidden) = (self.simd, self.hidden);
-        linear(simd, context, &rest.out, AddTo::new(states, hidden));
-        block.input.shape::<S, L>(states.len() / hidden, hidden);
-        layer_norm_into::<S, L>(simd, &rest.attention_norm, states, (&mut block.input, 0));
-        let (staging, inner) = (&mut block.staging, &mut block.inner);
-        L::activate::<A>(simd, block.input.all(), &rest.up, self.gelu, (staging, inner));
-        let gain = &rest.gain.floats()[..hidden];
-        linear(simd, block.inner.all(), &rest.down, ScaleAndAddTo::new(states, gain));
-        match next {
-            Some(place) => layer_norm_into::<S, L>(simd, &rest.out_norm, states, place),
-            None => layer_norm(simd, &rest.out_norm, states),
-        }
     }
 
     fn embed(&self, batch: &Packed, starts: &[u32], states: &mut [f32]) {
@@ -165,9 +137,45 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
             let tokens = bounds[0] as usize..bounds[1] as usize;
             let (rows, rest) = states.split_at_mut(tokens.len() * self.hidden);
             let (ids, types) = (&batch.ids()[tokens.clone()], &batch.types()[tokens]);
-            let tables = (&self.words, &self.positions, &self.types);
+            let tables = (&self.words, self.positions.as_ref(), self.types.as_ref());
             embed(self.simd, tables, (ids, types), self.position_offset, rows);
             states = rest;
+        }
+    }
+
+    /// Writes the embeddings as the first layer's maps read them.
+    fn begin(&self, states: &mut [f32], input: &mut Operand, row: &mut Buffer) {
+        let simd = self.simd;
+        match (&self.embedding_norm, self.norms) {
+            (Some(norm), Norms::Post) => layer_norm_into::<S, L>(simd, norm, states, (input, 0)),
+            (norm, Norms::Pre) => {
+                if let Some(norm) = norm {
+                    layer_norm(simd, norm, states);
+                }
+                read_states::<S, L>(simd, self.input_norm(0), states, (input, 0), row);
+            }
+            (None, Norms::Post) => read_states::<S, L>(simd, None, states, (input, 0), row),
+        }
+    }
+
+    /// The norm of a layer's input, where layers norm their input.
+    fn input_norm(&self, layer: usize) -> Option<&Norm> {
+        self.layers.get(layer).and_then(|(mixer, _)| mixer.norm.as_ref())
+    }
+
+    /// Appends what the head reads of complete states.
+    fn pool(&self, states: &[f32], starts: &[usize], pooled: &mut Vec<f32>) {
+        let hidden = self.hidden;
+        for bounds in starts.windows(2) {
+            let rows = &states[bounds[0] * hidden..bounds[1] * hidden];
+            let start = pooled.len();
+            pooled.resize(start + hidden, 0.0);
+            let to = &mut pooled[start..];
+            for row in rows.chunks_exact(hidden) {
+                to.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            let count = (bounds[1] - bounds[0]) as f32;
+            to.iter_mut().for_each(|sum| *sum /= count);
         }
     }
 }
@@ -177,16 +185,17 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
         let (simd, hidden, width) = (self.simd, self.hidden, self.heads.width());
         let starts = &batch.starts()[sequences.start..=sequences.end];
         let tokens = (starts[starts.len() - 1] - starts[0]) as usize;
-        let stride = 3 * width / A::GROUP + GAP;
+        let stride = (width + 2 * self.kv_heads_max * self.heads.size) / A::GROUP + GAP;
         let Workspace {
             states,
             input,
             qkv,
             context,
             attention: scratch,
-            block,
-            firsts,
-            first_contexts,
+            operands,
+            row,
+            pooled,
+            pooled_contexts,
             first,
             ..
         } = workspace;
@@ -201,21 +210,35 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
         let is_same = TypeId::of::<L>() == TypeId::of::<A>();
 
         self.embed(batch, starts, states);
-        layer_norm_into::<S, L>(simd, &self.embedding_norm, states, (input, 0));
-        for (layer, (projection, rest)) in self.full.iter().enumerate() {
+        self.begin(states, input, row);
+        for (layer, (mixer, rest)) in self.layers.iter().enumerate() {
             for rows in blocks() {
                 let to = &mut qkv.words_mut()[rows.start * stride..rows.end * stride];
-                linear(simd, input.range(rows), projection, Keep::<A>::new(to, stride));
+                linear(simd, input.range(rows), &mixer.projection, Keep::<A>::new(to, stride));
             }
             for rows in local.windows(2) {
-                let words = &qkv.words()[rows[0] * stride..];
-                let projected = Projected { words, stride, tokens: rows[1] - rows[0] };
+                if let Some(rotation) = &mixer.rotation {
+                    let words = &mut qkv.words_mut()[rows[0] * stride..rows[1] * stride];
+                    rotate::<S, A>(simd, rotation, (words, stride), [self.heads.count, mixer.kv_heads]);
+                }
+                let (words, tokens) = (&qkv.words()[rows[0] * stride..], rows[1] - rows[0]);
+                let Mixer { kv_heads, reach, .. } = *mixer;
+                let projected = Projected { words, stride, tokens, kv_heads, reach };
                 attention::<S, A>(simd, projected, self.heads, scratch, (context, rows[0]));
+            }
+            let is_last = layer + 1 == self.layers.len();
+            if is_last && self.last == LastLayer::One {
+                for bounds in local.windows(2) {
+                    let row = if self.pool == Pool::First { bounds[0] } else { bounds[1] - 1 };
+                    context.read_row::<S, A>(simd, row, pooled_contexts);
+                    pooled.extend_from_slice(&states[row * hidden..][..hidden]);
+                }
+                return;
             }
             for rows in blocks() {
                 let states = &mut states[rows.start * hidden..rows.end * hidden];
-                let next = (layer + 1 < self.full.len()).then_some((&mut *input, rows.start));
-                let mut own = std::mem::take(&mut block.context);
+                let next = (!is_last).then_some((&mut *input, rows.start, self.input_norm(layer + 1)));
+                let mut own = std::mem::take(&mut operands.context);
                 let context = context.range(rows);
                 let context = if is_same {
                     context
@@ -223,13 +246,23 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
                     own.fill_from::<S, L, A>(simd, context);
                     own.all()
                 };
-                self.rest(rest, states, context, (block, next));
-                block.context = own;
+                rest.run::<A>(simd, states, context, (operands, next));
+                operands.context = own;
             }
         }
-        first_token_attention(simd, &self.last.0, (states, &local), first, first_contexts);
-        for &row in &local[..local.len() - 1] {
-            firsts.extend_from_slice(&states[row * hidden..][..hidden]);
+        match &self.absorbed {
+            Some((attention, _)) => {
+                first_token_attention(simd, attention, (states, &local), first, pooled_contexts);
+                for &row in &local[..local.len() - 1] {
+                    pooled.extend_from_slice(&states[row * hidden..][..hidden]);
+                }
+            }
+            None => {
+                if let Some(norm) = &self.final_norm {
+                    layer_norm(simd, norm, states);
+                }
+                self.pool(states, &local, pooled);
+            }
         }
     }
 
@@ -238,59 +271,45 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
     }
 
     fn finish(&self, workspace: &mut Workspace) -> Vec<f32> {
-        let Workspace { block, firsts, first_contexts, head, .. } = workspace;
-        let mut logits = vec![0.0; firsts.len() / self.hidden];
-        let width = self.heads.width();
-        let mut own = std::mem::take(&mut block.context);
-        let blocks =
-            firsts.chunks_mut(Self::BLOCK * self.hidden).zip(first_contexts.chunks(Self::BLOCK * width));
-        for ((states, context), logits) in blocks.zip(logits.chunks_mut(Self::BLOCK)) {
-            own.fill::<S, L>(self.simd, context, width);
-            self.rest(&self.last.1, states, own.all(), (block, None));
+        let Workspace { operands, pooled, pooled_contexts, head, .. } = workspace;
+        let mut logits = vec![0.0; pooled.len() / self.hidden];
+        let rest = match self.last {
+            LastLayer::Absorbed => self.absorbed.as_ref().map(|(_, rest)| rest),
+            LastLayer::One => self.layers.last().map(|(_, rest)| rest),
+            LastLayer::Full => None,
+        };
+        let blocks = pooled.chunks_mut(Self::BLOCK * self.hidden).zip(logits.chunks_mut(Self::BLOCK));
+        for (block, (states, logits)) in blocks.enumerate() {
+            if let Some(rest) = rest {
+                let width = self.heads.width();
+                let mut own = std::mem::take(&mut operands.context);
+                let contexts = &pooled_contexts[block * Self::BLOCK * width..][..logits.len() * width];
+                own.fill::<S, L>(self.simd, contexts, width);
+                rest.run::<A>(self.simd, states, own.all(), (operands, None));
+                operands.context = own;
+                if let Some(norm) = &self.final_norm {
+                    layer_norm(self.simd, norm, states);
+                }
+            }
             self.head.logits(self.simd, states, head, logits);
         }
-        block.context = own;
         workspace.forget();
         logits
     }
 }
 
-impl<S: Simd, L: Dtype<S>> Rest<S, L> {
-    /// Its maps, in the order in which they are read.
-    fn maps(&mut self) -> [&mut Linear<S, L>; 3] {
-        [&mut self.out, &mut self.up, &mut self.down]
-    }
-
-    fn new(block: &model::Block) -> Self {
-        let model::FeedForward { up, down, .. } = &block.feed_forward;
-        let (hidden, inner) = (Width::plain(up.inputs()), Width::plain(up.outputs()));
-        let heads = Width::heads(block.attention.heads, block.attention.head_dim);
-        let attention_norm = block.attention_norm.as_ref().expect("a post-norm layer has both norms");
-        let (first_gain, first_bias) = (&attention_norm.gain.values, attention_norm.bias_values());
-        let (ones, zeros) = (vec![1.0; first_gain.len()], vec![0.0; first_gain.len()]);
-        let mut gain = Buffer::zeros(hidden.padded());
-        gain.floats_mut()[..first_gain.len()].copy_from_slice(first_gain);
-        let mut down = pad(down, hidden, inner, 1.0);
-        down.bias.iter_mut().zip(first_bias).for_each(|(bias, first)| *bias += first);
-        Self {
-            out: Linear::pack(&pad(&block.attention.out, hidden, heads, 1.0), Input::Signed),
-            attention_norm: Norm::new(&ones, &zeros, attention_norm.eps),
-            gain,
-            up: Linear::pack(&pad(&absorb(attention_norm, up), inner, hidden, 1.0), Input::Signed),
-            down: Linear::pack(&down, Input::Activated),
-            out_norm: norm(&block.feed_forward_norm),
+/// Packs a model's head.
+fn head<S: Simd>(head: &model::Head, hidden: Width) -> Head<S> {
+    let dense = head.dense.as_ref().map(|(map, activation)| (pad(map, hidden, hidden, 1.0), *activation));
+    let dense = dense.as_ref().map(|(map, activation)| (map, *activation));
+    let (weight, bias) = match &head.score {
+        Score::Linear(linear) => (linear.weight.values.clone(), linear.bias_values()[0]),
+        Score::Tokens { yes, no } => {
+            let mut weight = yes.values.clone();
+            let no = no.iter().flat_map(|no| &no.values);
+            weight.iter_mut().zip(no).for_each(|(yes, no)| *yes -= no);
+            (weight, 0.0)
         }
-    }
-}
-
-/// To queries, keys and values; queries scaled for a softmax in powers of two.
-fn projections(block: &model::Block) -> [Dense; 3] {
-    let model::Attention { heads, head_dim, query, key, value, .. } = &block.attention;
-    let (hidden, heads) = (Width::plain(query.inputs()), Width::heads(*heads, *head_dim));
-    let scale = LOG2_E / (*head_dim as f32).sqrt();
-    [(query, scale), (key, 1.0), (value, 1.0)].map(|(map, factor)| pad(map, heads, hidden, factor))
-}
-
-fn norm(norm: &model::Norm) -> Norm {
-    Norm::new(&norm.gain.values, &norm.bias_values(), norm.eps)
+    };
+    Head::new(dense, head.norm.as_ref().map(norm), &weight, bias)
 }
