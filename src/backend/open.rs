@@ -1,11 +1,13 @@
 //! Loads a model on the best device of this machine.
 
-use super::{Cpu, CpuModel, Precision, Scorer, Unsupported};
+use super::{Cpu, CpuModel, Precision, Reference, Scorer, Unsupported};
 use crate::base::Tier;
-use crate::model::Model;
+use crate::model::{Forward, Model};
+use std::sync::Arc;
 
 /// Returns a scorer and the data type of its linear maps, for example `float16`. As in the server, a primary runs on a GPU
-/// that supports the model's shape and the precision; every other model runs on `threads` CPU threads.
+/// that supports the model's shape and the precision; every other model runs on `threads` CPU threads, or by the reference
+/// if the CPU engine does not run its plan.
 ///
 /// # Errors
 /// [`Unsupported`] if no device of this machine has the precision.
@@ -23,7 +25,14 @@ pub fn open(
     }
     #[cfg(not(feature = "cuda"))]
     let _ = tier;
-    let packed = CpuModel::new(&model.plan, precision)?;
+    let packed = match CpuModel::new(&model.plan, precision) {
+        Err(error @ Unsupported::Plan { .. }) => {
+            tracing::warn!(%error, "the reference engine is used, in f32 on one thread, which is many times slower");
+            let forward = Forward::new(&model.plan).expect("the tensors of an opened model have their shapes");
+            return Ok((Box::new(Reference::new(Arc::new(forward))), "float32"));
+        }
+        packed => packed?,
+    };
     let dtype = packed.dtype();
     Ok((Box::new(Cpu::new(packed, threads)), dtype))
 }

@@ -1,7 +1,7 @@
 //! Chooses the engine of a tier on this machine.
 
 use super::config::{EngineKind, TierConfig};
-use crate::backend::{Cpu, CpuModel, Precision, Reference};
+use crate::backend::{Cpu, CpuModel, Precision, Reference, Unsupported};
 use crate::base::Tier;
 use crate::engine::MakeScorer;
 use crate::model::{Forward, Model};
@@ -38,12 +38,7 @@ pub(super) struct Placed {
 pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
     match configured.engine {
         EngineKind::Cpu => on_cpu(configured, model),
-        EngineKind::Reference => {
-            let forward = Forward::new(&model.plan).map_err(|error| error.to_string())?;
-            let forward = Arc::new(forward);
-            let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
-            Ok(on(configured, &make, ("float32", "the reference engine has no other".into())))
-        }
+        EngineKind::Reference => on_reference(configured, model),
         EngineKind::Auto => {
             let half =
                 configured.precision.half().filter(|_| tier == Tier::Primary && cfg!(feature = "cuda"));
@@ -75,11 +70,23 @@ fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Res
 }
 
 fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
-    let packed = CpuModel::new(&model.plan, configured.precision);
-    let (packed, threads) = (packed.map_err(|error| error.to_string())?, configured.threads);
+    let packed = match CpuModel::new(&model.plan, configured.precision) {
+        Err(error @ Unsupported::Plan { .. }) => {
+            tracing::warn!(%error, "the model runs on the reference engine, in f32 on one thread, which is many times slower");
+            return on_reference(configured, model);
+        }
+        packed => packed.map_err(|error| error.to_string())?,
+    };
+    let threads = configured.threads;
     let chosen = (packed.dtype(), packed.reason().clone());
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads))));
     Ok(on(configured, &make, chosen))
+}
+
+fn on_reference(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
+    let forward = Arc::new(Forward::new(&model.plan).map_err(|error| error.to_string())?);
+    let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
+    Ok(on(configured, &make, ("float32", "the reference engine has no other".into())))
 }
 
 fn on(configured: &TierConfig, make: &MakeScorer, (dtype, dtype_reason): (&'static str, Arc<str>)) -> Placed {
