@@ -1,0 +1,105 @@
+//! The Open Inference Protocol: JSON, binary tensors and parameters.
+
+use super::{answer, decode, decoded, encode, header, oip_json, try_decode};
+use crate::base::Ns;
+use crate::rerank::Priority;
+use crate::wire::Settings;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
+
+#[test]
+fn an_open_inference_parameter_that_is_not_read_is_a_warning() {
+    let mut body = oip_json();
+    body["parameters"]["top_n"] = json!(1);
+    assert_eq!(decoded("/v2/models/m/infer", &body).warnings.len(), 1);
+    assert!(decoded("/v2/models/m/infer", &oip_json()).warnings.is_empty());
+}
+
+#[test]
+fn the_open_inference_protocol_speaks_json() {
+    let path = "/v2/models/owner%2Fname/versions/3/infer";
+    assert_eq!(decoded(path, &oip_json()).request.model.as_deref(), Some("owner/name"));
+    let answer = answer(path, &oip_json(), &[-1.5, 2.0]);
+    // Whatever was asked for, the version is that of who answered.
+    assert_eq!((&answer["id"], &answer["model_version"]), (&json!("mine"), &json!("0123456789ab")));
+    assert_eq!(answer["parameters"]["podium_model"], "served");
+    let outputs = json!([
+        {"name": "SCORE", "datatype": "FP32", "shape": [2, 1], "data": [-1.5, 2.0]},
+        {"name": "INDEX", "datatype": "INT64", "shape": [2], "data": [1, 0]},
+    ]);
+    assert_eq!(answer["outputs"], outputs);
+}
+
+fn binary_body(texts: &[u8], size: usize) -> (HeaderMap, Vec<u8>) {
+    let head = json!({
+        "inputs": [
+            {"name": "QUERY", "shape": [1], "datatype": "BYTES", "data": ["q"]},
+            {"name": "PASSAGE", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": size}},
+        ],
+        "outputs": [{"name": "SCORE", "parameters": {"binary_data": true}}],
+    });
+    let mut body = serde_json::to_vec(&head).unwrap();
+    let name = HeaderName::from_static("inference-header-content-length");
+    let headers = HeaderMap::from_iter([(name, HeaderValue::from(body.len()))]);
+    body.extend(texts);
+    (headers, body)
+}
+
+#[test]
+fn the_open_inference_protocol_speaks_binary() {
+    let (headers, body) = binary_body(b"\x01\0\0\0a\x02\0\0\0bc", 11);
+    let decoded = decode("/v2/models/m/infer", &headers, &body, &Settings::default()).unwrap();
+    assert_eq!(&*decoded.request.documents[1], "bc");
+    let encoded = encode(&decoded, &[0.0, 40.0]);
+    let length: usize = header(&encoded, "inference-header-content-length").unwrap().parse().unwrap();
+    let (head, data) = encoded.body.split_at(length);
+    let head: Value = serde_json::from_slice(head).unwrap();
+    assert_eq!(head["outputs"][0]["parameters"], json!({"binary_data_size": 8}));
+    assert_eq!(data, [0.5f32.to_le_bytes(), 1.0f32.to_le_bytes()].concat());
+}
+
+#[test]
+fn binary_tensors_that_lie_are_named() {
+    for (texts, size, expected) in [
+        (&b"\x01\0\0\0a\x02\0\0\0b"[..], 10, "PASSAGE[1]: is cut short"),
+        (b"\x01\0\0\0a\xff\xff\xff\xff", 9, "PASSAGE[1]: is cut short"),
+        (b"\x01\0\0\0a", 99, "PASSAGE: binary_data_size is past the end of the body"),
+        (b"\x01\0\0\0a", 5, "PASSAGE: has 1 elements, and its shape is [2]"),
+        (b"\x01\0\0\0a\x01\0\0\0\xff", 10, "PASSAGE[1]: is not UTF-8 at byte 0"),
+        (b"\x01\0\0\0a\x01\0\0\0bxx", 10, "2 bytes of tensor data are left over"),
+    ] {
+        let (headers, body) = binary_body(texts, size);
+        let (_, error) = decode("/v2/models/m/infer", &headers, &body, &Settings::default()).unwrap_err();
+        assert_eq!(error.full_message(), expected);
+    }
+}
+
+#[test]
+fn the_open_inference_protocol_s_parameters_are_triton_s() {
+    let of = |parameters: Value| {
+        let mut body = oip_json();
+        body["parameters"] = parameters;
+        decoded("/v2/models/m/infer", &body).request.options
+    };
+    let rows = [
+        (json!(0), Priority::Normal),
+        (json!(1), Priority::High),
+        (json!(2), Priority::Normal),
+        (json!(7), Priority::Low),
+        (json!("high"), Priority::High),
+    ];
+    for (priority, expected) in rows {
+        assert_eq!(of(json!({"priority": priority})).priority, expected, "{priority}");
+    }
+    assert_eq!(of(json!({"timeout": 20_000})).latency_budget, Some(Ns::from_millis(20)));
+    assert_eq!(of(json!({"timeout": 0})).latency_budget, None);
+    let mut wrong = oip_json();
+    wrong["parameters"] = json!({"priority": -1});
+    assert!(try_decode("/v2/models/m/infer", &wrong).is_err());
+    let mut all = oip_json();
+    all.as_object_mut().unwrap().remove("outputs");
+    let answer = answer("/v2/models/m/infer", &all, &[-1.5, 2.0]);
+    let names: Vec<&Value> =
+        answer["outputs"].as_array().unwrap().iter().map(|output| &output["name"]).collect();
+    assert_eq!(names, ["SCORE", "INDEX"]);
+}
