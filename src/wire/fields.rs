@@ -348,22 +348,40 @@ impl Item {
         }
     }
 
-    /// A string, or the `text` of an object.
+    /// A string, or the text of an object.
     pub fn text_or_object(self, name: &str, place: usize) -> Result<Arc<str>, ApiError> {
-        let invalid = |message: String| Err(ApiError::invalid(format!("{name}[{place}]"), message));
+        let invalid = |message: String| ApiError::invalid(format!("{name}[{place}]"), message);
         match self {
             Self::Text(text) => Ok(text),
-            Self::Object(object) => match object.get("text") {
-                Some(Value::String(text)) => Ok(text.as_str().into()),
-                Some(_) => invalid("`text` must be a string".to_owned()),
-                None => invalid("the object has no `text`".to_owned()),
-            },
+            Self::Object(object) => text_of(&object).ok_or_else(|| invalid(NO_TEXT.to_owned())),
             Self::List(_) | Self::Other(_) => {
                 let kind = self.kind();
-                invalid(format!("must be a string or an object with a `text`, and is {kind}"))
+                Err(invalid(format!("must be a string or an object with a `text`, and is {kind}")))
             }
         }
     }
+}
+
+/// The error of an object without a text that can be ranked.
+pub(super) const NO_TEXT: &str = "must have a `text`, or a `content` of type text";
+
+/// The text of an object: its `text`, or vLLM's `content`, which is a string or a list of parts.
+pub(super) fn text_of(object: &Map<String, Value>) -> Option<Arc<str>> {
+    let field = |name| object.get(name).filter(|value| !value.is_null());
+    match (field("text"), field("content")) {
+        (Some(Value::String(text)), _) | (None, Some(Value::String(text))) => Some(text.as_str().into()),
+        (None, Some(Value::Array(parts))) if !parts.is_empty() => {
+            let texts: Option<Vec<&str>> = parts.iter().map(text_of_part).collect();
+            Some(texts?.join("\n").into())
+        }
+        _ => None,
+    }
+}
+
+/// The text of a part of `content`: `{type: "text", text}`. Images and other types have none.
+pub(super) fn text_of_part(part: &Value) -> Option<&str> {
+    let is_text = part.get("type").is_none_or(|kind| kind == "text");
+    part.get("text").filter(|_| is_text)?.as_str()
 }
 
 impl<'de> Deserialize<'de> for Fields {

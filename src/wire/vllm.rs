@@ -3,12 +3,12 @@
 use super::ask::{Data, Score, pairs, parse, relevances};
 use super::declare::Declared;
 use super::error::{ApiError, Failure};
-use super::fields::{Field, Fields, Item, not_empty, shared_query};
+use super::fields::{Field, Fields, NO_TEXT, not_empty, shared_query, text_of, text_of_part};
 use super::spec::{Read, Spec, Written};
 use super::{Answered, Code, Dialect, Relevance, TextObject, Usage, truncation};
 use crate::rerank::{Options, PairTokens, Priority, Query, Request, ScoreForm, Truncation};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(super) const RERANK: Spec = Spec {
@@ -134,40 +134,19 @@ fn one_or_many(fields: &mut Fields, name: &str) -> Result<Vec<Arc<str>>, ApiErro
         Some(Field::Text(text)) => Ok(vec![text]),
         Some(Field::List(items)) => {
             not_empty(name, &items)?;
-            let text = |(place, item): (usize, Item)| match item {
-                Item::Object(object) => content(&object).ok_or_else(|| {
-                    ApiError::invalid(format!("{name}[{place}]"), "must have a text, or content of type text")
-                }),
-                item => item.text(name, place),
-            };
-            items.into_iter().enumerate().map(text).collect()
+            items.into_iter().enumerate().map(|(place, item)| item.text_or_object(name, place)).collect()
         }
         Some(Field::Object(object)) => match object.get("content") {
             // Each part is a text of its own.
-            Some(Value::Array(parts)) => {
-                let texts = parts.iter().map(|part| part.as_object().and_then(content));
-                texts.collect::<Option<_>>().ok_or_else(|| wrong("must have content of type text only"))
+            Some(Value::Array(parts)) if !parts.is_empty() => {
+                let texts = parts.iter().map(|part| text_of_part(part).map(Arc::from));
+                texts.collect::<Option<_>>().ok_or_else(|| wrong(NO_TEXT))
             }
-            _ => content(&object).map(|text| vec![text]).ok_or_else(|| wrong("has no text")),
+            _ => text_of(&object).map(|text| vec![text]).ok_or_else(|| wrong(NO_TEXT)),
         },
         Some(Field::Null | Field::Bool(_) | Field::Number(_)) => {
             Err(wrong("must be a string or a list of strings"))
         }
-    }
-}
-
-/// The text of `{text}`, of a part `{type: "text", text}`, or of `{content}` of one or more parts.
-fn content(object: &Map<String, Value>) -> Option<Arc<str>> {
-    let is_text = object.get("type").is_none_or(|kind| kind == "text");
-    match (object.get("text"), object.get("content")) {
-        (Some(Value::String(text)), _) if is_text => Some(text.as_str().into()),
-        (None, Some(Value::String(text))) => Some(text.as_str().into()),
-        (None, Some(Value::Array(parts))) => {
-            let parts = parts.iter().map(|part| part.as_object().and_then(content));
-            let texts: Option<Vec<Arc<str>>> = parts.collect();
-            Some(texts?.join("\n").into())
-        }
-        _ => None,
     }
 }
 

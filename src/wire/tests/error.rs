@@ -16,7 +16,7 @@ fn bad_input_names_the_field_in_the_dialect_that_asked() {
             "/v1/rank",
             json!({"query": "q", "documents": [{}]}),
             Dialect::Podium,
-            "documents[0]: the object has no `text`",
+            "documents[0]: must have a `text`, or a `content` of type text",
         ),
         (
             "/v1/rank",

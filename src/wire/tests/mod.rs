@@ -104,6 +104,44 @@ fn a_boolean_as_a_string_is_read_and_said() {
     assert_eq!(error, "return_documents: must be a boolean, and is a string");
 }
 
+/// Dify's plugin for OpenAI-compatible servers sends vLLM's content parts, also to `/v1/rerank`.
+#[test]
+fn a_document_that_may_be_an_object_may_have_content_parts() {
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let image = json!({"type": "image_url", "image_url": {"url": "x"}});
+    for (path, name) in [
+        ("/v1/rank", "documents"),
+        ("/v1/rerank", "documents"),
+        ("/rerank", "documents"),
+        ("/v1/ranking", "passages"),
+    ] {
+        let body = |document: Value| json!({"query": "q", name: [document]});
+        for (document, expected) in [
+            (json!({"content": [part("a")]}), "a"),
+            (json!({"content": [part("a"), part("b")]}), "a\nb"),
+            (json!({"content": "a"}), "a"),
+            // Documents are objects with any other fields.
+            (json!({"text": "a", "type": "news", "content": [image]}), "a"),
+        ] {
+            assert_eq!(&*decoded(path, &body(document)).request.documents[0], expected, "{path}");
+        }
+        for document in [
+            json!({"content": [part("a"), image]}),
+            json!({"content": []}),
+            json!({"content": 7}),
+            json!({"text": 7}),
+            json!({}),
+        ] {
+            let (_, error) = try_decode(path, &body(document)).unwrap_err();
+            assert_eq!(
+                error,
+                format!("{name}[0]: must have a `text`, or a `content` of type text"),
+                "{path}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_mark_of_the_byte_order_is_left_out() {
     for (path, body) in [

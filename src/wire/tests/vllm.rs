@@ -122,5 +122,5 @@ fn vllm_s_texts_come_in_many_forms() {
     assert_eq!(&*decoded("/rerank", &two).request.documents[0], "a\nb");
     let image = json!({"query": "q", "documents": ["a", {"type": "image_url", "image_url": {"url": "x"}}]});
     let (_, error) = try_decode("/rerank", &image).unwrap_err();
-    assert_eq!(error, "documents[1]: must have a text, or content of type text");
+    assert_eq!(error, "documents[1]: must have a `text`, or a `content` of type text");
 }
