@@ -122,6 +122,20 @@ fn texts_become_tokens_and_texts_again() {
         ),
         (
             "/tokenize",
+            json!({"inputs": "a", "add_special_tokens": "x"}),
+            422,
+            "Validation",
+            "add_special_tokens: must be true or false",
+        ),
+        (
+            "/decode",
+            json!({"ids": [3], "skip_special_tokens": 1}),
+            422,
+            "Validation",
+            "skip_special_tokens: must be true or false",
+        ),
+        (
+            "/tokenize",
             json!({"inputs": vec!["a"; 10_001]}),
             413,
             "Validation",

@@ -103,6 +103,7 @@ fn read_v2(fields: &mut Fields) -> Result<Request, ApiError> {
         Some(0) | None => Priority::Normal,
     };
     let request = common(fields, documents)?;
+    fields.bool("return_documents")?;
     Ok(Request { options: Options { priority, ..Options::default() }, ..request })
 }
 

@@ -118,15 +118,14 @@ fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiErr
     let (documents, shape) = passages.ok_or_else(|| missing("PASSAGE"))?;
     let request = Request {
         model: Some(model.clone()),
-        score: match body.parameters.get("raw_scores") {
-            Some(Value::Bool(true)) => ScoreForm::Logit,
-            Some(Value::Bool(false)) | None => ScoreForm::Probability,
-            Some(_) => return Err(ApiError::invalid("parameters.raw_scores", "must be true or false")),
+        score: match flag(&body.parameters, "raw_scores")? {
+            Some(true) => ScoreForm::Logit,
+            Some(false) | None => ScoreForm::Probability,
         },
         options: options(&body.parameters)?,
         ..Request::plain(query(&queries, documents.len())?, documents)
     };
-    let all_binary = is_true(&body.parameters, "binary_data_output");
+    let all_binary = flag(&body.parameters, "binary_data_output")?.unwrap_or(false);
     let outputs = outputs(body.outputs, all_binary)?;
     let parameters = body.parameters.keys().filter(|name| !PARAMETERS.contains(&name.as_str()));
     let unknown = parameters.map(|name| format!("parameters.{name}"));
@@ -169,8 +168,11 @@ fn texts(tensor: Tensor, binary: &mut &[u8]) -> Result<Vec<Arc<str>>, ApiError> 
     }
     let texts = match (tensor.parameters.get("binary_data_size"), tensor.data) {
         (Some(size), None) => {
-            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
-            let Some((mine, rest)) = size.and_then(|size| binary.split_at_checked(size)) else {
+            let Some(size) = size.as_u64() else {
+                return Err(ApiError::invalid(name, "binary_data_size must be a number of bytes"));
+            };
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            let Some((mine, rest)) = binary.split_at_checked(size) else {
                 let message = "binary_data_size is past the end of the body";
                 return Err(ApiError::invalid(name, message));
             };
@@ -241,11 +243,11 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
             Some(1) => Priority::High,
             Some(0 | 2) => Priority::Normal,
             Some(_) => Priority::Low,
-            None => one_of("priority", value.as_str().unwrap_or_default(), PRIORITIES)?,
+            None => word("priority", value, PRIORITIES)?,
         };
     }
     if let Some(value) = parameters.get("policy") {
-        options.policy = Some(one_of("policy", value.as_str().unwrap_or_default(), POLICIES)?);
+        options.policy = Some(word("policy", value, POLICIES)?);
     }
     if let Some(value) = parameters.get("top_k") {
         let count = value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0);
@@ -253,6 +255,10 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
         options.top_k = Some(count.ok_or_else(wrong)?);
     }
     Ok(options)
+}
+
+fn word<T: Copy>(name: &str, value: &Value, words: &[(&str, T)]) -> Result<T, ApiError> {
+    one_of(name, value.as_str().unwrap_or(&value.to_string()), words)
 }
 
 fn outputs(asked: Option<Vec<Output>>, all_binary: bool) -> Result<Vec<(Name, bool)>, ApiError> {
@@ -265,17 +271,17 @@ fn outputs(asked: Option<Vec<Output>>, all_binary: bool) -> Result<Vec<(Name, bo
             "INDEX" => Name::Index,
             other => return Err(ApiError::invalid("outputs", format!("`{other}` is not SCORE or INDEX"))),
         };
-        let binary = match output.parameters.contains_key("binary_data") {
-            true => is_true(&output.parameters, "binary_data"),
-            false => all_binary,
-        };
-        Ok((name, binary))
+        Ok((name, flag(&output.parameters, "binary_data")?.unwrap_or(all_binary)))
     };
     asked.into_iter().map(output).collect()
 }
 
-fn is_true(parameters: &Map<String, Value>, name: &str) -> bool {
-    parameters.get(name) == Some(&Value::Bool(true))
+fn flag(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, ApiError> {
+    match parameters.get(name) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(ApiError::invalid(format!("parameters.{name}"), "must be true or false")),
+    }
 }
 
 fn write(answer: &Answered) -> Written {

@@ -123,6 +123,11 @@ fn read_score(fields: &mut Fields) -> Result<Request, ApiError> {
             return Err(ApiError::invalid(ours, message));
         }
     };
+    for name in SIDES.into_iter().flat_map(|(ours, theirs)| [ours, theirs]) {
+        if fields.take(name).is_some() {
+            fields.warnings.push(format!("`{name}` was ignored: `{ours}` and `{theirs}` were read"));
+        }
+    }
     fields.names = vec![("query", ours), ("documents", theirs)];
     common(fields, query, documents)
 }

@@ -81,6 +81,12 @@ fn header<'a>(encoded: &'a Encoded, name: &str) -> Option<&'a str> {
     encoded.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_str().unwrap())
 }
 
+/// Pins each path of a dialect to it.
+fn pins(dialect: Dialect) -> Pins {
+    let pin = |path| dialect.spec().paths.contains(&path).then_some(dialect);
+    Pins { rerank: pin("/rerank"), v1_rerank: pin("/v1/rerank"), v2_rerank: pin("/v2/rerank") }
+}
+
 fn oip_json() -> Value {
     json!({
         "id": "mine", "inputs": [
@@ -142,6 +148,68 @@ fn a_document_that_may_be_an_object_may_have_content_parts() {
     }
 }
 
+/// Documents of dialects that have objects are left out: a caller's own fields are ignored in them.
+#[test]
+fn a_field_of_a_wrong_type_is_refused_or_warned_of() {
+    let documents = ["a".to_owned()];
+    for dialect in Dialect::ALL {
+        let settings = Settings { pins: pins(dialect), ..Settings::default() };
+        let path = dialect.ask_path(Some("m"));
+        let parameters = ["raw_scores", "latency_budget_ms", "timeout", "priority", "policy", "top_k"];
+        let (fields, below): (&[&str], &str) = match dialect {
+            Dialect::Oip => (&parameters, "parameters"),
+            _ => (dialect.spec().fields, ""),
+        };
+        for name in fields {
+            for wrong in [json!({"no": 1}), json!([7]), json!("no such word"), json!(true), json!(1.5)] {
+                let ask = dialect.ask(Some("m"), Ask { query: "q", documents: &documents });
+                let mut body: Value = serde_json::from_slice(&ask).unwrap();
+                if below.is_empty() {
+                    body[*name] = wrong.clone();
+                } else {
+                    body[below][*name] = wrong.clone();
+                }
+                let bytes = serde_json::to_vec(&body).unwrap();
+                match decode(&path, &HeaderMap::new(), &bytes, &settings) {
+                    Ok(decoded) => {
+                        let warned = decoded.warnings.iter().any(|warning| warning.contains(*name));
+                        assert!(warned || fits(name, &wrong), "{}: {name}: {wrong}", dialect.name());
+                    }
+                    Err((_, error)) => {
+                        let field = error.field.expect("a field is to blame");
+                        assert!(field.contains(*name), "{}: {name}: {field}", dialect.name());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a value of [`a_field_of_a_wrong_type_is_refused_or_warned_of`] is of a field's type.
+fn fits(name: &str, value: &Value) -> bool {
+    match value {
+        Value::String(_) => [
+            "model",
+            "query",
+            "documents",
+            "user",
+            "text_1",
+            "text_2",
+            "queries",
+            "items",
+            "data_1",
+            "data_2",
+        ]
+        .contains(&name),
+        Value::Bool(_) => {
+            let prefixes = ["return_", "raw_scores", "truncat", "use_activation", "activation"];
+            prefixes.iter().any(|prefix| name.starts_with(prefix))
+        }
+        Value::Number(_) => ["latency_budget_ms", "timeout"].contains(&name),
+        _ => false,
+    }
+}
+
 #[test]
 fn a_mark_of_the_byte_order_is_left_out() {
     for (path, body) in [
@@ -171,10 +239,7 @@ fn every_dialect_s_fields_and_answer_are_described() {
         let known: BTreeSet<String> = known.iter().map(|name| (*name).to_owned()).collect();
         assert_eq!(names(&schema(dialect, "request")["properties"]), known, "{}", dialect.name());
         // What our own client asks.
-        let pin = |path| dialect.spec().paths.contains(&path).then_some(dialect);
-        let pins =
-            Pins { rerank: pin("/rerank"), v1_rerank: pin("/v1/rerank"), v2_rerank: pin("/v2/rerank") };
-        let settings = Settings { pins, ..Settings::default() };
+        let settings = Settings { pins: pins(dialect), ..Settings::default() };
         let body = dialect.ask(Some("m"), Ask { query: "q", documents: &documents });
         let decoded = decode(&dialect.ask_path(Some("m")), &HeaderMap::new(), &body, &settings).unwrap();
         assert_eq!(decoded.reply.dialect(), dialect);

@@ -103,3 +103,18 @@ fn the_open_inference_protocol_s_parameters_are_triton_s() {
         answer["outputs"].as_array().unwrap().iter().map(|output| &output["name"]).collect();
     assert_eq!(names, ["SCORE", "INDEX"]);
 }
+
+#[test]
+fn a_flag_of_the_open_inference_protocol_is_a_boolean() {
+    let refused = |body: &Value| try_decode("/v2/models/m/infer", body).unwrap_err().1;
+    let mut all = oip_json();
+    all["parameters"] = json!({"binary_data_output": "yes"});
+    assert_eq!(refused(&all), "parameters.binary_data_output: must be true or false");
+    let mut one = oip_json();
+    one["outputs"][0]["parameters"] = json!({"binary_data": 1});
+    assert_eq!(refused(&one), "parameters.binary_data: must be true or false");
+    let mut size = oip_json();
+    size["inputs"][0] =
+        json!({"name": "QUERY", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": "5"}});
+    assert_eq!(refused(&size), "QUERY: binary_data_size must be a number of bytes");
+}
