@@ -171,7 +171,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Field::Number(value)) if value.fract() == 0.0 && value >= f64::from(min) => {
-                // What is more than there can ever be is as good as the most.
+                // A number above `u32::MAX` stands for that: there are never more tokens or documents.
                 Ok(Some(value as u32))
             }
             Some(Field::Number(value)) => {
@@ -271,9 +271,7 @@ pub(super) fn options(headers: &HeaderMap, options: &mut Options) -> Result<(), 
         options.policy = Some(one_of(name, text, POLICIES)?);
     }
     if let Some((name, text)) = header(headers, "x-podium-top-k")? {
-        let count = text.parse().ok().filter(|&count| count >= 1);
-        let message = || ApiError::invalid(name, format!("`{text}` is not a whole number of at least 1"));
-        options.top_k = Some(count.ok_or_else(message)?);
+        options.top_k = Some(at_least_one(name, text)?);
     }
     Ok(())
 }
@@ -285,6 +283,13 @@ pub(super) fn header<'a>(
     let Some(value) = headers.get(name) else { return Ok(None) };
     let text = value.to_str().map_err(|_| ApiError::invalid(name, "is not ASCII text"))?;
     Ok(Some((name, text.trim())))
+}
+
+/// Reads a whole number of at least 1. As in bodies, a number above `u32::MAX` stands for that.
+pub(super) fn at_least_one(name: &str, text: &str) -> Result<u32, ApiError> {
+    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let count = is_digits.then(|| text.parse().unwrap_or(u32::MAX)).filter(|&count| count >= 1);
+    count.ok_or_else(|| ApiError::invalid(name, format!("`{text}` is not a whole number of at least 1")))
 }
 
 pub(super) fn budget(name: &str, millis: f64) -> Result<Ns, ApiError> {
@@ -574,6 +579,21 @@ mod tests {
     fn unknown_fields_are_remembered_and_not_read() {
         let fields = Fields::parse(br#"{"query": "a", "typo": {"deep": [1, 2]}, "texts": []}"#).unwrap();
         assert_eq!(fields.unknown(&["query"]), ["typo", "texts"]);
+    }
+
+    #[test]
+    fn a_count_may_have_any_number_of_digits() {
+        let huge = "1".repeat(40);
+        for (text, expected) in
+            [("1", 1), ("4294967295", u32::MAX), ("4294967296", u32::MAX), (&huge, u32::MAX)]
+        {
+            let headers = HeaderMap::from_iter([("x-podium-top-k".parse().unwrap(), text.parse().unwrap())]);
+            let mut found = Options::default();
+            options(&headers, &mut found).unwrap();
+            assert_eq!(found.top_k, Some(expected), "{text}");
+            let mut fields = Fields::parse(format!(r#"{{"top_k": {text}}}"#).as_bytes()).unwrap();
+            assert_eq!(fields.count("top_k", 1).unwrap(), Some(expected), "{text}");
+        }
     }
 
     #[test]

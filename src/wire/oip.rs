@@ -6,7 +6,7 @@
 
 use super::ask::{Ask, Rows, parse};
 use super::error::ApiError;
-use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query, without_bom};
+use super::fields::{POLICIES, PRIORITIES, at_least_one, budget, one_of, shared_query, without_bom};
 use super::path::Place;
 use super::spec::{Read, Spec, Whole, Written};
 use super::{Answered, Code};
@@ -250,9 +250,7 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
         options.policy = Some(word("policy", value, POLICIES)?);
     }
     if let Some(value) = parameters.get("top_k") {
-        let count = value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0);
-        let wrong = || ApiError::invalid("top_k", "must be a whole number of at least 1");
-        options.top_k = Some(count.ok_or_else(wrong)?);
+        options.top_k = Some(at_least_one("top_k", &value.to_string())?);
     }
     Ok(options)
 }
