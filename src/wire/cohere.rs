@@ -206,11 +206,11 @@ fn write_v2(answer: &Answered) -> Written {
     })
 }
 
-/// The message stands where Cohere has it. Jina's clients print `detail`, and vLLM's read `error`; both have the code.
+/// The text is there three times, because each client of this path shows its user one field only: Cohere's `message`,
+/// Jina's `detail`, and OpenAI-like clients of vLLM `error.message`. The requests of the three may be equal.
 fn error_v1(failure: &Failure) -> Value {
-    let mut openai = failure.openai();
-    openai["message"] = failure.error.code.name().into();
-    json!({"message": failure.message, "id": failure.stamp.id, "detail": failure.error.code.name(), "error": openai})
+    let Failure { message, stamp, .. } = failure;
+    json!({"message": message, "id": stamp.id, "detail": message, "error": failure.openai()})
 }
 
 fn error_v2(failure: &Failure) -> Value {

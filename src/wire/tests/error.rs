@@ -219,13 +219,29 @@ fn what_the_engine_refuses_has_the_status_that_the_peer_gives_it() {
     }
 }
 
+/// Where one path serves clients of several peers, the text is in each field that one of them shows its user: text that is
+/// there three times is less bad than an error without a reason.
 #[test]
-fn a_message_stands_once_in_an_error() {
-    for path in ["/v1/rank", "/v1/rerank", "/v2/rerank", "/rerank", "/score", "/predict", "/v1/ranking"] {
+fn an_error_s_text_is_in_each_field_that_a_client_reads_and_in_no_other() {
+    let rows: [(&str, &[&str]); 7] = [
+        ("/v1/rank", &["/error/message"]),
+        ("/v1/rerank", &["/message", "/detail", "/error/message"]),
+        ("/v2/rerank", &["/message"]),
+        ("/rerank", &["/error/message"]),
+        ("/score", &["/error/message"]),
+        ("/predict", &["/error"]),
+        ("/v1/ranking", &["/detail"]),
+    ];
+    for (path, places) in rows {
         let (dialect, error) =
             decode(path, &HeaderMap::new(), br#"{"query": 7}"#, &Settings::default()).unwrap_err();
         let stamp = Stamp { id: "7".into(), created_unix: 0 };
-        let body = String::from_utf8(encode_error(dialect, &error, &stamp).body).unwrap();
-        assert_eq!(body.matches(&error.message).count(), 1, "{path}: {body}");
+        let body = encode_error(dialect, &error, &stamp).body;
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        for place in places {
+            assert_eq!(answer.pointer(place), Some(&json!(error.full_message())), "{path}{place}: {answer}");
+        }
+        let times = answer.to_string().matches(&error.message).count();
+        assert_eq!(times, places.len(), "{path}: {answer}");
     }
 }
