@@ -326,6 +326,9 @@ fn write(answer: &Answered) -> Written {
         },
     });
     // A parameter is never null.
+    if let Some(budget) = receipt.budget {
+        head["parameters"]["podium_budget_ms"] = json!(budget.as_millis_f64());
+    }
     if let Some(cost) = receipt.cost {
         head["parameters"]["podium_cost_nanodollars"] = json!(cost.0);
     }

@@ -23,6 +23,7 @@ fn the_open_inference_protocol_speaks_json() {
     // Whatever was asked for, the version is that of who answered.
     assert_eq!((&answer["id"], &answer["model_version"]), (&json!("mine"), &json!("0123456789ab")));
     assert_eq!(answer["parameters"]["podium_model"], "served");
+    assert_eq!(answer["parameters"]["podium_budget_ms"], 50.0);
     let outputs = json!([
         {"name": "SCORE", "datatype": "FP32", "shape": [2, 1], "data": [-1.5, 2.0]},
         {"name": "INDEX", "datatype": "INT64", "shape": [2], "data": [1, 0]},
