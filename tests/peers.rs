@@ -82,7 +82,10 @@ fn tei_s_pages_are_there() {
     let long = json!({"query": "q", "texts": ["a ".repeat(300)]}).to_string();
     let reply = server.post("/rerank", &long);
     assert_eq!((reply.status, reply.header("x-podium-truncated")), (200, Some("1")), "{}", reply.text());
-    assert!(reply.header("x-compute-tokens").is_some() && reply.header("x-total-time").is_some());
+    for name in ["x-compute-tokens", "x-total-time", "x-tokenization-time"] {
+        assert!(reply.header(name).is_some(), "{name}");
+    }
+    assert_eq!(reply.header("x-compute-type"), Some("cpu"));
     let refuse = json!({"query": "q", "texts": ["a ".repeat(300)], "truncate": false}).to_string();
     let reply = server.post("/rerank", refuse);
     assert_eq!((reply.status, &reply.json()["error_type"]), (413, &json!("Validation")));

@@ -152,7 +152,7 @@ fn scores_predict(body: &[u8]) -> Result<Rows, String> {
     Ok(rows.into_iter().map(|[prediction]| prediction.score).enumerate().collect())
 }
 
-/// TEI's own headers: times are in whole milliseconds. What it calls the time of tokenisation is in our queue's.
+/// TEI's own headers: times are in whole milliseconds. TEI's time in the queue begins after tokenisation.
 fn times(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
     let receipt = &answer.outcome.receipt;
     let queries = match &answer.request.query {
@@ -161,14 +161,20 @@ fn times(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
     };
     let documents: usize = answer.request.documents.iter().map(|text| text.chars().count()).sum();
     let millis = |ns: Ns| HeaderValue::from(ns.0 / 1_000_000);
-    vec![
+    let mut headers = vec![
         (HeaderName::from_static("x-compute-time"), millis(receipt.elapsed)),
         (HeaderName::from_static("x-compute-characters"), (queries + documents).into()),
         (HeaderName::from_static("x-compute-tokens"), answer.tokens().into()),
         (HeaderName::from_static("x-total-time"), millis(receipt.elapsed)),
-        (HeaderName::from_static("x-queue-time"), millis(receipt.queue)),
+        (HeaderName::from_static("x-tokenization-time"), millis(receipt.tokenise)),
+        (HeaderName::from_static("x-queue-time"), millis(receipt.queue.saturating_sub(receipt.tokenise))),
         (HeaderName::from_static("x-inference-time"), millis(receipt.compute)),
-    ]
+    ];
+    // The configured name of a device may hold characters that a header cannot.
+    if let Ok(kind) = HeaderValue::try_from(&*receipt.device_kind) {
+        headers.push((HeaderName::from_static("x-compute-type"), kind));
+    }
+    headers
 }
 
 fn status(code: Code) -> StatusCode {

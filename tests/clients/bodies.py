@@ -1,7 +1,5 @@
 """Requests as they go over the wire, of peers and of applications that have no client of their own."""
 
-import requests
-
 from common import (
     DOCUMENTS, LONG, MODEL, ORDER, QUERY, Server, check, get, logits, post, ranked, right, send,
 )

@@ -50,7 +50,9 @@ fn tei_s_headers_count_and_time() {
         ("x-compute-tokens", "21"),
         ("x-compute-time", "12"),
         ("x-total-time", "12"),
-        ("x-queue-time", "4"),
+        ("x-compute-type", "cpu"),
+        ("x-tokenization-time", "1"),
+        ("x-queue-time", "3"),
         ("x-inference-time", "8"),
     ] {
         assert_eq!(header(&encoded, name), Some(expected), "{name}");
