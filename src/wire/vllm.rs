@@ -11,25 +11,29 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// A dialect's own fields, followed by those that rerank and score share.
+macro_rules! fields {
+    ($($own:literal),*) => {
+        &[
+            $($own,)*
+            "model",
+            "user",
+            "priority",
+            "truncate_prompt_tokens",
+            "truncation_side",
+            "max_tokens_per_doc",
+            "max_tokens_per_query",
+            "use_activation",
+            "activation",
+        ]
+    };
+}
+
 pub(super) const RERANK: Spec = Spec {
     name: "vllm",
     paths: &["/rerank", "/v1/rerank", "/v2/rerank"],
-    fields: &[
-        "model",
-        "query",
-        "documents",
-        "top_n",
-        "user",
-        "priority",
-        "truncate_prompt_tokens",
-        "truncation_side",
-        "max_tokens_per_doc",
-        "max_tokens_per_query",
-        "use_activation",
-        "activation",
-        // LiteLLM's client of vLLM sends it.
-        "return_documents",
-    ],
+    // LiteLLM's client of vLLM sends the last.
+    fields: fields!["query", "documents", "top_n", "return_documents"],
     names: NAMES,
     documents_max: usize::MAX,
     needs_model: false,
@@ -44,24 +48,7 @@ pub(super) const RERANK: Spec = Spec {
 pub(super) const SCORE: Spec = Spec {
     name: "vllm_score",
     paths: &["/score", "/v1/score"],
-    fields: &[
-        "model",
-        "text_1",
-        "text_2",
-        "queries",
-        "documents",
-        "items",
-        "data_1",
-        "data_2",
-        "user",
-        "priority",
-        "truncate_prompt_tokens",
-        "truncation_side",
-        "max_tokens_per_doc",
-        "max_tokens_per_query",
-        "use_activation",
-        "activation",
-    ],
+    fields: fields!["text_1", "text_2", "queries", "documents", "items", "data_1", "data_2"],
     read: Read::Fields(read_score),
     write: write_score,
     ask: |ask| json!({"text_1": ask.query, "text_2": ask.documents}),
