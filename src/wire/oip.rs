@@ -150,6 +150,9 @@ fn query(queries: &[Arc<str>], documents: usize) -> Result<Query, ApiError> {
     match queries {
         [one] => shared_query("QUERY", one),
         many if many.len() == documents => {
+            if let Some(place) = many.iter().position(|text| text.is_empty()) {
+                return Err(ApiError::invalid(format!("QUERY[{place}]"), "must not be empty"));
+            }
             Ok(Query::PerDocument(many.iter().map(|text| text.as_ref().to_owned()).collect()))
         }
         many => {

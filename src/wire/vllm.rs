@@ -3,7 +3,7 @@
 use super::ask::{Data, Score, pairs, parse, relevances};
 use super::declare::Declared;
 use super::error::{ApiError, Failure};
-use super::fields::{Field, Fields, NO_TEXT, not_empty, shared_query, text_of, text_of_part};
+use super::fields::{Field, Fields, NO_TEXT, must_be, not_empty, shared_query, text_of, text_of_part};
 use super::spec::{Read, Spec, Written};
 use super::{Answered, Code, Dialect, Relevance, TextObject, Usage, truncation};
 use crate::rerank::{Options, PairTokens, Priority, Query, Request, ScoreForm, Truncation};
@@ -67,8 +67,12 @@ const SIDES: [(&str, &str); 4] =
     [("queries", "items"), ("queries", "documents"), ("data_1", "data_2"), ("text_1", "text_2")];
 
 fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
-    let [query] = <[Arc<str>; 1]>::try_from(one_or_many(fields, "query")?)
-        .map_err(|_| ApiError::invalid("query", "must be one text"))?;
+    let query = match fields.take("query") {
+        Some(Field::Text(text)) => text,
+        Some(Field::Object(object)) => text_of(&object).ok_or_else(|| ApiError::invalid("query", NO_TEXT))?,
+        Some(other) => return Err(must_be("query", "a string or an object with a `text`", &other)),
+        None => return Err(ApiError::invalid("query", "is missing")),
+    };
     let query = shared_query("query", &query)?;
     // Infinity takes strings alone, and at least 1.
     let plain = fields.is_list_of_texts("documents");

@@ -106,6 +106,14 @@ fn the_open_inference_protocol_s_parameters_are_triton_s() {
 }
 
 #[test]
+fn no_query_of_the_open_inference_protocol_is_empty() {
+    let mut body = oip_json();
+    body["inputs"][0] = json!({"name": "QUERY", "shape": [2], "datatype": "BYTES", "data": ["q", ""]});
+    let (_, error) = try_decode("/v2/models/m/infer", &body).unwrap_err();
+    assert_eq!(error, "QUERY[1]: must not be empty");
+}
+
+#[test]
 fn a_flag_of_the_open_inference_protocol_is_a_boolean() {
     let refused = |body: &Value| try_decode("/v2/models/m/infer", body).unwrap_err().1;
     let mut all = oip_json();

@@ -120,6 +120,10 @@ fn vllm_s_texts_come_in_many_forms() {
     assert_eq!(&*decoded("/rerank", &one).request.documents[0], "a");
     let two = json!({"query": "q", "documents": [{"content": [part("a"), part("b")]}]});
     assert_eq!(&*decoded("/rerank", &two).request.documents[0], "a\nb");
+    let query = json!({"query": {"content": [part("p"), part("q")]}, "documents": ["a"]});
+    assert_eq!(decoded("/rerank", &query).request.query, Query::Shared("p\nq".to_owned()));
+    let (_, error) = try_decode("/rerank", &json!({"query": ["q"], "documents": ["a"]})).unwrap_err();
+    assert_eq!(error, "query: must be a string or an object with a `text`, and is a list");
     let image = json!({"query": "q", "documents": ["a", {"type": "image_url", "image_url": {"url": "x"}}]});
     let (_, error) = try_decode("/rerank", &image).unwrap_err();
     assert_eq!(error, "documents[1]: must have a `text`, or a `content` of type text");
