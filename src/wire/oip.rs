@@ -2,7 +2,7 @@
 //! and with its binary tensor data extension.
 //!
 //! Inputs are `QUERY` (one text, or one for each passage) and `PASSAGE`; outputs are `SCORE`
-//! (FP32, in the order and shape of the passages) and `INDEX` (INT64, best first): both, where a request names none.
+//! (FP32, in the order and shape of the passages) and `INDEX` (INT64, best first). A request that names no output gets both.
 
 use super::ask::{Ask, Rows, parse};
 use super::error::ApiError;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub(super) const SPEC: Spec = Spec {
     name: "oip",
     paths: &["/v2/models/{model}/infer"],
-    // It has none that `fields` reads.
+    // `read` parses the body itself.
     fields: &[],
     names: &[("query", "QUERY"), ("documents", "PASSAGE")],
     documents_max: usize::MAX,
@@ -32,11 +32,11 @@ pub(super) const SPEC: Spec = Spec {
     scores,
 };
 
-/// Request parameters that are read; `binary_data_output` is the protocol's own.
+/// The request parameters that are read.
 const PARAMETERS: &[&str] =
     &["raw_scores", "latency_budget_ms", "timeout", "priority", "policy", "top_k", "binary_data_output"];
 
-/// Where the JSON part of a binary body ends.
+/// The length of the JSON part of a binary body.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 #[derive(Deserialize)]
@@ -70,7 +70,7 @@ struct Output {
     parameters: Map<String, Value>,
 }
 
-/// What the caller wants back.
+/// The outputs that the caller wants.
 #[derive(Debug)]
 pub(super) struct Wanted {
     id: Option<String>,
@@ -87,7 +87,7 @@ enum Name {
 }
 
 fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiError> {
-    // Who answers says which version it is.
+    // The version is checked by the caller of this function.
     let model = place.model.as_ref().map(|model| model.name.clone()).unwrap_or_default();
     let (head, mut binary) = split(headers, body)?;
     let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
@@ -190,7 +190,7 @@ fn texts(tensor: Tensor, binary: &mut &[u8]) -> Result<Vec<Arc<str>>, ApiError> 
         (Some(_), Some(_)) => return Err(ApiError::invalid(name, "has both data and binary_data_size")),
         (None, _) => return Err(ApiError::invalid(name, "needs a list as data, or binary_data_size")),
     };
-    // An empty shape is a scalar's.
+    // An empty shape is that of a scalar.
     let elements = tensor.shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
     if elements != Some(texts.len() as u64) {
         let message = format!("has {} elements, and its shape is {:?}", texts.len(), tensor.shape);
@@ -199,7 +199,7 @@ fn texts(tensor: Tensor, binary: &mut &[u8]) -> Result<Vec<Arc<str>>, ApiError> 
     Ok(texts)
 }
 
-/// Row-major data may be nested or flat.
+/// Collects the texts of row-major data, nested or flat.
 fn flatten(name: &str, data: Vec<Value>, texts: &mut Vec<Arc<str>>) -> Result<(), ApiError> {
     for value in data {
         match value {
@@ -211,7 +211,7 @@ fn flatten(name: &str, data: Vec<Value>, texts: &mut Vec<Arc<str>>) -> Result<()
     Ok(())
 }
 
-/// Each element is a length of 4 bytes, little-endian, and as many bytes.
+/// Reads binary elements: a length of 4 bytes, little-endian, and that number of bytes.
 fn binary_texts(name: &str, mut bytes: &[u8]) -> Result<Vec<Arc<str>>, ApiError> {
     let mut texts: Vec<Arc<str>> = Vec::new();
     while !bytes.is_empty() {
@@ -236,13 +236,13 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
     if let Some(value) = parameters.get("latency_budget_ms") {
         options.latency_budget = Some(budget("latency_budget_ms", value.as_f64().unwrap_or(f64::NAN))?);
     }
-    // Triton's: microseconds.
+    // Triton's parameter, in microseconds.
     if let Some(value) = parameters.get("timeout").filter(|value| value.as_u64() != Some(0)) {
         options.latency_budget = Some(budget("timeout", value.as_f64().unwrap_or(f64::NAN) / 1e3)?);
     }
     if let Some(value) = parameters.get("priority") {
         options.priority = match value.as_u64() {
-            // Triton's: 1 is the highest, and 0 stands for the default.
+            // As in Triton, 1 is the highest and 0 is the default.
             Some(1) => Priority::High,
             Some(0 | 2) => Priority::Normal,
             Some(_) => Priority::Low,
@@ -328,7 +328,7 @@ fn write(answer: &Answered) -> Written {
             "podium_truncated_query_tokens": receipt.truncated.query_tokens,
         },
     });
-    // A parameter is never null.
+    // The protocol has no null parameters.
     if let Some(budget) = receipt.budget {
         head["parameters"]["podium_budget_ms"] = json!(budget.as_millis_f64());
     }
@@ -367,7 +367,7 @@ fn scores(body: &[u8]) -> Result<Rows, String> {
     Ok(found.ok_or("there is no output SCORE")?.data.into_iter().enumerate().collect())
 }
 
-/// As f32 prints them: through f64 each would grow a tail of digits.
+/// Numbers with the digits of f32; converting to f64 first would add digits.
 fn numbers(scores: &[f32]) -> Value {
     let number = |score: &f32| format!("{score:?}").parse().map_or(Value::Null, Value::Number);
     Value::Array(scores.iter().map(number).collect())

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub(super) const RERANK: Spec = Spec {
     name: "tei",
-    // A reranker's root, and SageMaker's path.
+    // TEI's root path, and SageMaker's path.
     paths: &["/rerank", "/", "/invocations"],
     fields: &[
         "query",
@@ -23,7 +23,7 @@ pub(super) const RERANK: Spec = Spec {
         "truncation_direction",
         "raw_scores",
         "return_text",
-        // Of clients that have one request for several servers, and of SGLang's and llama.cpp's.
+        // Not TEI's: fields of SGLang's and llama.cpp's clients, and of clients of several servers.
         "model",
         "top_n",
         "top_k",
@@ -54,7 +54,7 @@ pub(super) const PREDICT: Spec = Spec {
     ..RERANK
 };
 
-/// The label of a reranker's only class.
+/// The label of a reranker's single class.
 pub const LABEL: &str = "LABEL_0";
 
 const DIRECTIONS: &[(&str, Side)] =
@@ -73,7 +73,7 @@ fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
     })
 }
 
-/// `["a", "b"]` is a pair, and `[["a", "b"], …]` a list of them.
+/// Reads a pair `["a", "b"]` or a list of pairs.
 fn read_predict(fields: &mut Fields) -> Result<Request, ApiError> {
     let wrong = |place: Option<usize>| {
         let field = place.map_or("inputs".to_owned(), |place| format!("inputs[{place}]"));
@@ -102,7 +102,7 @@ fn read_predict(fields: &mut Fields) -> Result<Request, ApiError> {
     })
 }
 
-/// Without `truncate` the server's default holds, as with TEI's `--auto-truncate`.
+/// Without `truncate` the server's default applies, as with TEI's `--auto-truncate`.
 fn truncation(fields: &mut Fields) -> Result<Truncation, ApiError> {
     let policy = |truncate| if truncate { Overflow::LongestFirst } else { Overflow::Refuse };
     Ok(Truncation {
@@ -136,7 +136,7 @@ struct Prediction<T = f32, L = &'static str> {
     label: L,
 }
 
-/// In the order of the inputs.
+/// Writes the predictions in the order of the inputs.
 fn write_predict(answer: &Answered) -> Written {
     let prediction = |score| [Prediction { score, label: LABEL }];
     let predictions: Vec<[Prediction; 1]> = answer.scores().map(prediction).collect();

@@ -1,4 +1,4 @@
-//! Truncation at the wire: our own dialect's fields, and the headers that say the same in every dialect.
+//! Truncation on the wire: our own dialect's fields, and headers with the same meaning in every dialect.
 
 use super::ApiError;
 use super::fields::{Field, Fields, at_least_one, header, must_be, one_of};
@@ -27,7 +27,7 @@ pub(super) fn fields(fields: &mut Fields) -> Result<Truncation, ApiError> {
     })
 }
 
-/// Takes a pair's limit, where -1 stands for what the model reads.
+/// Takes the limit of a pair; -1 is the model's limit.
 pub(super) fn pair_tokens(
     fields: &mut Fields,
     name: &str,
@@ -40,7 +40,7 @@ pub(super) fn pair_tokens(
     }
 }
 
-/// Reads the headers, which win over the body's fields.
+/// Reads the headers, which take precedence over the body's fields.
 pub(super) fn headers(headers: &HeaderMap, truncation: &mut Truncation) -> Result<(), ApiError> {
     if let Some((name, text)) = header(headers, "x-podium-truncation")? {
         truncation.policy = Some(one_of(name, text, POLICIES)?);

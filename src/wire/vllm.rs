@@ -32,7 +32,7 @@ macro_rules! fields {
 pub(super) const RERANK: Spec = Spec {
     name: "vllm",
     paths: &["/rerank", "/v1/rerank", "/v2/rerank"],
-    // LiteLLM's client of vLLM sends the last.
+    // vLLM has no `return_documents`; LiteLLM's client of vLLM sends it.
     fields: fields!["query", "documents", "top_n", "return_documents"],
     names: NAMES,
     documents_max: usize::MAX,
@@ -74,14 +74,14 @@ fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
         None => return Err(ApiError::invalid("query", "is missing")),
     };
     let query = shared_query("query", &query)?;
-    // Infinity takes strings alone, and at least 1.
+    // Infinity's documents are a list of strings, and its `top_n` is at least 1.
     let plain = fields.is_list_of_texts("documents");
     let documents = one_or_many(fields, "documents")?;
-    // 0 and less mean all.
+    // A number below 1 means all.
     let top_n = fields.integer("top_n")?;
     let shared = fields.shared.contains(&Dialect::Infinity) && plain && top_n.is_none_or(|top_n| top_n > 0);
     let wanted = fields.bool("return_documents")?;
-    // vLLM gives objects and Infinity strings; both read an answer without.
+    // vLLM returns documents as objects and Infinity as strings; the clients of both accept an answer without them.
     let return_documents = wanted.unwrap_or(true) && !shared;
     if wanted == Some(true) && shared {
         let warning = "documents are left out: vLLM's and Infinity's clients read them in different shapes; \
@@ -92,7 +92,7 @@ fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
     Ok(Request { top_n, return_documents, ..common(fields, query, documents)? })
 }
 
-/// One text against one, one against many, or as many against as many.
+/// Reads one text against one or many, or two lists of the same length.
 fn read_score(fields: &mut Fields) -> Result<Request, ApiError> {
     let there = |name: &str| fields.has(name);
     let both = SIDES.into_iter().find(|(ours, theirs)| there(ours) && there(theirs));
@@ -133,7 +133,7 @@ fn one_or_many(fields: &mut Fields, name: &str) -> Result<Vec<Arc<str>>, ApiErro
             items.into_iter().enumerate().map(|(place, item)| item.text_or_object(name, place)).collect()
         }
         Some(Field::Object(object)) => match object.get("content") {
-            // Each part is a text of its own.
+            // Each part is a text.
             Some(Value::Array(parts)) if !parts.is_empty() => {
                 let texts = parts.iter().map(|part| text_of_part(part).map(Arc::from));
                 texts.collect::<Option<_>>().ok_or_else(|| wrong(NO_TEXT))
@@ -171,7 +171,7 @@ fn common(fields: &mut Fields, query: Query, documents: Vec<Arc<str>>) -> Result
     })
 }
 
-/// Clients know by vLLM's sentence that a shorter input would do.
+/// Clients detect a too long input by vLLM's sentence.
 fn error(failure: &Failure) -> Value {
     let mut error = failure.openai();
     if failure.error.code == Code::TooLong {
@@ -184,7 +184,7 @@ fn error(failure: &Failure) -> Value {
 #[derive(Serialize)]
 struct RerankBody<'a> {
     id: String,
-    // These two are Infinity's, which shares the path.
+    // The fields `object` and `created` are Infinity's, which shares the path.
     object: &'static str,
     created: u64,
     model: &'a str,
@@ -223,7 +223,7 @@ fn write_rerank(answer: &Answered) -> Written {
     })
 }
 
-/// In the caller's order: a score belongs to its pair.
+/// Writes the scores in the caller's order, one for each pair.
 fn write_score(answer: &Answered) -> Written {
     let datum = |(index, score): (usize, f32)| Datum { index, object: "score", score };
     Written::json(&ScoreBody {
