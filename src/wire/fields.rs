@@ -284,6 +284,12 @@ pub(super) fn header<'a>(
     Ok(Some((name, text.trim())))
 }
 
+/// A number that is whole and not negative. In JSON `5.0` is the integer 5. Numbers above `u64::MAX` stand for that.
+pub fn whole(value: &Value) -> Option<u64> {
+    let of_float = |value: f64| (value.fract() == 0.0 && value >= 0.0).then_some(value as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(of_float))
+}
+
 /// Reads a whole number of at least 1. As in bodies, a number above `u32::MAX` stands for that.
 pub(super) fn at_least_one(name: &str, text: &str) -> Result<u32, ApiError> {
     let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

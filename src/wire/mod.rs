@@ -44,6 +44,7 @@ mod voyage;
 
 pub use ask::Ask;
 pub use error::{ApiError, Code, encode_error};
+pub use fields::whole;
 pub use openapi::openapi;
 pub use path::{ModelRef, Place};
 pub use select::Pins;

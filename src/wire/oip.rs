@@ -6,13 +6,14 @@
 
 use super::ask::{Ask, Rows, parse};
 use super::error::ApiError;
-use super::fields::{POLICIES, PRIORITIES, at_least_one, budget, one_of, shared_query, without_bom};
+use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query, whole, without_bom};
 use super::path::Place;
 use super::spec::{Read, Spec, Whole, Written};
 use super::{Answered, Code};
 use crate::rerank::{Options, Priority, Query, Request, ScoreForm, order};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ struct Body {
 #[derive(Deserialize)]
 struct Tensor {
     name: String,
+    #[serde(deserialize_with = "shape")]
     shape: Vec<u64>,
     datatype: String,
     #[serde(default)]
@@ -84,6 +86,12 @@ pub(super) struct Wanted {
 enum Name {
     Score,
     Index,
+}
+
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    let sides = Vec::<Value>::deserialize(deserializer)?;
+    let side = |side| whole(side).ok_or_else(|| D::Error::custom("a shape has whole numbers of at least 0"));
+    sides.iter().map(side).collect()
 }
 
 fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiError> {
@@ -171,7 +179,7 @@ fn texts(tensor: Tensor, binary: &mut &[u8]) -> Result<Vec<Arc<str>>, ApiError> 
     }
     let texts = match (tensor.parameters.get("binary_data_size"), tensor.data) {
         (Some(size), None) => {
-            let Some(size) = size.as_u64() else {
+            let Some(size) = whole(size) else {
                 return Err(ApiError::invalid(name, "binary_data_size must be a number of bytes"));
             };
             let size = usize::try_from(size).unwrap_or(usize::MAX);
@@ -237,11 +245,11 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
         options.latency_budget = Some(budget("latency_budget_ms", value.as_f64().unwrap_or(f64::NAN))?);
     }
     // Triton's parameter, in microseconds.
-    if let Some(value) = parameters.get("timeout").filter(|value| value.as_u64() != Some(0)) {
+    if let Some(value) = parameters.get("timeout").filter(|value| whole(value) != Some(0)) {
         options.latency_budget = Some(budget("timeout", value.as_f64().unwrap_or(f64::NAN) / 1e3)?);
     }
     if let Some(value) = parameters.get("priority") {
-        options.priority = match value.as_u64() {
+        options.priority = match whole(value) {
             // As in Triton, 1 is the highest and 0 is the default.
             Some(1) => Priority::High,
             Some(0 | 2) => Priority::Normal,
@@ -253,7 +261,9 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
         options.policy = Some(word("policy", value, POLICIES)?);
     }
     if let Some(value) = parameters.get("top_k") {
-        options.top_k = Some(at_least_one("top_k", &value.to_string())?);
+        let count = whole(value).filter(|&count| count > 0);
+        let wrong = || ApiError::invalid("top_k", "must be a whole number of at least 1");
+        options.top_k = Some(u32::try_from(count.ok_or_else(wrong)?).unwrap_or(u32::MAX));
     }
     Ok(options)
 }

@@ -106,6 +106,22 @@ fn the_open_inference_protocol_s_parameters_are_triton_s() {
 }
 
 #[test]
+fn a_whole_number_may_have_a_decimal_point() {
+    let mut body = oip_json();
+    body["inputs"][1]["shape"] = json!([2.0, 1.0]);
+    body["parameters"] = json!({"top_k": 7.0, "priority": 1.0, "timeout": 0.0});
+    let options = decoded("/v2/models/m/infer", &body).request.options;
+    assert_eq!((options.top_k, options.priority, options.latency_budget), (Some(7), Priority::High, None));
+    body["parameters"] = json!({"top_k": 1e30});
+    assert_eq!(decoded("/v2/models/m/infer", &body).request.options.top_k, Some(u32::MAX));
+    for wrong in [json!([2.5]), json!([-2]), json!(["2"])] {
+        body["inputs"][1]["shape"] = wrong;
+        let (_, error) = try_decode("/v2/models/m/infer", &body).unwrap_err();
+        assert!(error.contains("a shape has whole numbers of at least 0"), "{error}");
+    }
+}
+
+#[test]
 fn no_query_of_the_open_inference_protocol_is_empty() {
     let mut body = oip_json();
     body["inputs"][0] = json!({"name": "QUERY", "shape": [2], "datatype": "BYTES", "data": ["q", ""]});
