@@ -82,7 +82,10 @@ fn tei_s_pages_are_there() {
     let long = json!({"query": "q", "texts": ["a ".repeat(300)]}).to_string();
     let reply = server.post("/rerank", &long);
     assert_eq!((reply.status, reply.header("x-podium-truncated")), (200, Some("1")), "{}", reply.text());
-    assert!(reply.header("x-compute-tokens").is_some() && reply.header("x-total-time").is_some());
+    for name in ["x-compute-tokens", "x-total-time", "x-tokenization-time"] {
+        assert!(reply.header(name).is_some(), "{name}");
+    }
+    assert_eq!(reply.header("x-compute-type"), Some("cpu"));
     let refuse = json!({"query": "q", "texts": ["a ".repeat(300)], "truncate": false}).to_string();
     let reply = server.post("/rerank", refuse);
     assert_eq!((reply.status, &reply.json()["error_type"]), (413, &json!("Validation")));
@@ -106,7 +109,7 @@ fn texts_become_tokens_and_texts_again() {
     assert_eq!(tokens[1][1], token(7, "É", false, json!(0), json!(1)));
     let plain = ask("/tokenize", json!({"inputs": "a", "add_special_tokens": false})).json();
     assert_eq!(plain, json!([[token(3, "a", false, json!(0), json!(1))]]));
-    assert_eq!(ask("/decode", json!({"ids": [1, 3, 5, 2]})).json(), json!(["a c"]));
+    assert_eq!(ask("/decode", json!({"ids": [1, 3.0, 5, 2]})).json(), json!(["a c"]));
     let kept = ask("/decode", json!({"ids": [[1, 3], [5]], "skip_special_tokens": false})).json();
     assert_eq!(kept, json!(["[CLS] a", "c"]));
     for (path, body, status, kind, message) in [
@@ -119,6 +122,20 @@ fn texts_become_tokens_and_texts_again() {
             422,
             "Validation",
             "ids: must be a list of ids or a list of such lists",
+        ),
+        (
+            "/tokenize",
+            json!({"inputs": "a", "add_special_tokens": "x"}),
+            422,
+            "Validation",
+            "add_special_tokens: must be true or false",
+        ),
+        (
+            "/decode",
+            json!({"ids": [3], "skip_special_tokens": 1}),
+            422,
+            "Validation",
+            "skip_special_tokens: must be true or false",
         ),
         (
             "/tokenize",

@@ -102,7 +102,8 @@ fn sources() -> Vec<Source> {
         let code = text.lines().map(plain).collect::<Vec<_>>().join("\n");
         Source { path, code, lines: text.lines().count() }
     };
-    files.into_iter().filter(|file| !file.ends_with("tests.rs")).map(source).collect()
+    let is_test = |file: &PathBuf| file.ends_with("tests.rs") || file.parent().unwrap().ends_with("tests");
+    files.into_iter().filter(|file| !is_test(file)).map(source).collect()
 }
 
 /// The module of a path below src, none for main.rs and lib.rs.

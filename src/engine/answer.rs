@@ -17,6 +17,7 @@ pub(super) struct Entry {
     arrived: Ns,
     budget: Option<Ns>,
     prepared: Prepared,
+    tokenise: Ns,
     /// For each tier a logit per candidate, on the tier's own scale; empty until the tier's first slice is scored.
     scores: PerTier<Vec<f32>>,
     /// Candidates from best to worst by the fallback; set when a top-k needs it.
@@ -27,10 +28,10 @@ pub(super) struct Entry {
 impl Entry {
     /// Splits a submission into the scheduler's event and this record.
     pub fn new(submission: Submission) -> (Arrival, Self) {
-        let Submission { arrival, prepared, budget, reply } = submission;
+        let Submission { arrival, prepared, tokenise, budget, reply } = submission;
         let (tenant, arrived) = (arrival.tenant, arrival.arrived);
         let (scores, order) = (PerTier::default(), None);
-        (arrival, Self { tenant, arrived, budget, prepared, scores, order, reply })
+        (arrival, Self { tenant, arrived, budget, prepared, tokenise, scores, order, reply })
     }
 
     /// The tenant that is charged.
@@ -93,9 +94,11 @@ impl Entry {
             budget: self.budget,
             elapsed,
             queue: elapsed.saturating_sub(answer.compute),
+            tokenise: self.tokenise,
             compute: answer.compute,
             model: setup.name.clone(),
             version: setup.version.clone(),
+            device_kind: setup.device.clone(),
             device: answer.charged.total(),
             cost: price.cost,
             joules: price.joules,

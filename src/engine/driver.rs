@@ -42,6 +42,8 @@ pub(super) enum Message {
 pub(super) struct Submission {
     pub arrival: Arrival,
     pub prepared: Prepared,
+    /// How long tokenising took, with the wait for the pool.
+    pub tokenise: Ns,
     pub budget: Option<Ns>,
     pub reply: oneshot::Sender<Result<Outcome, Refusal>>,
 }

@@ -255,9 +255,11 @@ impl Handle {
         }
         let mut guard = CancelOnDrop { shared, job, answered: false };
         let result = async {
+            let begun = self.now();
             let prepared = shared.prepare.prepare(&request).await?;
+            let tokenise = self.now().saturating_sub(begun);
             let (reply, outcome) = oneshot::channel();
-            let submission = self.submission(&request, policy, (job, caller), (prepared, reply));
+            let submission = self.submission(&request, policy, (job, caller), (prepared, tokenise, reply));
             shared.driver.send(Message::Submit(Box::new(submission))).map_err(|_| Refusal::Draining)?;
             // The driver drops a reply only when it ends.
             outcome.await.unwrap_or(Err(Refusal::Draining))
@@ -272,7 +274,7 @@ impl Handle {
         request: &Request,
         policy: Policy,
         (job, caller): (JobId, Caller),
-        (prepared, reply): (Prepared, oneshot::Sender<Result<Outcome, Refusal>>),
+        (prepared, tokenise, reply): (Prepared, Ns, oneshot::Sender<Result<Outcome, Refusal>>),
     ) -> Submission {
         let budget = request.options.latency_budget.or(self.shared.default_budget);
         let arrival = Arrival {
@@ -285,7 +287,7 @@ impl Handle {
             top_k: request.options.top_k,
             lengths: PerTier::from_fn(|tier| prepared[tier].lengths.clone()),
         };
-        Submission { arrival, prepared, budget, reply }
+        Submission { arrival, prepared, tokenise, budget, reply }
     }
 
     /// The effective policy. A request that names the fallback's model gets [`Policy::Fallback`]. Refused if a tier that

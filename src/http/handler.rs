@@ -94,7 +94,7 @@ impl App {
             Route::AdminDrain => self.begin_drain(request.headers()),
             Route::WrongMethod { allow, dialect } => {
                 let message =
-                    format!("{} does not support {}; {allow}", request.uri().path(), request.method());
+                    format!("{} does not support {}, only {allow}", request.uri().path(), request.method());
                 let mut response = self.fail(dialect, Code::MethodNotAllowed, message);
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
                 response

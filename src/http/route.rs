@@ -49,46 +49,60 @@ pub(super) enum Route {
 
 /// Finds the route of a request.
 pub(super) fn route(method: &Method, path: &str) -> Route {
-    let is_get = *method == Method::GET || *method == Method::HEAD;
+    let (get, post) = (page(path), action(path));
     // All paths below `/v2` belong to the Open Inference Protocol, except Cohere's second version.
     let oip = path == "/v2" || path.starts_with("/v2/");
-    let page_dialect = if oip { Dialect::Oip } else { Dialect::Podium };
-    let (wanted, found, dialect) = match (Place::of(path), ModelRef::of(path)) {
-        (Some(_), _) if path == "/" && is_get => (Method::GET, Route::Ready, Dialect::Tei),
-        (Some(place), _) => {
-            let dialect = place.dialect();
-            (Method::POST, Route::Rank(place), dialect)
-        }
-        (None, Some((model, "ready"))) => (Method::GET, Route::OipModelReady(model), Dialect::Oip),
-        (None, Some((model, "config"))) => (Method::GET, Route::OipModelConfig(model), Dialect::Oip),
-        (None, Some((model, _))) => (Method::GET, Route::OipModel(model), Dialect::Oip),
-        (None, None) => {
-            let (method, page) = match path {
-                "/health/live" => (Method::GET, Route::Live),
-                "/health" => (Method::GET, Route::Health),
-                "/health/ready" | "/ping" => (Method::GET, Route::Ready),
-                "/metrics" => (Method::GET, Route::Metrics),
-                "/v1/models" => (Method::GET, Route::Models),
-                "/models" => (Method::GET, Route::ModelStats),
-                "/v1/costs" => (Method::GET, Route::Costs),
-                "/openapi.json" => (Method::GET, Route::OpenApi),
-                "/info" => (Method::GET, Route::Info),
-                "/version" => (Method::GET, Route::Version),
-                "/tokenize" => (Method::POST, Route::Tokenize),
-                "/decode" => (Method::POST, Route::Decode),
-                "/v2" => (Method::GET, Route::OipServer),
-                "/v2/health/live" => (Method::GET, Route::OipLive),
-                "/v2/health/ready" => (Method::GET, Route::OipReady),
-                "/admin/drain" => (Method::POST, Route::AdminDrain),
-                _ => return Route::Unknown { dialect: page_dialect },
-            };
-            (method, page, page_dialect)
-        }
+    let dialect = match &post {
+        Some(Route::Rank(place)) => place.dialect(),
+        _ if oip => Dialect::Oip,
+        _ => Dialect::Podium,
     };
-    match *method == wanted || (is_get && wanted == Method::GET) {
-        true => found,
-        false if wanted == Method::POST => Route::WrongMethod { allow: "POST", dialect },
-        false => Route::WrongMethod { allow: "GET, HEAD", dialect },
+    let allow = match (&get, &post) {
+        (None, None) => return Route::Unknown { dialect },
+        (Some(_), None) => "GET, HEAD",
+        (None, Some(_)) => "POST",
+        (Some(_), Some(_)) => "GET, HEAD, POST",
+    };
+    let found = match *method {
+        Method::GET | Method::HEAD => get,
+        Method::POST => post,
+        _ => None,
+    };
+    found.unwrap_or(Route::WrongMethod { allow, dialect })
+}
+
+/// The route of `GET`.
+fn page(path: &str) -> Option<Route> {
+    Some(match path {
+        "/health/live" => Route::Live,
+        "/health" => Route::Health,
+        "/health/ready" | "/ping" | "/" => Route::Ready,
+        "/metrics" => Route::Metrics,
+        "/v1/models" => Route::Models,
+        "/models" => Route::ModelStats,
+        "/v1/costs" => Route::Costs,
+        "/openapi.json" => Route::OpenApi,
+        "/info" => Route::Info,
+        "/version" => Route::Version,
+        "/v2" => Route::OipServer,
+        "/v2/health/live" => Route::OipLive,
+        "/v2/health/ready" => Route::OipReady,
+        _ => match ModelRef::of(path)? {
+            (_, "infer") => return None,
+            (model, "ready") => Route::OipModelReady(model),
+            (model, "config") => Route::OipModelConfig(model),
+            (model, _) => Route::OipModel(model),
+        },
+    })
+}
+
+/// The route of `POST`.
+fn action(path: &str) -> Option<Route> {
+    match path {
+        "/tokenize" => Some(Route::Tokenize),
+        "/decode" => Some(Route::Decode),
+        "/admin/drain" => Some(Route::AdminDrain),
+        _ => Place::of(path).map(Route::Rank),
     }
 }
 
@@ -105,6 +119,21 @@ mod tests {
                 let found = route(&method, &path.replace("{model}", "m"));
                 let routed = !matches!(found, Route::Unknown { .. } | Route::WrongMethod { .. });
                 assert!(routed, "{method} {path}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn allow_names_every_method_that_the_path_has() {
+        let document: serde_json::Value = serde_json::from_slice(crate::wire::openapi()).unwrap();
+        for (path, described) in document["paths"].as_object().unwrap() {
+            let path = path.replace("{model}", "m");
+            let Route::WrongMethod { allow, .. } = route(&Method::OPTIONS, &path) else {
+                panic!("{path} has no OPTIONS");
+            };
+            for (key, name) in [("get", "GET"), ("post", "POST")] {
+                let is_described = described.get(key).is_some();
+                assert_eq!(allow.split(", ").any(|method| method == name), is_described, "{path}: {allow}");
             }
         }
     }
@@ -131,6 +160,9 @@ mod tests {
             // TEI's root path, and SageMaker's paths.
             (Method::GET, "/", Route::Ready),
             (Method::POST, "/", rank("/")),
+            (Method::OPTIONS, "/", wrong("GET, HEAD, POST", Dialect::Tei)),
+            (Method::OPTIONS, "/v1/rerank", wrong("POST", Dialect::Cohere)),
+            (Method::OPTIONS, "/info", wrong("GET, HEAD", Dialect::Podium)),
             (Method::GET, "/ping", Route::Ready),
             (Method::POST, "/invocations", rank("/invocations")),
             (Method::GET, "/version", Route::Version),

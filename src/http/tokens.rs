@@ -3,7 +3,7 @@
 use super::handler::App;
 use super::pages;
 use crate::token::{Piece, Tokenizer, TokenizerError};
-use crate::wire::{ApiError, Code, Dialect};
+use crate::wire::{ApiError, Code, Dialect, whole};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -81,7 +81,7 @@ fn detokenize(tokenizer: &Tokenizer, fields: &Map<String, Value>, most: usize) -
     let Some(Value::Array(ids)) = fields.get("ids") else { return Err(wrong()) };
     bounded("ids", ids.len(), usize::MAX)?;
     let decode = |ids: &[Value]| -> Result<Value, ApiError> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = |value: &Value| whole(value).and_then(|id| u32::try_from(id).ok());
         let ids: Vec<u32> = ids.iter().map(id).collect::<Option<_>>().ok_or_else(wrong)?;
         tokenizer.decode(&ids, skip).map(Value::String).map_err(|error| failed("ids", &error))
     };

@@ -32,12 +32,16 @@ pub struct Receipt {
     /// The part of `elapsed` in which no lane worked on this request: receiving the body, tokenising, and waiting for a
     /// lane.
     pub queue: Ns,
+    /// The part of `queue` in which the texts were tokenised, with the wait for the pool.
+    pub tokenise: Ns,
     /// The part of `elapsed` in which a lane worked on this request.
     pub compute: Ns,
     /// The model that answered; the primary for full and top-k.
     pub model: Arc<str>,
     /// The version of that model: the first 12 hex digits of its weights' sha256.
     pub version: Arc<str>,
+    /// The kind of that model's devices, by the name that prices use.
+    pub device_kind: Arc<str>,
     /// Device time charged to the request, over both tiers.
     pub device: DeviceNs,
     /// The price of that device time; none if the devices have no price.
@@ -211,9 +215,11 @@ mod tests {
                 budget: budget.map(Ns),
                 elapsed: Ns(elapsed),
                 queue: Ns::ZERO,
+                tokenise: Ns::ZERO,
                 compute: Ns::ZERO,
                 model: "m".into(),
                 version: "v".into(),
+                device_kind: "cpu".into(),
                 device: DeviceNs(0),
                 cost: Some(Nanodollars(0)),
                 joules: None,

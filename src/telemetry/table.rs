@@ -40,13 +40,13 @@ table! {
     budgets: Family<ResultLabel, Counter> = Family::default(),
         "podium_budgets_total", "Answers to requests with a latency budget, by result (met, missed)";
     degraded: Family<ReasonLabel, Counter> = Family::default(),
-        "podium_degraded_total", "Answers that are less than their policy's best, by reason";
+        "podium_degraded_total", "Degraded answers, by reason";
     latency: Histograms<ServedLabels> = Buckets::Latency.family(),
         "podium_request_seconds", "Seconds from arrival to answer";
     queue: Histograms<ServedLabels> = Buckets::Latency.family(),
-        "podium_request_queue_seconds", "Seconds of it in which no lane worked on the request: its way in, reading it, and waiting";
+        "podium_request_queue_seconds", "Seconds of a request before and between its batches: receiving the body, tokenising, and waiting for a lane";
     compute: Histograms<ServedLabels> = Buckets::Latency.family(),
-        "podium_request_compute_seconds", "Seconds of it in which a lane worked on the request";
+        "podium_request_compute_seconds", "Seconds of a request in which a lane worked on it";
     documents: Counter = Counter::default(),
         "podium_documents_total", "Documents of answered requests";
     truncated: Counter = Counter::default(),
@@ -60,7 +60,7 @@ table! {
     batch_pairs: Histograms<ModelLabels> = Buckets::Count.family(),
         "podium_batch_pairs", "Pairs of a batch";
     batch_fill: Histograms<ModelLabels> = Buckets::Ratio.family(),
-        "podium_batch_fill_ratio", "Tokens of a batch over the most that its lane takes";
+        "podium_batch_fill_ratio", "Tokens of a batch, as a fraction of its lane's limit";
     batch_time: Histograms<ModelLabels> = Buckets::Device.family(),
         "podium_batch_device_seconds", "Device seconds of a batch";
     prediction_error: Family<ModelLabels, Ratio> = Family::default(),
@@ -70,47 +70,47 @@ table! {
     queued_tokens: Family<ModelLabels, Gauge> = Family::default(),
         "podium_queued_tokens", "Tokens that wait for a lane";
     queued_work: Family<ModelLabels, Ratio> = Family::default(),
-        "podium_queued_work_seconds", "Predicted device seconds of what waits";
+        "podium_queued_work_seconds", "Predicted device seconds of the jobs that wait for a lane";
     lanes_up: Family<ModelLabels, Gauge> = Family::default(),
-        "podium_lanes_up", "Lanes that take work: loaded, and their breaker closed";
+        "podium_lanes_up", "Lanes whose model is loaded and whose breaker is closed";
     lanes: Family<ModelLabels, Gauge> = Family::default(),
-        "podium_lanes", "Lanes that are configured";
+        "podium_lanes", "Configured lanes";
     hedges: Counter = Counter::default(),
-        "podium_hedges_total", "Fallback runs started beside a primary that might be late";
+        "podium_hedges_total", "Fallback runs started because the primary might be late";
     hedges_won: Counter = Counter::default(),
         "podium_hedges_won_total", "Hedges whose fallback answered";
     tries: Counter = Counter::default(),
-        "podium_tries_total", "Idle lanes tried on a request that was predicted to be late there";
+        "podium_tries_total", "Requests started on an idle lane although they were predicted to be late";
     tries_in_time: Counter = Counter::default(),
         "podium_tries_in_time_total", "Tries that met the budget";
     cancelled: Counter = Counter::default(),
-        "podium_cancelled_total", "Requests whose client left before the answer";
+        "podium_cancelled_total", "Requests whose client disconnected before the answer";
     faults: Counter = Counter::default(),
-        "podium_faults_total", "Faults of lanes, out of memory included";
+        "podium_faults_total", "Faults of lanes, including out of memory";
     device: Family<UseLabels, Seconds> = Family::default(),
-        "podium_device_seconds_total", "Device seconds by device, model and use (charged, discarded); idle is of no model, and known when scraped";
+        "podium_device_seconds_total", "Device seconds by device, model and use (charged, discarded, idle); idle time has no model";
     cost: Family<CostLabels, Seconds> = Family::default(),
-        "podium_cost_dollars_total", "Dollars on responses, by tenant; absent without a price";
+        "podium_cost_dollars_total", "Cost of the answers in dollars, by tenant; absent if no price is configured";
     energy: Family<CostLabels, Seconds> = Family::default(),
-        "podium_energy_joules_total", "Joules of responses by tenant, where devices tell what they draw (GPUs)";
+        "podium_energy_joules_total", "Energy of the answers in joules, by tenant; GPUs only";
     memory: Family<ModelLabels, Gauge> = Family::default(),
-        "podium_device_memory_bytes", "Device memory that the tier's lanes have taken (GPUs)";
+        "podium_device_memory_bytes", "Device memory in bytes that the tier's lanes use; GPUs only";
     power: Family<ModelLabels, Ratio> = Family::default(),
-        "podium_device_watts", "What a device of the tier drew after a recent batch (GPUs)";
+        "podium_device_watts", "Power of a device of the tier after a recent batch, in watts; GPUs only";
     token_cache: Family<ResultLabel, Counter> = Family::default(),
         "podium_token_cache_lookups_total", "Lookups of tokenised texts by result (hit, miss)";
     inside: Gauge = Gauge::default(),
         "podium_requests_inside", "Requests that are neither answered nor refused";
     connections: Gauge = Gauge::default(),
-        "podium_connections", "Connections open";
+        "podium_connections", "Open connections";
     accepted: Counter = Counter::default(),
         "podium_connections_accepted_total", "Connections accepted";
     rejected: Counter = Counter::default(),
-        "podium_connections_rejected_total", "Connections turned away, as too many were open";
+        "podium_connections_rejected_total", "Connections refused because too many were open";
     accept_failures: Counter = Counter::default(),
-        "podium_accept_failures_total", "Connections that the system could not give us, out of file descriptors for example";
+        "podium_accept_failures_total", "Connections that the system could not accept, for example because file descriptors ran out";
     ledger_failures: Counter = Counter::default(),
-        "podium_ledger_write_failures_total", "Writes of the ledger that failed; each is tried again";
+        "podium_ledger_write_failures_total", "Failed writes of the ledger; each is retried";
 }
 
 /// A model, for labels.

@@ -4,7 +4,7 @@ use super::Dialect;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What a client asks.
+/// A client's request.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     /// The query.
@@ -26,7 +26,7 @@ impl Dialect {
         self.spec().needs_model
     }
 
-    /// Where a client sends its requests.
+    /// The path of a client's requests.
     pub fn ask_path(self, model: Option<&str>) -> String {
         let encode = |part| {
             percent_encoding::utf8_percent_encode(part, percent_encoding::NON_ALPHANUMERIC).to_string()
@@ -38,7 +38,7 @@ impl Dialect {
     /// The body of a client's request.
     pub fn ask(self, model: Option<&str>, ask: Ask) -> Vec<u8> {
         let mut body = (self.spec().ask)(&ask);
-        // The Open Inference Protocol has it in the path.
+        // The Open Inference Protocol names the model in the path.
         if let Some(model) = model.filter(|_| self.spec().fields.contains(&"model")) {
             body["model"] = json!(model);
         }
@@ -111,7 +111,7 @@ pub(super) fn pairs<T: Into<(usize, f64)>>(rows: Vec<T>) -> Rows {
     rows.into_iter().map(Into::into).collect()
 }
 
-/// Most dialects' answer.
+/// Reads the answer of most dialects.
 pub(super) fn relevances(body: &[u8]) -> Result<Rows, String> {
     Ok(pairs(parse::<Results<Relevance>>(body)?.results))
 }

@@ -1,7 +1,7 @@
 //! Cohere: `POST /v1/rerank` and `POST /v2/rerank`.
 //!
-//! The first path is shared with Jina and vLLM. Unless it is pinned the answer carries all their
-//! fields, which lie side by side without contradiction.
+//! The first path is shared with Jina and vLLM. Without a pin the answer has the fields of all
+//! three, which do not conflict.
 
 use super::ask::relevances;
 use super::declare::Declared;
@@ -58,7 +58,7 @@ const FIELDS_V2: &[&str] = &[
     "top_n",
     "max_tokens_per_doc",
     "priority",
-    // The first version's: LiteLLM's client sends it to the second as well, where it has no effect.
+    // A field of the first version without effect here; LiteLLM sends it to both.
     "return_documents",
 ];
 
@@ -83,7 +83,7 @@ fn read_v1(fields: &mut Fields) -> Result<Request, ApiError> {
         (_, item) => item.text_or_object("documents", place),
     };
     let documents = items.into_iter().enumerate().map(text).collect::<Result<_, _>>()?;
-    // Chunks are how Cohere reads long documents; one chunk each is what fits the model.
+    // Cohere splits long documents into chunks. Here each document is one chunk, cut to the model's length.
     fields.count("max_chunks_per_doc", 1)?;
     fields.text("user")?;
     Ok(Request {
@@ -98,11 +98,12 @@ fn read_v2(fields: &mut Fields) -> Result<Request, ApiError> {
         Some(priority) if priority > 999 => {
             return Err(ApiError::invalid("priority", format!("{priority} is not between 0 and 999")));
         }
-        // 0 is the default and the highest; what is less urgent than the default is low.
+        // 0 is the default and the highest, so that any other number is low.
         Some(1..) => Priority::Low,
         Some(0) | None => Priority::Normal,
     };
     let request = common(fields, documents)?;
+    fields.bool("return_documents")?;
     Ok(Request { options: Options { priority, ..Options::default() }, ..request })
 }
 
@@ -126,8 +127,8 @@ fn ranked_fields(field: Field) -> Result<Vec<String>, ApiError> {
     items.into_iter().enumerate().map(text).collect()
 }
 
-/// The fields as YAML lines, as Cohere advises to write them for a model that reads text; none where
-/// the object has none of them.
+/// The named fields as YAML lines, the format that Cohere advises for models of text; none if the object has none of
+/// them.
 fn joined(object: &serde_json::Map<String, Value>, names: &[String]) -> Option<Arc<str>> {
     let line = |name: &String| match object.get(name)? {
         Value::Null => None,
@@ -144,7 +145,7 @@ struct BodyV1<'a> {
     object: &'static str,
     model: &'a str,
     results: Vec<Relevance<TextObject<'a>>>,
-    /// Voyage's, where its clients send the same.
+    /// Voyage's results; present if the body may be Voyage's.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Vec<Relevance<&'a str>>>,
     meta: Meta<'a>,
@@ -181,7 +182,7 @@ struct Billed {
 #[derive(Serialize)]
 struct Tokens {
     input_tokens: u64,
-    // A reranker writes none; RAGFlow's and Xinference's clients add up both.
+    // Always 0. RAGFlow's and Xinference's clients add it to the input tokens.
     output_tokens: u64,
 }
 
@@ -205,11 +206,11 @@ fn write_v2(answer: &Answered) -> Written {
     })
 }
 
-/// The message stands where Cohere has it. Jina's clients print `detail`, and vLLM's read `error`; both have the code.
+/// The text is there three times, because each client of this path shows its user one field only: Cohere's `message`,
+/// Jina's `detail`, and OpenAI-like clients of vLLM `error.message`. The requests of the three may be equal.
 fn error_v1(failure: &Failure) -> Value {
-    let mut openai = failure.openai();
-    openai["message"] = failure.error.code.name().into();
-    json!({"message": failure.message, "id": failure.stamp.id, "detail": failure.error.code.name(), "error": openai})
+    let Failure { message, stamp, .. } = failure;
+    json!({"message": message, "id": stamp.id, "detail": message, "error": failure.openai()})
 }
 
 fn error_v2(failure: &Failure) -> Value {

@@ -1,4 +1,4 @@
-//! The receipt at the wire: headers in every dialect, an object in bodies that have room.
+//! The receipt on the wire: headers in every dialect, an object in the bodies of those that allow more fields.
 
 use super::{Answered, Stamp};
 use crate::rerank::{Receipt, Served, Truncated};
@@ -13,7 +13,7 @@ pub(super) struct Declared<'a> {
     /// Candidates that the primary scored, in a top-k.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k: Option<u32>,
-    /// Why the answer is less than the best, or null.
+    /// Why the answer is degraded, or null.
     pub degraded: Option<&'static str>,
     pub budget_ms: Option<f64>,
     pub elapsed_ms: f64,
@@ -22,19 +22,19 @@ pub(super) struct Declared<'a> {
     pub model: &'a str,
     pub version: &'a str,
     pub cost: Cost,
-    /// There where the model did not read all.
+    /// Present if tokens were cut.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truncated: Option<Truncated>,
 }
 
-/// What an answer cost.
+/// The cost of an answer.
 #[derive(Serialize)]
 pub(super) struct Cost {
     pub device_ns: u64,
-    /// Null where the devices have no price.
+    /// Null if the devices have no price.
     pub nanodollars: Option<u64>,
     pub usd: Option<f64>,
-    /// The energy, where the device tells what it draws.
+    /// The energy, if the device reports its power.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joules: Option<f64>,
 }
@@ -99,12 +99,12 @@ pub(super) fn headers(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
         headers.push((DEGRADED, HeaderValue::from_static(reason.name())));
     }
     let mut put = |name: HeaderName, value: String| {
-        // Only a model's name could hold what a header cannot; then it goes without.
+        // Only a model's name can hold characters that a header cannot; its header is left out then.
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.push((name, value));
         }
     };
-    // Whole microseconds: printing a float takes longer than all else here.
+    // In whole microseconds, because formatting a float takes longer than the rest of this function.
     let millis = |ns: crate::base::Ns| format!("{}.{:03}", ns.0 / 1_000_000, ns.0 / 1_000 % 1_000);
     if let Some(budget) = receipt.budget {
         put(BUDGET_MS, millis(budget));
@@ -115,7 +115,7 @@ pub(super) fn headers(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
     put(MODEL, receipt.model.to_string());
     put(VERSION, receipt.version.to_string());
     for warning in answer.warnings {
-        // Names of fields may hold anything.
+        // A field's name may hold any character.
         let plain = warning.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' });
         put(WARNING, plain.collect());
     }
@@ -133,7 +133,7 @@ pub(super) fn headers(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
     headers
 }
 
-/// The header by which a log line is found.
+/// The header with the request's id, as in the log.
 pub(super) fn request_id(stamp: &Stamp) -> (HeaderName, HeaderValue) {
     let id = HeaderValue::try_from(&stamp.id).expect("an id is hexadecimal");
     (REQUEST_ID, id)

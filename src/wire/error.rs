@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $code:ident = $name:literal, $status:ident, $openai:literal;)*) => {
-        /// What went wrong, in words that never change.
+        /// The kind of an error.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Code {
             $($(#[$doc])* $code,)*
@@ -21,12 +21,12 @@ macro_rules! codes {
                 match self { $(Self::$code => $name,)* }
             }
 
-            /// The status, where a dialect has none of its own.
+            /// The status, unless a dialect has its own.
             pub fn status(self) -> StatusCode {
                 match self { $(Self::$code => StatusCode::$status,)* }
             }
 
-            /// The name by which OpenAI-like clients sort errors.
+            /// The `type` in OpenAI's shape of errors.
             const fn openai_type(self) -> &'static str {
                 match self { $(Self::$code => $openai,)* }
             }
@@ -35,37 +35,37 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The request cannot be understood or is past a limit.
+    /// The request is malformed or exceeds a limit.
     InvalidRequest = "invalid_request", BAD_REQUEST, "BadRequestError";
-    /// A list that must not be empty is.
+    /// A list is empty and must not be.
     Empty = "invalid_request", BAD_REQUEST, "BadRequestError";
-    /// More documents than are taken at once.
+    /// More documents than the limit.
     TooMany = "invalid_request", BAD_REQUEST, "BadRequestError";
-    /// More tokens than the model reads, and nothing may be cut.
+    /// More tokens than the model reads, and the request forbids truncation.
     TooLong = "invalid_request", BAD_REQUEST, "BadRequestError";
-    /// No key, or one that is not known.
+    /// No key, or an unknown one.
     Unauthorized = "unauthorized", UNAUTHORIZED, "AuthenticationError";
-    /// A key that does not open this.
+    /// The key does not allow this request.
     Forbidden = "forbidden", FORBIDDEN, "PermissionDeniedError";
     /// No such path.
     NotFound = "not_found", NOT_FOUND, "NotFoundError";
-    /// The path has other methods.
+    /// The path does not support the method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "BadRequestError";
-    /// The body is past its bound.
+    /// The body exceeds its limit.
     TooLarge = "too_large", PAYLOAD_TOO_LARGE, "BadRequestError";
-    /// The body is encoded.
+    /// The body has a content encoding.
     UnsupportedMedia = "unsupported_media", UNSUPPORTED_MEDIA_TYPE, "BadRequestError";
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     Timeout = "timeout", REQUEST_TIMEOUT, "BadRequestError";
     /// The named model is not served.
     UnknownModel = "unknown_model", NOT_FOUND, "NotFoundError";
     /// The queues are full.
     Overloaded = "overloaded", TOO_MANY_REQUESTS, "RateLimitError";
-    /// The tenant is past its quota.
+    /// The tenant has exceeded its quota.
     QuotaExceeded = "quota_exceeded", TOO_MANY_REQUESTS, "RateLimitError";
     /// No tier can answer within the budget.
     BudgetTooShort = "budget_too_short", SERVICE_UNAVAILABLE, "ServiceUnavailableError";
-    /// The budget was spent on arrival.
+    /// The budget was already spent on arrival.
     BudgetSpent = "budget_spent", GATEWAY_TIMEOUT, "ServiceUnavailableError";
     /// The model failed.
     ModelFailed = "model_failed", INTERNAL_SERVER_ERROR, "InternalServerError";
@@ -88,21 +88,21 @@ pub(super) fn unprocessable(code: Code) -> StatusCode {
 pub struct ApiError {
     /// What went wrong.
     pub code: Code,
-    /// The field that is to blame, by the dialect's name.
+    /// The wrong field, by the dialect's name.
     pub field: Option<String>,
-    /// What is wrong, with the limit; does not repeat the field.
+    /// The message, with the limit and without the field.
     pub message: String,
     /// When to try again.
     pub retry_after: Option<Ns>,
 }
 
 impl ApiError {
-    /// An error that no field is to blame for.
+    /// An error without a field.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, field: None, message: message.into(), retry_after: None }
     }
 
-    /// A field that cannot be accepted.
+    /// An invalid field.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         let (field, message) = (Some(field.into()), message.into());
         Self { code: Code::InvalidRequest, field, message, retry_after: None }
@@ -116,10 +116,10 @@ impl ApiError {
         }
     }
 
-    /// The same error with the field under another name for it, where there is one in `names`.
+    /// The same error with the field renamed, if `names` has a pair for it.
     pub(super) fn named(mut self, names: &[(&str, &str)]) -> Self {
         let Some(field) = &self.field else { return self };
-        // `documents[3]` is `texts[3]`.
+        // `documents[3]` becomes `texts[3]`.
         let name = &field[..field.find('[').unwrap_or(field.len())];
         if let Some((ours, theirs)) = names.iter().find(|(ours, _)| *ours == name) {
             self.field = Some(format!("{theirs}{}", &field[ours.len()..]));
@@ -148,7 +148,7 @@ impl From<&Refusal> for ApiError {
     }
 }
 
-/// An error on its way into a body.
+/// An error with the data that a body may have.
 pub(super) struct Failure<'a> {
     pub error: &'a ApiError,
     pub message: String,
@@ -157,7 +157,7 @@ pub(super) struct Failure<'a> {
 }
 
 impl Failure<'_> {
-    /// The object that OpenAI-like clients look for below `error`.
+    /// The object below `error` in OpenAI's shape.
     pub fn openai(&self) -> Value {
         let (error, code) = (self.error, self.status.as_u16());
         json!({"message": self.message, "type": error.code.openai_type(), "param": error.field, "code": code})
@@ -206,15 +206,14 @@ mod tests {
             (Dialect::Jina, 422, json!({"detail": message})),
             (Dialect::Voyage, 400, json!({"detail": message})),
             (Dialect::Tei, 422, json!({"error": message, "error_type": "Validation"})),
-            (Dialect::Vllm, 400, json!({"error": openai})),
+            (Dialect::Vllm, 400, json!({"error": openai.clone()})),
             (Dialect::Oip, 400, json!({"error": message})),
         ];
         for (dialect, status, body) in rows {
             assert_eq!(encode(dialect, &error), (status, body), "{dialect:?}");
         }
         let (_, shared) = encode(Dialect::Cohere, &error);
-        assert_eq!((&shared["message"], &shared["detail"]), (&json!(message), &json!("invalid_request")));
-        assert_eq!(shared["error"]["param"], "documents[3]");
+        assert_eq!(shared, json!({"message": message, "id": "7", "detail": message, "error": openai}));
     }
 
     #[test]

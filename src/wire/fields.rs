@@ -1,5 +1,5 @@
-//! A JSON body's fields, read in one pass before its dialect is known; then taken out one by one,
-//! each with an error that names it.
+//! The fields of a JSON body. One pass reads all of them before the dialect is known; then the dialect takes them one by
+//! one, and each error names its field.
 
 use super::{ApiError, Code, Dialect};
 use crate::base::Ns;
@@ -11,29 +11,29 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-/// Longest latency budget; an hour.
+/// The longest latency budget: an hour.
 const BUDGET_MS_MAX: f64 = 3_600_000.0;
 
-/// Every field that some dialect knows, in order; the values of others are skipped unread.
+/// Every field of any dialect, sorted. The values of other fields are skipped.
 static NAMES: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let fields = Dialect::ALL.into_iter().flat_map(|dialect| dialect.spec().fields);
     fields.copied().collect::<BTreeSet<_>>().into_iter().collect()
 });
 
-/// The fields of a body, in its order; those that were taken are null.
+/// The fields of a body, in its order. A field that was taken is null.
 #[derive(Default)]
 pub(super) struct Fields {
     known: Vec<(&'static str, Field)>,
     unknown: Vec<String>,
-    /// The documents' own ids, where the dialect gives them back.
+    /// The documents' own ids, if the dialect returns them.
     pub ids: Vec<Option<String>>,
-    /// The other dialects on the path that read this body as well.
+    /// The other dialects of the path that can read this body.
     pub shared: Vec<Dialect>,
-    /// Whether the answer is that of one pair, and not of a list of them.
+    /// Whether the answer is that of one pair instead of a list.
     pub single: bool,
-    /// Our names and the names that the body has, where the dialect has several.
+    /// Our names of fields and the body's, if the dialect has several.
     pub names: Vec<(&'static str, &'static str)>,
-    /// What was read in another way than it was written; for the caller.
+    /// Warnings for the caller: ignored fields and converted values.
     pub warnings: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ pub(super) enum Item {
     Text(Arc<str>),
     Object(Map<String, Value>),
     List(Vec<Item>),
-    /// What else it is.
+    /// The kind of any other value.
     Other(&'static str),
 }
 
@@ -73,7 +73,7 @@ impl Fields {
     /// Reads a body.
     ///
     /// # Errors
-    /// Says where the body stops being an object in JSON.
+    /// Names the position at which the body is not valid.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
         let body = without_bom(body);
@@ -90,7 +90,7 @@ impl Fields {
         self.known.iter().any(|(known, _)| *known == name)
     }
 
-    /// How many fields of the body a dialect does not know; those that no dialect knows are left out.
+    /// The number of the body's fields that other dialects know and this one does not.
     pub fn foreign(&self, known: &[&str]) -> usize {
         self.known.iter().filter(|(name, _)| !known.contains(name)).count()
     }
@@ -101,10 +101,10 @@ impl Fields {
         self.unknown.iter().cloned().chain(foreign.map(str::to_owned)).collect()
     }
 
-    /// The ids of documents that bring one; empty when none does.
+    /// The ids of the documents; empty if no document has one.
     ///
     /// # Errors
-    /// For an id that is no string.
+    /// If an id is not a string.
     pub fn document_ids(&self) -> Result<Vec<Option<String>>, ApiError> {
         let list = self.known.iter().find(|(name, _)| *name == "documents");
         let Some((_, Field::List(items))) = list else { return Ok(Vec::new()) };
@@ -120,7 +120,7 @@ impl Fields {
         Ok(if ids.iter().all(Option::is_none) { Vec::new() } else { ids })
     }
 
-    /// Takes a field out; null and absent are the same.
+    /// Takes a field. Null is the same as absent.
     pub fn take(&mut self, name: &str) -> Option<Field> {
         debug_assert!(NAMES.contains(&name), "{name} is listed");
         let (_, field) = self.known.iter_mut().find(|(known, _)| *known == name)?;
@@ -171,7 +171,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Field::Number(value)) if value.fract() == 0.0 && value >= f64::from(min) => {
-                // What is more than there can ever be is as good as the most.
+                // A number above `u32::MAX` stands for that: there are never more tokens or documents.
                 Ok(Some(value as u32))
             }
             Some(Field::Number(value)) => {
@@ -181,7 +181,7 @@ impl Fields {
         }
     }
 
-    /// Takes how many of the best are wanted, at least 1.
+    /// Takes the number of results, at least 1.
     pub fn top(&mut self, name: &str) -> Result<Option<usize>, ApiError> {
         Ok(self.count(name, 1)?.map(|top| top as usize))
     }
@@ -192,7 +192,7 @@ impl Fields {
         Ok(if raw { ScoreForm::Logit } else { ScoreForm::Probability })
     }
 
-    /// Takes the query, which must be there and not empty.
+    /// Takes the query, which must be present and not empty.
     pub fn query(&mut self) -> Result<Query, ApiError> {
         match self.take("query") {
             Some(Field::Text(text)) => shared_query("query", &text),
@@ -201,7 +201,7 @@ impl Fields {
         }
     }
 
-    /// Takes a list of texts, which must be there.
+    /// Takes a list, which must be present.
     pub fn items(&mut self, name: &str) -> Result<Vec<Item>, ApiError> {
         match self.take(name) {
             Some(Field::List(items)) => Ok(items),
@@ -210,20 +210,20 @@ impl Fields {
         }
     }
 
-    /// Takes a list of strings, which must be there and have at least one.
+    /// Takes a list of strings, which must be present and not empty.
     pub fn texts(&mut self, name: &str) -> Result<Vec<Arc<str>>, ApiError> {
         let items = self.items(name)?;
         not_empty(name, &items)?;
         items.into_iter().enumerate().map(|(place, item)| item.text(name, place)).collect()
     }
 
-    /// Takes a list of strings or objects with a `text`, which must be there.
+    /// Takes a list of strings or objects with a text, which must be present.
     pub fn documents(&mut self, name: &str) -> Result<Vec<Arc<str>>, ApiError> {
         let items = self.items(name)?;
         items.into_iter().enumerate().map(|(place, item)| item.text_or_object(name, place)).collect()
     }
 
-    /// Whether a field is a list of strings and nothing else.
+    /// Whether a field is a list of strings only.
     pub fn is_list_of_texts(&self, name: &str) -> bool {
         let field = self.known.iter().find(|(known, _)| *known == name);
         let Some((_, Field::List(items))) = field else { return false };
@@ -257,8 +257,7 @@ pub(super) const PRIORITIES: &[(&str, Priority)] =
 pub(super) const POLICIES: &[(&str, Policy)] =
     &[("auto", Policy::Auto), ("full", Policy::Full), ("topk", Policy::TopK), ("fallback", Policy::Fallback)];
 
-/// Reads the `x-podium-*` headers of a request. They win over the body, because the component that routes a request knows
-/// more about it than the one that wrote it.
+/// Reads the `x-podium-*` headers of a request. They take precedence over the body, so that a gateway can set them.
 pub(super) fn options(headers: &HeaderMap, options: &mut Options) -> Result<(), ApiError> {
     if let Some((name, text)) = header(headers, "x-podium-latency-budget-ms")? {
         let millis = text.parse().unwrap_or(f64::NAN);
@@ -271,9 +270,7 @@ pub(super) fn options(headers: &HeaderMap, options: &mut Options) -> Result<(), 
         options.policy = Some(one_of(name, text, POLICIES)?);
     }
     if let Some((name, text)) = header(headers, "x-podium-top-k")? {
-        let count = text.parse().ok().filter(|&count| count >= 1);
-        let message = || ApiError::invalid(name, format!("`{text}` is not a whole number of at least 1"));
-        options.top_k = Some(count.ok_or_else(message)?);
+        options.top_k = Some(at_least_one(name, text)?);
     }
     Ok(())
 }
@@ -285,6 +282,19 @@ pub(super) fn header<'a>(
     let Some(value) = headers.get(name) else { return Ok(None) };
     let text = value.to_str().map_err(|_| ApiError::invalid(name, "is not ASCII text"))?;
     Ok(Some((name, text.trim())))
+}
+
+/// A number that is whole and not negative. In JSON `5.0` is the integer 5. Numbers above `u64::MAX` stand for that.
+pub fn whole(value: &Value) -> Option<u64> {
+    let of_float = |value: f64| (value.fract() == 0.0 && value >= 0.0).then_some(value as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(of_float))
+}
+
+/// Reads a whole number of at least 1. As in bodies, a number above `u32::MAX` stands for that.
+pub(super) fn at_least_one(name: &str, text: &str) -> Result<u32, ApiError> {
+    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let count = is_digits.then(|| text.parse().unwrap_or(u32::MAX)).filter(|&count| count >= 1);
+    count.ok_or_else(|| ApiError::invalid(name, format!("`{text}` is not a whole number of at least 1")))
 }
 
 pub(super) fn budget(name: &str, millis: f64) -> Result<Ns, ApiError> {
@@ -318,7 +328,7 @@ pub(super) fn not_empty<T>(name: &str, list: &[T]) -> Result<(), ApiError> {
     }
 }
 
-/// What follows a mark of the byte order, which some editors and clients put before UTF-8.
+/// Removes the byte order mark that some editors and clients write before UTF-8.
 pub(super) fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
@@ -348,22 +358,40 @@ impl Item {
         }
     }
 
-    /// A string, or the `text` of an object.
+    /// A string, or the text of an object.
     pub fn text_or_object(self, name: &str, place: usize) -> Result<Arc<str>, ApiError> {
-        let invalid = |message: String| Err(ApiError::invalid(format!("{name}[{place}]"), message));
+        let invalid = |message: String| ApiError::invalid(format!("{name}[{place}]"), message);
         match self {
             Self::Text(text) => Ok(text),
-            Self::Object(object) => match object.get("text") {
-                Some(Value::String(text)) => Ok(text.as_str().into()),
-                Some(_) => invalid("`text` must be a string".to_owned()),
-                None => invalid("the object has no `text`".to_owned()),
-            },
+            Self::Object(object) => text_of(&object).ok_or_else(|| invalid(NO_TEXT.to_owned())),
             Self::List(_) | Self::Other(_) => {
                 let kind = self.kind();
-                invalid(format!("must be a string or an object with a `text`, and is {kind}"))
+                Err(invalid(format!("must be a string or an object with a `text`, and is {kind}")))
             }
         }
     }
+}
+
+/// The error of an object without a text that can be ranked.
+pub(super) const NO_TEXT: &str = "must have a `text`, or a `content` of type text";
+
+/// The text of an object: its `text`, or vLLM's `content`, which is a string or a list of parts.
+pub(super) fn text_of(object: &Map<String, Value>) -> Option<Arc<str>> {
+    let field = |name| object.get(name).filter(|value| !value.is_null());
+    match (field("text"), field("content")) {
+        (Some(Value::String(text)), _) | (None, Some(Value::String(text))) => Some(text.as_str().into()),
+        (None, Some(Value::Array(parts))) if !parts.is_empty() => {
+            let texts: Option<Vec<&str>> = parts.iter().map(text_of_part).collect();
+            Some(texts?.join("\n").into())
+        }
+        _ => None,
+    }
+}
+
+/// The text of a part of `content`: `{type: "text", text}`. Images and other types have none.
+pub(super) fn text_of_part(part: &Value) -> Option<&str> {
+    let is_text = part.get("type").is_none_or(|kind| kind == "text");
+    part.get("text").filter(|_| is_text)?.as_str()
 }
 
 impl<'de> Deserialize<'de> for Fields {
@@ -386,7 +414,7 @@ impl<'de> Deserialize<'de> for Fields {
                         }
                         Some(known) => fields.known.push((known, map.next_value()?)),
                         None => {
-                            // A long name is cut: it goes into a header.
+                            // The name is cut, because it goes into a header.
                             fields.unknown.push(name.chars().take(64).collect());
                             map.next_value::<IgnoredAny>()?;
                         }
@@ -556,6 +584,21 @@ mod tests {
     fn unknown_fields_are_remembered_and_not_read() {
         let fields = Fields::parse(br#"{"query": "a", "typo": {"deep": [1, 2]}, "texts": []}"#).unwrap();
         assert_eq!(fields.unknown(&["query"]), ["typo", "texts"]);
+    }
+
+    #[test]
+    fn a_count_may_have_any_number_of_digits() {
+        let huge = "1".repeat(40);
+        for (text, expected) in
+            [("1", 1), ("4294967295", u32::MAX), ("4294967296", u32::MAX), (&huge, u32::MAX)]
+        {
+            let headers = HeaderMap::from_iter([("x-podium-top-k".parse().unwrap(), text.parse().unwrap())]);
+            let mut found = Options::default();
+            options(&headers, &mut found).unwrap();
+            assert_eq!(found.top_k, Some(expected), "{text}");
+            let mut fields = Fields::parse(format!(r#"{{"top_k": {text}}}"#).as_bytes()).unwrap();
+            assert_eq!(fields.count("top_k", 1).unwrap(), Some(expected), "{text}");
+        }
     }
 
     #[test]

@@ -59,12 +59,12 @@ fn write(answer: &Answered) -> Written {
     })
 }
 
-/// A body that does not validate is told as FastAPI does it, and all else as OpenAI.
+/// Validation errors have FastAPI's shape, and all others OpenAI's.
 fn error(failure: &Failure) -> Value {
     if failure.status != StatusCode::UNPROCESSABLE_ENTITY {
         return json!({"error": failure.openai()});
     }
-    // `documents[3]` is `documents` and 3.
+    // `documents[3]` becomes `documents` and 3.
     let place = failure.error.field.as_deref().unwrap_or_default().split(['[', ']']);
     let part = |part: &str| part.parse::<usize>().map_or(json!(part), |index| json!(index));
     let parts = place.filter(|part| !part.is_empty()).map(part);

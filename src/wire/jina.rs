@@ -1,4 +1,4 @@
-//! Jina: `POST /v1/rerank`, where it is pinned. Documents come back unless that is declined.
+//! Jina: `POST /v1/rerank` with the pin `jina`. Documents are returned unless `return_documents` is false.
 
 use super::ask::relevances;
 use super::declare::Declared;

@@ -1,6 +1,6 @@
-//! Floor 2: the dialects. Bytes in, a [`Request`] out; an outcome in, bytes out; no I/O.
+//! Floor 2: the dialects. Decodes bytes to a [`Request`] and encodes an [`Outcome`] to bytes, without I/O.
 //!
-//! | file | what it speaks |
+//! | file | contents |
 //! |---|---|
 //! | `podium` | our own `/v1/rank` |
 //! | `cohere` | `/v1/rerank`, `/v2/rerank` |
@@ -10,14 +10,14 @@
 //! | `infinity` | `/rerank` |
 //! | `nim` | `/v1/ranking` |
 //! | `oip` | `/v2/models/{model}/infer`, JSON and binary tensors |
-//! | `select` | which of them a body is in, where a path serves several |
-//! | `settings` | what a server accepts, and by which paths |
-//! | `spec` | what a dialect is: a file, its constant `SPEC` and its row in [`Dialect`] |
+//! | `select` | selects the dialect of a body on a path that several dialects share |
+//! | `settings` | the configuration: limits, paths and pins |
+//! | `spec` | the definition of a dialect: a file with a constant `SPEC`, and a row of [`Dialect`] |
 //! | `path` | a request's path, parsed |
 //! | `ask` | the dialects from the client's side |
 //! | `fields` | a body's fields, read once for all JSON dialects |
-//! | `truncation` | what is cut, by our own fields and by headers |
-//! | `declare` | the receipt, in headers and in bodies that have room |
+//! | `truncation` | truncation by our own fields and by headers |
+//! | `declare` | the receipt in headers and bodies |
 //! | `error` | errors, in each dialect's shape |
 
 mod ask;
@@ -44,6 +44,7 @@ mod voyage;
 
 pub use ask::Ask;
 pub use error::{ApiError, Code, encode_error};
+pub use fields::whole;
 pub use openapi::openapi;
 pub use path::{ModelRef, Place};
 pub use select::Pins;
@@ -68,7 +69,7 @@ macro_rules! dialects {
         }
 
         impl Dialect {
-            /// Every one.
+            /// All dialects.
             pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
 
             const fn spec(self) -> &'static Spec {
@@ -85,7 +86,7 @@ macro_rules! dialects {
     };
 }
 
-// The first that has a path is taken for its dialect until the body is read.
+// Until the body is read, a path's dialect is the first that has the path.
 dialects! {
     /// Our own.
     Podium = podium::SPEC,
@@ -113,14 +114,14 @@ dialects! {
     Oip = oip::SPEC,
 }
 
-/// A request and what its answer needs to know of it.
+/// A decoded request, with the shape of its answer.
 #[derive(Debug)]
 pub struct Decoded {
     /// The request.
     pub request: Arc<Request>,
-    /// The way back.
+    /// The shape of the answer.
     pub reply: Reply,
-    /// What was ignored or read in another way than it was written; goes into `x-podium-warning`.
+    /// Ignored fields and converted values, for `x-podium-warning`.
     pub warnings: Vec<String>,
 }
 
@@ -128,19 +129,19 @@ pub struct Decoded {
 #[derive(Debug)]
 pub struct Reply {
     dialect: Dialect,
-    /// The documents' own ids, where the dialect has such.
+    /// The documents' own ids, if the dialect returns them.
     ids: Vec<Option<String>>,
-    /// Whether the answer is that of one pair, and not of a list of them.
+    /// Whether the answer is that of one pair instead of a list.
     single: bool,
-    /// Our names and the names that the body has, where the dialect has several.
+    /// Our names of fields and the body's, if the dialect has several.
     names: Vec<(&'static str, &'static str)>,
-    /// The other dialects on the path that read the request as well.
+    /// The other dialects of the path that can read the request.
     shared: Vec<Dialect>,
-    /// How the Open Inference Protocol's outputs were asked for.
+    /// The outputs that a request of the Open Inference Protocol wants.
     oip: Option<oip::Wanted>,
 }
 
-/// What makes one answer distinct.
+/// The id and time of an answer.
 #[derive(Clone, Debug)]
 pub struct Stamp {
     /// The request's id, hexadecimal.
@@ -149,23 +150,23 @@ pub struct Stamp {
     pub created_unix: u64,
 }
 
-/// An answer's bytes.
+/// An encoded answer.
 #[derive(Debug)]
 pub struct Encoded {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// Its type.
+    /// The content type.
     pub content_type: &'static str,
-    /// Headers of ours and of the dialect's.
+    /// Our headers and the dialect's.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Its body.
+    /// The body.
     pub body: Vec<u8>,
 }
 
-/// Reads a request in the dialect that its path and its fields select.
+/// Decodes a request in the dialect that its path and fields select.
 ///
 /// # Errors
-/// The dialect to answer in, and an error that names the field and the limit.
+/// The dialect of the answer, and an error that names the field and the limit.
 pub fn decode(
     place: &Place,
     headers: &HeaderMap,
@@ -210,10 +211,10 @@ pub fn decode(
     Ok(Decoded { request: Arc::new(request), reply, warnings: [warnings, told(&unknown)].concat() })
 }
 
-/// Fields whose names go into headers: clients bear a hundred of those, and proxies 8 KiB.
+/// Most unknown fields that get a warning of their own: clients accept about 100 headers, and proxies 8 KiB.
 const WARNINGS_MAX: usize = 8;
 
-/// Warnings of fields that were ignored, as many as clients' bounds on headers bear.
+/// The warnings of unknown fields, at most [`WARNINGS_MAX`] and one with the number of the rest.
 fn told(unknown: &[String]) -> Vec<String> {
     let one = |field: &String| format!("unknown field `{field}` was ignored");
     let more = unknown.len().saturating_sub(WARNINGS_MAX);
@@ -257,7 +258,7 @@ impl Reply {
         Encoded { status: StatusCode::OK, content_type, headers, body }
     }
 
-    /// A refusal in the words of the dialect.
+    /// A refusal with the dialect's names of fields.
     pub fn error(&self, refusal: &Refusal) -> ApiError {
         self.named(ApiError::from(refusal))
     }
@@ -267,7 +268,7 @@ impl Reply {
     }
 }
 
-/// Everything that a body is made from.
+/// The data of an answer's body.
 struct Answered<'a> {
     reply: &'a Reply,
     request: &'a Request,
@@ -278,8 +279,8 @@ struct Answered<'a> {
 }
 
 impl Answered<'_> {
-    /// The model that the caller named, or the one that answered: clients compare it with what
-    /// they sent. The receipt always names the one that answered.
+    /// The model that the caller named, because clients compare it with their request; else the one that answered. The
+    /// receipt always names the one that answered.
     fn model(&self) -> &str {
         self.request.model.as_deref().unwrap_or(&self.outcome.receipt.model)
     }
@@ -322,7 +323,7 @@ struct Relevance<D> {
     document: Option<D>,
 }
 
-/// A document as several dialects give it back.
+/// A document as several dialects return it.
 #[derive(Serialize)]
 struct TextObject<'a> {
     text: &'a str,
@@ -348,7 +349,7 @@ impl Usage {
 }
 
 fn json(body: &impl Serialize) -> Vec<u8> {
-    // Most answers fit, and are not moved about while they grow.
+    // Most answers fit, so that the buffer is not reallocated.
     let mut bytes = Vec::with_capacity(4_096);
     serde_json::to_writer(&mut bytes, body).expect("a body of strings and finite numbers is JSON");
     bytes

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 pub(super) const SPEC: Spec = Spec {
     name: "nim",
-    // The second is NVIDIA's own service's, which LiteLLM asks.
+    // The second is the path of NVIDIA's hosted service, which LiteLLM uses.
     paths: &["/v1/ranking", "/v1/retrieval/{model}/reranking"],
     fields: &["model", "query", "passages", "truncate", "top_k"],
     names: &[("query", "query.text"), ("documents", "passages")],

@@ -2,24 +2,25 @@
 //! and with its binary tensor data extension.
 //!
 //! Inputs are `QUERY` (one text, or one for each passage) and `PASSAGE`; outputs are `SCORE`
-//! (FP32, in the order and shape of the passages) and `INDEX` (INT64, best first): both, where a request names none.
+//! (FP32, in the order and shape of the passages) and `INDEX` (INT64, best first). A request that names no output gets both.
 
 use super::ask::{Ask, Rows, parse};
 use super::error::ApiError;
-use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query, without_bom};
+use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query, whole, without_bom};
 use super::path::Place;
 use super::spec::{Read, Spec, Whole, Written};
 use super::{Answered, Code};
 use crate::rerank::{Options, Priority, Query, Request, ScoreForm, order};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 pub(super) const SPEC: Spec = Spec {
     name: "oip",
     paths: &["/v2/models/{model}/infer"],
-    // It has none that `fields` reads.
+    // `read` parses the body itself.
     fields: &[],
     names: &[("query", "QUERY"), ("documents", "PASSAGE")],
     documents_max: usize::MAX,
@@ -32,11 +33,11 @@ pub(super) const SPEC: Spec = Spec {
     scores,
 };
 
-/// Request parameters that are read; `binary_data_output` is the protocol's own.
+/// The request parameters that are read.
 const PARAMETERS: &[&str] =
     &["raw_scores", "latency_budget_ms", "timeout", "priority", "policy", "top_k", "binary_data_output"];
 
-/// Where the JSON part of a binary body ends.
+/// The length of the JSON part of a binary body.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 #[derive(Deserialize)]
@@ -55,6 +56,7 @@ struct Body {
 #[derive(Deserialize)]
 struct Tensor {
     name: String,
+    #[serde(deserialize_with = "shape")]
     shape: Vec<u64>,
     datatype: String,
     #[serde(default)]
@@ -70,7 +72,7 @@ struct Output {
     parameters: Map<String, Value>,
 }
 
-/// What the caller wants back.
+/// The outputs that the caller wants.
 #[derive(Debug)]
 pub(super) struct Wanted {
     id: Option<String>,
@@ -86,8 +88,14 @@ enum Name {
     Index,
 }
 
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    let sides = Vec::<Value>::deserialize(deserializer)?;
+    let side = |side| whole(side).ok_or_else(|| D::Error::custom("a shape has whole numbers of at least 0"));
+    sides.iter().map(side).collect()
+}
+
 fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiError> {
-    // Who answers says which version it is.
+    // The version is checked by the caller of this function.
     let model = place.model.as_ref().map(|model| model.name.clone()).unwrap_or_default();
     let (head, mut binary) = split(headers, body)?;
     let invalid = |message: String| ApiError::new(Code::InvalidRequest, message);
@@ -118,15 +126,14 @@ fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiErr
     let (documents, shape) = passages.ok_or_else(|| missing("PASSAGE"))?;
     let request = Request {
         model: Some(model.clone()),
-        score: match body.parameters.get("raw_scores") {
-            Some(Value::Bool(true)) => ScoreForm::Logit,
-            Some(Value::Bool(false)) | None => ScoreForm::Probability,
-            Some(_) => return Err(ApiError::invalid("parameters.raw_scores", "must be true or false")),
+        score: match flag(&body.parameters, "raw_scores")? {
+            Some(true) => ScoreForm::Logit,
+            Some(false) | None => ScoreForm::Probability,
         },
         options: options(&body.parameters)?,
         ..Request::plain(query(&queries, documents.len())?, documents)
     };
-    let all_binary = is_true(&body.parameters, "binary_data_output");
+    let all_binary = flag(&body.parameters, "binary_data_output")?.unwrap_or(false);
     let outputs = outputs(body.outputs, all_binary)?;
     let parameters = body.parameters.keys().filter(|name| !PARAMETERS.contains(&name.as_str()));
     let unknown = parameters.map(|name| format!("parameters.{name}"));
@@ -151,6 +158,9 @@ fn query(queries: &[Arc<str>], documents: usize) -> Result<Query, ApiError> {
     match queries {
         [one] => shared_query("QUERY", one),
         many if many.len() == documents => {
+            if let Some(place) = many.iter().position(|text| text.is_empty()) {
+                return Err(ApiError::invalid(format!("QUERY[{place}]"), "must not be empty"));
+            }
             Ok(Query::PerDocument(many.iter().map(|text| text.as_ref().to_owned()).collect()))
         }
         many => {
@@ -169,8 +179,11 @@ fn texts(tensor: Tensor, binary: &mut &[u8]) -> Result<Vec<Arc<str>>, ApiError> 
     }
     let texts = match (tensor.parameters.get("binary_data_size"), tensor.data) {
         (Some(size), None) => {
-            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
-            let Some((mine, rest)) = size.and_then(|size| binary.split_at_checked(size)) else {
+            let Some(size) = whole(size) else {
+                return Err(ApiError::invalid(name, "binary_data_size must be a number of bytes"));
+            };
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            let Some((mine, rest)) = binary.split_at_checked(size) else {
                 let message = "binary_data_size is past the end of the body";
                 return Err(ApiError::invalid(name, message));
             };
@@ -185,7 +198,7 @@ fn texts(tensor: Tensor, binary: &mut &[u8]) -> Result<Vec<Arc<str>>, ApiError> 
         (Some(_), Some(_)) => return Err(ApiError::invalid(name, "has both data and binary_data_size")),
         (None, _) => return Err(ApiError::invalid(name, "needs a list as data, or binary_data_size")),
     };
-    // An empty shape is a scalar's.
+    // An empty shape is that of a scalar.
     let elements = tensor.shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
     if elements != Some(texts.len() as u64) {
         let message = format!("has {} elements, and its shape is {:?}", texts.len(), tensor.shape);
@@ -194,7 +207,7 @@ fn texts(tensor: Tensor, binary: &mut &[u8]) -> Result<Vec<Arc<str>>, ApiError> 
     Ok(texts)
 }
 
-/// Row-major data may be nested or flat.
+/// Collects the texts of row-major data, nested or flat.
 fn flatten(name: &str, data: Vec<Value>, texts: &mut Vec<Arc<str>>) -> Result<(), ApiError> {
     for value in data {
         match value {
@@ -206,7 +219,7 @@ fn flatten(name: &str, data: Vec<Value>, texts: &mut Vec<Arc<str>>) -> Result<()
     Ok(())
 }
 
-/// Each element is a length of 4 bytes, little-endian, and as many bytes.
+/// Reads binary elements: a length of 4 bytes, little-endian, and that number of bytes.
 fn binary_texts(name: &str, mut bytes: &[u8]) -> Result<Vec<Arc<str>>, ApiError> {
     let mut texts: Vec<Arc<str>> = Vec::new();
     while !bytes.is_empty() {
@@ -231,28 +244,32 @@ fn options(parameters: &Map<String, Value>) -> Result<Options, ApiError> {
     if let Some(value) = parameters.get("latency_budget_ms") {
         options.latency_budget = Some(budget("latency_budget_ms", value.as_f64().unwrap_or(f64::NAN))?);
     }
-    // Triton's: microseconds.
-    if let Some(value) = parameters.get("timeout").filter(|value| value.as_u64() != Some(0)) {
+    // Triton's parameter, in microseconds.
+    if let Some(value) = parameters.get("timeout").filter(|value| whole(value) != Some(0)) {
         options.latency_budget = Some(budget("timeout", value.as_f64().unwrap_or(f64::NAN) / 1e3)?);
     }
     if let Some(value) = parameters.get("priority") {
-        options.priority = match value.as_u64() {
-            // Triton's: 1 is the highest, and 0 stands for the default.
+        options.priority = match whole(value) {
+            // As in Triton, 1 is the highest and 0 is the default.
             Some(1) => Priority::High,
             Some(0 | 2) => Priority::Normal,
             Some(_) => Priority::Low,
-            None => one_of("priority", value.as_str().unwrap_or_default(), PRIORITIES)?,
+            None => word("priority", value, PRIORITIES)?,
         };
     }
     if let Some(value) = parameters.get("policy") {
-        options.policy = Some(one_of("policy", value.as_str().unwrap_or_default(), POLICIES)?);
+        options.policy = Some(word("policy", value, POLICIES)?);
     }
     if let Some(value) = parameters.get("top_k") {
-        let count = value.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0);
+        let count = whole(value).filter(|&count| count > 0);
         let wrong = || ApiError::invalid("top_k", "must be a whole number of at least 1");
-        options.top_k = Some(count.ok_or_else(wrong)?);
+        options.top_k = Some(u32::try_from(count.ok_or_else(wrong)?).unwrap_or(u32::MAX));
     }
     Ok(options)
+}
+
+fn word<T: Copy>(name: &str, value: &Value, words: &[(&str, T)]) -> Result<T, ApiError> {
+    one_of(name, value.as_str().unwrap_or(&value.to_string()), words)
 }
 
 fn outputs(asked: Option<Vec<Output>>, all_binary: bool) -> Result<Vec<(Name, bool)>, ApiError> {
@@ -265,17 +282,17 @@ fn outputs(asked: Option<Vec<Output>>, all_binary: bool) -> Result<Vec<(Name, bo
             "INDEX" => Name::Index,
             other => return Err(ApiError::invalid("outputs", format!("`{other}` is not SCORE or INDEX"))),
         };
-        let binary = match output.parameters.contains_key("binary_data") {
-            true => is_true(&output.parameters, "binary_data"),
-            false => all_binary,
-        };
-        Ok((name, binary))
+        Ok((name, flag(&output.parameters, "binary_data")?.unwrap_or(all_binary)))
     };
     asked.into_iter().map(output).collect()
 }
 
-fn is_true(parameters: &Map<String, Value>, name: &str) -> bool {
-    parameters.get(name) == Some(&Value::Bool(true))
+fn flag(parameters: &Map<String, Value>, name: &str) -> Result<Option<bool>, ApiError> {
+    match parameters.get(name) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(ApiError::invalid(format!("parameters.{name}"), "must be true or false")),
+    }
 }
 
 fn write(answer: &Answered) -> Written {
@@ -321,7 +338,10 @@ fn write(answer: &Answered) -> Written {
             "podium_truncated_query_tokens": receipt.truncated.query_tokens,
         },
     });
-    // A parameter is never null.
+    // The protocol has no null parameters.
+    if let Some(budget) = receipt.budget {
+        head["parameters"]["podium_budget_ms"] = json!(budget.as_millis_f64());
+    }
     if let Some(cost) = receipt.cost {
         head["parameters"]["podium_cost_nanodollars"] = json!(cost.0);
     }
@@ -357,7 +377,7 @@ fn scores(body: &[u8]) -> Result<Rows, String> {
     Ok(found.ok_or("there is no output SCORE")?.data.into_iter().enumerate().collect())
 }
 
-/// As f32 prints them: through f64 each would grow a tail of digits.
+/// Numbers with the digits of f32; converting to f64 first would add digits.
 fn numbers(scores: &[f32]) -> Value {
     let number = |score: &f32| format!("{score:?}").parse().map_or(Value::Null, Value::Number);
     Value::Array(scores.iter().map(number).collect())

@@ -1,6 +1,6 @@
 //! The description of the API at `/openapi.json`.
 
-/// The document; a test holds each of its examples against the decoders.
+/// The document. A test decodes each of its examples.
 pub fn openapi() -> &'static [u8] {
     include_bytes!("openapi.json")
 }

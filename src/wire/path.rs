@@ -2,29 +2,29 @@
 
 use super::Dialect;
 
-/// A path that ranks.
+/// A path of a dialect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// As the dialects' rows have it.
+    /// The path as in `Spec::paths`.
     pub(super) path: &'static str,
-    /// What it names, in the Open Inference Protocol.
+    /// The model in a path of the Open Inference Protocol.
     pub(super) model: Option<ModelRef>,
 }
 
-/// A model and maybe a version of it, as a path names them.
+/// A model, and optionally its version, as a path names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelRef {
     /// The model's name; may have slashes.
     pub name: String,
-    /// The version, where the path has one.
+    /// The version, if the path has one.
     pub version: Option<String>,
 }
 
-/// What can be asked of a model, after its name.
+/// The last parts of paths below a model.
 const VERBS: [&str; 3] = ["infer", "ready", "config"];
 
 impl Place {
-    /// The place of a path; none for a path that ranks nothing.
+    /// The place of a path; none if no dialect has the path.
     pub fn of(path: &str) -> Option<Self> {
         let hosted = path.strip_prefix("/v1/retrieval/").and_then(|rest| rest.strip_suffix("/reranking"));
         let (path, model) = match (ModelRef::of(path), hosted) {
@@ -37,17 +37,17 @@ impl Place {
         paths.copied().find(|known| *known == path).map(|path| Self { path, model })
     }
 
-    /// The version that the path asks for.
+    /// The version in the path.
     pub fn version(&self) -> Option<&str> {
         self.model.as_ref()?.version.as_deref()
     }
 
-    /// The path, as the dialects' rows have it.
+    /// The path as in `Spec::paths`.
     pub fn path(&self) -> &'static str {
         self.path
     }
 
-    /// The dialect, as far as the path alone tells: the first that has it.
+    /// The first dialect that has the path; the body may select another.
     pub fn dialect(&self) -> Dialect {
         let has = |dialect: &Dialect| dialect.spec().paths.contains(&self.path);
         Dialect::ALL.into_iter().find(has).expect("a place is a path of a dialect")
@@ -55,7 +55,7 @@ impl Place {
 }
 
 impl ModelRef {
-    /// Splits `/v2/models/{model}[/versions/{version}][/{verb}]`; the verb is empty where there is none.
+    /// Splits `/v2/models/{model}[/versions/{version}][/{verb}]`; the verb may be empty.
     pub fn of(path: &str) -> Option<(Self, &'static str)> {
         let rest = path.strip_prefix("/v2/models/").filter(|rest| !rest.is_empty())?;
         let verb = |verb: &'static str| Some((rest.strip_suffix(verb)?.strip_suffix('/')?, verb));

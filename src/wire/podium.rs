@@ -46,7 +46,7 @@ const FIELDS: &[&str] = &[
 const SCORES: &[(&str, ScoreForm)] = &[("probability", ScoreForm::Probability), ("logit", ScoreForm::Logit)];
 
 fn read(fields: &mut Fields) -> std::result::Result<Request, ApiError> {
-    // Only our own answer gives ids back; elsewhere a document's `id` is one of its fields.
+    // Only this dialect returns ids; in others `id` is one of a document's own fields.
     fields.ids = fields.document_ids()?;
     Ok(Request {
         model: fields.text("model")?,
@@ -60,7 +60,7 @@ fn read(fields: &mut Fields) -> std::result::Result<Request, ApiError> {
     })
 }
 
-/// Everything that there is to say.
+/// The body of an answer: results, receipt and usage.
 #[derive(Serialize)]
 struct Body<'a> {
     id: &'a str,

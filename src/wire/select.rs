@@ -1,10 +1,10 @@
-//! Which dialect a path and a body's fields are in.
+//! Selects the dialect of a request by its path and its body's fields.
 
 use super::fields::Fields;
 use super::{Dialect, Place};
 use serde::{Deserialize, Serialize};
 
-/// Dialects of the paths that serve several; without a pin the fields select.
+/// Pins a path that several dialects share to one of them. Without a pin the body's fields select the dialect.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pins {
@@ -20,7 +20,7 @@ impl Pins {
     /// Checks that each path is pinned to a dialect that has it.
     ///
     /// # Errors
-    /// Names the key and what it may be.
+    /// Names the key and its possible values.
     pub fn check(&self) -> Result<(), String> {
         let rows = [
             ("rerank", "/rerank", self.rerank),
@@ -39,10 +39,10 @@ impl Pins {
     }
 }
 
-/// The dialect of a body, where its path serves several, and the others that read it as well.
+/// Selects the dialect of a body, and the other dialects of the path that can read it.
 ///
-/// It is the one that has the body's candidates and knows the most of its fields. Where several do, it is the
-/// first of them in [`Dialect`].
+/// The dialect is the one that has the body's name for the candidates and knows the most of the body's fields; among equals
+/// the first in [`Dialect`].
 pub(super) fn select(place: &Place, fields: &Fields, pins: &Pins) -> (Dialect, Vec<Dialect>) {
     let pin = match place.path {
         "/rerank" => pins.rerank,
@@ -72,7 +72,7 @@ mod tests {
     fn the_fields_select_where_a_path_serves_several() {
         let rows = [
             ("/rerank", r#"{"query": "q", "texts": []}"#, Dialect::Tei, false),
-            // What LiteLLM, `rerankers`, SGLang's and llama.cpp's clients send beside texts.
+            // LiteLLM, `rerankers`, SGLang's and llama.cpp's clients send these fields with texts.
             (
                 "/rerank",
                 r#"{"query": "q", "texts": [], "raw_scores": false, "top_n": 3}"#,
@@ -87,7 +87,7 @@ mod tests {
             ),
             ("/rerank", r#"{"query": "q", "texts": [], "top_k": 3}"#, Dialect::Tei, false),
             ("/rerank", r#"{"query": "q", "texts": [], "return_documents": true}"#, Dialect::Tei, false),
-            // What a client of TEI left out keeps its error.
+            // TEI's clients get TEI's error if `texts` is missing.
             ("/rerank", r#"{"query": "q", "truncate": true}"#, Dialect::Tei, false),
             ("/rerank", r#"{"query": "q", "return_text": true, "raw_scores": true}"#, Dialect::Tei, false),
             ("/rerank", r#"{"query": "q", "documents": []}"#, Dialect::Vllm, true),

@@ -1,22 +1,22 @@
-//! What a server accepts, and by which paths.
+//! The configuration of the dialects: limits, paths and pins.
 
 use super::{Pins, Place};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What a server accepts.
+/// The configuration of the dialects.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Most documents of a request. Bounds what one caller can ask for at once.
+    /// Most documents of a request. Bounds the work of one request.
     pub documents_max: usize,
-    /// Whether unknown fields are errors; else they are named in a warning.
+    /// Whether unknown fields are errors; otherwise a warning names them.
     pub strict: bool,
-    /// What stands before every path, `/podium` for example; paths are found without it as well.
+    /// A prefix of all paths, for example `/podium`. Paths without it work too.
     pub base_path: String,
-    /// More paths, each with the one that it stands for.
+    /// Additional paths, each with the path that it stands for.
     pub aliases: BTreeMap<String, String>,
-    /// Dialects of the paths that serve several.
+    /// Pins of paths that several dialects share.
     pub pins: Pins,
 }
 
@@ -33,10 +33,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Checks what types cannot say.
+    /// Checks the values.
     ///
     /// # Errors
-    /// Names the key and what it may be.
+    /// Names the key and its possible values.
     pub fn check(&self) -> Result<(), String> {
         self.pins.check().map_err(|message| format!("pins.{message}"))?;
         let base = &self.base_path;
@@ -53,8 +53,8 @@ impl Settings {
         Ok(())
     }
 
-    /// A request's path as the dialects know it: without the base path and without a slash at its end, and
-    /// what an alias stands for.
+    /// The canonical path of a request: without the base path and without a slash at its end. An alias is replaced by its
+    /// path.
     pub fn canonical<'a>(&'a self, path: &'a str) -> &'a str {
         let rest =
             path.strip_prefix(&*self.base_path).filter(|rest| rest.is_empty() || rest.starts_with('/'));

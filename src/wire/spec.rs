@@ -1,4 +1,4 @@
-//! What a dialect is: one row of data and functions, the constant `SPEC` of its file.
+//! The definition of a dialect: data and functions, the constant `SPEC` of its file.
 
 use super::ask::{Ask, Rows};
 use super::error::{ApiError, Code, Failure};
@@ -11,17 +11,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-/// Everything in which a dialect differs from the others.
+/// A dialect's data and functions.
 pub(super) struct Spec {
     /// The stable name in configuration, labels and messages.
     pub name: &'static str,
-    /// The paths that it answers on; our own client asks the first.
+    /// The paths. Our own client uses the first.
     pub paths: &'static [&'static str],
-    /// The fields of its requests; a body's others are ignored with a warning.
+    /// The fields of its requests. Other fields are ignored with a warning.
     pub fields: &'static [&'static str],
-    /// Our name and its name of what errors may blame, where the two differ.
+    /// Our name and its name of each field that errors name, if the two differ.
     pub names: &'static [(&'static str, &'static str)],
-    /// Most documents by the peer's own contract.
+    /// Most documents of a request, by the peer's contract.
     pub documents_max: usize,
     /// Whether a request must name a model.
     pub needs_model: bool,
@@ -33,15 +33,15 @@ pub(super) struct Spec {
     pub error: fn(&Failure) -> Value,
     /// The status of an error.
     pub status: fn(Code) -> StatusCode,
-    /// The body of a request of our own client, without the model. Texts are not asked back for, where a
-    /// dialect lets a client choose.
+    /// The body of our own client's request, without the model. It asks for no documents in the answer, if the dialect
+    /// allows that.
     pub ask: fn(&Ask) -> Value,
-    /// Reads an answer in our own client: each document's index and score.
+    /// Reads each document's index and score from an answer, for our own client.
     pub scores: fn(&[u8]) -> Result<Rows, String>,
 }
 
 impl Spec {
-    /// The dialect's name of a field of ours.
+    /// The dialect's name of our field.
     pub fn theirs(&self, ours: &'static str) -> &'static str {
         self.names.iter().find(|(name, _)| *name == ours).map_or(ours, |(_, theirs)| theirs)
     }
@@ -55,10 +55,10 @@ pub(super) enum Read {
     Whole(fn(&Place, &HeaderMap, &[u8]) -> Result<Whole, ApiError>),
 }
 
-/// A request, the names in it that are unknown, and how its answer is wanted.
+/// A request, its unknown fields, and the outputs that it wants.
 pub(super) type Whole = (Request, Vec<String>, Wanted);
 
-/// An answer's body, and what its headers say of it.
+/// An answer's body, with its content type and headers.
 pub(super) struct Written {
     pub content_type: &'static str,
     pub headers: Vec<(HeaderName, HeaderValue)>,

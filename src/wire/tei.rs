@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub(super) const RERANK: Spec = Spec {
     name: "tei",
-    // A reranker's root, and SageMaker's path.
+    // TEI's root path, and SageMaker's path.
     paths: &["/rerank", "/", "/invocations"],
     fields: &[
         "query",
@@ -23,7 +23,7 @@ pub(super) const RERANK: Spec = Spec {
         "truncation_direction",
         "raw_scores",
         "return_text",
-        // Of clients that have one request for several servers, and of SGLang's and llama.cpp's.
+        // Not TEI's: fields of SGLang's and llama.cpp's clients, and of clients of several servers.
         "model",
         "top_n",
         "top_k",
@@ -54,7 +54,7 @@ pub(super) const PREDICT: Spec = Spec {
     ..RERANK
 };
 
-/// The label of a reranker's only class.
+/// The label of a reranker's single class.
 pub const LABEL: &str = "LABEL_0";
 
 const DIRECTIONS: &[(&str, Side)] =
@@ -73,7 +73,7 @@ fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
     })
 }
 
-/// `["a", "b"]` is a pair, and `[["a", "b"], …]` a list of them.
+/// Reads a pair `["a", "b"]` or a list of pairs.
 fn read_predict(fields: &mut Fields) -> Result<Request, ApiError> {
     let wrong = |place: Option<usize>| {
         let field = place.map_or("inputs".to_owned(), |place| format!("inputs[{place}]"));
@@ -102,7 +102,7 @@ fn read_predict(fields: &mut Fields) -> Result<Request, ApiError> {
     })
 }
 
-/// Without `truncate` the server's default holds, as with TEI's `--auto-truncate`.
+/// Without `truncate` the server's default applies, as with TEI's `--auto-truncate`.
 fn truncation(fields: &mut Fields) -> Result<Truncation, ApiError> {
     let policy = |truncate| if truncate { Overflow::LongestFirst } else { Overflow::Refuse };
     Ok(Truncation {
@@ -136,7 +136,7 @@ struct Prediction<T = f32, L = &'static str> {
     label: L,
 }
 
-/// In the order of the inputs.
+/// Writes the predictions in the order of the inputs.
 fn write_predict(answer: &Answered) -> Written {
     let prediction = |score| [Prediction { score, label: LABEL }];
     let predictions: Vec<[Prediction; 1]> = answer.scores().map(prediction).collect();
@@ -152,7 +152,7 @@ fn scores_predict(body: &[u8]) -> Result<Rows, String> {
     Ok(rows.into_iter().map(|[prediction]| prediction.score).enumerate().collect())
 }
 
-/// TEI's own headers: times are in whole milliseconds. What it calls the time of tokenisation is in our queue's.
+/// TEI's own headers: times are in whole milliseconds. TEI's time in the queue begins after tokenisation.
 fn times(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
     let receipt = &answer.outcome.receipt;
     let queries = match &answer.request.query {
@@ -161,14 +161,20 @@ fn times(answer: &Answered) -> Vec<(HeaderName, HeaderValue)> {
     };
     let documents: usize = answer.request.documents.iter().map(|text| text.chars().count()).sum();
     let millis = |ns: Ns| HeaderValue::from(ns.0 / 1_000_000);
-    vec![
+    let mut headers = vec![
         (HeaderName::from_static("x-compute-time"), millis(receipt.elapsed)),
         (HeaderName::from_static("x-compute-characters"), (queries + documents).into()),
         (HeaderName::from_static("x-compute-tokens"), answer.tokens().into()),
         (HeaderName::from_static("x-total-time"), millis(receipt.elapsed)),
-        (HeaderName::from_static("x-queue-time"), millis(receipt.queue)),
+        (HeaderName::from_static("x-tokenization-time"), millis(receipt.tokenise)),
+        (HeaderName::from_static("x-queue-time"), millis(receipt.queue.saturating_sub(receipt.tokenise))),
         (HeaderName::from_static("x-inference-time"), millis(receipt.compute)),
-    ]
+    ];
+    // The configured name of a device may hold characters that a header cannot.
+    if let Ok(kind) = HeaderValue::try_from(&*receipt.device_kind) {
+        headers.push((HeaderName::from_static("x-compute-type"), kind));
+    }
+    headers
 }
 
 fn status(code: Code) -> StatusCode {

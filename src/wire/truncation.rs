@@ -1,7 +1,7 @@
-//! Truncation at the wire: our own dialect's fields, and the headers that say the same in every dialect.
+//! Truncation on the wire: our own dialect's fields, and headers with the same meaning in every dialect.
 
 use super::ApiError;
-use super::fields::{Field, Fields, header, must_be, one_of};
+use super::fields::{Field, Fields, at_least_one, header, must_be, one_of};
 use crate::base::Side;
 use crate::rerank::{Overflow, PairTokens, Truncation};
 use http::HeaderMap;
@@ -27,7 +27,7 @@ pub(super) fn fields(fields: &mut Fields) -> Result<Truncation, ApiError> {
     })
 }
 
-/// Takes a pair's limit, where -1 stands for what the model reads.
+/// Takes the limit of a pair; -1 is the model's limit.
 pub(super) fn pair_tokens(
     fields: &mut Fields,
     name: &str,
@@ -40,7 +40,7 @@ pub(super) fn pair_tokens(
     }
 }
 
-/// Reads the headers, which win over the body's fields.
+/// Reads the headers, which take precedence over the body's fields.
 pub(super) fn headers(headers: &HeaderMap, truncation: &mut Truncation) -> Result<(), ApiError> {
     if let Some((name, text)) = header(headers, "x-podium-truncation")? {
         truncation.policy = Some(one_of(name, text, POLICIES)?);
@@ -75,11 +75,6 @@ fn number(
             format!("`{text}` is neither a whole number of at least 1 nor -1, what the model reads"),
         )),
     }
-}
-
-fn at_least_one(name: &str, text: &str) -> Result<u32, ApiError> {
-    let count = text.parse().ok().filter(|&count: &u32| count >= 1);
-    count.ok_or_else(|| ApiError::invalid(name, format!("`{text}` is not a whole number of at least 1")))
 }
 
 #[cfg(test)]
@@ -121,6 +116,15 @@ mod tests {
             document_tokens_max: Some(8),
         };
         assert_eq!(found, expected);
+        let huge = "9".repeat(40);
+        let rows = [
+            ("x-podium-pair-tokens-max", &*huge),
+            ("x-podium-query-tokens-max", &huge),
+            ("x-podium-document-tokens-max", &huge),
+        ];
+        headers(&headers_of(&rows), &mut found).unwrap();
+        assert_eq!(found.pair_tokens, PairTokens::AtMost(u32::MAX));
+        assert_eq!((found.query_tokens_max, found.document_tokens_max), (Some(u32::MAX), Some(u32::MAX)));
         let mut found = fields(&mut Fields::parse(b"{}").unwrap()).unwrap();
         assert_eq!(found, Truncation::default());
         headers(&headers_of(&[("x-podium-pair-tokens-max", "9")]), &mut found).unwrap();

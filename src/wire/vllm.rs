@@ -3,33 +3,37 @@
 use super::ask::{Data, Score, pairs, parse, relevances};
 use super::declare::Declared;
 use super::error::{ApiError, Failure};
-use super::fields::{Field, Fields, Item, not_empty, shared_query};
+use super::fields::{Field, Fields, NO_TEXT, must_be, not_empty, shared_query, text_of, text_of_part};
 use super::spec::{Read, Spec, Written};
 use super::{Answered, Code, Dialect, Relevance, TextObject, Usage, truncation};
 use crate::rerank::{Options, PairTokens, Priority, Query, Request, ScoreForm, Truncation};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// A dialect's own fields, followed by those that rerank and score share.
+macro_rules! fields {
+    ($($own:literal),*) => {
+        &[
+            $($own,)*
+            "model",
+            "user",
+            "priority",
+            "truncate_prompt_tokens",
+            "truncation_side",
+            "max_tokens_per_doc",
+            "max_tokens_per_query",
+            "use_activation",
+            "activation",
+        ]
+    };
+}
 
 pub(super) const RERANK: Spec = Spec {
     name: "vllm",
     paths: &["/rerank", "/v1/rerank", "/v2/rerank"],
-    fields: &[
-        "model",
-        "query",
-        "documents",
-        "top_n",
-        "user",
-        "priority",
-        "truncate_prompt_tokens",
-        "truncation_side",
-        "max_tokens_per_doc",
-        "max_tokens_per_query",
-        "use_activation",
-        "activation",
-        // LiteLLM's client of vLLM sends it.
-        "return_documents",
-    ],
+    // vLLM has no `return_documents`; LiteLLM's client of vLLM sends it.
+    fields: fields!["query", "documents", "top_n", "return_documents"],
     names: NAMES,
     documents_max: usize::MAX,
     needs_model: false,
@@ -44,24 +48,7 @@ pub(super) const RERANK: Spec = Spec {
 pub(super) const SCORE: Spec = Spec {
     name: "vllm_score",
     paths: &["/score", "/v1/score"],
-    fields: &[
-        "model",
-        "text_1",
-        "text_2",
-        "queries",
-        "documents",
-        "items",
-        "data_1",
-        "data_2",
-        "user",
-        "priority",
-        "truncate_prompt_tokens",
-        "truncation_side",
-        "max_tokens_per_doc",
-        "max_tokens_per_query",
-        "use_activation",
-        "activation",
-    ],
+    fields: fields!["text_1", "text_2", "queries", "documents", "items", "data_1", "data_2"],
     read: Read::Fields(read_score),
     write: write_score,
     ask: |ask| json!({"text_1": ask.query, "text_2": ask.documents}),
@@ -80,17 +67,21 @@ const SIDES: [(&str, &str); 4] =
     [("queries", "items"), ("queries", "documents"), ("data_1", "data_2"), ("text_1", "text_2")];
 
 fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
-    let [query] = <[Arc<str>; 1]>::try_from(one_or_many(fields, "query")?)
-        .map_err(|_| ApiError::invalid("query", "must be one text"))?;
+    let query = match fields.take("query") {
+        Some(Field::Text(text)) => text,
+        Some(Field::Object(object)) => text_of(&object).ok_or_else(|| ApiError::invalid("query", NO_TEXT))?,
+        Some(other) => return Err(must_be("query", "a string or an object with a `text`", &other)),
+        None => return Err(ApiError::invalid("query", "is missing")),
+    };
     let query = shared_query("query", &query)?;
-    // Infinity takes strings alone, and at least 1.
+    // Infinity's documents are a list of strings, and its `top_n` is at least 1.
     let plain = fields.is_list_of_texts("documents");
     let documents = one_or_many(fields, "documents")?;
-    // 0 and less mean all.
+    // A number below 1 means all.
     let top_n = fields.integer("top_n")?;
     let shared = fields.shared.contains(&Dialect::Infinity) && plain && top_n.is_none_or(|top_n| top_n > 0);
     let wanted = fields.bool("return_documents")?;
-    // vLLM gives objects and Infinity strings; both read an answer without.
+    // vLLM returns documents as objects and Infinity as strings; the clients of both accept an answer without them.
     let return_documents = wanted.unwrap_or(true) && !shared;
     if wanted == Some(true) && shared {
         let warning = "documents are left out: vLLM's and Infinity's clients read them in different shapes; \
@@ -101,7 +92,7 @@ fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
     Ok(Request { top_n, return_documents, ..common(fields, query, documents)? })
 }
 
-/// One text against one, one against many, or as many against as many.
+/// Reads one text against one or many, or two lists of the same length.
 fn read_score(fields: &mut Fields) -> Result<Request, ApiError> {
     let there = |name: &str| fields.has(name);
     let both = SIDES.into_iter().find(|(ours, theirs)| there(ours) && there(theirs));
@@ -123,6 +114,11 @@ fn read_score(fields: &mut Fields) -> Result<Request, ApiError> {
             return Err(ApiError::invalid(ours, message));
         }
     };
+    for name in SIDES.into_iter().flat_map(|(ours, theirs)| [ours, theirs]) {
+        if fields.take(name).is_some() {
+            fields.warnings.push(format!("`{name}` was ignored: `{ours}` and `{theirs}` were read"));
+        }
+    }
     fields.names = vec![("query", ours), ("documents", theirs)];
     common(fields, query, documents)
 }
@@ -134,40 +130,19 @@ fn one_or_many(fields: &mut Fields, name: &str) -> Result<Vec<Arc<str>>, ApiErro
         Some(Field::Text(text)) => Ok(vec![text]),
         Some(Field::List(items)) => {
             not_empty(name, &items)?;
-            let text = |(place, item): (usize, Item)| match item {
-                Item::Object(object) => content(&object).ok_or_else(|| {
-                    ApiError::invalid(format!("{name}[{place}]"), "must have a text, or content of type text")
-                }),
-                item => item.text(name, place),
-            };
-            items.into_iter().enumerate().map(text).collect()
+            items.into_iter().enumerate().map(|(place, item)| item.text_or_object(name, place)).collect()
         }
         Some(Field::Object(object)) => match object.get("content") {
-            // Each part is a text of its own.
-            Some(Value::Array(parts)) => {
-                let texts = parts.iter().map(|part| part.as_object().and_then(content));
-                texts.collect::<Option<_>>().ok_or_else(|| wrong("must have content of type text only"))
+            // Each part is a text.
+            Some(Value::Array(parts)) if !parts.is_empty() => {
+                let texts = parts.iter().map(|part| text_of_part(part).map(Arc::from));
+                texts.collect::<Option<_>>().ok_or_else(|| wrong(NO_TEXT))
             }
-            _ => content(&object).map(|text| vec![text]).ok_or_else(|| wrong("has no text")),
+            _ => text_of(&object).map(|text| vec![text]).ok_or_else(|| wrong(NO_TEXT)),
         },
         Some(Field::Null | Field::Bool(_) | Field::Number(_)) => {
             Err(wrong("must be a string or a list of strings"))
         }
-    }
-}
-
-/// The text of `{text}`, of a part `{type: "text", text}`, or of `{content}` of one or more parts.
-fn content(object: &Map<String, Value>) -> Option<Arc<str>> {
-    let is_text = object.get("type").is_none_or(|kind| kind == "text");
-    match (object.get("text"), object.get("content")) {
-        (Some(Value::String(text)), _) if is_text => Some(text.as_str().into()),
-        (None, Some(Value::String(text))) => Some(text.as_str().into()),
-        (None, Some(Value::Array(parts))) => {
-            let parts = parts.iter().map(|part| part.as_object().and_then(content));
-            let texts: Option<Vec<Arc<str>>> = parts.collect();
-            Some(texts?.join("\n").into())
-        }
-        _ => None,
     }
 }
 
@@ -196,7 +171,7 @@ fn common(fields: &mut Fields, query: Query, documents: Vec<Arc<str>>) -> Result
     })
 }
 
-/// Clients know by vLLM's sentence that a shorter input would do.
+/// Clients detect a too long input by vLLM's sentence.
 fn error(failure: &Failure) -> Value {
     let mut error = failure.openai();
     if failure.error.code == Code::TooLong {
@@ -209,7 +184,7 @@ fn error(failure: &Failure) -> Value {
 #[derive(Serialize)]
 struct RerankBody<'a> {
     id: String,
-    // These two are Infinity's, which shares the path.
+    // The fields `object` and `created` are Infinity's, which shares the path.
     object: &'static str,
     created: u64,
     model: &'a str,
@@ -248,7 +223,7 @@ fn write_rerank(answer: &Answered) -> Written {
     })
 }
 
-/// In the caller's order: a score belongs to its pair.
+/// Writes the scores in the caller's order, one for each pair.
 fn write_score(answer: &Answered) -> Written {
     let datum = |(index, score): (usize, f32)| Datum { index, object: "score", score };
     Written::json(&ScoreBody {

@@ -1,0 +1,145 @@
+//! The Open Inference Protocol: JSON, binary tensors and parameters.
+
+use super::{answer, decode, decoded, encode, header, oip_json, try_decode};
+use crate::base::Ns;
+use crate::rerank::Priority;
+use crate::wire::Settings;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
+
+#[test]
+fn an_open_inference_parameter_that_is_not_read_is_a_warning() {
+    let mut body = oip_json();
+    body["parameters"]["top_n"] = json!(1);
+    assert_eq!(decoded("/v2/models/m/infer", &body).warnings.len(), 1);
+    assert!(decoded("/v2/models/m/infer", &oip_json()).warnings.is_empty());
+}
+
+#[test]
+fn the_open_inference_protocol_speaks_json() {
+    let path = "/v2/models/owner%2Fname/versions/3/infer";
+    assert_eq!(decoded(path, &oip_json()).request.model.as_deref(), Some("owner/name"));
+    let answer = answer(path, &oip_json(), &[-1.5, 2.0]);
+    // Whatever was asked for, the version is that of who answered.
+    assert_eq!((&answer["id"], &answer["model_version"]), (&json!("mine"), &json!("0123456789ab")));
+    assert_eq!(answer["parameters"]["podium_model"], "served");
+    assert_eq!(answer["parameters"]["podium_budget_ms"], 50.0);
+    let outputs = json!([
+        {"name": "SCORE", "datatype": "FP32", "shape": [2, 1], "data": [-1.5, 2.0]},
+        {"name": "INDEX", "datatype": "INT64", "shape": [2], "data": [1, 0]},
+    ]);
+    assert_eq!(answer["outputs"], outputs);
+}
+
+fn binary_body(texts: &[u8], size: usize) -> (HeaderMap, Vec<u8>) {
+    let head = json!({
+        "inputs": [
+            {"name": "QUERY", "shape": [1], "datatype": "BYTES", "data": ["q"]},
+            {"name": "PASSAGE", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": size}},
+        ],
+        "outputs": [{"name": "SCORE", "parameters": {"binary_data": true}}],
+    });
+    let mut body = serde_json::to_vec(&head).unwrap();
+    let name = HeaderName::from_static("inference-header-content-length");
+    let headers = HeaderMap::from_iter([(name, HeaderValue::from(body.len()))]);
+    body.extend(texts);
+    (headers, body)
+}
+
+#[test]
+fn the_open_inference_protocol_speaks_binary() {
+    let (headers, body) = binary_body(b"\x01\0\0\0a\x02\0\0\0bc", 11);
+    let decoded = decode("/v2/models/m/infer", &headers, &body, &Settings::default()).unwrap();
+    assert_eq!(&*decoded.request.documents[1], "bc");
+    let encoded = encode(&decoded, &[0.0, 40.0]);
+    let length: usize = header(&encoded, "inference-header-content-length").unwrap().parse().unwrap();
+    let (head, data) = encoded.body.split_at(length);
+    let head: Value = serde_json::from_slice(head).unwrap();
+    assert_eq!(head["outputs"][0]["parameters"], json!({"binary_data_size": 8}));
+    assert_eq!(data, [0.5f32.to_le_bytes(), 1.0f32.to_le_bytes()].concat());
+}
+
+#[test]
+fn binary_tensors_that_lie_are_named() {
+    for (texts, size, expected) in [
+        (&b"\x01\0\0\0a\x02\0\0\0b"[..], 10, "PASSAGE[1]: is cut short"),
+        (b"\x01\0\0\0a\xff\xff\xff\xff", 9, "PASSAGE[1]: is cut short"),
+        (b"\x01\0\0\0a", 99, "PASSAGE: binary_data_size is past the end of the body"),
+        (b"\x01\0\0\0a", 5, "PASSAGE: has 1 elements, and its shape is [2]"),
+        (b"\x01\0\0\0a\x01\0\0\0\xff", 10, "PASSAGE[1]: is not UTF-8 at byte 0"),
+        (b"\x01\0\0\0a\x01\0\0\0bxx", 10, "2 bytes of tensor data are left over"),
+    ] {
+        let (headers, body) = binary_body(texts, size);
+        let (_, error) = decode("/v2/models/m/infer", &headers, &body, &Settings::default()).unwrap_err();
+        assert_eq!(error.full_message(), expected);
+    }
+}
+
+#[test]
+fn the_open_inference_protocol_s_parameters_are_triton_s() {
+    let of = |parameters: Value| {
+        let mut body = oip_json();
+        body["parameters"] = parameters;
+        decoded("/v2/models/m/infer", &body).request.options
+    };
+    let rows = [
+        (json!(0), Priority::Normal),
+        (json!(1), Priority::High),
+        (json!(2), Priority::Normal),
+        (json!(7), Priority::Low),
+        (json!("high"), Priority::High),
+    ];
+    for (priority, expected) in rows {
+        assert_eq!(of(json!({"priority": priority})).priority, expected, "{priority}");
+    }
+    assert_eq!(of(json!({"timeout": 20_000})).latency_budget, Some(Ns::from_millis(20)));
+    assert_eq!(of(json!({"timeout": 0})).latency_budget, None);
+    let mut wrong = oip_json();
+    wrong["parameters"] = json!({"priority": -1});
+    assert!(try_decode("/v2/models/m/infer", &wrong).is_err());
+    let mut all = oip_json();
+    all.as_object_mut().unwrap().remove("outputs");
+    let answer = answer("/v2/models/m/infer", &all, &[-1.5, 2.0]);
+    let names: Vec<&Value> =
+        answer["outputs"].as_array().unwrap().iter().map(|output| &output["name"]).collect();
+    assert_eq!(names, ["SCORE", "INDEX"]);
+}
+
+#[test]
+fn a_whole_number_may_have_a_decimal_point() {
+    let mut body = oip_json();
+    body["inputs"][1]["shape"] = json!([2.0, 1.0]);
+    body["parameters"] = json!({"top_k": 7.0, "priority": 1.0, "timeout": 0.0});
+    let options = decoded("/v2/models/m/infer", &body).request.options;
+    assert_eq!((options.top_k, options.priority, options.latency_budget), (Some(7), Priority::High, None));
+    body["parameters"] = json!({"top_k": 1e30});
+    assert_eq!(decoded("/v2/models/m/infer", &body).request.options.top_k, Some(u32::MAX));
+    for wrong in [json!([2.5]), json!([-2]), json!(["2"])] {
+        body["inputs"][1]["shape"] = wrong;
+        let (_, error) = try_decode("/v2/models/m/infer", &body).unwrap_err();
+        assert!(error.contains("a shape has whole numbers of at least 0"), "{error}");
+    }
+}
+
+#[test]
+fn no_query_of_the_open_inference_protocol_is_empty() {
+    let mut body = oip_json();
+    body["inputs"][0] = json!({"name": "QUERY", "shape": [2], "datatype": "BYTES", "data": ["q", ""]});
+    let (_, error) = try_decode("/v2/models/m/infer", &body).unwrap_err();
+    assert_eq!(error, "QUERY[1]: must not be empty");
+}
+
+#[test]
+fn a_flag_of_the_open_inference_protocol_is_a_boolean() {
+    let refused = |body: &Value| try_decode("/v2/models/m/infer", body).unwrap_err().1;
+    let mut all = oip_json();
+    all["parameters"] = json!({"binary_data_output": "yes"});
+    assert_eq!(refused(&all), "parameters.binary_data_output: must be true or false");
+    let mut one = oip_json();
+    one["outputs"][0]["parameters"] = json!({"binary_data": 1});
+    assert_eq!(refused(&one), "parameters.binary_data: must be true or false");
+    let mut size = oip_json();
+    size["inputs"][0] =
+        json!({"name": "QUERY", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": "5"}});
+    assert_eq!(refused(&size), "QUERY: binary_data_size must be a number of bytes");
+}

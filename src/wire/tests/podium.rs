@@ -1,0 +1,67 @@
+//! Our own dialect.
+
+use super::{answer, decoded, encode};
+use crate::rerank::Degradation;
+use crate::wire::openapi;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+#[test]
+fn podium_says_everything() {
+    let body = json!({
+        "query": "q", "documents": ["a", {"id": "x", "text": "b"}, "c"], "top_n": 2,
+        "return_documents": true, "scores": "logit", "latency_budget_ms": 50,
+    });
+    let expected = json!({
+        "id": "ab12",
+        "results": [
+            {"index": 1, "id": "x", "score": 2.5, "document": "b"},
+            {"index": 2, "score": 0.5, "truncated": true, "document": "c"},
+        ],
+        "tier": "topk", "k": 2, "degraded": "predicted_late", "budget_ms": 50.0, "elapsed_ms": 12.0,
+        "queue_ms": 4.0, "compute_ms": 8.0, "model": "served", "version": "0123456789ab",
+        "cost": {"device_ns": 1234, "nanodollars": 56, "usd": 5.6e-8, "joules": 0.25},
+        "truncated": {"documents": 1, "query_tokens": 91},
+        "usage": {"tokens": 21, "documents": 3}, "truncated": {"documents": 1, "query_tokens": 91},
+    });
+    assert_eq!(answer("/v1/rank", &body, &[-1.0, 2.5, 0.5]), expected);
+}
+
+#[test]
+fn answers_are_described_field_by_field() {
+    let document: Value = serde_json::from_slice(openapi()).unwrap();
+    let names =
+        |object: &Value| -> BTreeSet<String> { object.as_object().unwrap().keys().cloned().collect() };
+    let body = json!({
+        "query": "q", "documents": [{"id": "x", "text": "a"}, "b"], "return_documents": true, "typo": 1,
+    });
+    let encoded = encode(&decoded("/v1/rank", &body), &[0.5, 1.0]);
+    let answer: Value = serde_json::from_slice(&encoded.body).unwrap();
+    let described = &document["components"]["schemas"]["Ranked"]["properties"];
+    assert_eq!(names(described), names(&answer));
+    for object in ["cost", "usage"] {
+        assert_eq!(names(&described[object]["properties"]), names(&answer[object]), "{object}");
+    }
+    // The last result has all that one may have.
+    assert_eq!(names(&described["results"]["items"]["properties"]), names(&answer["results"][1]));
+    let reasons: Vec<_> = Degradation::ALL.map(|reason| json!(reason.name())).into();
+    assert_eq!(described["degraded"]["enum"], json!([reasons, vec![Value::Null]].concat()));
+    let headers: BTreeSet<String> = encoded.headers.iter().map(|(name, _)| name.to_string()).collect();
+    let ours: BTreeSet<String> = headers.into_iter().filter(|name| name.starts_with("x-podium-")).collect();
+    assert_eq!(names(&document["components"]["headers"]), ours);
+}
+
+#[test]
+fn an_empty_list_is_fine_where_it_has_an_answer() {
+    assert_eq!(answer("/v1/rank", &json!({"query": "q", "documents": []}), &[])["results"], json!([]));
+}
+
+#[test]
+fn scores_keep_every_bit_of_f32() {
+    for score in [0.1f32, 1.0 / 3.0, f32::MIN_POSITIVE, 9.266_827] {
+        let body = json!({"query": "q", "documents": ["a"], "scores": "logit"});
+        let answer = answer("/v1/rank", &body, &[score]);
+        let read: f32 = answer["results"][0]["score"].to_string().parse().unwrap();
+        assert_eq!(read.to_bits(), score.to_bits());
+    }
+}
