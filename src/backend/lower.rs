@@ -107,8 +107,11 @@ pub(super) fn check(plan: &Plan) -> Result<(), &'static str> {
         if attention.query_key_norms.is_some() && attention.rope.is_none() {
             return Err("it norms queries and keys without rotary positions");
         }
-        if attention.heads % attention.kv_heads != 0 || attention.head_dim % 2 != 0 {
-            return Err("its heads of keys do not divide those of queries, or a head has an odd size");
+        if attention.rope.is_some() && attention.head_dim % 2 != 0 {
+            return Err("its heads have an odd size, and rotary positions turn pairs of values");
+        }
+        if attention.heads % attention.kv_heads != 0 {
+            return Err("its heads of keys do not divide those of queries");
         }
         if feed_forward.gate.is_none() && !matches!(feed_forward.activation, Activation::Gelu(_)) {
             return Err("its feed-forward part is neither gated nor has GELU");

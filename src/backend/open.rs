@@ -28,7 +28,8 @@ pub fn open(
     let packed = match CpuModel::new(&model.plan, precision) {
         Err(error @ Unsupported::Plan { .. }) => {
             tracing::warn!(%error, "the reference engine is used, in f32 on one thread, which is many times slower");
-            let forward = Forward::new(&model.plan).expect("the tensors of an opened model have their shapes");
+            let forward =
+                Forward::new(&model.plan).expect("the tensors of an opened model have their shapes");
             return Ok((Box::new(Reference::new(Arc::new(forward))), "float32"));
         }
         packed => packed?,
