@@ -435,6 +435,38 @@ fn a_terminal_that_closes_drains_the_server_and_nohup_keeps_it() {
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
+/// Runs a command under a seccomp filter that answers EPERM where a process asks for tiles
+/// (`arch_prctl(ARCH_REQ_XCOMP_PERM, ..)`).
+const WITHOUT_TILES: &str = "
+import ctypes, os, struct, sys
+ALLOW, DENY = 0x7FFF0000, 0x00050001
+step = lambda code, jt, jf, k: struct.pack('HBBI', code, jt, jf, k)
+# The number of the call, then the lower half of its first argument.
+steps = [step(0x20, 0, 0, 0), step(0x15, 0, 3, 158), step(0x20, 0, 0, 16), step(0x15, 0, 1, 0x1023),
+         step(0x06, 0, 0, DENY), step(0x06, 0, 0, ALLOW)]
+code = ctypes.create_string_buffer(b''.join(steps))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', len(steps), ctypes.addressof(code)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+os.execvp(sys.argv[1], sys.argv[1:])
+";
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_sandbox_that_denies_tiles_is_named_once_and_vectors_are_used() {
+    if !podium::backend::Processor::here().contains(&podium::backend::Processor::Amx) {
+        return eprintln!("SKIPPED: this processor has no AMX, or the permission is denied already");
+    }
+    let own = podium(&["serve", "--check", "--primary", "bundled"]);
+    let mut command = Command::new("python3");
+    command.args(["-c", WITHOUT_TILES]).arg(own.get_program()).args(own.get_args()).env("NO_COLOR", "1");
+    let Ok(output) = command.output() else { return eprintln!("SKIPPED: no python3") };
+    let (code, printed, told) = answer(output);
+    assert_eq!(code, 0, "{printed}{told}");
+    let all = format!("{printed}{told}");
+    assert_eq!(all.matches("arch_prctl(ARCH_REQ_XCOMP_PERM) is denied").count(), 1, "{all}");
+}
+
 #[test]
 fn tiers_on_one_device_give_it_one_price() {
     let model = small_model();
