@@ -81,10 +81,17 @@ const UNSEEN: f32 = -1e30;
 /// # Safety
 /// `scores` holds a score for each of `keys`.
 #[inline(always)]
-pub(super) unsafe fn hide(scores: *mut f32, keys: Range<usize>, seen: Range<usize>) {
-    for key in (keys.start..seen.start).chain(seen.end..keys.end) {
+pub(super) unsafe fn hide<S: Simd>(simd: S, scores: *mut f32, keys: Range<usize>, seen: Range<usize>) {
+    for part in [keys.start..seen.start, seen.end..keys.end] {
+        let mut key = part.start;
         // SAFETY: the caller promises the scores.
-        unsafe { *scores.add(key - keys.start) = UNSEEN };
+        unsafe {
+            while key + S::LANES <= part.end {
+                simd.store(scores.add(key - keys.start), simd.splat(UNSEEN));
+                key += S::LANES;
+            }
+            (key..part.end).for_each(|key| *scores.add(key - keys.start) = UNSEEN);
+        }
     }
 }
 
@@ -198,7 +205,7 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     let scores = scratch.scores.floats_mut()[i * score_stride + seen.start..].as_mut_ptr();
                     let weights =
                         scratch.weights.words_mut()[i * weight_stride + seen.start / A::GROUP..].as_mut_ptr();
-                    hide(scores, seen.clone(), reach.keys(row + i, tokens));
+                    hide(simd, scores, seen.clone(), reach.keys(row + i, tokens));
                     *inverse = 1.0 / softmax::<S, A>(simd, scores, seen.len(), weights);
                 }
                 let out = Context::<A> {

@@ -84,7 +84,7 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
                     for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {
                         let weights = weights.add(i * weight_stride + seen.start / A::GROUP);
                         let scores = scores.add(i * score_stride + seen.start);
-                        hide(scores, seen.clone(), reach.keys(row + i, tokens));
+                        hide(simd, scores, seen.clone(), reach.keys(row + i, tokens));
                         *inverse = 1.0 / softmax::<S, A>(simd, scores, seen.len(), weights);
                         if seen.end.next_multiple_of(S::LANES) < end {
                             A::store(simd, weights, end - S::LANES - seen.start, simd.splat(0.0));
