@@ -201,10 +201,10 @@ impl Scheduler {
     /// When the backlog is predicted to be empty; at least a millisecond, to avoid a busy loop of retries.
     fn drained_in(&self) -> Ns {
         let drained = |tier: Tier| {
-            let lanes = self.lanes_of(tier).filter(|lane| lane.health == Health::Up).count().max(1);
-            let free_at = self.lanes_of(tier).map(|lane| lane.free_at(self.now)).min();
+            let up = || self.lanes_of(tier).filter(|lane| lane.health == Health::Up);
+            let free_at = up().map(|lane| lane.free_at(self.now)).min();
             let busy = free_at.map_or(Ns::ZERO, |at| at.saturating_sub(self.now));
-            busy.saturating_add(Ns(self.queues[tier].work().0 / lanes as u64))
+            busy.saturating_add(Ns(self.queues[tier].work().0 / up().count().max(1) as u64))
         };
         Tier::ALL.map(drained).into_iter().max().unwrap_or(Ns::ZERO).max(Ns::from_millis(1))
     }

@@ -17,7 +17,7 @@ use super::stage::Stage;
 use super::{Scheduler, Timer};
 use crate::base::{Ns, Tier};
 use crate::forecast::predict::Load;
-use crate::rerank::{Degradation, Served};
+use crate::rerank::Degradation;
 
 /// Hedges and tries that may be started.
 #[derive(Debug)]
@@ -90,7 +90,8 @@ impl Scheduler {
             self.fall_back(id, Degradation::PrimaryLate, out);
         } else if self.hedges.spend() {
             self.stats.hedges += 1;
-            self.job(id).degraded = None;
+            let job = self.job(id);
+            (job.is_hedged, job.degraded) = (true, None);
             self.start(id, Stage::Hedged);
         }
     }
@@ -136,12 +137,10 @@ impl Scheduler {
         self.job(id).tried[tier] = true;
     }
 
-    /// Books how the tries of a job ended that is answered now.
-    pub(super) fn settle_tries(&mut self, job: &Job, served: Served, is_late: bool) {
+    /// Counts the tries of an answered job that were in time: those whose scores were complete.
+    pub(super) fn settle_tries(&mut self, job: &Job, is_late: bool) {
         for tier in Tier::ALL {
-            let part = &job.parts[tier];
-            let answers = (served == Served::Fallback) == (tier == Tier::Fallback);
-            if job.tried[tier] && answers && part.complete() && !is_late {
+            if job.tried[tier] && job.parts[tier].complete() && !is_late {
                 self.stats.tries_in_time += 1;
                 self.hedges.give_back();
             }

@@ -36,6 +36,8 @@ pub(super) struct Job {
     pub stage: Stage,
     /// Tiers that idled and are tried on this job although they are predicted to miss its deadline.
     pub tried: PerTier<bool>,
+    /// Whether the fallback was started in addition to the primary.
+    pub is_hedged: bool,
     pub parts: PerTier<Part>,
     pub degraded: Option<Degradation>,
     pub charged: Used,
@@ -136,6 +138,7 @@ impl Job {
             lengths: arrival.lengths,
             stage: Stage::Full,
             tried: PerTier::default(),
+            is_hedged: false,
             parts: PerTier::default(),
             degraded: None,
             charged: Used::default(),
