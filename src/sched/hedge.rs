@@ -43,16 +43,11 @@ impl HedgeTokens {
         self.thousandths = (self.thousandths + 1000).min(self.saved_max);
     }
 
-    pub fn has_one(&self) -> bool {
-        self.thousandths >= 1000
-    }
-
-    fn spend(&mut self) -> bool {
-        let enough = self.has_one();
-        if enough {
-            self.thousandths -= 1000;
-        }
-        enough
+    /// Takes a token. Returns false if there is none.
+    pub fn spend(&mut self) -> bool {
+        let Some(rest) = self.thousandths.checked_sub(1000) else { return false };
+        self.thousandths = rest;
+        true
     }
 }
 
@@ -64,8 +59,8 @@ impl Scheduler {
         if !self.may_fall_back(id) {
             return;
         }
-        let load = Load::of(job.lengths.fallback.iter().copied());
-        let takes = self.finish(Tier::Fallback, job.tenant, job.due, &load).saturating_sub(self.now);
+        let finish = self.finish(Tier::Fallback, job.tenant, job.due, &job.loads.fallback);
+        let takes = finish.saturating_sub(self.now);
         // A busy lane may have just begun a batch at that moment.
         let reserve = takes.saturating_add(self.limits.batch_ns_max);
         let at = deadline.saturating_sub(reserve).max(self.now.saturating_add(Ns(1)));
@@ -124,17 +119,14 @@ impl Scheduler {
 
     /// Whether a tier that is predicted to be late with a load might finish it by `latest` all the same, and may be tried.
     pub(super) fn is_worth_a_try(&self, tier: Tier, load: &Load, latest: Ns) -> bool {
-        self.is_idle(tier)
-            && self.hedges.has_one()
-            && self.now.saturating_add(self.predictors[tier].at_best(load, self.now)) <= latest
+        self.is_idle(tier) && self.now.saturating_add(self.predictors[tier].at_best(load, self.now)) <= latest
     }
 
-    /// Tries a tier on a job.
-    pub(super) fn try_tier(&mut self, id: JobId, tier: Tier) {
+    /// Takes the token of a try. Returns false if there is none.
+    pub(super) fn pay_for_try(&mut self) -> bool {
         let is_paid = self.hedges.spend();
-        debug_assert!(is_paid, "a token was there");
-        self.stats.tries += 1;
-        self.job(id).tried[tier] = true;
+        self.stats.tries += u64::from(is_paid);
+        is_paid
     }
 
     /// Counts the tries of an answered job that were in time: those whose scores were complete.

@@ -232,9 +232,11 @@ impl Scheduler {
             wait.saturating_add(self.predictors.primary.surely(&load)) <= latest
         };
         let k = best.clone().take_while(fits).count();
-        let may_try = k < wanted && job.deadline.is_some();
-        if may_try && self.is_worth_a_try(Tier::Primary, &Load::of(best), latest) {
-            self.try_tier(id, Tier::Primary);
+        let may_try = k < wanted
+            && job.deadline.is_some()
+            && self.is_worth_a_try(Tier::Primary, &Load::of(best), latest);
+        if may_try && self.pay_for_try() {
+            self.job(id).tried.primary = true;
             return self.start_top_k(id, order, wanted);
         }
         if k < (self.limits.top_k_min as usize).min(wanted).max(1) {
