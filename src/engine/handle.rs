@@ -255,7 +255,7 @@ impl Handle {
         }
         let mut guard = CancelOnDrop { shared, job, answered: false };
         let result = async {
-            let prepared = shared.prepare.prepare(&request).await?;
+            let prepared = shared.prepare.prepare(&request, policy).await?;
             let (reply, outcome) = oneshot::channel();
             let submission = self.submission(&request, policy, (job, caller), (prepared, reply));
             shared.driver.send(Message::Submit(Box::new(submission))).map_err(|_| Refusal::Draining)?;
