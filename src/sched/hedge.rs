@@ -43,6 +43,10 @@ impl HedgeTokens {
         self.thousandths = (self.thousandths + 1000).min(self.saved_max);
     }
 
+    pub fn check(&self) {
+        assert!(self.thousandths <= self.saved_max, "saved tokens stay within their bound");
+    }
+
     /// Takes a token. Returns false if there is none.
     pub fn spend(&mut self) -> bool {
         let Some(rest) = self.thousandths.checked_sub(1000) else { return false };

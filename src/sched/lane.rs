@@ -71,6 +71,10 @@ impl Lane {
         }
     }
 
+    pub fn config(&self) -> &LaneConfig {
+        &self.config
+    }
+
     /// Whether another batch may be dispatched.
     pub fn has_room(&self) -> bool {
         match self.health {

@@ -323,6 +323,23 @@ impl<'a> World<'a> {
         let late = client.deadline.is_some_and(|deadline| self.now > deadline);
         let declared = answer.degraded == Some(Degradation::Late);
         assert!(!late || declared, "nothing late goes undeclared");
+        let is_declared = answer.degraded.is_some();
+        match (answer.served, client.policy) {
+            (Served::Full, _) => assert!(!is_declared || declared, "a full answer can only be late"),
+            (Served::TopK { .. }, Policy::Auto) => assert!(is_declared, "less than all is declared"),
+            (Served::TopK { .. }, Policy::TopK) => {}
+            (Served::Fallback, Policy::Auto | Policy::TopK) => {
+                assert!(is_declared, "the fallback is declared")
+            }
+            (Served::Fallback, Policy::Fallback) => {}
+            (Served::TopK { .. }, Policy::Full | Policy::Fallback) | (Served::Fallback, Policy::Full) => {
+                panic!("a {:?} answer by the policy {:?}", answer.served, client.policy)
+            }
+        }
+        assert!(
+            answer.compute <= self.now.saturating_sub(client.arrived),
+            "no job works longer than it waits"
+        );
         let is_less = matches!(answer.degraded, Some(Degradation::PredictedLate | Degradation::PrimaryLate));
         let has_limit = client.deadline.is_some() || client.policy != Policy::Auto;
         assert!(!is_less || has_limit, "without a budget an answer is not less for its lateness");
