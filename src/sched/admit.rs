@@ -125,7 +125,7 @@ impl Scheduler {
                 (InTime, _) => full(None),
                 // Without a budget nothing is late: it waits for the primary, or is refused.
                 (Late, _) if job.deadline.is_none() => late(),
-                // The fallback's scores are the insurance; the primary is tried when they are there (`choose_k`).
+                // The fallback's scores are made first; then the primary may be tried (`choose_k`).
                 (WorthATry | Late, InTime) => staged(true, Some(Degradation::PredictedLate), None),
                 (WorthATry, WorthATry | Late | Unavailable) => full(Some(Tier::Primary)),
                 (Late, WorthATry | Late) => on_fallback(true, Some(Degradation::PredictedLate)),
@@ -165,7 +165,7 @@ impl Scheduler {
         }
         let load = &job.loads[tier];
         let finish = self.finish(tier, job.tenant, job.due, load);
-        // Without a deadline the wait for others is bounded, and what the job itself takes is not.
+        // Without a deadline the wait for other jobs is bounded, but not the job's own time.
         let bound = || self.now.saturating_add(self.limits.wait_ns_max);
         let latest = job.deadline.unwrap_or_else(|| bound().saturating_add(self.predictors[tier].p99(load)));
         match finish <= latest {

@@ -1,13 +1,13 @@
-//! Lateness: which jobs will miss their deadline, and what a prediction of that is worth.
+//! Lateness: which jobs are predicted to miss their deadline, and what is done about it.
 //!
-//! The fallback starts at the last moment at which it still meets the deadline. Pairs that the primary
-//! has not begun by then are withdrawn, which costs nothing; those that it has begun are raced, and such
-//! races are capped by a token bucket (Dean and Barroso, "The Tail at Scale").
+//! The fallback starts at the last moment at which it still meets the deadline. If the primary has not begun the job by
+//! then, the job moves to the fallback, which costs nothing. If the primary has begun it, both tiers work on it; the number
+//! of such hedges is bounded by a token bucket (Dean and Barroso, "The Tail at Scale").
 //!
-//! A tier that idles is tried on a job that it is predicted to finish too late, where the prediction is in doubt:
-//! otherwise a pessimistic predictor would never be refuted. The deadline insures such a try: the scores that are there
-//! then are the answer. A try takes a token of the same bucket, and gives it back if it was in time, so that the device
-//! time wasted is bounded while a predictor that is wrong is corrected by every request.
+//! An idle tier is tried on a job that it is predicted to finish too late, if the prediction is in doubt. Otherwise a
+//! pessimistic predictor would never be corrected. At the deadline such a job is answered with the scores that exist, or
+//! refused if there are none. A try takes a token of the same bucket and returns it if it was in time. So wrong
+//! predictions are corrected by every request, and the wasted device time is bounded.
 
 use super::config::Limits;
 use super::event::{Action, JobId};
@@ -80,7 +80,7 @@ impl Scheduler {
         let deadline = job.deadline.unwrap_or(Ns::MAX);
         let ends = self.primary_ends(id);
         if ends <= deadline {
-            // The prediction is trusted, and checked when it should have come true.
+            // Trusts the prediction, and checks again at the predicted end.
             self.set_timer(ends.max(self.now.saturating_add(Ns(1))), Timer::Hedge(id));
             return;
         }
@@ -115,13 +115,13 @@ impl Scheduler {
         running.max(finish.saturating_sub(part.work))
     }
 
-    /// Whether a tier has a lane with nothing to do, and nothing in line.
+    /// Whether a tier has an idle lane and an empty queue.
     fn is_idle(&self, tier: Tier) -> bool {
         self.queues[tier].jobs() == 0
             && self.lanes_of(tier).any(|lane| lane.health == Health::Up && lane.running.is_empty())
     }
 
-    /// Whether a tier that is predicted to be late with a load might finish it by `latest` all the same, and may be tried.
+    /// Whether a tier that is predicted to miss `latest` is idle, and meets it by the optimistic bound of the prediction.
     pub(super) fn is_worth_a_try(&self, tier: Tier, load: &Load, latest: Ns) -> bool {
         self.is_idle(tier) && self.now.saturating_add(self.predictors[tier].at_best(load, self.now)) <= latest
     }
@@ -144,7 +144,7 @@ impl Scheduler {
     }
 
     /// Called before a batch with this start and load takes a job. Returns true if the job would be late and was
-    /// removed from the line.
+    /// removed from the queue.
     pub(super) fn give_up_late(
         &mut self,
         id: JobId,

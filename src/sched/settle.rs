@@ -112,7 +112,7 @@ impl Scheduler {
             return;
         }
         let batch = lane.running.pop_front().expect("the oldest batch was just seen");
-        // The ledger knows what it had of the device.
+        // The ledger computes the device time of the batch.
         out.push(Action::GaveUp { lane: id });
         self.faulted(id, Fault::Stalled, DeviceNs::ZERO, batch, out);
     }

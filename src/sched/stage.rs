@@ -5,7 +5,7 @@
 //! | `Full` | answer: full | `Fallback`, else one more attempt, then refuse | goes on, declared late; refuse if the primary has not begun it, or is only tried |
 //! | `Hedged` | primary: answer full. Fallback: wait for the primary until the deadline | primary: `Fallback`. Fallback: `Full` | answer: fallback, if it has its scores |
 //! | `Fallback` | `Ranking` if the primary is to score the best, else answer: fallback | `Full`, else one more attempt, then refuse | goes on, declared late; refuse if the fallback has not begun it, or is only tried |
-//! | `Ranking` | the order comes: `TopK` (of all, where the primary is tried), or answer: fallback where too few fit | | |
+//! | `Ranking` | the order comes: `TopK` (of all candidates if the primary is tried), or answer: fallback if too few fit | | |
 //! | `TopK` | answer: top-k | answer: top-k of what came back, else fallback | the same |
 //!
 //! A primary that completes all candidates answers in full from any stage. A job that is predicted late moves too:
@@ -125,7 +125,7 @@ impl Scheduler {
                 self.withdraw(id, Tier::Primary);
                 true
             }
-            // The primary has lost the race; the fallback is already running.
+            // The primary is late; the fallback is already running.
             Stage::Hedged if tier == Tier::Primary => {
                 self.withdraw(id, Tier::Primary);
                 self.job(id).degraded = Some(Degradation::PrimaryLate);
@@ -204,7 +204,7 @@ impl Scheduler {
                 }
                 self.answer(id, Served::Fallback, out);
             }
-            // The primary may still finish in time: its better answer is worth waiting for until the last moment.
+            // The primary may still finish in time, and its answer is better: wait until the deadline.
             Stage::Hedged if job.deadline.is_some_and(|deadline| self.now >= deadline) => {
                 self.job(id).degraded = Some(Degradation::PrimaryLate);
                 self.answer(id, Served::Fallback, out);
@@ -216,8 +216,8 @@ impl Scheduler {
         }
     }
 
-    /// The fallback's order is known: gives the primary as many of the best as fit the budget; or all, where it idles and
-    /// might make it. The deadline then answers with those that came back.
+    /// The fallback's order is known: gives the primary as many of the best candidates as fit the budget. If not all fit but
+    /// the primary is tried, it gets all of them, and the deadline answers with those that are scored by then.
     pub(super) fn choose_k(&mut self, id: JobId, order: Arc<[u32]>, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get(&id).filter(|job| job.stage == Stage::Ranking) else { return };
         let default = (job.policy == Policy::TopK).then_some(self.limits.top_k_default);
