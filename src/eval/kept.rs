@@ -130,6 +130,7 @@ fn name_of(fit: &Fit) -> String {
         Cut::Share { query_permille } => format!("truncate{query_permille}"),
         Cut::LongestFirst => "longest_first".to_owned(),
         Cut::DocumentOnly => "document_only".to_owned(),
+        Cut::End => "end".to_owned(),
         Cut::Nothing => "whole".to_owned(),
     };
     let own = |letter: char, max: &Option<u32>| max.map_or(String::new(), |max| format!("-{letter}{max}"));
