@@ -183,6 +183,26 @@ fn the_longest_pair_is_what_the_files_say_or_the_configuration() {
 }
 
 #[test]
+fn a_model_is_shown_with_its_parts_its_prompt_and_its_engine() {
+    let (code, printed, errors) = run(&["models", "inspect", "bundled"]);
+    assert_eq!(code, 0, "{errors}");
+    for expected in [
+        "model         podium-student-L2-H128 (version ",
+        "architecture  bert, ",
+        "layers        2 x 128, 4 heads of 32, all tokens see all, feed-forward of 512, layer norm after each part\n",
+        "score         a dense map and a classifier with one label, at the first token\n",
+        "prompt        [CLS] {query} [SEP] {document} [SEP]\n",
+        "prompt's ids  101 {query} 102 {document} 102\n",
+        "longest pair  512 tokens; a longer one is cut as the server is configured\n",
+        "engine        cpu in ",
+    ] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
+    }
+    let (code, _, errors) = run(&["models", "inspect", "nowhere"]);
+    assert!(code == 64 && errors.contains("there is no directory nowhere"), "{errors}");
+}
+
+#[test]
 fn a_check_finds_what_serving_would_stumble_over() {
     let model = small_model();
     let journal = model.path().join("config.json");

@@ -10,7 +10,7 @@ use podium::rerank::{
     Degradation, Options, Outcome, Overflow, PairTokens, Policy, Query, Refusal, Request, Served, Truncated,
     Truncation, TruncationDefaults,
 };
-use podium::token::Packed;
+use podium::token::{Around, Packed, Prompt, Tokenizer};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -682,5 +682,34 @@ fn one_document_is_answered_before_thousands_that_came_earlier() {
             "it goes on meanwhile"
         );
         assert_eq!(large.await.unwrap().scores.len(), 10_000);
+    });
+}
+
+#[test]
+fn a_text_in_a_prompt_has_other_tokens_as_a_query_than_as_a_document() {
+    block_on(async {
+        let around = |before: &str| Around { before: before.to_owned(), ..Around::default() };
+        let prompt = Prompt {
+            before: vec!["q q".to_owned()],
+            query: around("query "),
+            between: Vec::new(),
+            document: around("text "),
+            after: vec!["z".to_owned()],
+            cut: None,
+        };
+        let letters = std::fs::read(common::small_model().path().join("tokenizer.json")).unwrap();
+        let tokenizer = Arc::new(Tokenizer::parse(&letters).unwrap().with_prompt(prompt).unwrap());
+        let mut setup = setup(Scripted::default(), None);
+        setup.tiers.primary.as_mut().unwrap().tokenizer = tokenizer.clone();
+        let engine = up(setup).await;
+        let expected = |query: &str, document: &str| {
+            let whole = tokenizer.encode(&format!("q q query {query} text {document} z")).unwrap();
+            Scripted::logit(&whole)
+        };
+        for (query, documents) in [("ab", ["ab", "c"]), ("c", ["ab", "c"]), ("ab", ["c", "ab"])] {
+            let outcome = rank(&engine.handle(), Request::new(query, documents)).await.unwrap();
+            let expected = documents.map(|document| expected(query, document));
+            assert_eq!(outcome.scores, expected, "{query} {documents:?}");
+        }
     });
 }

@@ -20,7 +20,7 @@ fn the_teacher_gives_the_logits_of_its_papers() {
     let Some(data) = common::data() else { return };
     let model = Model::open(&data.join("models/ms-marco-MiniLM-L-12-v2")).unwrap();
     assert_eq!(model.manifest.licence, "Apache-2.0");
-    let tokenizer = Tokenizer::parse(&model.tokenizer).unwrap();
+    let tokenizer = model.read_tokenizer().unwrap();
     let forward = Forward::new(&model.plan).unwrap();
     let limits = Fit::new(model.plan.tokens_max, Cut::DocumentOnly);
     let mut batch = Packed::default();

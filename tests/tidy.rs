@@ -54,6 +54,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/"]),
     ("indicatif", &["src/cli/"]),
     ("rayon", &["src/distill/train.rs"]),
+    ("minijinja", &["src/model/prompt.rs"]),
+    ("minijinja_contrib", &["src/model/prompt.rs"]),
 ];
 
 /// Most lines of a file without its tests.

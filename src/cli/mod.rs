@@ -6,6 +6,7 @@ mod cores;
 mod costs;
 mod distill;
 mod load;
+mod models;
 mod place;
 mod pool;
 mod rank;
@@ -46,6 +47,7 @@ enum Command {
     Costs(costs::Args),
     Distill(distill::Args),
     Load(load::Args),
+    Models(models::Args),
     Simulate(simulate::Args),
 }
 
@@ -196,6 +198,7 @@ pub fn main() -> ExitCode {
         Command::Costs(args) => costs::run(args),
         Command::Distill(args) => distill::run(args),
         Command::Load(args) => load::run(args),
+        Command::Models(args) => models::run(args),
         Command::Simulate(args) => simulate::run(args),
     };
     match result {

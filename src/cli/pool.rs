@@ -7,7 +7,7 @@ use crate::base::{DeviceNs, Ns, PerTier, Tier};
 use crate::engine::{BooksSetup, Clock, LaneSetup, Setup, TierSetup};
 use crate::model::{BUNDLED, Model, ModelError, Place, locate};
 use crate::sched::TenantConfig;
-use crate::token::Tokenizer;
+use crate::token::{Prompt, Tokenizer};
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,21 +60,25 @@ fn tenants(configured: &[TenantEntry]) -> Vec<(Arc<str>, TenantConfig)> {
     configured.iter().map(|tenant| (tenant.name.as_str().into(), config(tenant))).collect()
 }
 
+/// What a tokenizer is made of: its file, and a decoder's prompt.
+type Files = (Cow<'static, [u8]>, Option<Prompt>);
+
 fn open(
     tier: Tier,
     configured: &TierConfig,
-    tokenizers: &mut Vec<(Cow<'static, [u8]>, Arc<Tokenizer>)>,
+    tokenizers: &mut Vec<(Files, Arc<Tokenizer>)>,
 ) -> Result<(TierSetup, Placed), String> {
     let said = |error: &dyn std::fmt::Display| error.to_string();
     let model = Arc::new(open_model(&configured.model).map_err(|error| said(&error))?);
     // Tiers with the same tokenizer share it, and so what it has read.
-    let tokenizer = match tokenizers.iter().find(|(known, _)| *known == model.tokenizer) {
+    let files = (model.tokenizer.clone(), model.prompt.clone());
+    let tokenizer = match tokenizers.iter().find(|(known, _)| *known == files) {
         Some((_, tokenizer)) => tokenizer.clone(),
         None => {
-            let tokenizer = Tokenizer::parse(&model.tokenizer)
-                .map_err(|error| format!("{}: {error}", configured.model))?;
+            let tokenizer =
+                model.read_tokenizer().map_err(|error| format!("{}: {error}", configured.model))?;
             let tokenizer = Arc::new(tokenizer);
-            tokenizers.push((model.tokenizer.clone(), tokenizer.clone()));
+            tokenizers.push((files, tokenizer.clone()));
             tokenizer
         }
     };

@@ -3,7 +3,7 @@
 use super::run::{Inputs, Plan};
 use crate::base::hex;
 use crate::model::{self, Bert, Calibration, Forward, ForwardError, Manifest, Model, ModelError};
-use crate::token::{Cut, Fit, Packed, Pair, Tokenizer};
+use crate::token::{Cut, Fit, Packed, Pair};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -141,7 +141,7 @@ fn sha256(bytes: &[u8]) -> String {
 /// The golden pairs with the logits of the reference forward.
 fn golden(model: &Model, directory: &Path) -> Result<Vec<Golden>, CardError> {
     let read = |error: &dyn std::fmt::Display| failed(directory.join("tokenizer.json"), error);
-    let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| read(&error))?;
+    let tokenizer = model.read_tokenizer().map_err(|error| read(&error))?;
     let forward = Forward::new(&model.plan)?;
     let limit = model.pair_tokens_max;
     let fit = Fit::new(limit, Cut::LongestFirst);

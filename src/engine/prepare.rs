@@ -254,6 +254,11 @@ impl Reading {
         }
     }
 
+    /// Whether the cache may have a text: it has the ids of documents, which may not be those of a query.
+    fn is_cached(&self, encoder: &Encoder, place: usize) -> bool {
+        place >= self.queries || encoder.tokenizer.reads_both_alike()
+    }
+
     fn field(&self, place: usize) -> String {
         match (&self.request.query, place.checked_sub(self.queries)) {
             (_, Some(document)) => format!("documents[{document}]"),
@@ -268,7 +273,7 @@ impl Reading {
         for (encoder, ids) in self.encoders.iter().zip(&self.ids) {
             for (place, slot) in ids.iter().enumerate() {
                 let text = self.text(place);
-                match encoder.cache.get(text) {
+                match self.is_cached(encoder, place).then(|| encoder.cache.get(text)).flatten() {
                     Some(found) => slot.set(found).expect("no other thread reads yet"),
                     None => bytes += text.len().max(1),
                 }
@@ -300,14 +305,21 @@ impl Reading {
                 }
                 let text = self.text(place);
                 // A panic in the library fails only this request, not the thread.
-                let encoded = catch_unwind(AssertUnwindSafe(|| encoder.tokenizer.encode(text)));
+                let is_query = place < self.queries;
+                let encode = || match is_query {
+                    true => encoder.tokenizer.encode_query(text),
+                    false => encoder.tokenizer.encode_document(text),
+                };
+                let encoded = catch_unwind(AssertUnwindSafe(encode));
                 match encoded {
                     Ok(Ok(encoded)) => {
                         let key = match place.checked_sub(self.queries) {
                             Some(document) => self.request.documents[document].clone(),
                             None => text.into(),
                         };
-                        encoder.cache.insert(key, encoded.clone());
+                        if self.is_cached(encoder, place) {
+                            encoder.cache.insert(key, encoded.clone());
+                        }
                         ids[place].set(encoded).expect("each place is read by one thread");
                     }
                     Ok(Err(error)) => drop(self.failed.set((place, error.to_string()))),

@@ -5,7 +5,7 @@ use crate::backend::{Precision, ScoreError, Scorer, Unsupported, open};
 use crate::base::Tier;
 use crate::model::{Model, fit};
 use crate::rerank::{Truncation, TruncationDefaults};
-use crate::token::{Cut, Fit, Packed, PairReader, ReadError, Tokenizer, TokenizerError};
+use crate::token::{Cut, Fit, Packed, PairReader, ReadError, TokenizerError};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -101,7 +101,7 @@ impl CachedScorer {
         truncation: &Truncation,
         folder: &Path,
     ) -> Result<Self, CachedScorerError> {
-        let tokenizer = Arc::new(Tokenizer::parse(&model.tokenizer)?);
+        let tokenizer = Arc::new(model.read_tokenizer()?);
         let fit = fit(truncation, &TruncationDefaults::default(), model.pair_tokens_max);
         let name = format!("scores-{}-{dtype}-{}.bin", model.identity, name_of(&fit));
         let cache = ScoreCache::open(&folder.join(name))?;
@@ -130,6 +130,7 @@ fn name_of(fit: &Fit) -> String {
         Cut::Share { query_permille } => format!("truncate{query_permille}"),
         Cut::LongestFirst => "longest_first".to_owned(),
         Cut::DocumentOnly => "document_only".to_owned(),
+        Cut::End => "end".to_owned(),
         Cut::Nothing => "whole".to_owned(),
     };
     let own = |letter: char, max: &Option<u32>| max.map_or(String::new(), |max| format!("-{letter}{max}"));
@@ -292,6 +293,7 @@ fn key(query: &str, document: &str) -> [u8; 16] {
 mod tests {
     use super::*;
     use crate::base::Side;
+    use crate::token::Tokenizer;
 
     /// Scores a pair by its number of tokens, and counts pairs.
     struct Length {

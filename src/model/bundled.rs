@@ -1,7 +1,8 @@
 //! The bundled model: a student of `ms-marco-MiniLM-L-12-v2`, from `models/`.
 
 use super::Model;
-use super::directory::{Files, Shards};
+use super::directory::{Files, Parts, Shards};
+use super::prompt::PromptFiles;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -17,13 +18,15 @@ macro_rules! file {
 impl Model {
     /// The bundled model.
     pub fn bundled() -> Self {
-        let files = Files {
+        let parts = Parts {
             config: file!("config.json"),
-            tokenizer: file!("tokenizer.json"),
-            weights: Shards::one(file!("model.safetensors")),
             papers: Some(file!("podium.json")),
-            tokens_max: None,
+            modules: Vec::new(),
+            modules_read: Vec::new(),
+            weights: Shards::one(file!("model.safetensors")),
         };
+        let prompt = PromptFiles::default();
+        let files = Files { parts, tokenizer: file!("tokenizer.json"), tokens_max: None, prompt };
         Self::parse(Path::new(BUNDLED), files).expect("the bundled model is whole, or its test would fail")
     }
 }

@@ -1,6 +1,8 @@
 //! A model's directory as it is found: whole or in shards, with a tokenizer or a vocabulary alone, or with what has to
 //! be fetched or converted first.
 
+use super::arch::{Keys, Module, listed};
+use super::prompt::{CHAT_TEMPLATE, PromptFiles};
 use super::{ModelError, vocabulary};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -14,6 +16,10 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Says `max_seq_length`, in directories of sentence-transformers.
 pub(super) const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
+/// Says which prompts there are, in directories of sentence-transformers.
+pub(super) const CROSS_ENCODER_CONFIG: &str = "config_sentence_transformers.json";
+/// Lists the modules of a directory of sentence-transformers.
+pub(super) const MODULES: &str = "modules.json";
 /// Weights that are programs: reading them runs what they say.
 const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// Vocabularies of other tokenizers than BERT's.
@@ -23,17 +29,29 @@ const LFS: &[u8] = b"version https://git-lfs.github.com/spec/v1";
 
 /// The contents of a model's files.
 pub(super) struct Files {
-    pub config: Cow<'static, [u8]>,
+    pub parts: Parts,
     /// A `tokenizer.json`.
     pub tokenizer: Cow<'static, [u8]>,
-    pub weights: Shards,
-    /// `podium.json`, which may be missing.
-    pub papers: Option<Cow<'static, [u8]>>,
     /// The longest pair by the tokenizer's files, if they say.
     pub tokens_max: Option<u32>,
+    /// What may say a decoder's prompt.
+    pub prompt: PromptFiles,
 }
 
-/// The weights' files, one or several, in the order of their names.
+/// The files that a plan is made of.
+pub(super) struct Parts {
+    pub config: Cow<'static, [u8]>,
+    /// `podium.json`, which may be missing.
+    pub papers: Option<Cow<'static, [u8]>>,
+    /// Those that follow the transformer.
+    pub modules: Vec<Module>,
+    /// The content of their configurations.
+    pub modules_read: Vec<u8>,
+    /// Of the transformer, then of its modules.
+    pub weights: Shards,
+}
+
+/// The weights' files: those of the transformer in the order of their names, then those of its modules in their order.
 pub(super) struct Shards(Vec<Shard>);
 
 /// A safetensors file.
@@ -52,9 +70,16 @@ impl Shards {
         self.0.iter()
     }
 
-    /// The file that says which tensors there are.
+    /// The file that says which tensors the transformer has.
     pub fn listed_in(&self) -> &'static str {
-        if self.0.len() == 1 && self.0[0].name == WEIGHTS { WEIGHTS } else { INDEX }
+        if self.0[0].name == WEIGHTS { WEIGHTS } else { INDEX }
+    }
+}
+
+impl Shard {
+    /// The folder of a module's weights.
+    pub fn folder(&self) -> Option<&str> {
+        self.name.split_once('/').map(|(folder, _)| folder)
     }
 }
 
@@ -67,13 +92,71 @@ pub(super) fn files(directory: &Path) -> Result<Files, ModelError> {
     let config = read(directory, "config.json")?;
     let (for_tokenizer, for_sentences) =
         (optional(directory, TOKENIZER_CONFIG)?, optional(directory, SENTENCE_CONFIG)?);
-    Ok(Files {
-        config: config.into(),
-        tokenizer: tokenizer(directory, for_tokenizer.as_deref())?.into(),
-        weights: weights(directory)?,
-        papers: papers.map(Cow::Owned),
-        tokens_max: tokens_max(directory, [for_tokenizer.as_deref(), for_sentences.as_deref()])?,
-    })
+    let tokenizer = tokenizer(directory, for_tokenizer.as_deref())?.into();
+    let tokens_max = tokens_max(directory, [for_tokenizer.as_deref(), for_sentences.as_deref()])?;
+    let prompt = PromptFiles {
+        chat_template: optional(directory, CHAT_TEMPLATE)?,
+        tokenizer_config: for_tokenizer,
+        sentence_config: for_sentences,
+        cross_encoder_config: optional(directory, CROSS_ENCODER_CONFIG)?,
+        card: optional(directory, "README.md")?,
+    };
+    Ok(Files { parts: parts(directory, papers, config)?, tokenizer, tokens_max, prompt })
+}
+
+/// Reads the files of a plan alone.
+///
+/// # Errors
+/// As [`files`].
+pub(super) fn plan_files(directory: &Path) -> Result<Parts, ModelError> {
+    parts(directory, optional(directory, "podium.json")?, read(directory, "config.json")?)
+}
+
+fn parts(directory: &Path, papers: Option<Vec<u8>>, config: Vec<u8>) -> Result<Parts, ModelError> {
+    let mut weights = weights(directory)?;
+    let (mut modules, mut modules_read) = (Vec::new(), Vec::new());
+    if let Some(json) = optional(directory, MODULES)? {
+        let listed = listed(&json).map_err(|reason| unusable(directory, MODULES, reason))?;
+        for (path, kind) in listed {
+            let file = format!("{path}/config.json");
+            let content = named_by(directory, &file, MODULES)?;
+            let keys = Keys::parse(&content).map_err(|reason| unusable(directory, &file, reason))?;
+            if Module::has_weights(&kind) {
+                let name = format!("{path}/{WEIGHTS}");
+                let bytes = module_weights(directory, &path, &name)?;
+                weights.0.push(Shard { name: name.into(), bytes: bytes.into() });
+            }
+            modules_read.extend([kind.as_bytes(), &[0], &content, &[0]].concat());
+            modules.push(Module { path, kind, keys });
+        }
+    }
+    let papers = papers.map(Cow::Owned);
+    Ok(Parts { config: config.into(), papers, modules, modules_read, weights })
+}
+
+fn module_weights(directory: &Path, folder: &str, name: &str) -> Result<Vec<u8>, ModelError> {
+    let missing = match named_by(directory, name, MODULES) {
+        Err(error @ ModelError::MissingPart { .. }) => error,
+        result => return result,
+    };
+    let pickle = format!("{folder}/{}", PICKLED[0]);
+    if !directory.join(&pickle).exists() {
+        return Err(missing);
+    }
+    let reason = format!(
+        "loading a pickle runs the code in it, so it is not read; convert it: python -c \"from sentence_transformers \
+         import CrossEncoder as C; C('{0}').save_pretrained('{0}')\"",
+        directory.display()
+    );
+    Err(unusable(directory, &pickle, reason))
+}
+
+/// Reads a file that another one names.
+fn named_by(directory: &Path, name: &str, by: &'static str) -> Result<Vec<u8>, ModelError> {
+    match read(directory, name) {
+        Err(ModelError::Missing { path }) => Err(ModelError::MissingPart { path, by }),
+        result => result,
+    }
 }
 
 /// The content of `tokenizer.json`, or what it would be for a `vocab.txt`.
@@ -103,10 +186,9 @@ fn weights(directory: &Path) -> Result<Shards, ModelError> {
     };
     if let Some(index) = optional(directory, INDEX)? {
         let names = shard_names(&index).map_err(|reason| unusable(directory, INDEX, reason))?;
-        let shard = |name: String| match read(directory, &name) {
-            Ok(bytes) => Ok(Shard { bytes: bytes.into(), name: name.into() }),
-            Err(ModelError::Missing { path }) => Err(ModelError::MissingShard { path }),
-            Err(error) => Err(error),
+        let shard = |name: String| -> Result<Shard, ModelError> {
+            let bytes = named_by(directory, &name, INDEX)?;
+            Ok(Shard { bytes: bytes.into(), name: name.into() })
         };
         return Ok(Shards(names.into_iter().map(shard).collect::<Result<_, ModelError>>()?));
     }
@@ -433,6 +515,98 @@ mod tests {
             fs::write(place.path().join(file), content).unwrap();
             let complaint = complaint(place.path());
             assert!(complaint.starts_with(&format!("DIR/{file}: {expected}")), "{complaint}");
+        }
+    }
+    /// The small Ettin's directory, in the modular layout of sentence-transformers.
+    fn modular() -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        let from = fixture().with_file_name("ettin");
+        let copy = |folder: &str| {
+            fs::create_dir_all(place.path().join(folder)).unwrap();
+            for entry in fs::read_dir(from.join(folder)).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_file() {
+                    fs::copy(entry.path(), place.path().join(folder).join(entry.file_name())).unwrap();
+                }
+            }
+        };
+        ["", "1_Pooling", "2_Dense", "3_LayerNorm", "4_Dense"].into_iter().for_each(copy);
+        fs::write(place.path().join("vocab.txt"), VOCAB).unwrap();
+        place
+    }
+
+    #[test]
+    fn a_module_s_files_are_part_of_the_model() {
+        let whole = Model::open(modular().path()).unwrap();
+        let changed = |file: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+            let place = modular();
+            let path = place.path().join(file);
+            fs::write(&path, change(fs::read(&path).unwrap())).unwrap();
+            Model::open(place.path()).unwrap()
+        };
+        assert_eq!(changed("1_Pooling/config.json", &|bytes| bytes).identity, whole.identity);
+        let pooling = changed("1_Pooling/config.json", &|bytes| {
+            String::from_utf8(bytes).unwrap().replace("\"cls\"", "\"mean\"").into_bytes()
+        });
+        assert_ne!(pooling.identity, whole.identity);
+        assert_eq!(pooling.manifest.sha256, whole.manifest.sha256);
+        let dense = changed("4_Dense/model.safetensors", &|mut bytes| {
+            *bytes.last_mut().unwrap() ^= 0x80;
+            bytes
+        });
+        assert_ne!((dense.manifest.sha256, dense.identity), (whole.manifest.sha256, whole.identity));
+    }
+
+    #[test]
+    fn a_module_s_files_are_read_with_the_same_care() {
+        type Damage = fn(&Path);
+        let cases: [(Damage, &str); 7] = [
+            (
+                |place| fs::remove_file(place.join("2_Dense/model.safetensors")).unwrap(),
+                "DIR/2_Dense/model.safetensors is missing, and modules.json names it; copy or fetch it too",
+            ),
+            (
+                |place| {
+                    let weights = place.join("2_Dense/model.safetensors");
+                    fs::rename(weights, place.join("2_Dense/pytorch_model.bin")).unwrap();
+                },
+                "DIR/2_Dense/pytorch_model.bin: loading a pickle runs the code in it, so it is not read; convert it: python",
+            ),
+            (
+                |place| fs::remove_file(place.join("1_Pooling/config.json")).unwrap(),
+                "DIR/1_Pooling/config.json is missing, and modules.json names it; copy or fetch it too",
+            ),
+            (
+                |place| {
+                    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+                    fs::write(place.join("4_Dense/model.safetensors"), pointer).unwrap();
+                },
+                "DIR/4_Dense/model.safetensors is a pointer of Git LFS, not the file itself; run `git lfs pull` in \
+                 DIR/4_Dense",
+            ),
+            (
+                |place| fs::write(place.join("4_Dense/model.safetensors"), "short").unwrap(),
+                "DIR/4_Dense/model.safetensors: 4_Dense/model.safetensors is damaged or no safetensors",
+            ),
+            (
+                |place| {
+                    let (from, to) =
+                        (place.join("4_Dense/model.safetensors"), place.join("2_Dense/model.safetensors"));
+                    fs::copy(from, to).unwrap();
+                },
+                "DIR/2_Dense/model.safetensors: tensor `2_Dense/linear.weight` has shape [1, 32], and the \
+                 configuration says [32, 32]",
+            ),
+            (
+                |place| fs::write(place.join("modules.json"), "[]").unwrap(),
+                "DIR/modules.json: lists no module",
+            ),
+        ];
+        for (damage, expected) in cases {
+            let place = modular();
+            damage(place.path());
+            let complaint = complaint(place.path());
+            assert!(complaint.starts_with(expected), "{complaint}");
         }
     }
 }

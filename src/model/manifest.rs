@@ -1,7 +1,9 @@
 //! A model's origin: name, version, checksum, licence.
 
 use super::ModelError;
+use super::arch::Label;
 use super::directory::Shards;
+use super::prompt::DeclaredPrompt;
 use crate::base::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -12,7 +14,7 @@ use std::path::Path;
 pub struct Manifest {
     /// The name under which it is served.
     pub name: String,
-    /// sha256 of `model.safetensors`, or of its shards one after the other, in hex.
+    /// sha256 of `model.safetensors`, or of its shards one after the other, and of its modules' weights, in hex.
     pub sha256: String,
     /// An SPDX name, or `unknown`.
     pub licence: String,
@@ -51,6 +53,36 @@ struct Stated {
     sha256: Option<String>,
     licence: Option<String>,
     calibration: Calibration,
+    label: Option<Label>,
+    prompt: Option<DeclaredPrompt>,
+}
+
+/// The part of `podium.json` by which a plan is made.
+#[derive(Default)]
+pub(super) struct Declared {
+    /// The label that is the score.
+    pub label: Option<Label>,
+    /// The prompt of a decoder.
+    pub prompt: Option<DeclaredPrompt>,
+}
+
+impl Declared {
+    /// Reads it of a `podium.json`.
+    ///
+    /// # Errors
+    /// An invalid `podium.json`.
+    pub fn parse(papers: Option<&[u8]>, directory: &Path) -> Result<Self, ModelError> {
+        let Stated { label, prompt, .. } = stated(papers, directory)?;
+        Ok(Self { label, prompt })
+    }
+}
+
+fn stated(papers: Option<&[u8]>, directory: &Path) -> Result<Stated, ModelError> {
+    let unusable = |error: serde_json::Error| ModelError::Unusable {
+        path: directory.join("podium.json"),
+        reason: error.to_string(),
+    };
+    papers.map_or_else(|| Ok(Stated::default()), |papers| serde_json::from_slice(papers).map_err(unusable))
 }
 
 impl Manifest {
@@ -65,10 +97,7 @@ impl Manifest {
     ) -> Result<Self, ModelError> {
         let path = directory.join("podium.json");
         let unusable = |reason: String| ModelError::Unusable { path: path.clone(), reason };
-        let stated: Stated = match papers {
-            Some(papers) => serde_json::from_slice(papers).map_err(|error| unusable(error.to_string()))?,
-            None => Stated::default(),
-        };
+        let stated = stated(papers, directory)?;
         let hashed = weights.iter().fold(Sha256::new(), |hash, shard| hash.chain_update(&shard.bytes));
         let sha256 = hex(&hashed.finalize());
         if let Some(expected) = stated.sha256.filter(|expected| *expected != sha256) {

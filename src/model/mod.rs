@@ -9,6 +9,7 @@
 //! | `plan` | one model as data: its parts and tensors |
 //! | `tensor` | tensors by their names in the files, maps and norms |
 //! | `arch` | the architectures: a plan from `config.json` |
+//! | `prompt` | the prompt of a decoder: declared, its own chat template, or a known one |
 //! | `weights` | the values of a plan's tensors, shape-checked, none missing or left over |
 //! | `manifest` | name, version, sha256 and licence |
 //! | `fit` | what a model's pairs must fit into |
@@ -23,12 +24,13 @@ mod fit;
 mod forward;
 mod manifest;
 mod plan;
+mod prompt;
 mod source;
 mod tensor;
 mod vocabulary;
 mod weights;
 
-pub use arch::{Bert, Family, describe};
+pub use arch::{Bert, Family};
 pub use bundled::BUNDLED;
 pub use fit::fit;
 pub use forward::{Forward, ForwardError};
@@ -41,7 +43,11 @@ pub use source::{Place, locate};
 pub use weights::WeightError;
 
 use crate::base::hex;
-use directory::Files;
+use crate::token::{Prompt, Tokenizer, TokenizerError};
+use arch::{Fault, Source};
+use directory::{Files, Parts};
+use manifest::Declared;
+use prompt::{Found, PromptFiles};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -56,6 +62,8 @@ pub struct Model {
     pub manifest: Manifest,
     /// The content of its `tokenizer.json`.
     pub tokenizer: Cow<'static, [u8]>,
+    /// The prompt around a query and a document; the tokenizer's special tokens if there is none.
+    pub prompt: Option<Prompt>,
     /// The longest pair that it reads, special tokens included: as long as it has positions, or less where
     /// `tokenizer_config.json` (`model_max_length`) or `sentence_bert_config.json` (`max_seq_length`) says so.
     pub pair_tokens_max: u32,
@@ -73,25 +81,107 @@ impl Model {
         Self::parse(directory, directory::files(directory)?)
     }
 
+    /// Its tokenizer, for pairs in its prompt.
+    ///
+    /// # Errors
+    /// [`TokenizerError`].
+    pub fn read_tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
+        let tokenizer = Tokenizer::parse(&self.tokenizer)?;
+        match self.prompt.clone() {
+            Some(prompt) => tokenizer.with_prompt(prompt),
+            None => Ok(tokenizer),
+        }
+    }
+
     fn parse(directory: &Path, files: Files) -> Result<Self, ModelError> {
-        let mut plan = describe(&files.config, &directory.join("config.json"))?;
-        let manifest = Manifest::parse(files.papers.as_deref(), directory, &files.weights)?;
-        plan.fill_from(&files.weights).map_err(|reason| ModelError::Unusable {
-            path: directory.join(files.weights.listed_in()),
-            reason: reason.to_string(),
-        })?;
+        let Files { parts, tokenizer, tokens_max, prompt } = files;
+        let declared = Declared::parse(parts.papers.as_deref(), directory)?;
+        let mut source = source(directory, &parts, &declared)?;
+        let found = found_prompt(&source, &declared, &prompt, &tokenizer)
+            .map_err(|fault| unusable(directory, fault))?;
+        source.answers = found.as_ref().and_then(|found| found.answers);
+        let mut plan = plan(directory, &parts, &source)?;
+        if let (Some(Found { scale, .. }), Score::Tokens { yes, no }) = (&found, &mut plan.head.score) {
+            let rows = [yes].into_iter().chain(no);
+            rows.flat_map(|row| &mut row.values).for_each(|value| *value *= scale);
+        }
+        let manifest = Manifest::parse(parts.papers.as_deref(), directory, &parts.weights)?;
         let positions = plan.tokens_max;
-        let pair_tokens_max = files.tokens_max.map_or(positions, |stated| stated.min(positions));
+        let by_prompt = found.as_ref().and_then(|found| found.tokens_max);
+        let pair_tokens_max = tokens_max.into_iter().chain(by_prompt).fold(positions, u32::min);
+        let prompt = found.map(|found| found.prompt);
         let mut hashed = Sha256::new()
-            .chain_update(Sha256::digest(&files.config))
-            .chain_update(Sha256::digest(&files.tokenizer))
+            .chain_update(Sha256::digest(&parts.config))
+            .chain_update(Sha256::digest(&tokenizer))
             .chain_update(&manifest.sha256);
         if pair_tokens_max < positions {
             hashed.update(pair_tokens_max.to_le_bytes());
         }
+        // What only some models have changes no identity of others.
+        if !parts.modules.is_empty() {
+            hashed.update(Sha256::digest(&parts.modules_read));
+        }
+        if let Some(label) = &source.label {
+            hashed.update(format!("{label:?}"));
+        }
+        if let Some(prompt) = &prompt {
+            hashed.update(format!("{prompt:?} {:?}", source.answers));
+        }
         let identity = hex(&hashed.finalize()[..8]);
-        Ok(Self { plan, manifest, tokenizer: files.tokenizer, pair_tokens_max, identity })
+        Ok(Self { plan, manifest, tokenizer, prompt, pair_tokens_max, identity })
     }
+}
+
+impl Plan {
+    /// The plan of the model in a directory, with its values: the same as [`Model::open`], which also reads the
+    /// tokenizer and the manifest.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        let parts = directory::plan_files(directory)?;
+        let declared = Declared::parse(parts.papers.as_deref(), directory)?;
+        plan(directory, &parts, &source(directory, &parts, &declared)?)
+    }
+}
+
+/// The prompt of a decoder.
+fn found_prompt(
+    source: &Source,
+    declared: &Declared,
+    files: &PromptFiles,
+    tokenizer: &[u8],
+) -> Result<Option<Found>, Fault> {
+    let declared = declared.prompt.as_ref();
+    if !source.is_decoder() {
+        return prompt::refuse(declared, files, source).map(|()| None);
+    }
+    let tokenizer = Tokenizer::parse(tokenizer)
+        .map_err(|error| Fault { file: "tokenizer.json".into(), reason: error.to_string() })?;
+    prompt::find(declared, files, &tokenizer).map(Some)
+}
+
+/// What the files say about a model's plan.
+fn source(directory: &Path, parts: &Parts, declared: &Declared) -> Result<Source, ModelError> {
+    let modules = parts.modules.clone();
+    let source = Source::new(&parts.config).map_err(|fault| unusable(directory, fault))?;
+    Ok(Source { modules, label: declared.label.clone(), ..source })
+}
+
+/// The plan, with its values.
+fn plan(directory: &Path, parts: &Parts, source: &Source) -> Result<Plan, ModelError> {
+    let mut plan = source.describe().map_err(|fault| unusable(directory, fault))?;
+    plan.fill_from(&parts.weights).map_err(|reason| {
+        let listed_in = parts.weights.listed_in();
+        let file =
+            reason.folder().map_or(listed_in.to_owned(), |folder| format!("{folder}/{}", directory::WEIGHTS));
+        ModelError::Unusable { path: directory.join(file), reason: reason.to_string() }
+    })?;
+    Ok(plan)
+}
+
+fn unusable(directory: &Path, Fault { file, reason }: Fault) -> ModelError {
+    ModelError::Unusable { path: directory.join(&*file), reason }
 }
 
 /// A model that cannot be served: why, and what to do.
@@ -107,11 +197,13 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
     },
-    /// A shard is not there.
-    #[error("{} is missing, and model.safetensors.index.json names it; copy or fetch it too", .path.display())]
-    MissingShard {
-        /// The shard.
+    /// A file is not there that another file names.
+    #[error("{} is missing, and {by} names it; copy or fetch it too", .path.display())]
+    MissingPart {
+        /// The file.
         path: PathBuf,
+        /// The file that names it.
+        by: &'static str,
     },
     /// There is no such directory.
     #[error(

@@ -97,19 +97,25 @@ pub struct Attention {
 }
 
 /// Rotary position embedding (Su et al. 2021) over the whole head: value i of the first half turns with value i of the
-/// second, by the angle place x theta^(-2i / head_dim).
+/// second, by the angle place x scale x theta^(-2i / head_dim).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
     /// The base of the frequencies.
     pub theta: f64,
+    /// Factor of every frequency; 1 unless positions are stretched.
+    pub scale: f64,
 }
 
 impl Rope {
+    /// Rotary positions that are not stretched.
+    pub fn new(theta: f64) -> Self {
+        Self { theta, scale: 1.0 }
+    }
+
     /// The angle between two places for each pair of a head's values, `[head_dim / 2]`; in f32, as in training.
     pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        (0..head_dim / 2)
-            .map(|at| (1.0 / self.theta.powf((2 * at) as f64 / head_dim as f64)) as f32)
-            .collect()
+        let frequency = |at: usize| self.scale / self.theta.powf((2 * at) as f64 / head_dim as f64);
+        (0..head_dim / 2).map(|at| frequency(at) as f32).collect()
     }
 }
 

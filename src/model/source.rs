@@ -1,13 +1,18 @@
 //! Finds a model's directory: a local path, or a hub id that is downloaded and cached.
 
 use super::ModelError;
-use super::directory::{INDEX, SENTENCE_CONFIG, TOKENIZER_CONFIG, WEIGHTS, shard_names};
+use super::arch::{Module, listed};
+use super::directory::{
+    CROSS_ENCODER_CONFIG, INDEX, MODULES, SENTENCE_CONFIG, TOKENIZER_CONFIG, WEIGHTS, shard_names,
+};
+use super::prompt::CHAT_TEMPLATE;
 use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
 use std::path::{Path, PathBuf};
 
 /// Optional files of a model. The card, README.md, has the licence.
-const OPTIONAL: [&str; 4] = ["README.md", "podium.json", TOKENIZER_CONFIG, SENTENCE_CONFIG];
+const OPTIONAL: [&str; 6] =
+    ["README.md", "podium.json", TOKENIZER_CONFIG, SENTENCE_CONFIG, CROSS_ENCODER_CONFIG, CHAT_TEMPLATE];
 
 /// Where to look for hub models.
 #[derive(Clone, Debug)]
@@ -71,6 +76,15 @@ fn fetch(get: &dyn Fn(&str) -> Result<PathBuf, String>) -> Result<PathBuf, Strin
         let index = std::fs::read(&index).map_err(|error| format!("{INDEX}: {error}"))?;
         for shard in shard_names(&index).map_err(|reason| format!("{INDEX}: {reason}"))? {
             needed(&shard)?;
+        }
+    }
+    if let Ok(modules) = get(MODULES) {
+        let modules = std::fs::read(&modules).map_err(|error| format!("{MODULES}: {error}"))?;
+        for (folder, kind) in listed(&modules).map_err(|reason| format!("{MODULES}: {reason}"))? {
+            needed(&format!("{folder}/config.json"))?;
+            if Module::has_weights(&kind) {
+                needed(&format!("{folder}/{WEIGHTS}"))?;
+            }
         }
     }
     Ok(directory_of(&config))
@@ -185,8 +199,8 @@ mod tests {
         let all = ["config.json", "vocab.txt", SENTENCE_CONFIG, INDEX, "1.safetensors", "2.safetensors"];
         assert_eq!(fetch_with(&all), Ok(snapshot.clone()));
         let order =
-            ["config.json", "README.md", "podium.json", TOKENIZER_CONFIG, SENTENCE_CONFIG, "tokenizer.json"];
-        let order = [&order[..], &["vocab.txt", WEIGHTS, INDEX, "1.safetensors", "2.safetensors"]].concat();
+            [&["config.json"][..], &OPTIONAL, &["tokenizer.json", "vocab.txt", WEIGHTS, INDEX]].concat();
+        let order = [&order[..], &["1.safetensors", "2.safetensors", MODULES]].concat();
         assert_eq!(*asked.borrow(), order);
         assert_eq!(fetch_with(&all[..5]), Err("2.safetensors: 404".to_owned()));
         let error = fetch_with(&all[..2]).unwrap_err();
@@ -196,5 +210,19 @@ mod tests {
         );
         assert_eq!(fetch_with(&["config.json", WEIGHTS]), Err("tokenizer.json: 404".to_owned()));
         assert_eq!(fetch_with(&[]), Err("config.json: 404".to_owned()));
+    }
+    #[test]
+    fn modules_are_fetched_with_their_weights() {
+        let modules = r#"[{"idx": 0, "path": "", "type": "a.Transformer"},
+            {"idx": 2, "path": "2_Dense", "type": "a.Dense"}, {"idx": 1, "path": "1_Pooling", "type": "a.Pooling"}]"#;
+        let (_cache, snapshot) = cached(&[("config.json", ""), ("vocab.txt", ""), (MODULES, modules)]);
+        let fetch_without = |missing: &str| {
+            fetch(&|file| (file != missing).then(|| snapshot.join(file)).ok_or_else(|| "404".to_owned()))
+        };
+        assert_eq!(fetch_without("none"), Ok(snapshot.clone()));
+        assert_eq!(fetch_without("1_Pooling/model.safetensors"), Ok(snapshot.clone()));
+        for missing in ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"] {
+            assert_eq!(fetch_without(missing), Err(format!("{missing}: 404")));
+        }
     }
 }

@@ -66,6 +66,23 @@ pub enum WeightError {
     LeftOver(Vec<String>),
 }
 
+impl WeightError {
+    /// The folder of the module whose weights these are, if they are not the model's own.
+    pub(super) fn folder(&self) -> Option<&str> {
+        let name = match self {
+            Self::Format(_) => return None,
+            Self::Shard { file, .. } => file,
+            Self::Missing(name)
+            | Self::Twice { name, .. }
+            | Self::Shape { name, .. }
+            | Self::Type { name, .. }
+            | Self::NonFinite { name, .. } => name,
+            Self::LeftOver(names) => names.first()?,
+        };
+        name.split_once('/').map(|(folder, _)| folder)
+    }
+}
+
 impl Plan {
     /// Reads the tensors' values from a safetensors file.
     ///
@@ -86,6 +103,7 @@ impl Plan {
             // The same error for the same files.
             found.sort_by(|(one, _), (other, _)| one.cmp(other));
             for (name, tensor) in found {
+                let name = shard.folder().map_or(name.clone(), |folder| format!("{folder}/{name}"));
                 if let Some(first) = files.insert(name.clone(), &shard.name) {
                     let files = [first.to_owned(), shard.name.to_string()];
                     return Err(WeightError::Twice { name, files });
@@ -99,9 +117,9 @@ impl Plan {
     fn take(&mut self, found: &Found) -> Result<(), WeightError> {
         let mut used = BTreeSet::new();
         for tensor in self.tensors_mut() {
-            let view = found.view(tensor)?;
+            let (name, view) = found.view(tensor)?;
             tensor.values = values(view, tensor)?;
-            used.insert(tensor.name.clone());
+            used.insert(name);
         }
         let is_unused = |name: &str| {
             let under = |stem: &String| {
@@ -120,8 +138,10 @@ struct Found<'a>(BTreeMap<String, TensorView<'a>>);
 
 impl Found<'_> {
     /// The tensor of the files that a plan's tensor is, or is a part of.
-    fn view(&self, tensor: &Tensor) -> Result<&TensorView<'_>, WeightError> {
-        let Some(view) = self.0.get(&tensor.name) else {
+    fn view(&self, tensor: &Tensor) -> Result<(String, &TensorView<'_>), WeightError> {
+        let as_named = self.0.get_key_value(&tensor.name);
+        let found = as_named.or_else(|| self.0.get_key_value(&older_name(&tensor.name)?));
+        let Some((name, view)) = found else {
             return Err(WeightError::Missing(tensor.name.clone()));
         };
         let mut expected = tensor.shape.clone();
@@ -132,8 +152,19 @@ impl Found<'_> {
             let found = view.shape().to_vec();
             return Err(WeightError::Shape { name: tensor.name.clone(), found, expected });
         }
-        Ok(view)
+        Ok((name.clone(), view))
     }
+}
+
+/// The name that a norm's tensor has in files that were converted from TensorFlow.
+fn older_name(name: &str) -> Option<String> {
+    let (norm, part) = name.rsplit_once("LayerNorm.")?;
+    let older = match part {
+        "weight" => "gamma",
+        "bias" => "beta",
+        _ => return None,
+    };
+    Some(format!("{norm}LayerNorm.{older}"))
 }
 
 /// The values of a plan's tensor.

@@ -3,6 +3,7 @@
 mod cache;
 mod packed;
 mod pair;
+mod prompt;
 mod reader;
 mod tokenizer;
 mod wordpiece;
@@ -10,5 +11,6 @@ mod wordpiece;
 pub use cache::TokenCache;
 pub use packed::Packed;
 pub use pair::{Cut, Fit, FitError, Pair};
+pub use prompt::{Around, Prompt};
 pub use reader::{PairReader, ReadError};
 pub use tokenizer::{Piece, Template, Tokenizer, TokenizerError};

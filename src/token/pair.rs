@@ -13,6 +13,9 @@ pub struct Pair {
     document: Arc<[u32]>,
     query_kept: Range<u32>,
     document_kept: Range<u32>,
+    /// Tokens of the template that a text which has lost its end is given back.
+    query_end: u32,
+    document_end: u32,
     specials: u32,
 }
 
@@ -43,6 +46,8 @@ pub enum Cut {
     DocumentOnly,
     /// The longer of the two, until the pair fits.
     LongestFirst,
+    /// The end of both, as if they were one text: first the document, then the query.
+    End,
     /// Nothing: such a pair is an error.
     Nothing,
 }
@@ -72,6 +77,7 @@ impl Fit {
                 Ok((query, document.min(room - query)))
             }
             Cut::LongestFirst => Ok(longest_first(query, document, room)),
+            Cut::End => Ok((query.min(room), document.min(room - query.min(room)))),
             Cut::DocumentOnly | Cut::Nothing if query >= room => {
                 Err(FitError::QueryTooLong { tokens: query, limit: room })
             }
@@ -126,18 +132,38 @@ impl Pair {
     ) -> Result<Self, FitError> {
         let specials = template.specials();
         let (q, d) = (query.len() as u32, document.len() as u32);
-        let (q_kept, d_kept) = fit.kept(q, d, specials)?;
-        let (query_kept, document_kept) = match fit.side {
-            Side::Left => (q - q_kept..q, d - d_kept..d),
-            Side::Right => (0..q_kept, 0..d_kept),
+        let (q_end, d_end) = (template.query_end.len() as u32, template.document_end.len() as u32);
+        let own = |max: Option<u32>, end: u32| max.map(|max| max.saturating_add(end));
+        let cut = match (fit.cut, template.cut) {
+            (Cut::Share { .. }, Some(own)) => own,
+            (cut, _) => cut,
         };
-        Ok(Self { query, document, query_kept, document_kept, specials })
+        let fit = Fit {
+            query_max: own(fit.query_max, q_end),
+            document_max: own(fit.document_max, d_end),
+            cut,
+            ..*fit
+        };
+        let (q_kept, d_kept) = fit.kept(q, d, specials)?;
+        let kept = |whole: u32, kept: u32, end: u32| match fit.side {
+            Side::Left => (whole - kept..whole, 0),
+            // A template's tokens after a text are no part of it that may be lost.
+            Side::Right if kept < whole && kept > end && cut != Cut::End => (0..kept - end, end),
+            Side::Right => (0..kept, 0),
+        };
+        let ((query_kept, query_end), (document_kept, document_end)) =
+            (kept(q, q_kept, q_end), kept(d, d_kept, d_end));
+        Ok(Self { query, document, query_kept, document_kept, query_end, document_end, specials })
     }
 
     /// Tokens of the sequence, special tokens included.
     pub fn len(&self) -> u32 {
         let kept = |range: &Range<u32>| range.end - range.start;
-        kept(&self.query_kept) + kept(&self.document_kept) + self.specials
+        kept(&self.query_kept)
+            + kept(&self.document_kept)
+            + self.query_end
+            + self.document_end
+            + self.specials
     }
 
     /// Always false: a pair has its special tokens at least.
@@ -147,12 +173,12 @@ impl Pair {
 
     /// How many tokens the query lost.
     pub fn query_lost(&self) -> u32 {
-        (self.query.len() - self.query_kept.len()) as u32
+        (self.query.len() - self.query_kept.len()) as u32 - self.query_end
     }
 
     /// How many tokens the document lost.
     pub fn document_lost(&self) -> u32 {
-        (self.document.len() - self.document_kept.len()) as u32
+        (self.document.len() - self.document_kept.len()) as u32 - self.document_end
     }
 
     /// Appends the sequence to a batch.
@@ -165,8 +191,10 @@ impl Pair {
         }
         specials(batch, &template.before);
         text(batch, &self.query, &self.query_kept, template.query_type);
+        batch.extend(&template.query_end[..self.query_end as usize], template.query_type);
         specials(batch, &template.between);
         text(batch, &self.document, &self.document_kept, template.document_type);
+        batch.extend(&template.document_end[..self.document_end as usize], template.document_type);
         specials(batch, &template.after);
         batch.finish();
     }
@@ -198,6 +226,7 @@ mod tests {
             after: vec![(2, 1)],
             query_type: 0,
             document_type: 1,
+            ..Template::default()
         }
     }
 
@@ -255,6 +284,10 @@ mod tests {
             (Cut::LongestFirst, 10, 3, 8, Ok((3, 2))),
             (Cut::LongestFirst, 10, 1, 8, Ok((4, 1))),
             (Cut::LongestFirst, 1, 4, 8, Ok((1, 4))),
+            (Cut::End, 2, 10, 8, Ok((2, 3))),
+            (Cut::End, 5, 10, 8, Ok((5, 0))),
+            (Cut::End, 9, 10, 8, Ok((5, 0))),
+            (Cut::End, 2, 3, 8, Ok((2, 3))),
             (Cut::Nothing, 2, 3, 8, Ok((2, 3))),
             (Cut::Nothing, 5, 0, 8, Ok((5, 0))),
             (Cut::Nothing, 2, 4, 8, long_pair(9, 8)),
@@ -320,5 +353,56 @@ mod tests {
             }
             assert_eq!(kept(1, 1, cut, 5), Ok((1, 1)));
         }
+    }
+    #[test]
+    fn a_text_that_loses_its_end_keeps_what_the_prompt_has_after_it() {
+        let template = Template { query_end: Arc::new([90, 91]), document_end: Arc::new([92]), ..template() };
+        // A query of 6 tokens before its end, and a document of 5.
+        let query: Arc<[u32]> = ids(100..106).iter().copied().chain([90, 91]).collect();
+        let document: Arc<[u32]> = ids(200..205).iter().copied().chain([92]).collect();
+        let fitted = |fit: Fit, cut: Option<Cut>| {
+            let template = Template { cut, ..template.clone() };
+            let pair = Pair::fit(query.clone(), document.clone(), &template, &fit).unwrap();
+            let mut batch = Packed::default();
+            pair.push_into(&mut batch, &template);
+            assert_eq!(batch.ids().len() as u32, pair.len());
+            (batch.ids().to_vec(), pair.query_lost(), pair.document_lost())
+        };
+        let rows = [
+            (
+                17,
+                SHARE,
+                None,
+                vec![1, 100, 101, 102, 103, 104, 105, 90, 91, 2, 200, 201, 202, 203, 204, 92, 2],
+                (0, 0),
+            ),
+            (
+                16,
+                SHARE,
+                None,
+                vec![1, 100, 101, 102, 103, 104, 105, 90, 91, 2, 200, 201, 202, 203, 92, 2],
+                (0, 1),
+            ),
+            (10, SHARE, None, vec![1, 100, 101, 102, 103, 90, 91, 2, 200, 2], (2, 5)),
+            // The model's own rule, in place of the default.
+            (10, SHARE, Some(Cut::End), vec![1, 100, 101, 102, 103, 104, 105, 90, 2, 2], (1, 6)),
+            (12, SHARE, Some(Cut::End), vec![1, 100, 101, 102, 103, 104, 105, 90, 91, 2, 200, 2], (0, 5)),
+            (
+                14,
+                Cut::DocumentOnly,
+                Some(Cut::End),
+                vec![1, 100, 101, 102, 103, 104, 105, 90, 91, 2, 200, 201, 92, 2],
+                (0, 3),
+            ),
+        ];
+        for (limit, cut, own, expected, lost) in rows {
+            assert_eq!(
+                fitted(Fit::new(limit, cut), own),
+                (expected, lost.0, lost.1),
+                "{limit} {cut:?} {own:?}"
+            );
+        }
+        let own = Fit { query_max: Some(2), document_max: Some(1), ..Fit::new(20, Cut::Nothing) };
+        assert_eq!(fitted(own, None), (vec![1, 100, 101, 90, 91, 2, 200, 92, 2], 4, 4));
     }
 }

@@ -13,9 +13,11 @@ pub struct PairReader {
 }
 
 impl PairReader {
-    /// Reads pairs of at most `tokens_max` tokens as cross-encoders are trained to: the longer text is cut first.
+    /// Reads pairs of at most `tokens_max` tokens as cross-encoders are trained to: the longer text is cut first, unless
+    /// the prompt says otherwise.
     pub fn new(tokenizer: Arc<Tokenizer>, tokens_max: u32) -> Self {
-        Self { tokenizer, fit: Fit::new(tokens_max, Cut::LongestFirst) }
+        let cut = tokenizer.template().cut.unwrap_or(Cut::LongestFirst);
+        Self { tokenizer, fit: Fit::new(tokens_max, cut) }
     }
 
     /// Appends a pair to a batch.
@@ -23,7 +25,8 @@ impl PairReader {
     /// # Errors
     /// [`ReadError`].
     pub fn push(&self, query: &str, document: &str, batch: &mut Packed) -> Result<(), ReadError> {
-        let (query, document) = (self.tokenizer.encode(query)?, self.tokenizer.encode(document)?);
+        let (query, document) =
+            (self.tokenizer.encode_query(query)?, self.tokenizer.encode_document(document)?);
         Pair::fit(query, document, self.tokenizer.template(), &self.fit)?
             .push_into(batch, self.tokenizer.template());
         Ok(())

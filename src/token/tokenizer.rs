@@ -1,6 +1,8 @@
 //! A model's tokenizer: token ids of a text, and the template of special tokens in a pair.
 
 use super::wordpiece::WordPiece;
+use super::{Cut, Prompt};
+use std::borrow::Cow;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -9,6 +11,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Our own WordPiece, if the tokenizer is BERT's.
     wordpiece: Option<WordPiece>,
+    /// Around the texts of a pair, in place of the tokenizer's special tokens.
+    prompt: Option<Prompt>,
     template: Arc<Template>,
 }
 
@@ -25,6 +29,12 @@ pub enum TokenizerError {
     #[error("the tokenizer's pair template is not `specials query specials document specials`: {reason}")]
     Template {
         /// The probe's result.
+        reason: String,
+    },
+    /// A prompt cannot be encoded in pieces.
+    #[error("the prompt cannot be cut into pieces: {reason}")]
+    Prompt {
+        /// The texts that show it.
         reason: String,
     },
     /// A text cannot be encoded.
@@ -46,7 +56,7 @@ pub struct Piece {
     pub place: Option<(usize, usize)>,
 }
 
-/// The special tokens around the two texts of a pair, each with its token type.
+/// The tokens around the two texts of a pair, each with its token type: special tokens, or those of a prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
     /// Before the query.
@@ -59,10 +69,16 @@ pub struct Template {
     pub query_type: u8,
     /// The document's token type.
     pub document_type: u8,
+    /// The last tokens of a query's piece, which stand after the text; a query that loses its end keeps them.
+    pub query_end: Arc<[u32]>,
+    /// The same of a document's piece.
+    pub document_end: Arc<[u32]>,
+    /// What a pair loses that is too long, in place of the default policy.
+    pub cut: Option<Cut>,
 }
 
 impl Template {
-    /// Number of special tokens in a pair.
+    /// Number of tokens in a pair beside the two texts.
     pub fn specials(&self) -> u32 {
         (self.before.len() + self.between.len() + self.after.len()) as u32
     }
@@ -84,7 +100,52 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|error| TokenizerError::Template { reason: error.to_string() })?;
         let template = Arc::new(probe(&inner)?);
-        Ok(Self { wordpiece: WordPiece::of(&inner), inner, template })
+        Ok(Self { wordpiece: WordPiece::of(&inner), inner, prompt: None, template })
+    }
+
+    /// The same tokenizer for pairs in a prompt.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn with_prompt(self, prompt: Prompt) -> Result<Self, TokenizerError> {
+        let template = Arc::new(prompt.template(&self)?);
+        Ok(Self { template, prompt: Some(prompt), ..self })
+    }
+
+    /// What is encoded for a query.
+    pub fn query_piece<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.prompt.as_ref().map_or(text.into(), |prompt| prompt.query.text(text).into())
+    }
+
+    /// What is encoded for a document.
+    pub fn document_piece<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.prompt.as_ref().map_or(text.into(), |prompt| prompt.document.text(text).into())
+    }
+
+    /// Whether the same text has the same ids as a query and as a document.
+    pub fn reads_both_alike(&self) -> bool {
+        self.prompt.as_ref().is_none_or(|prompt| prompt.query == prompt.document)
+    }
+
+    /// The ids of a query without the tokens around it.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn encode_query(&self, text: &str) -> Result<Arc<[u32]>, TokenizerError> {
+        self.encode(&self.query_piece(text))
+    }
+
+    /// The ids of a document without the tokens around it.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn encode_document(&self, text: &str) -> Result<Arc<[u32]>, TokenizerError> {
+        self.encode(&self.document_piece(text))
+    }
+
+    /// The id of a token by its name in the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
     /// The ids of a text without special tokens; empty for an empty text.
@@ -184,7 +245,31 @@ fn probe(inner: &tokenizers::Tokenizer) -> Result<Template, TokenizerError> {
         after: tokens[document.end..].to_vec(),
         query_type: tokens[query.start].1,
         document_type: tokens[document.start].1,
+        ..Template::default()
     })
+}
+
+/// The parts of a text that are special tokens, and those between them.
+pub(super) fn special_parts<'a>(tokenizer: &Tokenizer, text: &'a str) -> Vec<(&'a str, bool)> {
+    let added = tokenizer.inner.get_added_tokens_decoder();
+    let is_plain = |token: &tokenizers::AddedToken| {
+        !(token.normalized || token.lstrip || token.rstrip || token.single_word || token.content.is_empty())
+    };
+    let special: Vec<&str> =
+        added.values().filter(|token| is_plain(token)).map(|token| token.content.as_str()).collect();
+    let (mut parts, mut rest) = (Vec::new(), text);
+    // The first one, and of those the longest.
+    let next = |rest: &str| {
+        let found = special.iter().filter_map(|token| rest.find(token).map(|place| (place, token.len())));
+        found.min_by_key(|&(place, length)| (place, usize::MAX - length))
+    };
+    while let Some((place, length)) = next(rest) {
+        parts.push((&rest[..place], false));
+        parts.push((&rest[place..place + length], true));
+        rest = &rest[place + length..];
+    }
+    parts.push((rest, false));
+    parts
 }
 
 #[cfg(test)]
@@ -227,6 +312,7 @@ mod tests {
             after: vec![(2, 1)],
             query_type: 0,
             document_type: 1,
+            ..Template::default()
         };
         assert_eq!(**tokenizer.template(), expected);
     }
@@ -253,6 +339,7 @@ mod tests {
             after: vec![],
             query_type: 3,
             document_type: 6,
+            ..Template::default()
         };
         assert_eq!((found.specials(), found), (2, expected));
         for pair in ["[CLS] $B [SEP] $A", "$A [SEP] $B $A"] {

@@ -10,7 +10,7 @@ use podium::engine::{
 use podium::http::{App, Auth, Connections, Policies, Server, ServerLimits, TlsFiles};
 use podium::model::{
     Activation, Attention, Bert, Block, Calibration, Embed, Family, FeedForward, Gelu, Head, Linear, Norm,
-    NormKind, Norms, Plan, Pool, Reach, Rope, Score, Tensor, describe,
+    NormKind, Norms, Plan, Pool, Reach, Rope, Score, Tensor,
 };
 use podium::rerank::TruncationDefaults;
 use podium::sched::{Limits, TenantConfig};
@@ -357,7 +357,7 @@ impl Kind {
                 value: map("value", kv_heads * head_dim, hidden),
                 out: map("out", hidden, heads * head_dim),
                 query_key_norms: is_qwen.then(|| [norm("query_norm", head_dim), norm("key_norm", head_dim)]),
-                rope: Some(Rope { theta: if layer % 3 == 0 { 1e5 } else { 100.0 } }),
+                rope: Some(Rope::new(if layer % 3 == 0 { 1e5 } else { 100.0 })),
                 reach: match self {
                     Self::Qwen3 => Reach::Causal,
                     Self::ModernBert(_) if layer % 3 > 0 => Reach::Window(9),
@@ -430,8 +430,7 @@ pub fn families() -> Vec<(&'static str, Plan, Packed, Vec<f32>)> {
     let family = |name: &'static str| {
         let place = root().join("tests/fixtures/encoders").join(name);
         let file = |name: &str| std::fs::read(place.join(name)).unwrap();
-        let mut plan = describe(&file("config.json"), &place).unwrap();
-        plan.fill(&file("model.safetensors")).unwrap();
+        let plan = Plan::open(&place).unwrap();
         let cases: Vec<Case> = serde_json::from_slice(&file("cases.json")).unwrap();
         let mut batch = Packed::default();
         cases.iter().for_each(|case| batch.push(case.ids.iter().copied().zip(case.types.iter().copied())));

@@ -6,7 +6,7 @@ use super::{Cuda, LoadError};
 use crate::model::{Model, Plan};
 use crate::ops::cuda::{Array, Device, DeviceError, Half};
 use crate::rerank::order;
-use crate::token::{Packed, PairReader, ReadError, Tokenizer};
+use crate::token::{Packed, PairReader, ReadError};
 use std::sync::Arc;
 
 /// Among the pairs of f16's first ten passages, the share that must keep their order.
@@ -24,7 +24,7 @@ const SAMPLE: &str = include_str!("sample.tsv");
 pub fn sample(model: &Model) -> Result<Vec<Packed>, LoadError> {
     let unfit =
         |why: String| LoadError::Shape(format!("the model's tokenizer cannot read the sample: {why}"));
-    let tokenizer = Tokenizer::parse(&model.tokenizer).map_err(|error| unfit(error.to_string()))?;
+    let tokenizer = model.read_tokenizer().map_err(|error| unfit(error.to_string()))?;
     let reader = PairReader::new(Arc::new(tokenizer), model.pair_tokens_max);
     let lines =
         || SAMPLE.lines().map(|line| line.split_once('\t').expect("a line has a question and a passage"));

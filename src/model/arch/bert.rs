@@ -1,14 +1,14 @@
 //! BERT, RoBERTa and XLM-R: post-norm layers with learned positions (Devlin et al. 2019, Liu et al. 2019, Conneau et al.
 //! 2020). They differ in the names of tensors, in the first position, and in token types.
 
-use super::architecture;
+use super::keys::Keys;
+use super::{Fault, Source};
 use crate::model::plan::{
     Activation, Attention, Block, Embed, FeedForward, Gelu, Head, Linear, Norm, Norms, Plan, Pool, Positions,
     Reach, Score, Tensor,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 /// A cross-encoder's shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,9 +55,11 @@ impl Family {
     }
 }
 
-/// The keys of `config.json` that are read.
+/// The keys of `config.json` that are read, besides the labels.
 #[derive(Deserialize)]
 struct Raw {
+    #[serde(default)]
+    architectures: Vec<String>,
     hidden_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
@@ -74,10 +76,6 @@ struct Raw {
     pad_token_id: Option<usize>,
     #[serde(default)]
     position_embedding_type: Option<String>,
-    #[serde(default)]
-    num_labels: Option<usize>,
-    #[serde(default)]
-    id2label: Option<BTreeMap<String, Value>>,
 }
 
 fn one() -> usize {
@@ -92,18 +90,23 @@ fn gelu() -> String {
     "gelu".to_owned()
 }
 
-pub(super) fn describe(config: &[u8]) -> Result<Plan, String> {
-    Bert::parse(config).map(|bert| bert.plan())
+pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
+    source.has_no_modules()?;
+    let bert = Bert::parse(&source.keys)?;
+    let row = source.label_row()?;
+    let mut plan = bert.plan();
+    plan.head.score = Score::Linear(row.of(|labels| bert.classifier(labels)));
+    Ok(plan)
 }
 
 impl Bert {
     /// The shape in a `config.json`.
-    fn parse(config: &[u8]) -> Result<Self, String> {
-        let family = match architecture(config)?.as_str() {
-            "BertForSequenceClassification" => Family::Bert,
+    fn parse(keys: &Keys) -> Result<Self, String> {
+        let raw: Raw = keys.read()?;
+        let family = match raw.architectures.first().map(String::as_str) {
+            Some("BertForSequenceClassification") => Family::Bert,
             _ => Family::Roberta,
         };
-        let raw: Raw = serde_json::from_slice(config).map_err(|error| error.to_string())?;
         let activation = match raw.hidden_act.as_str() {
             "gelu" => Activation::Gelu(Gelu::Erf),
             "gelu_new" | "gelu_pytorch_tanh" => Activation::Gelu(Gelu::Tanh),
@@ -113,11 +116,6 @@ impl Bert {
                 ));
             }
         };
-        // `transformers` writes the names of labels, and their number only if there are no names.
-        let labels = raw.id2label.as_ref().map(BTreeMap::len).or(raw.num_labels).unwrap_or(2);
-        if labels != 1 {
-            return Err(format!("id2label: the model has {labels} labels, and a cross-encoder has 1"));
-        }
         if let Some(kind) = raw.position_embedding_type.as_deref().filter(|&kind| kind != "absolute") {
             return Err(format!("position_embedding_type: `{kind}` is not served; absolute is"));
         }
@@ -162,9 +160,9 @@ impl Bert {
         let table = |name: &str, rows: usize| {
             Tensor::new(format!("{stem}.embeddings.{name}_embeddings.weight"), &[rows, h])
         };
-        let (dense, classifier) = match self.family {
-            Family::Bert => ("bert.pooler.dense", "classifier"),
-            Family::Roberta => ("classifier.dense", "classifier.out_proj"),
+        let dense = match self.family {
+            Family::Bert => "bert.pooler.dense",
+            Family::Roberta => "classifier.dense",
         };
         // Older checkpoints contain the constant 0, 1, 2, ... and, for RoBERTa, a pooler that its classification head
         // does not use.
@@ -189,11 +187,20 @@ impl Bert {
                 at: Pool::First,
                 dense: Some((Linear::new(dense, h, h), Activation::Tanh)),
                 norm: None,
-                score: Score::Linear(Linear::new(classifier, 1, h)),
+                score: Score::Linear(self.classifier(1)),
             },
             tokens_max: (self.positions - self.position_offset) as u32,
             unused,
         }
+    }
+
+    /// The classifier of a model with so many labels.
+    fn classifier(&self, labels: usize) -> Linear {
+        let name = match self.family {
+            Family::Bert => "classifier",
+            Family::Roberta => "classifier.out_proj",
+        };
+        Linear::new(name, labels, self.hidden)
     }
 
     fn block(&self, layer: usize) -> Block {
@@ -225,8 +232,11 @@ impl Bert {
         }
     }
 
-    /// The shape of a plan, if it is one of these families'.
+    /// The shape of a plan, if it is one of these families' and has one label.
     pub fn of(plan: &Plan) -> Option<Self> {
+        if plan.tensors().into_iter().any(|tensor| tensor.part.is_some()) {
+            return None;
+        }
         let family =
             [Family::Bert, Family::Roberta].into_iter().find(|family| family.name() == plan.family)?;
         let Block { attention, feed_forward, .. } = plan.blocks.first()?;
@@ -277,7 +287,7 @@ impl Bert {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
+    use crate::model::arch::Label;
 
     fn parse(change: &[(&str, Value)]) -> Result<Plan, String> {
         let mut config = json!({
@@ -288,8 +298,12 @@ mod tests {
         for (key, value) in change {
             config[*key] = value.clone();
         }
-        let config = serde_json::to_vec(&config).unwrap();
-        crate::model::arch::describe(&config, Path::new("config.json")).map_err(|error| error.to_string())
+        describe(&config, None)
+    }
+
+    fn describe(config: &Value, label: Option<Label>) -> Result<Plan, String> {
+        let source = Source { label, ..Source::new(config.to_string().as_bytes()).unwrap() };
+        source.describe().map_err(|Fault { file, reason }| format!("{file}: {reason}"))
     }
 
     #[test]
@@ -334,8 +348,42 @@ mod tests {
                 activation: Activation::Gelu(Gelu::Tanh),
             };
             assert_eq!(Bert::of(&bert.plan()), Some(bert.clone()));
-            let config = serde_json::to_vec(&bert.to_config()).unwrap();
+            let config = Keys::parse(bert.to_config().to_string().as_bytes()).unwrap();
             assert_eq!(Bert::parse(&config), Ok(bert));
         }
+    }
+    #[test]
+    fn of_several_labels_the_declared_one_is_the_score() {
+        let mut config = json!({
+            "architectures": ["BertForSequenceClassification"], "hidden_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 10, "max_position_embeddings": 16,
+            "id2label": {"0": "contradiction", "1": "entailment", "2": "neutral"},
+        });
+        for label in [Label::Name("entailment".into()), Label::Index(1)] {
+            let Score::Linear(score) = describe(&config, Some(label)).unwrap().head.score else { panic!() };
+            assert_eq!(score, Linear::new("classifier", 3, 8).rows(1, 1));
+        }
+        let rows = [
+            (
+                None,
+                "config.json: id2label: the model has 3 labels (contradiction, entailment, neutral), and a score is \
+                    one of them; name it in podium.json, for example \"label\": \"neutral\"",
+            ),
+            (
+                Some(Label::Name("yes".into())),
+                "podium.json: label: `yes` is not a label; these are: contradiction, \
+                                               entailment, neutral",
+            ),
+            (
+                Some(Label::Index(3)),
+                "podium.json: label: 3 is not below 3, the number of labels (contradiction, \
+                                     entailment, neutral)",
+            ),
+        ];
+        for (label, expected) in rows {
+            assert_eq!(describe(&config, label).unwrap_err(), expected);
+        }
+        config["id2label"] = json!({"0": "a", "2": "b"});
+        assert_eq!(describe(&config, None).unwrap_err(), "config.json: id2label: label 1 has no name");
     }
 }

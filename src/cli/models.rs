@@ -1,0 +1,159 @@
+//! `podium models`: what a model is, before it is served.
+
+use super::Failure;
+use super::config::TierConfig;
+use super::place::place;
+use super::pool::open_model;
+use crate::base::Tier;
+use crate::model::{Attention, Block, Head, Model, NormKind, Norms, Plan, Pool, Reach, Score};
+use crate::token::{Cut, Tokenizer};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// Shows a model: its parts, its prompt, and the engine that will run it.
+///
+///     podium models inspect models/podium-student-L2-H128
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Reads a model and shows what it is.
+    Inspect {
+        /// A directory in Hugging Face layout, a hub id, or `bundled`.
+        model: String,
+    },
+}
+
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let Command::Inspect { model: spec } = args.command;
+    let model = open_model(&spec).map_err(|error| Failure::usage(error.to_string()))?;
+    let tokenizer = model.read_tokenizer().map_err(|error| Failure::usage(format!("{spec}: {error}")))?;
+    let mut text = String::new();
+    describe(&mut text, &model, &tokenizer);
+    let engine = match place(Tier::Primary, &TierConfig::new(spec), &Arc::new(model)) {
+        Ok(placed) => format!("{} in {} ({})", placed.kind, placed.dtype, placed.dtype_reason),
+        Err(why) => format!("none: {why}"),
+    };
+    line(&mut text, "engine", &engine);
+    super::print(&text)
+}
+
+fn line(text: &mut String, name: &str, value: &str) {
+    writeln!(text, "{name:<14}{value}").expect("a string takes all");
+}
+
+fn describe(text: &mut String, model: &Model, tokenizer: &Tokenizer) {
+    let Plan { family, blocks, final_norm, head, .. } = &model.plan;
+    let manifest = &model.manifest;
+    let version = manifest.version();
+    line(text, "model", &format!("{} (version {version}, licence {})", manifest.name, manifest.licence));
+    let parameters = model.plan.parameters();
+    line(
+        text,
+        "architecture",
+        &format!("{family}, {parameters} parameters, {} token ids", model.plan.vocabulary()),
+    );
+    // Layers of one kind are shown once, with their number.
+    let mut kinds: Vec<(String, usize)> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for block in blocks {
+        let kind = layer(block);
+        let place = *places.entry(kind.clone()).or_insert(kinds.len());
+        if place == kinds.len() {
+            kinds.push((kind, 0));
+        }
+        kinds[place].1 += 1;
+    }
+    for (kind, count) in kinds {
+        line(text, "layers", &format!("{count} x {}, {kind}", model.plan.hidden()));
+    }
+    if final_norm.is_some() {
+        line(text, "final norm", "yes");
+    }
+    line(text, "score", &score(head));
+    let (prompt, ids) = prompt(model, tokenizer);
+    line(text, "prompt", &prompt);
+    line(text, "prompt's ids", &ids);
+    let cut = match tokenizer.template().cut {
+        Some(Cut::End) => "a longer one loses the end of its document, then of its query",
+        _ => "a longer one is cut as the server is configured",
+    };
+    line(text, "longest pair", &format!("{} tokens; {cut}", model.pair_tokens_max));
+}
+
+fn layer(block: &Block) -> String {
+    let Block { norms, attention, feed_forward, feed_forward_norm, .. } = block;
+    let Attention { heads, kv_heads, head_dim, rope, reach, query_key_norms, .. } = attention;
+    let mut parts = vec![match heads == kv_heads {
+        true => format!("{heads} heads of {head_dim}"),
+        false => format!("{heads} heads of {head_dim} on {kv_heads} of keys"),
+    }];
+    parts.push(match reach {
+        Reach::All => "all tokens see all".to_owned(),
+        Reach::Causal => "tokens see those before them".to_owned(),
+        Reach::Window(places) => format!("tokens see {places} to either side"),
+    });
+    parts.extend(rope.map(|rope| format!("rotary positions to the base {}", rope.theta)));
+    parts.extend(query_key_norms.is_some().then(|| "normed queries and keys".to_owned()));
+    let gated = if feed_forward.gate.is_some() { "gated " } else { "" };
+    parts.push(format!("{gated}feed-forward of {}", feed_forward.up.outputs()));
+    let place = match norms {
+        Norms::Pre => "before",
+        Norms::Post => "after",
+    };
+    let kind = match feed_forward_norm.kind {
+        NormKind::Layer => "layer norm",
+        NormKind::Rms => "RMS norm",
+    };
+    parts.push(format!("{kind} {place} each part"));
+    parts.join(", ")
+}
+
+fn score(head: &Head) -> String {
+    let at = match head.at {
+        Pool::First => "the first token",
+        Pool::Last => "the last token",
+        Pool::Mean => "the mean of all tokens",
+    };
+    let dense = if head.dense.is_some() { "a dense map and " } else { "" };
+    let by = match &head.score {
+        Score::Linear(linear) => match linear.weight.part {
+            Some(part) => format!("{dense}row {} of a classifier with {} labels", part.first, part.of),
+            None => format!("{dense}a classifier with one label"),
+        },
+        Score::Tokens { yes, no } => {
+            let id = |row: &crate::model::Tensor| row.part.map_or(0, |part| part.first);
+            let less = no.as_ref().map_or_else(String::new, |no| format!(" less that of token {}", id(no)));
+            format!("the logit of token {}{less}", id(yes))
+        }
+    };
+    format!("{by}, at {at}")
+}
+
+/// The prompt as text, and as ids with places for the query and the document.
+fn prompt(model: &Model, tokenizer: &Tokenizer) -> (String, String) {
+    let template = tokenizer.template();
+    let ids = |tokens: &[(u32, u8)]| tokens.iter().map(|&(id, _)| id).collect::<Vec<u32>>();
+    let [before, between, after] =
+        [&template.before, &template.between, &template.after].map(|part| ids(part));
+    let shown = |ids: &[u32]| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+    let pieces = [tokenizer.query_piece("{query}"), tokenizer.document_piece("{document}")];
+    let quoted =
+        pieces.map(|piece| if model.prompt.is_some() { format!("{piece:?}") } else { piece.into_owned() });
+    let all = [shown(&before), quoted[0].clone(), shown(&between), quoted[1].clone(), shown(&after)];
+    let all: Vec<String> = all.into_iter().filter(|part| !part.is_empty()).collect();
+    let text = match &model.prompt {
+        Some(prompt) => format!("{:?}", prompt.text("{query}", "{document}")),
+        None => {
+            let part = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_default();
+            format!("{} {{query}} {} {{document}} {}", part(&before), part(&between), part(&after))
+        }
+    };
+    (text, all.join(" "))
+}

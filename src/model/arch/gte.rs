@@ -1,0 +1,110 @@
+//! mGTE (Zhang et al. 2024), model type `new`: BERT's layers with rotary positions and gated feed-forward parts.
+
+use super::keys::{GELU_OR_SILU, Keys};
+use super::{Fault, Source};
+use crate::model::plan::{
+    Activation, Attention, Block, Embed, FeedForward, Head, Linear, Norm, Norms, Plan, Pool, Reach, Rope,
+    Score, Tensor,
+};
+
+/// What the layers have in common.
+struct Shape {
+    hidden: usize,
+    heads: usize,
+    intermediate: usize,
+    eps: f64,
+    activation: Activation,
+    rope: Rope,
+}
+
+pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
+    let keys = &source.keys;
+    source.has_no_modules()?;
+    keys.must_be("pack_qkv", true, true)?;
+    keys.must_be("logn_attention_scale", false, false)?;
+    keys.one_of("position_embedding_type", &[("rope", ())])?;
+    keys.one_of("layer_norm_type", &[("layer_norm", ())])?;
+    let h = keys.size("hidden_size")?;
+    let heads = keys.heads(h)?;
+    let eps = keys.positive_or("layer_norm_eps", 1e-12)?;
+    let shape = Shape {
+        hidden: h,
+        heads,
+        intermediate: keys.size("intermediate_size")?,
+        eps,
+        activation: keys.one_of("hidden_act", &GELU_OR_SILU)?,
+        rope: rope(keys, h / heads)?,
+    };
+    let table =
+        |name: &str, rows: usize| Tensor::new(format!("new.embeddings.{name}_embeddings.weight"), &[rows, h]);
+    let types = match keys.get("type_vocab_size").and_then(serde_json::Value::as_u64) {
+        Some(0) => None,
+        _ => Some(table("token_type", keys.size_or("type_vocab_size", Some(1))?)),
+    };
+    let row = source.label_row()?;
+    Ok(Plan {
+        family: "new",
+        embed: Embed {
+            words: table("word", keys.size("vocab_size")?),
+            positions: None,
+            types,
+            norm: Some(Norm::layer("new.embeddings.LayerNorm", h, eps)),
+        },
+        blocks: (0..keys.size("num_hidden_layers")?).map(|layer| shape.block(layer)).collect(),
+        final_norm: None,
+        head: Head {
+            at: Pool::First,
+            dense: Some((Linear::new("new.pooler.dense", h, h), Activation::Tanh)),
+            norm: None,
+            score: Score::Linear(row.of(|labels| Linear::new("classifier", labels, h))),
+        },
+        tokens_max: source.tokens_max()?,
+        unused: vec!["new.embeddings.position_ids".to_owned()],
+    })
+}
+
+/// The rotary positions; stretched for the NTK scaling with which long pairs were trained. As in vLLM, theta is
+/// multiplied by the factor and every frequency divided by factor^(2 / head size).
+fn rope(keys: &Keys, head_dim: usize) -> Result<Rope, String> {
+    let theta = keys.positive_or("rope_theta", 10_000.0)?;
+    let Some(scaling) = keys.below("rope_scaling")? else { return Ok(Rope::new(theta)) };
+    let below = |reason: String| format!("rope_scaling.{reason}");
+    scaling.one_of("type", &[("ntk", ())]).map_err(below)?;
+    let factor = scaling.positive_or("factor", 1.0).map_err(below)?;
+    if scaling.get("mixed_b").is_some() {
+        return Err("rope_scaling.mixed_b is not served; ntk with a factor alone is".to_owned());
+    }
+    Ok(Rope { theta: theta * factor, scale: factor.powf(-2.0 / head_dim as f64) })
+}
+
+impl Shape {
+    fn block(&self, layer: usize) -> Block {
+        let (h, i) = (self.hidden, self.intermediate);
+        let name = |part: &str| format!("new.encoder.layer.{layer}.{part}");
+        let packed = Linear::new(&name("attention.qkv_proj"), 3 * h, h);
+        let gated = Linear::unbiased(&name("mlp.up_gate_proj"), 2 * i, h);
+        Block {
+            norms: Norms::Post,
+            attention_norm: Some(Norm::layer(&name("attn_ln"), h, self.eps)),
+            attention: Attention {
+                heads: self.heads,
+                kv_heads: self.heads,
+                head_dim: h / self.heads,
+                query: packed.rows(0, h),
+                key: packed.rows(h, h),
+                value: packed.rows(2 * h, h),
+                out: Linear::new(&name("attention.o_proj"), h, h),
+                query_key_norms: None,
+                rope: Some(self.rope),
+                reach: Reach::All,
+            },
+            feed_forward_norm: Norm::layer(&name("mlp_ln"), h, self.eps),
+            feed_forward: FeedForward {
+                activation: self.activation,
+                gate: Some(gated.rows(i, i)),
+                up: gated.rows(0, i),
+                down: Linear::new(&name("mlp.down_proj"), h, i),
+            },
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! The prompt of a decoder: declared in `podium.json`, rendered by the model's own chat template, or a known one that its
+//! model card has.
+
+use super::arch::{Answers, Fault, Source};
+use super::directory::{CROSS_ENCODER_CONFIG, SENTENCE_CONFIG, TOKENIZER_CONFIG};
+use crate::token::{Around, Cut, Prompt, Tokenizer};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, context};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+
+pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
+/// A prompt in `podium.json`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum DeclaredPrompt {
+    /// One of the known ones.
+    Name(String),
+    /// A text.
+    Text(DeclaredText),
+}
+
+/// A prompt as a text.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeclaredText {
+    /// Has `{query}` and then `{document}`, and may have `{instruction}` before them.
+    text: String,
+    #[serde(default)]
+    instruction: String,
+    /// The token whose logit is the score; the model's own module or classifier, if it is missing.
+    yes: Option<String>,
+    /// The token whose logit is subtracted.
+    no: Option<String>,
+}
+
+/// The files that may say what a decoder's prompt is.
+#[derive(Default)]
+pub(super) struct PromptFiles {
+    pub chat_template: Option<Vec<u8>>,
+    pub tokenizer_config: Option<Vec<u8>>,
+    pub sentence_config: Option<Vec<u8>>,
+    pub cross_encoder_config: Option<Vec<u8>>,
+    pub card: Option<Vec<u8>>,
+}
+
+/// A decoder's prompt, and what it says about the score.
+pub(super) struct Found {
+    pub prompt: Prompt,
+    pub answers: Option<Answers>,
+    /// Factor of the tokens' logits.
+    pub scale: f32,
+    /// Most tokens of a pair.
+    pub tokens_max: Option<u32>,
+}
+
+/// A prompt that a family of models was trained with.
+struct Known {
+    name: &'static str,
+    /// Text that the family's model cards have.
+    mark: &'static str,
+    before: &'static [&'static str],
+    query: (&'static str, &'static str),
+    between: &'static [&'static str],
+    document: &'static str,
+    after: &'static [&'static str],
+    is_trimmed: bool,
+    cut: Option<Cut>,
+    yes: &'static str,
+    no: Option<&'static str>,
+    scale: f32,
+    tokens_max: Option<u32>,
+}
+
+static KNOWN: [Known; 3] = [
+    Known {
+        name: "qwen3-reranker",
+        mark: "Judge whether the Document meets the requirements based on the Query and the Instruct provided",
+        before: &[
+            "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct \
+             provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n",
+            "<Instruct>:",
+            " Given a web search query, retrieve relevant passages that answer the query\n<Query>:",
+        ],
+        query: (" ", "\n<Document>:"),
+        between: &[],
+        document: " ",
+        after: &["<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"],
+        is_trimmed: false,
+        cut: Some(Cut::End),
+        yes: "yes",
+        no: Some("no"),
+        scale: 1.0,
+        tokens_max: Some(8_192),
+    },
+    // The package `mxbai-rerank` encodes each of these by itself.
+    Known {
+        name: "mxbai-rerank-v2",
+        mark: "MxbaiRerankV2",
+        before: &[
+            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n\
+             <|im_start|>user\n",
+        ],
+        query: ("query: ", ""),
+        between: &["\n"],
+        document: "document: ",
+        after: &[
+            "\n",
+            "You are a search relevance expert who evaluates how well documents match search queries. For each \
+             query-document pair, carefully analyze the semantic relationship between them, then provide your binary \
+             relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
+            "<|im_end|>\n<|im_start|>assistant\n",
+        ],
+        is_trimmed: false,
+        // A share of three quarters for the query, which is the server's default.
+        cut: None,
+        yes: "1",
+        no: Some("0"),
+        scale: 1.0,
+        tokens_max: Some(8_192),
+    },
+    Known {
+        name: "zerank-2",
+        mark: "zeroentropy/zerank-2",
+        before: &["<|im_start|>"],
+        query: ("system\n", ""),
+        between: &["<|im_end|>\n<|im_start|>"],
+        document: "user\n",
+        after: &["<|im_end|>\n<|im_start|>assistant\n"],
+        is_trimmed: true,
+        cut: Some(Cut::End),
+        yes: "Yes",
+        no: None,
+        // Its probability is sigmoid(logit / 5).
+        scale: 0.2,
+        tokens_max: None,
+    },
+];
+
+impl Known {
+    fn prompt(&self) -> Prompt {
+        let owned = |pieces: &[&str]| pieces.iter().map(|&piece| piece.to_owned()).collect();
+        let around = |before: &str, after: &str| Around {
+            before: before.to_owned(),
+            after: after.to_owned(),
+            is_trimmed: self.is_trimmed,
+        };
+        Prompt {
+            before: owned(self.before),
+            query: around(self.query.0, self.query.1),
+            between: owned(self.between),
+            document: around(self.document, ""),
+            after: owned(self.after),
+            cut: self.cut,
+        }
+    }
+
+    fn found(&self, tokenizer: &Tokenizer) -> Result<Found, Fault> {
+        let answers = answers(tokenizer, self.yes, self.no)?;
+        let (scale, tokens_max) = (self.scale, self.tokens_max);
+        Ok(Found { prompt: self.prompt(), answers: Some(answers), scale, tokens_max })
+    }
+}
+
+/// The prompt of a decoder.
+///
+/// # Errors
+/// The file that is wrong, or what to write where none says what the prompt is.
+pub(super) fn find(
+    declared: Option<&DeclaredPrompt>,
+    files: &PromptFiles,
+    tokenizer: &Tokenizer,
+) -> Result<Found, Fault> {
+    match declared {
+        Some(DeclaredPrompt::Name(name)) => {
+            let known = KNOWN.iter().find(|known| known.name == name);
+            let known = known
+                .ok_or_else(|| in_podium(format!("prompt: `{name}` is not known; {}", known_names())))?;
+            return known.found(tokenizer);
+        }
+        Some(DeclaredPrompt::Text(text)) => return text.found(tokenizer),
+        None => {}
+    }
+    let rendered = own_template(files)?.map(|own| own.render());
+    if let Some(Ok(Some(rendered))) = &rendered {
+        return rendered.found(tokenizer);
+    }
+    let card = String::from_utf8_lossy(files.card.as_deref().unwrap_or_default());
+    if let Some(known) = KNOWN.iter().find(|known| card.contains(known.mark)) {
+        return known.found(tokenizer);
+    }
+    let why = match rendered {
+        Some(Err(error)) => format!("its chat template does not render a query and a document ({error})"),
+        Some(Ok(_)) => "its chat template has no place for a query and a document".to_owned(),
+        None => "it has no chat template".to_owned(),
+    };
+    Err(in_podium(format!(
+        "prompt: a decoder scores well only in the prompt that it was trained with, and {why}; name the prompt here: {}",
+        known_names()
+    )))
+}
+
+/// Refuses a prompt where the model is no decoder.
+pub(super) fn refuse(
+    declared: Option<&DeclaredPrompt>,
+    files: &PromptFiles,
+    source: &Source,
+) -> Result<(), Fault> {
+    let of = &source.architecture;
+    if declared.is_some() {
+        return Err(in_podium(format!("prompt: {of} has none; a decoder has one")));
+    }
+    match default_prompt(files)? {
+        None => Ok(()),
+        Some(prompt) => Err(Fault {
+            file: CROSS_ENCODER_CONFIG.into(),
+            reason: format!("default_prompt_name: `{prompt}` before each query is not served for {of}"),
+        }),
+    }
+}
+
+/// The prompt that sentence-transformers puts before each query, where one is the default.
+fn default_prompt(files: &PromptFiles) -> Result<Option<String>, Fault> {
+    let config = object(CROSS_ENCODER_CONFIG, files.cross_encoder_config.as_deref())?;
+    let name = config.get("default_prompt_name").and_then(Value::as_str);
+    let prompt = name.and_then(|name| config.get("prompts")?.get(name)?.as_str());
+    Ok(prompt.filter(|prompt| !prompt.is_empty()).map(str::to_owned))
+}
+
+/// The keys of a file.
+fn object(file: &'static str, content: Option<&[u8]>) -> Result<Map<String, Value>, Fault> {
+    let Some(content) = content else { return Ok(Map::new()) };
+    serde_json::from_slice(content).map_err(|error| Fault { file: file.into(), reason: error.to_string() })
+}
+
+fn in_podium(reason: String) -> Fault {
+    Fault { file: "podium.json".into(), reason }
+}
+
+fn known_names() -> String {
+    let names = KNOWN.each_ref().map(|known| format!("\"{}\"", known.name)).join(", ");
+    format!("{names}, or {{\"text\": \"... {{query}} ... {{document}} ...\", \"yes\": ..., \"no\": ...}}")
+}
+
+fn answers(tokenizer: &Tokenizer, yes: &str, no: Option<&str>) -> Result<Answers, Fault> {
+    let id = |token: &str| {
+        let id = tokenizer.token_id(token);
+        id.ok_or_else(|| in_podium(format!("prompt: `{token}` is not a token of the model's tokenizer")))
+    };
+    Ok(Answers { yes: id(yes)?, no: no.map(id).transpose()? })
+}
+
+impl DeclaredText {
+    fn found(&self, tokenizer: &Tokenizer) -> Result<Found, Fault> {
+        let parts = self.text.split_once("{query}");
+        let parts = parts.and_then(|(before, rest)| Some((before, rest.split_once("{document}")?)));
+        let Some((before, (between, after))) = parts else {
+            return Err(in_podium("prompt.text: {query} and then {document} are missing".to_owned()));
+        };
+        let before = before.replace("{instruction}", &self.instruction);
+        let answers = match (&self.yes, &self.no) {
+            (Some(yes), no) => Some(answers(tokenizer, yes, no.as_deref())?),
+            (None, Some(_)) => {
+                return Err(in_podium("prompt.yes is missing, and prompt.no is there".to_owned()));
+            }
+            (None, None) => None,
+        };
+        let prompt = Prompt::of_text(tokenizer, [&before, between, after], false);
+        let prompt = prompt.map_err(|error| in_podium(format!("prompt.text: {error}")))?;
+        Ok(Found { prompt, answers, scale: 1.0, tokens_max: None })
+    }
+}
+
+/// A model's chat template, with what it is rendered with.
+struct OwnTemplate {
+    file: &'static str,
+    source: String,
+    /// Passed as a message of the system, as sentence-transformers does.
+    instruction: Option<String>,
+    variables: Map<String, Value>,
+}
+
+/// A prompt as a chat template renders it: before the query, between it and the document, and after that.
+struct Rendered {
+    file: &'static str,
+    texts: [String; 3],
+    is_trimmed: bool,
+}
+
+/// The chat template in a model's files.
+fn own_template(files: &PromptFiles) -> Result<Option<OwnTemplate>, Fault> {
+    let tokenizer = object(TOKENIZER_CONFIG, files.tokenizer_config.as_deref())?;
+    let sentence = object(SENTENCE_CONFIG, files.sentence_config.as_deref())?;
+    let in_config = || {
+        let template = tokenizer.get("chat_template")?;
+        let named = template.as_array().and_then(|all| all.iter().find(|one| one["name"] == "default"));
+        named.map_or(template, |named| &named["template"]).as_str().map(str::to_owned)
+    };
+    let (file, source) = match (&files.chat_template, in_config()) {
+        (Some(own), _) => (CHAT_TEMPLATE, String::from_utf8_lossy(own).into_owned()),
+        (None, Some(source)) => (TOKENIZER_CONFIG, source),
+        (None, None) => return Ok(None),
+    };
+    let stated = sentence.get("processing_kwargs").and_then(|all| all.get("chat_template"));
+    let mut variables = stated.and_then(Value::as_object).cloned().unwrap_or_default();
+    for (key, value) in tokenizer.iter().filter(|(key, _)| key.ends_with("_token")) {
+        if let Some(token) = value.as_str().or_else(|| value.get("content")?.as_str()) {
+            variables.entry(key.clone()).or_insert_with(|| token.into());
+        }
+    }
+    Ok(Some(OwnTemplate { file, source, instruction: default_prompt(files)?, variables }))
+}
+
+/// Stand for the two texts, with spaces that a template may take away.
+const QUERY: &str = " the-query-of-this-pair ";
+const DOCUMENT: &str = " the-document-of-this-pair ";
+
+impl OwnTemplate {
+    /// The prompt; none if a text has no place in it, or not one.
+    fn render(&self) -> Result<Option<Rendered>, Error> {
+        let mut engine = Environment::new();
+        // As `transformers` sets Jinja up.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        engine.set_syntax(syntax.expect("the default delimiters differ"));
+        engine.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        engine.add_function("raise_exception", |reason: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        });
+        // What sentence-transformers takes for a template that reads parts of a message.
+        let reads_parts = ["content[0]", ".type", "'type'", "\"type\"", "message.content["];
+        let in_parts = reads_parts.iter().any(|mark| self.source.contains(mark));
+        let message = |role: &str, text: &str| match in_parts {
+            true => json!({"role": role, "content": [{"type": "text", "text": text}]}),
+            false => json!({"role": role, "content": text}),
+        };
+        let mut messages: Vec<Value> =
+            self.instruction.iter().map(|instruction| message("system", instruction)).collect();
+        messages.extend([message("query", QUERY), message("document", DOCUMENT)]);
+        let messages = minijinja::Value::from(Serde(messages));
+        let all = context! { messages, ..minijinja::Value::from(Serde(&self.variables)) };
+        let text = engine.render_str(&self.source, all)?;
+        let split = |query: &str, document: &str| {
+            let (before, rest) = text.split_once(query)?;
+            let (between, after) = rest.split_once(document)?;
+            let once = !between.contains(query) && !after.contains(query) && !after.contains(document);
+            once.then(|| [before, between, after].map(str::to_owned))
+        };
+        let (file, whole) = (self.file, split(QUERY, DOCUMENT));
+        let trimmed = || split(QUERY.trim(), DOCUMENT.trim());
+        let is_trimmed = whole.is_none();
+        Ok(whole.or_else(trimmed).map(|texts| Rendered { file, texts, is_trimmed }))
+    }
+}
+
+impl Rendered {
+    fn found(&self, tokenizer: &Tokenizer) -> Result<Found, Fault> {
+        let texts = self.texts.each_ref().map(String::as_str);
+        let prompt = Prompt::of_text(tokenizer, texts, self.is_trimmed);
+        let file: Cow<'static, str> = self.file.into();
+        let prompt = prompt.map_err(|error| Fault { file, reason: error.to_string() })?;
+        Ok(Found { prompt, answers: None, scale: 1.0, tokens_max: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str, instruction: Option<&str>) -> Result<Option<([String; 3], bool)>, String> {
+        let template = OwnTemplate {
+            file: CHAT_TEMPLATE,
+            source: source.to_owned(),
+            instruction: instruction.map(str::to_owned),
+            variables: Map::from_iter([("bos_token".to_owned(), "<s>".into())]),
+        };
+        let rendered = template.render().map_err(|error| error.to_string())?;
+        Ok(rendered.map(|rendered| (rendered.texts, rendered.is_trimmed)))
+    }
+
+    /// As a reranker's chat template is written for messages in one text each.
+    const FLAT: &str = r#"{%- set query = messages | selectattr("role", "eq", "query") | map(attribute="content") | first -%}
+{{- bos_token }}{% for message in messages if message.role == "system" %}
+<Instruct>: {{ message.content }}
+{% endfor %}
+<Query>: {{ query }}
+<Document>: {{ messages[-1].content }}<|im_end|>
+
+"#;
+
+    #[test]
+    fn a_chat_template_says_what_stands_around_the_texts() {
+        let texts =
+            |before: &str| [before.to_owned(), "\n<Document>: ".to_owned(), "<|im_end|>\n".to_owned()];
+        assert_eq!(render(FLAT, None), Ok(Some((texts("<s><Query>: "), false))));
+        let asked = texts("<s><Instruct>: judge\n<Query>: ");
+        assert_eq!(render(FLAT, Some("judge")), Ok(Some((asked, false))));
+        // A template for messages of several parts, with methods of Python's.
+        let parts =
+            r#"Q{{ messages[0]["content"][0].text.strip() }}D{{ messages[1].content[0].text | trim }}."#;
+        let texts = ["Q", "D", "."].map(str::to_owned);
+        assert_eq!(render(parts, None), Ok(Some((texts, true))));
+    }
+
+    #[test]
+    fn a_chat_template_without_a_place_for_both_texts_is_none() {
+        let chat = r#"{% for message in messages %}{% if message.role == "user" %}{{ message.content }}{% endif %}{% endfor %}"#;
+        let twice = "{{ messages[0].content }}{{ messages[1].content }}{{ messages[0].content }}";
+        let turned = "{{ messages[1].content }}{{ messages[0].content }}";
+        for source in [chat, twice, turned, ""] {
+            assert_eq!(render(source, None), Ok(None), "{source}");
+        }
+        let error = render(r#"{{ raise_exception("only chats") }}"#, None).unwrap_err();
+        assert!(error.contains("only chats"), "{error}");
+        assert!(render("{% for %}", None).is_err());
+    }
+
+    fn files(chat_template: Option<&str>, card: &str) -> PromptFiles {
+        let bytes = |text: &str| Some(text.as_bytes().to_vec());
+        PromptFiles {
+            chat_template: chat_template.and_then(bytes),
+            card: bytes(card),
+            ..PromptFiles::default()
+        }
+    }
+
+    fn declared(json: &str) -> Option<DeclaredPrompt> {
+        Some(serde_json::from_str(json).unwrap())
+    }
+
+    fn find_here(declared: Option<&DeclaredPrompt>, files: &PromptFiles) -> Result<Found, String> {
+        let tokenizer = Tokenizer::parse(&crate::model::Model::bundled().tokenizer).unwrap();
+        find(declared, files, &tokenizer).map_err(|Fault { file, reason }| format!("{file}: {reason}"))
+    }
+
+    #[test]
+    fn a_known_prompt_is_found_by_its_name_or_by_the_model_s_card() {
+        for known in &KNOWN {
+            let by_card = find_here(None, &files(None, &format!("# Model\n{}\n", known.mark)));
+            let name = declared(&format!("\"{}\"", known.name));
+            let by_name = find_here(name.as_ref(), &PromptFiles::default());
+            match known.yes {
+                // The bundled tokenizer has lower case only.
+                "Yes" => assert!(by_name.err().unwrap().contains("`Yes` is not a token"), "{}", known.name),
+                _ => assert_eq!(by_card.unwrap().prompt, by_name.unwrap().prompt),
+            }
+        }
+    }
+
+    #[test]
+    fn a_decoder_without_a_prompt_is_refused_with_what_to_write() {
+        let rows = [
+            (
+                None,
+                "it has no chat template; name the prompt here: \"qwen3-reranker\", \"mxbai-rerank-v2\", \"zerank-2\", or {\"text\"",
+            ),
+            (Some("hello"), "its chat template has no place for a query and a document; name"),
+            (
+                Some("{{ raise_exception('only chats') }}"),
+                "its chat template does not render a query and a document (invalid operation: only chats",
+            ),
+        ];
+        for (template, expected) in rows {
+            let error = find_here(None, &files(template, "a card")).err().unwrap();
+            let start = "podium.json: prompt: a decoder scores well only in the prompt that it was trained with, and ";
+            assert!(error.starts_with(&format!("{start}{expected}")), "{error}");
+        }
+        for (json, expected) in [
+            (r#""qwen4""#, "prompt: `qwen4` is not known; \"qwen3-reranker\", "),
+            (r#"{"text": "{document} {query}"}"#, "prompt.text: {query} and then {document} are missing"),
+            (
+                r#"{"text": "{query} {document}", "no": "no"}"#,
+                "prompt.yes is missing, and prompt.no is there",
+            ),
+            (r#"{"text": "{query} {document}", "yes": "noway"}"#, "prompt: `noway` is not a token"),
+            (r#"{"text": "{query}{document}"}"#, "prompt.text: the prompt cannot be cut into pieces: "),
+        ] {
+            let error = find_here(declared(json).as_ref(), &PromptFiles::default()).err().unwrap();
+            assert!(error.starts_with(&format!("podium.json: {expected}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_declared_text_has_the_instruction_in_its_place() {
+        let json = r#"{"text": "[CLS] {instruction}: {query} [SEP] {document} [SEP]", "instruction": "judge", "yes": "yes"}"#;
+        let found = find_here(declared(json).as_ref(), &PromptFiles::default()).unwrap();
+        assert_eq!(found.prompt.text("one", "two"), "[CLS] judge: one [SEP] two [SEP]");
+        assert!(found.answers.is_some_and(|answers| answers.no.is_none()));
+    }
+    #[test]
+    fn an_encoder_s_prompt_is_refused() {
+        let source = Source::new(br#"{"architectures": ["BertForSequenceClassification"]}"#).unwrap();
+        let said = |declared: Option<&DeclaredPrompt>, config: &str| {
+            let cross_encoder_config = Some(config.as_bytes().to_vec());
+            let files = PromptFiles { cross_encoder_config, ..PromptFiles::default() };
+            refuse(declared, &files, &source).map_err(|Fault { file, reason }| format!("{file}: {reason}"))
+        };
+        assert_eq!(said(None, r#"{"default_prompt_name": null, "prompts": {"query": "query: "}}"#), Ok(()));
+        assert_eq!(said(None, r#"{"default_prompt_name": "query", "prompts": {"query": ""}}"#), Ok(()));
+        let error =
+            said(None, r#"{"default_prompt_name": "query", "prompts": {"query": "query: "}}"#).unwrap_err();
+        let expected = "config_sentence_transformers.json: default_prompt_name: `query: ` before each query is not served";
+        assert!(error.starts_with(expected), "{error}");
+        let error = said(declared(r#""qwen3-reranker""#).as_ref(), "{}").unwrap_err();
+        assert_eq!(error, "podium.json: prompt: BertForSequenceClassification has none; a decoder has one");
+    }
+}
