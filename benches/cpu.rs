@@ -2,8 +2,9 @@
 //!
 //!     cargo bench --bench cpu                         all models, one thread and two
 //!     cargo bench --bench cpu -- --rounds 21 L2H128   more rounds, one model
-//!     cargo bench --bench cpu -- --python PYTHON      onnxruntime beside it, by a Python that has numpy,
-//!                                                     onnx and onnxruntime (`benches/peers`)
+//!     cargo bench --bench cpu -- --python PYTHON      onnxruntime and PyTorch beside it, by a Python that
+//!                                                     has them (`benches/peers`)
+//!     cargo bench --bench cpu -- ModernBERT Qwen3     the models that take long, by name
 //!     cargo bench --bench cpu -- --processor avx2     uses only these instructions: amx, avx512,
 //!                                                     avx512vnni, avxvnni, avx2 or portable
 //!
@@ -21,7 +22,7 @@ mod shared;
 use common::{Kind, bert, random_batch, random_plan};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Processor, Reference, Scorer};
-use podium::model::{Attention, Bert, Block, FeedForward, Forward, Linear, Plan, Pool, Reach};
+use podium::model::{Attention, Block, FeedForward, Forward, Linear, Plan, Pool, Reach};
 use podium::ops::{Bf16, Dtype, F32, Int8, Simd, multiply_on_tiles};
 use podium::token::Packed;
 use shared::{Peak, lognormal, median};
@@ -102,10 +103,10 @@ fn compare(
         .collect();
     let mut candle = Reference::new(Arc::new(Forward::new(plan).expect("weights are whole")));
     let (mut one, mut two) = (vec![Vec::new(); ours.len()], vec![Vec::new(); ours.len()]);
-    let mut peers: Vec<Peer> = ["fp32", "int8"]
-        .iter()
-        .filter_map(|dtype| Some(Peer::start(python?, &Bert::of(plan)?, dtype, lengths)))
-        .collect();
+    let mut peers: Vec<Peer> = match python {
+        Some(python) => PEERS.iter().filter_map(|peer| Peer::start(python, *peer, plan, lengths)).collect(),
+        None => Vec::new(),
+    };
     let (mut theirs, mut peaks) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
     for round in 0..=rounds {
         // The first round warms up. Candle is many times slower and runs every fifth round.
@@ -138,12 +139,7 @@ fn compare(
         int8_peak / 1e9
     );
     for peer in &peers {
-        println!(
-            "    onnxruntime {} in batches of {}: {:.2} ms on one core",
-            peer.dtype,
-            peer.batch,
-            peer.median()
-        );
+        println!("    {} in batches of {}: {:.2} ms on one core", peer.name, peer.batch, peer.median());
     }
     for ((precision, _, _), (one, two)) in ours.iter().zip(one.into_iter().zip(two)) {
         let (one, two) = (median(one), median(two));
@@ -162,15 +158,22 @@ fn compare(
             candle / one,
             peers
                 .iter()
-                .map(|peer| format!(", onnxruntime {} {:.1}", peer.dtype, peer.median() / one))
+                .map(|peer| format!(", {} {:.1}", peer.name, peer.median() / one))
                 .collect::<String>()
         );
     }
 }
 
-/// onnxruntime on the same lengths, in its own process.
+/// The peers' workers, their dtypes, and the kinds of models that they run here.
+const PEERS: [(&str, &str, &[&str]); 3] = [
+    ("onnxruntime", "fp32", &["bert", "modernbert"]),
+    ("onnxruntime", "int8", &["bert", "modernbert"]),
+    ("torch", "bf16", &["modernbert", "qwen3"]),
+];
+
+/// A peer on the same lengths, in its own process.
 struct Peer {
-    dtype: &'static str,
+    name: String,
     batch: String,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -178,17 +181,17 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(python: &str, shape: &Bert, dtype: &'static str, lengths: &[usize]) -> Self {
-        let worker = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/onnxruntime_worker.py");
-        let config = serde_json::json!({
-            "model_type": "bert",
-            "num_hidden_layers": shape.layers,
-            "hidden_size": shape.hidden,
-            "num_attention_heads": shape.heads,
-            "intermediate_size": shape.intermediate,
-            "vocab_size": shape.vocabulary,
-            "layer_norm_eps": shape.layer_norm_eps,
-        });
+    fn start(
+        python: &str,
+        (engine, dtype, kinds): (&str, &str, &[&str]),
+        plan: &Plan,
+        lengths: &[usize],
+    ) -> Option<Self> {
+        let config = config(plan);
+        if !kinds.contains(&config["model_type"].as_str()?) {
+            return None;
+        }
+        let worker = format!("{}/benches/peers/{engine}_worker.py", env!("CARGO_MANIFEST_DIR"));
         let mut child = Command::new(python)
             .arg(worker)
             .args([&config.to_string(), dtype])
@@ -199,9 +202,10 @@ impl Peer {
             .expect("there is such a Python");
         writeln!(child.stdin.as_mut().expect("it is piped"), "{lengths:?}").expect("the worker reads");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let ready = lines.next().expect("the worker starts: numpy, onnx, onnxruntime").expect("text");
+        let ready =
+            lines.next().expect("the worker starts: see its first lines for what it needs").expect("text");
         let batch = ready.strip_prefix("ready ").expect("it says so").to_owned();
-        Self { dtype, batch, child, lines, times: Vec::new() }
+        Some(Self { name: format!("{engine} {dtype}"), batch, child, lines, times: Vec::new() })
     }
 
     fn run(&mut self) {
@@ -213,6 +217,30 @@ impl Peer {
     fn median(&self) -> f64 {
         median(self.times.clone())
     }
+}
+
+/// The `config.json` of a plan, as far as the workers read it.
+fn config(plan: &Plan) -> serde_json::Value {
+    let Block { attention, feed_forward, .. } = &plan.blocks[0];
+    let kind = match (attention.rope, plan.head.at) {
+        (None, _) => "bert",
+        (Some(_), Pool::Last) => "qwen3",
+        (Some(_), Pool::First | Pool::Mean) => "modernbert",
+    };
+    serde_json::json!({
+        "model_type": kind,
+        "num_hidden_layers": plan.blocks.len(),
+        "hidden_size": plan.hidden(),
+        "num_attention_heads": attention.heads,
+        "num_key_value_heads": attention.kv_heads,
+        "head_dim": attention.head_dim,
+        "intermediate_size": feed_forward.up.outputs(),
+        // Of a decoder two rows are multiplied; the rest takes memory only.
+        "vocab_size": if kind == "qwen3" { 2_000 } else { plan.vocabulary() },
+        "layer_norm_eps": 1e-12,
+        "local_attention": 128,
+        "global_attn_every_n_layers": 3,
+    })
 }
 
 impl Drop for Peer {

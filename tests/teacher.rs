@@ -3,7 +3,7 @@
 mod common;
 
 use podium::model::{Forward, Model};
-use podium::token::{Cut, Fit, Packed, Pair, Tokenizer};
+use podium::token::{Cut, Fit, Packed, Pair};
 
 const QUERY: &str = "how many people live in berlin?";
 const PASSAGES: [(&str, f32); 3] = [
