@@ -180,11 +180,18 @@ struct Peer {
 impl Peer {
     fn start(python: &str, shape: &Bert, dtype: &'static str, lengths: &[usize]) -> Self {
         let worker = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/onnxruntime_worker.py");
-        let sizes = [shape.layers, shape.hidden, shape.heads, shape.intermediate];
+        let config = serde_json::json!({
+            "model_type": "bert",
+            "num_hidden_layers": shape.layers,
+            "hidden_size": shape.hidden,
+            "num_attention_heads": shape.heads,
+            "intermediate_size": shape.intermediate,
+            "vocab_size": shape.vocabulary,
+            "layer_norm_eps": shape.layer_norm_eps,
+        });
         let mut child = Command::new(python)
             .arg(worker)
-            .args(sizes.map(|number| number.to_string()))
-            .arg(dtype)
+            .args([&config.to_string(), dtype])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

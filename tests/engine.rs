@@ -368,6 +368,47 @@ fn a_top_k_declares_what_either_tier_did_not_read() {
 }
 
 #[test]
+fn a_pair_that_may_not_be_cut_is_refused_only_if_a_tier_that_the_policy_needs_cannot_read_it() {
+    block_on(async {
+        let long = words(0..20);
+        for (primary, fallback, answered, refused) in [
+            (128, 16, [None, Some(Policy::Auto), Some(Policy::Full)], [Policy::TopK, Policy::Fallback]),
+            (16, 128, [Some(Policy::Fallback); 3], [Policy::Auto, Policy::Full]),
+        ] {
+            let mut setup = setup(Scripted::default(), Some(Scripted::default()));
+            setup.tiers.primary.as_mut().unwrap().pair_tokens_max = primary;
+            setup.tiers.fallback.as_mut().unwrap().pair_tokens_max = fallback;
+            let engine = up(setup).await;
+            let ask = async |policy: Option<Policy>| {
+                let options = Options { policy, ..Options::default() };
+                let truncation = Truncation::by(Overflow::Refuse);
+                rank(&engine.handle(), Request { options, truncation, ..Request::new("ab", ["x", &long]) })
+                    .await
+            };
+            for policy in answered {
+                let outcome = ask(policy).await.unwrap();
+                let served = if primary > fallback { Served::Full } else { Served::Fallback };
+                assert_eq!((outcome.receipt.served, outcome.receipt.degraded), (served, None), "{policy:?}");
+                assert_eq!(outcome.scores, [logit("ab", "x"), logit("ab", &long)]);
+            }
+            let pair_tokens = PairTokens::Within(17);
+            let options = Options { policy: Some(refused[1]), ..Options::default() };
+            let truncation = Truncation { pair_tokens, ..Truncation::default() };
+            let within = Request { options, truncation, ..plain() };
+            let refusal = rank(&engine.handle(), within).await.unwrap_err().to_string();
+            assert_eq!(refusal, "pair_tokens_max: 17 is more than the 16 tokens that the model reads");
+            for policy in refused {
+                let refusal = ask(Some(policy)).await.unwrap_err().to_string();
+                assert_eq!(
+                    refusal, "documents[1]: the pair has 25 tokens, and the limit is 16",
+                    "{policy:?}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
 fn a_document_that_may_not_be_cut_is_named() {
     block_on(async {
         let engine = up(setup(Scripted::default(), None)).await;

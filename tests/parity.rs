@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-const MODELS: [&str; 16] = [
+const MODELS: [&str; 18] = [
     "bert",
     "bert_tanh",
     "bert_f16",
@@ -25,6 +25,8 @@ const MODELS: [&str; 16] = [
     "qwen3_untied",
     "qwen3_classifier",
     "qwen2",
+    "deberta_v2",
+    "deberta_v2_far",
 ];
 const TOLERANCE: f32 = 1e-4;
 /// Most tokens of a batch with several sequences.

@@ -48,6 +48,9 @@ impl<'a> Encoder<'a> {
             if !is_plain || (attention.heads, attention.head_dim) != (heads, head_dim) {
                 return Err("its heads of queries and keys differ");
             }
+            if attention.relative.is_some() {
+                return Err("its attention has relative positions");
+            }
             if attention.rope.is_some() || attention.reach != Reach::All {
                 return Err("its attention has rotary positions or a mask");
             }
@@ -103,6 +106,9 @@ pub(super) fn check(plan: &Plan) -> Result<(), &'static str> {
     for Block { norms, attention_norm, attention, feed_forward, .. } in &plan.blocks {
         if *norms == Norms::Post && attention_norm.is_none() {
             return Err("it has a layer without a norm after its attention");
+        }
+        if attention.relative.is_some() {
+            return Err("its attention has relative positions");
         }
         if attention.query_key_norms.is_some() && attention.rope.is_none() {
             return Err("it norms queries and keys without rotary positions");

@@ -256,7 +256,7 @@ impl Handle {
         let mut guard = CancelOnDrop { shared, job, answered: false };
         let result = async {
             let begun = self.now();
-            let prepared = shared.prepare.prepare(&request).await?;
+            let prepared = shared.prepare.prepare(&request, policy).await?;
             let tokenise = self.now().saturating_sub(begun);
             let (reply, outcome) = oneshot::channel();
             let submission = self.submission(&request, policy, (job, caller), (prepared, tokenise, reply));

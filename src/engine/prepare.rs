@@ -3,9 +3,9 @@
 //! A request waits once and is then read in chunks; after each chunk it goes to the back of the queue, so that a
 //! request of ten thousand documents does not block small ones.
 
-use crate::base::{Ns, PerTier, Tokens};
+use crate::base::{Ns, PerTier, Tier, Tokens};
 use crate::model::fit;
-use crate::rerank::{PairTokens, Query, Refusal, Request, TruncationDefaults};
+use crate::rerank::{PairTokens, Policy, Query, Refusal, Request, TruncationDefaults};
 use crate::token::{FitError, Pair, TokenCache, Tokenizer};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ impl Default for PrepareLimits {
     }
 }
 
-/// A request's pairs for each tier; empty for a tier that is not configured.
+/// A request's pairs for each tier; empty for a tier that is not configured or cannot read the request.
 pub(super) type Prepared = PerTier<Pairs>;
 
 /// One tier's pairs, in the caller's order.
@@ -129,12 +129,13 @@ impl Prepare {
         each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
-    /// Tokenises a request's pairs for every tier.
+    /// Tokenises a request's pairs for every tier. A tier that the policy can do without gets no pairs if one is too long
+    /// for its model, and then has no part in the answer.
     ///
     /// # Errors
     /// A text that does not fit, named by its field; or a full queue.
-    pub async fn prepare(&self, request: &Arc<Request>) -> Result<Prepared, Refusal> {
-        self.check(request)?;
+    pub async fn prepare(&self, request: &Arc<Request>, policy: Policy) -> Result<Prepared, Refusal> {
+        self.check(request, policy)?;
         let reading = Arc::new(Reading::new(request.clone(), self.encoders.clone()));
         if reading.look_up() <= self.limits.inline_bytes_max {
             reading.read(0..reading.texts());
@@ -147,12 +148,13 @@ impl Prepare {
             reading.done.notified().await;
             drop(waiting);
         }
-        self.fit(&reading)
+        self.fit(&reading, policy)
     }
 
-    /// Checks a limit that the caller holds the model to: the primary, or else the fallback.
-    fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let reads = self.tiers.primary.or(self.tiers.fallback).map_or(u32::MAX, |(_, tokens)| tokens);
+    /// Checks a limit that the caller holds the model to: the fallback by that policy, else the primary if there is one.
+    fn check(&self, request: &Request, policy: Policy) -> Result<(), Refusal> {
+        let primary = self.tiers.primary.filter(|_| policy != Policy::Fallback);
+        let reads = primary.or(self.tiers.fallback).map_or(u32::MAX, |(_, tokens)| tokens);
         match request.truncation.pair_tokens {
             PairTokens::Within(tokens) if tokens > reads => Err(Refusal::Invalid {
                 field: "pair_tokens_max".to_owned(),
@@ -162,18 +164,32 @@ impl Prepare {
         }
     }
 
-    fn fit(&self, reading: &Reading) -> Result<Prepared, Refusal> {
+    fn fit(&self, reading: &Reading, policy: Policy) -> Result<Prepared, Refusal> {
         if let Some((text, message)) = reading.failed.get() {
             return Err(Refusal::Invalid { field: reading.field(*text), message: message.clone() });
         }
-        let none = || Pairs::new(Vec::new());
-        let primary = self.tiers.primary.map(|tier| reading.pairs(tier, &self.truncation)).transpose()?;
-        if self.tiers.primary == self.tiers.fallback {
-            let both = primary.unwrap_or_else(none);
-            return Ok(PerTier { primary: both.clone(), fallback: both });
+        let pairs = |tier: Tier| {
+            let none = || Ok(Pairs::new(Vec::new()));
+            self.tiers[tier].map_or_else(none, |tier| reading.pairs(tier, &self.truncation))
+        };
+        let primary = pairs(Tier::Primary);
+        let is_same = self.tiers.primary == self.tiers.fallback;
+        let fallback = if is_same { primary.clone() } else { pairs(Tier::Fallback) };
+        let needed = |tier: Tier, pairs: Result<Pairs, Refusal>| match self.is_needed(tier, policy) {
+            true => pairs,
+            false => Ok(pairs.unwrap_or_else(|_| Pairs::new(Vec::new()))),
+        };
+        Ok(PerTier { primary: needed(Tier::Primary, primary)?, fallback: needed(Tier::Fallback, fallback)? })
+    }
+
+    /// Whether a tier must be able to read a request for it to be answered. The fallback is a help to `auto`, and no
+    /// substitute for a primary that cannot read the request.
+    fn is_needed(&self, tier: Tier, policy: Policy) -> bool {
+        match (policy, tier) {
+            (Policy::Auto | Policy::Full, Tier::Primary) | (Policy::TopK, _) => true,
+            (Policy::Auto | Policy::Full, Tier::Fallback) => self.tiers.primary.is_none(),
+            (Policy::Fallback, _) => tier == Tier::Fallback,
         }
-        let fallback = self.tiers.fallback.map(|tier| reading.pairs(tier, &self.truncation)).transpose()?;
-        Ok(PerTier { primary: primary.unwrap_or_else(none), fallback: fallback.unwrap_or_else(none) })
     }
 }
 

@@ -1,10 +1,10 @@
 //! Floor 2: predicted device time, learned from each batch.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
 //! | `predict` | the time of a batch and its 99th percentile, learned online |
-//! | `surprise` | when batches that surprise it are a change of the device |
-//! | `window` | the latest relative errors |
+//! | `surprise` | when a run of unexpected batches means that the device has changed |
+//! | `window` | the relative errors of the latest batches |
 
 pub mod predict;
 mod surprise;

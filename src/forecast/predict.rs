@@ -5,11 +5,12 @@
 //! batches leave a device partly idle and kernels change with size. Three parts learn from each batch, fast to slow:
 //! the gain (clocks and neighbours slow all sizes alike), the bends, and, by recursive least squares, the three
 //! coefficients. Errors are relative to the prediction, so that small batches count as much as large ones, and clipped,
-//! so that a stall counts no more than any late batch. Batches in a row that all surprise in
-//! one direction are no stall but a change of the device, and are believed at once.
+//! so that a stall counts no more than any late batch. Consecutive batches that deviate in the same direction mean that
+//! the device has changed, and are learned at once.
 //!
-//! An estimate that no batch of about that size has confirmed lately is in doubt: by [`Predictor::at_best`] the scheduler
-//! tries it. Else a pessimistic one would never be refuted, since work that is predicted to be late does not run.
+//! An estimate is in doubt if no batch of about that size has confirmed it lately. [`Predictor::at_best`] is its optimistic
+//! bound, by which the scheduler tries such work. Otherwise a pessimistic estimate would never be corrected, because work
+//! that is predicted to be late does not run.
 
 use super::surprise::Run;
 use super::window::Window;
@@ -65,9 +66,9 @@ pub struct Measured {
 const KNOTS: usize = 17;
 /// The second knot in tokens, as a power of two.
 const FIRST_POWER: usize = 4;
-/// What a batch, a token and a squared token are taken to cost in nanoseconds before anything was
-/// measured. Only the ratios matter after the first few batches: where lengths do not tell the
-/// second coefficient from the third, the error goes to the second.
+/// The assumed cost of a batch, a token and a squared token in nanoseconds before any measurement. After the first few
+/// batches only the ratios matter: if the lengths do not determine both the second and the third coefficient, the error
+/// goes to the second.
 const UNITS: [f64; 3] = [1e6, 1e4, 5.0];
 /// The weight of a batch relative to the next one. It decays slowly (half after 700 batches), because coefficients are
 /// properties of the device; changes within a minute are the gain's.
@@ -93,9 +94,10 @@ const BEND_FADE: f64 = 0.998;
 const BENDS: (f64, f64) = (-0.9, 4.0);
 /// Larger relative errors are clipped to this.
 const ERROR_MAX: f64 = 0.5;
-/// This long without a batch of about its size adds one to the doubt of an estimate: a factor of 5 a second later.
+/// The doubt of an estimate grows by one per this time without a batch of about its size: to 5 after a second.
 const DOUBT: Ns = Ns::from_millis(250);
-/// The largest doubt, and that of an estimate from warm-up alone: other work at start made it ten times too slow.
+/// The largest doubt, and the doubt of an estimate from warm-up alone: other work at start-up has made such estimates ten
+/// times too long.
 const DOUBT_MAX: f64 = 16.0;
 /// Without seeds, this many measurements serve as seeds: the guess may be off by a factor of a thousand.
 const FIRST: usize = 32;
@@ -107,7 +109,7 @@ pub struct Predictor {
     /// `c0`, `c1` and `c2` in multiples of [`UNITS`]; not negative.
     coefficients: [f64; 3],
     covariance: [[f64; 3]; 3],
-    /// The relative height of the curve above the line at each knot; none if no batch was near.
+    /// The relative height of the curve above the line at each knot; none before the first batch near it.
     bends: [Option<f64>; KNOTS],
     /// The curve at each knot in nanoseconds without the gain; never falling.
     curve: [f64; KNOTS],
@@ -116,7 +118,7 @@ pub struct Predictor {
     window: Window,
     /// When the last batch ended whose size was nearest to each knot.
     confirmed: [Option<Ns>; KNOTS],
-    /// The latest surprises at each knot, and of all sizes.
+    /// The current runs of unexpected batches: at each knot, and over all sizes.
     runs: [Run; KNOTS],
     run: Run,
 }
@@ -201,10 +203,10 @@ impl Predictor {
         if load.is_empty() { Ns::ZERO } else { whole(self.nanos(load) / self.doubt(load, now)) }
     }
 
-    /// How wrong an estimate may be by now, as a factor: 1 just after a batch of about that size.
+    /// The factor by which an estimate may be wrong at `now`: 1 just after a batch of about that size.
     fn doubt(&self, load: &Load, now: Ns) -> f64 {
         let nearest = nearest_knot(load.tokens);
-        // A load larger than any batch will run as several of the largest.
+        // A load larger than any batch so far runs as several batches of the largest size.
         let is_in_reach = self.confirmed[nearest..].iter().any(Option::is_some);
         let largest = || self.confirmed[..nearest].iter().rev().find_map(|confirmed| *confirmed);
         let last = if is_in_reach { self.confirmed[nearest] } else { largest() };
@@ -249,7 +251,7 @@ impl Predictor {
         self.bend();
     }
 
-    /// The device has changed by this factor: at one size where batches of other sizes are as predicted, else at all.
+    /// Applies a change of the device by this factor: to all sizes if batches of other sizes deviate too, else to this size.
     fn change(&mut self, change: f64, knot: usize, is_confirmed: bool) {
         self.window.pop(self.runs[knot].len());
         if is_confirmed && self.run.change(is_confirmed).is_some() {
@@ -348,7 +350,7 @@ impl Predictor {
             let line = self.line_at(knot);
             floor = floor.max(line * (1.0 + bend));
             self.curve[knot] = floor;
-            // If the curve is flat, a bend below it would keep sinking unseen.
+            // Where the curve is flat, a bend below it has no effect and would sink without bound.
             if let Some(bend) = &mut self.bends[knot] {
                 *bend = floor / line.max(1.0) - 1.0;
             }

@@ -1,20 +1,21 @@
-//! When batches that surprise a predictor are a change of the device.
+//! Decides when a run of unexpected batches means that the device has changed.
 
 use smallvec::SmallVec;
 
-/// So many surprises in a row are a change. A neighbour can make a batch slow, but none can make it faster than the
-/// device is, so that fewer fast ones are needed, and only one where an estimate comes from warm-up alone.
+/// This many consecutive batches beyond the margin mean a change. Other load can make a batch slower than the device is,
+/// but not faster. So fewer fast batches suffice, and one does if the estimate comes from warm-up alone.
 const SURPRISES_SLOW: usize = 3;
 const SURPRISES_FAST: usize = 2;
-/// Surprises in a row.
+
+/// A run of consecutive unexpected batches in one direction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Run {
-    /// Their ratios of measured to predicted time, all above 1 or all below.
+    /// Ratios of measured to predicted time, all above 1 or all below.
     ratios: SmallVec<[f64; SURPRISES_SLOW]>,
 }
 
 impl Run {
-    /// Adds a batch; one that is no surprise, or one in the other direction, ends the run.
+    /// Adds a batch. An expected batch or one in the other direction ends the run.
     pub fn push(&mut self, ratio: f64, is_surprise: bool) {
         if !is_surprise || self.ratios.first().is_some_and(|first| (*first > 1.0) != (ratio > 1.0)) {
             self.ratios.clear();
@@ -24,7 +25,7 @@ impl Run {
         }
     }
 
-    /// How many there are.
+    /// The number of batches.
     pub fn len(&self) -> usize {
         self.ratios.len()
     }
@@ -34,9 +35,9 @@ impl Run {
         self.ratios.clear();
     }
 
-    /// The factor by which the device has changed, once there are enough surprises (fewer where no batch has confirmed the
-    /// estimate before): the least of them, so that one stall
-    /// among them counts as little as the others.
+    /// The factor by which the device has changed; none while the run is too short. It is the ratio nearest to 1, so that a
+    /// stall in the run does not count more than the others. `is_confirmed` says whether a batch has confirmed the estimate
+    /// before.
     pub fn change(&self, is_confirmed: bool) -> Option<f64> {
         let slower = *self.ratios.first()? > 1.0;
         let needed = match (slower, is_confirmed) {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 /// The largest number of batches in the window; the third largest of 256 is the 99th percentile.
 const SIZE: usize = 256;
-/// What is assumed before the first batches: one in 32 is a tenth late.
+/// The assumption before the first batches: one in 32 takes a tenth longer than predicted.
 const LATE: f32 = 1.1;
 /// The number of batches that stay in the window at any age; the second largest of 64 is the 98th percentile.
 const LEAST: usize = 64;
@@ -16,8 +16,7 @@ const MEMORY: Ns = Ns::from_millis(4_000);
 const MARGIN_MAX: f32 = 4.0;
 /// The least margin, for effects that no batch shows, such as clock ticks.
 const MARGIN_MIN: f32 = 1.01;
-
-/// A ratio nearer to 1 than this is no surprise: with noise of 5% two of those in a row would be common.
+/// A ratio nearer to 1 than this is expected: with noise of 5%, two larger ones in a row would be common otherwise.
 const SURPRISE_MIN: f32 = 1.25;
 
 /// The ratios of measured to predicted time of the latest batches, with their 99th percentile.
@@ -35,7 +34,7 @@ impl Window {
     pub(super) fn new() -> Self {
         let mut sorted = vec![1.0; SIZE];
         sorted[SIZE - SIZE / 32..].fill(LATE);
-        // Assumed late batches are last in the ring, so that they are replaced last.
+        // The assumed late batches are at the end of the ring, so that they are replaced last.
         let ring = sorted.iter().map(|&ratio| (Ns::ZERO, ratio)).collect();
         Self { ring, sorted, assumed: SIZE }
     }
@@ -51,7 +50,7 @@ impl Window {
         self.sorted.insert(self.sorted.partition_point(|&value| value < ratio), ratio);
     }
 
-    /// Takes back the newest ratios: a change of the prediction has explained them.
+    /// Removes the newest ratios, which a change of the prediction has made obsolete.
     pub(super) fn pop(&mut self, count: usize) {
         for _ in 0..count.min(self.ring.len() - self.assumed) {
             let (_, ratio) = self.ring.pop_back().expect("the count is bounded");
@@ -64,8 +63,8 @@ impl Window {
         f64::from(self.largest(self.outside()).clamp(MARGIN_MIN, MARGIN_MAX))
     }
 
-    /// The ratios below and above which a batch is a surprise: one in a hundred on either side, and at least a quarter
-    /// off.
+    /// The ratios below and above which a batch is unexpected: the most extreme hundredth on either side, and at least a
+    /// quarter off.
     pub(super) fn surprises(&self) -> (f64, f64) {
         let outside = self.outside();
         let low =
@@ -80,12 +79,12 @@ impl Window {
         sum / (self.ring.len() - self.assumed).max(1) as f64
     }
 
-    /// One in a hundred, and at least one.
+    /// A hundredth of the ratios, at least one.
     fn outside(&self) -> usize {
         (self.sorted.len() / 100).max(1)
     }
 
-    /// The largest ratio after the given number of larger ones.
+    /// The largest ratio after leaving out the `but` largest.
     fn largest(&self, but: usize) -> f32 {
         self.sorted.iter().rev().nth(but).copied().unwrap_or(LATE)
     }

@@ -3,7 +3,7 @@
 
 use super::plan::{
     Activation, Attention, BatchError, Block, FeedForward, Gelu, Linear, Norm, NormKind, Norms, Plan, Pool,
-    Reach, Rope, Score, Tensor as Named,
+    Reach, Relative, RelativeMaps, Rope, Score, Tensor as Named,
 };
 use crate::token::Packed;
 use candle_core::{D, Device, Result, Tensor};
@@ -20,6 +20,8 @@ pub struct Forward {
     positions: Option<Tensor>,
     types: Option<Tensor>,
     embedding_norm: Option<Gain>,
+    /// The table of relative positions, normed.
+    relative: Option<Tensor>,
     layers: Vec<Layer>,
     final_norm: Option<Gain>,
     dense: Option<Affine>,
@@ -59,6 +61,8 @@ struct Layer {
     key: Affine,
     value: Affine,
     query_key_norms: Option<[Gain; 2]>,
+    /// Maps of relative positions to queries and keys, if they have their own.
+    relative: Option<[Affine; 2]>,
     out: Affine,
     feed_forward_norm: Gain,
     gate: Option<Affine>,
@@ -86,6 +90,14 @@ impl Forward {
             positions: plan.embed.positions.as_ref().map(|positions| table(&positions.table)).transpose()?,
             types: plan.embed.types.as_ref().map(table).transpose()?,
             embedding_norm: plan.embed.norm.as_ref().map(Gain::new).transpose()?,
+            relative: plan
+                .relative
+                .as_ref()
+                .map(|relative| {
+                    let norm = relative.norm.as_ref().map(Gain::new).transpose()?;
+                    Gain::optional(norm.as_ref(), table(&relative.table)?)
+                })
+                .transpose()?,
             layers: plan.blocks.iter().map(Layer::new).collect::<Result<_>>()?,
             final_norm: plan.final_norm.as_ref().map(Gain::new).transpose()?,
             dense: plan.head.dense.as_ref().map(|(dense, _)| Affine::new(dense)).transpose()?,
@@ -121,7 +133,8 @@ impl Forward {
         let mut x = self.embed(batch, &starts)?;
         let starts: Vec<usize> = starts.iter().map(|start| start - starts[0]).collect();
         for (block, layer) in self.plan.blocks.iter().zip(&self.layers) {
-            x = layer.apply(block, &x, &starts)?;
+            let relative = self.relative.as_ref().zip(self.plan.relative.as_ref());
+            x = layer.apply(block, &x, &starts, relative)?;
         }
         x = Gain::optional(self.final_norm.as_ref(), x)?;
         self.head(&self.pool(&x, &starts)?)
@@ -170,7 +183,11 @@ impl Forward {
 
 impl Layer {
     fn new(block: &Block) -> Result<Self> {
-        let Attention { query, key, value, out, query_key_norms, .. } = &block.attention;
+        let Attention { query, key, value, out, query_key_norms, relative, .. } = &block.attention;
+        let own = |maps: &RelativeMaps| match maps {
+            RelativeMaps::Shared => None,
+            RelativeMaps::Own { query, key } => Some([query, key].map(Affine::new)),
+        };
         let FeedForward { gate, up, down, .. } = &block.feed_forward;
         let both = |[query, key]: &[Norm; 2]| -> Result<_> { Ok([Gain::new(query)?, Gain::new(key)?]) };
         Ok(Self {
@@ -179,6 +196,10 @@ impl Layer {
             key: Affine::new(key)?,
             value: Affine::new(value)?,
             query_key_norms: query_key_norms.as_ref().map(both).transpose()?,
+            relative: match relative.as_ref().and_then(own) {
+                Some([query, key]) => Some([query?, key?]),
+                None => None,
+            },
             out: Affine::new(out)?,
             feed_forward_norm: Gain::new(&block.feed_forward_norm)?,
             gate: gate.as_ref().map(Affine::new).transpose()?,
@@ -187,8 +208,14 @@ impl Layer {
         })
     }
 
-    fn apply(&self, block: &Block, x: &Tensor, starts: &[usize]) -> Result<Tensor> {
-        let attend = |x: &Tensor| self.out.apply(&self.attention(&block.attention, x, starts)?);
+    fn apply(
+        &self,
+        block: &Block,
+        x: &Tensor,
+        starts: &[usize],
+        relative: Option<(&Tensor, &Relative)>,
+    ) -> Result<Tensor> {
+        let attend = |x: &Tensor| self.out.apply(&self.attention(&block.attention, x, starts, relative)?);
         let feed = |x: &Tensor| self.feed_forward(block.feed_forward.activation, x);
         let attention_norm = |x| Gain::optional(self.attention_norm.as_ref(), x);
         match block.norms {
@@ -213,9 +240,17 @@ impl Layer {
     }
 
     /// Contexts of `x: [tokens, hidden]`, `[tokens, heads x head_dim]`.
-    fn attention(&self, attention: &Attention, x: &Tensor, starts: &[usize]) -> Result<Tensor> {
+    fn attention(
+        &self,
+        attention: &Attention,
+        x: &Tensor,
+        starts: &[usize],
+        relative: Option<(&Tensor, &Relative)>,
+    ) -> Result<Tensor> {
         let (query, key, value) = (self.query.apply(x)?, self.key.apply(x)?, self.value.apply(x)?);
-        let scale = 1.0 / (attention.head_dim as f64).sqrt();
+        let relative = relative.filter(|_| attention.relative.is_some());
+        let terms = if relative.is_some() { 3.0 } else { 1.0 };
+        let scale = 1.0 / (terms * attention.head_dim as f64).sqrt();
         let [query_norm, key_norm] = match &self.query_key_norms {
             Some([query, key]) => [Some(query), Some(key)],
             None => [None, None],
@@ -234,7 +269,11 @@ impl Layer {
             let query = prepare(&query, attention.heads, query_norm)?;
             let key = repeat(&prepare(&key, attention.kv_heads, key_norm)?, attention.group())?;
             let value = repeat(&split(&value, attention.kv_heads)?, attention.group())?;
-            let scores = (query.matmul(&key.transpose(1, 2)?)? * scale)?;
+            let mut scores = query.matmul(&key.transpose(1, 2)?)?;
+            if let Some((table, shape)) = relative {
+                scores = (scores + self.positions(attention, [&query, &key], table, shape)?)?;
+            }
+            let scores = (scores * scale)?;
             let scores = match mask(attention.reach, length)? {
                 Some(mask) => scores.broadcast_add(&mask)?,
                 None => scores,
@@ -244,6 +283,37 @@ impl Layer {
             weights.matmul(&value)?.transpose(0, 1)?.reshape((length, width))
         };
         Tensor::cat(&starts.windows(2).map(context).collect::<Result<Vec<_>>>()?, 0)
+    }
+}
+
+impl Layer {
+    /// What relative positions add to the scores of a sequence, `[heads, length, length]`; queries and keys are `[heads,
+    /// length, head_dim]`.
+    fn positions(
+        &self,
+        attention: &Attention,
+        [query, key]: [&Tensor; 2],
+        table: &Tensor,
+        shape: &Relative,
+    ) -> Result<Tensor> {
+        let (heads, length, size) = query.dims3()?;
+        let [to_query, to_key] = match &self.relative {
+            Some([query, key]) => [query, key],
+            None => [&self.query, &self.key],
+        };
+        // `[heads, head_dim, rows]`
+        let mapped = |map: &Affine| {
+            let rows = map.apply(table)?.reshape((table.dim(0)?, attention.heads, size))?;
+            rows.permute((1, 2, 0))?.contiguous()
+        };
+        let places = (0..length).flat_map(|query| (0..length).map(move |key| (query, key)));
+        let rows: Vec<u32> = places.map(|(query, key)| shape.row(query, key) as u32).collect();
+        let rows = Tensor::from_vec(rows, (1, length, length), &Device::Cpu)?;
+        let rows = rows.expand((heads, length, length))?.contiguous()?;
+        let of_queries = query.matmul(&mapped(to_key)?)?.gather(&rows, 2)?;
+        let turned = rows.transpose(1, 2)?.contiguous()?;
+        let of_keys = key.matmul(&mapped(to_query)?)?.gather(&turned, 2)?.transpose(1, 2)?;
+        of_queries + of_keys
     }
 }
 

@@ -37,7 +37,7 @@ pub use forward::{Forward, ForwardError};
 pub use manifest::{Calibration, Manifest};
 pub use plan::{
     Activation, Attention, BatchError, Block, Embed, FeedForward, Gelu, Head, Linear, Norm, NormKind, Norms,
-    Part, Plan, Pool, Positions, Reach, Rope, Score, Tensor,
+    Part, Plan, Pool, Positions, Reach, Relative, RelativeMaps, Rope, Score, Tensor,
 };
 pub use source::{Place, locate};
 pub use weights::WeightError;

@@ -13,6 +13,8 @@ pub struct Plan {
     pub family: &'static str,
     /// From token ids to states.
     pub embed: Embed,
+    /// What layers with relative positions read besides states.
+    pub relative: Option<Relative>,
     /// The layers, from first to last.
     pub blocks: Vec<Block>,
     /// Applied to the last layer's states, where layers norm their input.
@@ -94,6 +96,56 @@ pub struct Attention {
     pub rope: Option<Rope>,
     /// Which keys a query sees.
     pub reach: Reach,
+    /// The maps of relative positions, for scores by content and position (He et al. 2021): q_i k_j + q_i K(r) + k_j Q(r),
+    /// all divided by sqrt(3 head_dim), where r is the table's row for i - j.
+    pub relative: Option<RelativeMaps>,
+}
+
+/// Maps of relative positions to queries and keys.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RelativeMaps {
+    /// Those of the layer's queries and keys.
+    Shared,
+    /// Their own.
+    Own {
+        /// `[heads x head_dim, hidden]`.
+        query: Linear,
+        /// `[heads x head_dim, hidden]`.
+        key: Linear,
+    },
+}
+
+/// The embeddings of relative positions, which all layers share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relative {
+    /// `[2 buckets, hidden]`: the distance 0 has row `buckets`.
+    pub table: Tensor,
+    /// Applied to the table.
+    pub norm: Option<Norm>,
+    /// Rows for distances to one side.
+    pub buckets: usize,
+    /// Distances from here on have the same row.
+    pub distance_max: usize,
+}
+
+impl Relative {
+    /// The row of a query at `query` and a key at `key`: near distances have rows of their own, farther ones share rows
+    /// by their logarithm. In f32, as in training.
+    pub fn row(&self, query: usize, key: usize) -> usize {
+        let (distance, middle) = (query.abs_diff(key), self.buckets / 2);
+        let bucket = match distance <= middle {
+            true => distance,
+            false => {
+                let share = (distance as f32 / middle as f32).ln()
+                    / ((self.distance_max - 1) as f32 / middle as f32).ln();
+                middle + (share * (middle - 1) as f32).ceil() as usize
+            }
+        };
+        match query >= key {
+            true => (self.buckets + bucket).min(2 * self.buckets - 1),
+            false => self.buckets.saturating_sub(bucket),
+        }
+    }
 }
 
 /// Rotary position embedding (Su et al. 2021) over the whole head: value i of the first half turns with value i of the
@@ -197,12 +249,16 @@ macro_rules! visit {
         impl Plan {
             /// All tensors, in the order in which they are used.
             pub fn $tensors(&$($mut)? self) -> Vec<&$($mut)? Tensor> {
-                let Self { family: _, embed, blocks, final_norm, head, tokens_max: _, unused: _ } = self;
+                let Self { family: _, embed, relative, blocks, final_norm, head, tokens_max: _, unused: _ } = self;
                 let Embed { words, positions, types, norm } = embed;
                 let mut all = vec![words];
                 all.extend(positions.into_iter().map(|Positions { table, offset: _ }| table));
                 all.extend(types);
                 all.extend(norm.into_iter().flat_map(Norm::$tensors));
+                if let Some(Relative { table, norm, .. }) = relative {
+                    all.push(table);
+                    all.extend(norm.into_iter().flat_map(Norm::$tensors));
+                }
                 all.extend(blocks.into_iter().flat_map(Block::$tensors));
                 all.extend(final_norm.into_iter().flat_map(Norm::$tensors));
                 let Head { at: _, dense, norm, score } = head;
@@ -219,11 +275,14 @@ macro_rules! visit {
         impl Block {
             fn $tensors(&$($mut)? self) -> Vec<&$($mut)? Tensor> {
                 let Self { norms: _, attention_norm, attention, feed_forward_norm, feed_forward } = self;
-                let Attention { query, key, value, out, query_key_norms, .. } = attention;
+                let Attention { query, key, value, out, query_key_norms, relative, .. } = attention;
                 let FeedForward { activation: _, gate, up, down } = feed_forward;
                 let mut all: Vec<_> = attention_norm.into_iter().flat_map(Norm::$tensors).collect();
                 all.extend([query, key, value].into_iter().flat_map(Linear::$tensors));
                 all.extend(query_key_norms.into_iter().flatten().flat_map(Norm::$tensors));
+                if let Some(RelativeMaps::Own { query, key }) = relative {
+                    all.extend([query, key].into_iter().flat_map(Linear::$tensors));
+                }
                 all.extend(out.$tensors());
                 all.extend(feed_forward_norm.$tensors());
                 all.extend(gate.into_iter().flat_map(Linear::$tensors));

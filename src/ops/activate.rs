@@ -9,11 +9,11 @@ use super::operand::{Operand, Rows};
 use super::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
-/// Keeps gelu(values) in a dtype; where a row's scale is needed later, with the largest of each lane.
+/// Stores gelu(values) in a dtype, and the largest value of each lane where a row's scale is computed later.
 #[derive(Clone, Copy)]
 struct Activate<'a, A: Copy, const TANH: bool, const LARGEST: bool> {
     keep: Keep<'a, A>,
-    /// `[rows, LANES]`, where they are wanted.
+    /// `[rows, LANES]`, if `LARGEST`.
     largest: *mut f32,
     largest_count: usize,
 }

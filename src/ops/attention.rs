@@ -28,7 +28,7 @@ impl Heads {
     }
 }
 
-/// Memory that attention works in.
+/// Scratch memory of [`attention`].
 #[derive(Default)]
 pub struct Scratch {
     pub(super) keys: Buffer,
@@ -41,7 +41,7 @@ pub struct Scratch {
 #[derive(Clone, Copy)]
 pub struct Projected<'a> {
     /// Rows of `[heads + 2 kv_heads, size]` values, queries scaled by log2(e) / sqrt(d). On tiles up to 31 rows beyond the
-    /// sequence are read and mean nothing.
+    /// sequence are read and not used.
     pub words: &'a [u32],
     /// Words from row to row.
     pub stride: usize,
@@ -127,7 +127,7 @@ pub fn attention<S: Simd, A: Float<S>>(
     }
 }
 
-/// Words beyond a row, so that rows do not share cache sets.
+/// Unused words after each row, so that rows do not share cache sets.
 pub(super) const LINE: usize = 16;
 
 struct Head<'a, A> {
@@ -273,7 +273,7 @@ pub(super) unsafe fn softmax<S: Simd, A: Float<S>>(
     }
 }
 
-/// Scores of a tile of rows, for which the scratch has room.
+/// Stores the scores of a tile of rows in the scratch memory.
 #[derive(Clone, Copy)]
 struct Scores {
     to: *mut f32,

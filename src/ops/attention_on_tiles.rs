@@ -1,7 +1,8 @@
 //! Attention on tiles: what [`attention`](super::attention) does where its dtype has them.
 //!
-//! A head's queries are tiles as they lie; its keys are transposed word by word, and its values paired by tokens, once
-//! for all rows. Then 32 rows at a time: scores by all keys, softmax while they are in the first-level cache, contexts.
+//! A head's queries already have the layout of tiles. Its keys are transposed word by word and its values are paired by
+//! tokens, once for all rows. Then, for 32 rows at a time: scores for all keys, softmax on scores in the first-level cache,
+//! contexts.
 
 use super::attention::{Heads, LINE, Projected, Scratch, hide, softmax};
 use super::dtype::Float;

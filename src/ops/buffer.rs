@@ -1,4 +1,4 @@
-//! Memory for vectors: words of 32 bits from a cache line's start on.
+//! Memory for vectors: words of 32 bits, aligned to a cache line.
 
 use super::pages::ask_for_huge_pages;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
@@ -10,19 +10,19 @@ const LINE: usize = 16;
 #[repr(C, align(64))]
 struct Line([u32; LINE]);
 
-/// Zeroed words of 32 bits, read as bits or as floats; its first one begins a cache line.
+/// Zeroed words of 32 bits, read as bits or as floats, aligned to a cache line.
 #[derive(Clone, Default)]
 pub struct Buffer(Vec<Line>);
 
 impl Buffer {
-    /// `words` zeros, and a line beyond, so that a vector may be read or written at the last one.
+    /// `words` zeros and one more cache line, so that a whole vector can be read or written at the last word.
     pub fn zeros(words: usize) -> Self {
         let mut buffer = Self::default();
         buffer.grow(words);
         buffer
     }
 
-    /// The same for much that is read again and again, in huge pages where the system gives them.
+    /// The same for large data that is read often, in huge pages if the system provides them.
     pub fn in_huge_pages(words: usize) -> Self {
         let lines = words.div_ceil(LINE) + 1;
         let mut memory: Vec<Line> = Vec::with_capacity(lines);
@@ -31,7 +31,7 @@ impl Buffer {
         Self(memory)
     }
 
-    /// Floats in front and zeros from there on.
+    /// These floats, followed by zeros.
     pub fn of(floats: &[f32]) -> Self {
         let mut buffer = Self::zeros(floats.len());
         buffer.floats_mut()[..floats.len()].copy_from_slice(floats);

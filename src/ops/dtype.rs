@@ -18,23 +18,23 @@ pub struct F32;
 pub struct Bf16;
 
 /// Weights as signed bytes with a scale for each output; activations as unsigned bytes with a scale for
-/// each token, found as they pass. Products are exact in 32 bits.
+/// each token, computed from its values at run time. Sums of products are exact in 32 bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Int8;
 
-/// What the unsigned byte for zero is, where activations have both signs.
+/// The unsigned byte that stands for zero in activations of both signs.
 const ZERO: i32 = 128;
-/// Added to what comes out of a GELU, whose least value is -0.17004, so that all bytes are used.
+/// Added to outputs of a GELU, whose least value is -0.17004, so that they use all bytes.
 pub(super) const GELU_SHIFT: f32 = 0.1701;
-/// Below this a row counts as zero; keeps scales finite.
+/// A row whose largest magnitude is below this counts as zero, so that scales stay finite.
 const TINY: f32 = 1e-20;
 
-/// What a linear map reads; bytes hold both differently.
+/// The kind of values that a linear map reads; int8 encodes the two differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// Values of both signs.
     Signed,
-    /// What comes out of a GELU.
+    /// Outputs of a GELU.
     Activated,
 }
 
@@ -51,7 +51,7 @@ pub struct WeightRow {
     pub bias: f32,
 }
 
-/// A way to hold numbers, on a processor.
+/// A representation of numbers on a processor.
 pub trait Dtype<S: Simd>: Copy + Send + Sync + 'static {
     /// Values in a word.
     const GROUP: usize;
@@ -66,14 +66,14 @@ pub trait Dtype<S: Simd>: Copy + Send + Sync + 'static {
     }
     /// Sums plus the products of the values in each word of `a` and `b`.
     fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V;
-    /// What the sums mean, for a row's scale and the columns' scales and biases. Floats are what they are.
+    /// Converts sums to values by a row's scale and the columns' scales and biases. Sums of floats are values already.
     #[inline(always)]
     fn finish(_simd: S, sums: S::V, _row_scale: f32, _scale: S::V, _bias: S::V) -> S::V {
         sums
     }
-    /// Holds one output's weights, `[inputs]`.
+    /// Encodes one output's weights, `[inputs]`.
     fn encode_weights(row: &[f32], bias: f32, input: Input) -> WeightRow;
-    /// Writes a row of values of both signs, which are there in `A`, and returns its scale.
+    /// Encodes a row of values of both signs from dtype `A`, and returns its scale.
     ///
     /// # Safety
     /// `values` values lie behind `from`, `values / GROUP` words may be written from `to` on, and
@@ -89,7 +89,7 @@ pub trait Dtype<S: Simd>: Copy + Send + Sync + 'static {
     );
 }
 
-/// A dtype whose values can be read back: those that attention works in.
+/// A dtype whose values can be read back, as attention needs it.
 pub trait Float<S: Simd>: Dtype<S> {
     /// Writes values, the first being value `at` of the row.
     ///
@@ -101,8 +101,8 @@ pub trait Float<S: Simd>: Dtype<S> {
     /// # Safety
     /// `LANES` values lie there.
     unsafe fn load(simd: S, row: *const u32, at: usize) -> S::V;
-    /// Words that have value `at` and those after it of `GROUP` rows, `stride` words apart, of which
-    /// only `rows` are there; a row that is not is zero.
+    /// `LANES` words, each of which holds one value of `GROUP` rows, from value `at` of each row on. Rows are `stride` words
+    /// apart; those from `rows` on are zeros.
     ///
     /// # Safety
     /// `LANES` values from `at` on lie in each row that is there; at least one is.
@@ -115,7 +115,7 @@ pub trait Float<S: Simd>: Dtype<S> {
     fn silu(simd: S, x: S::V) -> S::V;
 }
 
-/// [`Dtype::encode`] where a value is written as it is.
+/// [`Dtype::encode`] for dtypes without scales.
 #[inline(always)]
 unsafe fn encode_float<S: Simd, D: Float<S>, A: Float<S>>(
     simd: S,

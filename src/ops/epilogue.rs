@@ -1,4 +1,4 @@
-//! What becomes of a linear map's values before they leave the registers.
+//! Operations on a linear map's values before they leave the registers.
 
 use super::dtype::Float;
 use super::simd::Simd;
@@ -7,9 +7,9 @@ use std::marker::PhantomData;
 /// Where the finished values of a tile go. It is copied into each tile's registers, and so holds
 /// pointers where a reference would have to be read again after every store.
 pub trait Epilogue<S: Simd>: Copy {
-    /// Whether it has room for this number of rows and columns.
+    /// Whether the destination has this number of rows and columns.
     fn fits(&self, rows: usize, columns: usize) -> bool;
-    /// Takes the values of a row from a column on.
+    /// Receives the values of a row, starting at a column.
     ///
     /// # Safety
     /// Row and columns are among those that [`Epilogue::fits`] agreed to.
@@ -46,7 +46,7 @@ impl<S: Simd> Epilogue<S> for AddTo<'_> {
     }
 }
 
-/// Multiplies rows of f32 by a gain and adds values: the residual where a norm has left its gain to its readers.
+/// Multiplies rows of f32 by a gain and adds values: the residual after a norm whose gain is folded into later maps.
 #[derive(Clone, Copy)]
 pub struct ScaleAndAddTo<'a> {
     to: AddTo<'a>,
@@ -76,7 +76,7 @@ impl<S: Simd> Epilogue<S> for ScaleAndAddTo<'_> {
     }
 }
 
-/// Keeps values in a dtype, row by row.
+/// Stores values in a dtype, row by row.
 pub struct Keep<'a, A> {
     rows: *mut u32,
     count: usize,
@@ -95,7 +95,7 @@ impl<A> Clone for Keep<'_, A> {
 impl<A> Copy for Keep<'_, A> {}
 
 impl<'a, A> Keep<'a, A> {
-    /// Keeps them in rows of `stride` words.
+    /// Stores them in rows of `stride` words.
     pub fn new(rows: &'a mut [u32], stride: usize) -> Self {
         Self { rows: rows.as_mut_ptr(), count: rows.len() / stride, stride, _marker: PhantomData }
     }

@@ -1,4 +1,4 @@
-//! The last layer's attention, which is needed for the first token of each sequence alone.
+//! The last layer's attention, computed for the first token of each sequence only.
 //!
 //! Keys and values are absorbed into the query: with u_h = Wk_h^T q_h the scores are X u_h (what `bk`
 //! adds is the same for every token, and a softmax does not see it), and the context is
@@ -14,7 +14,7 @@ use super::operand::{Operand, Rows};
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD};
 
-/// Sequences that go through the maps together, which bounds the memory.
+/// Sequences that are computed together. Bounds the memory.
 const TOGETHER: usize = 16;
 
 /// What the last layer's attention reads for first tokens, in f32.
@@ -23,12 +23,13 @@ pub struct FirstToken<S> {
     hidden: usize,
     /// From states to queries, scaled by log2(e) / sqrt(d).
     query: Linear<S, F32>,
-    /// Of each head: from its query to what its scores multiply states with, and from its mixed states to its context.
+    /// For each head: the map from its query to the vector whose products with the states are the scores, and the map from the
+    /// weighted states to its context.
     absorbed: Vec<Linear<S, F32>>,
     value: Vec<Linear<S, F32>>,
 }
 
-/// Memory that it works in.
+/// Scratch memory of [`first_token_attention`].
 #[derive(Default)]
 pub struct FirstScratch {
     firsts: Buffer,
@@ -42,10 +43,10 @@ pub struct FirstScratch {
     one: OneScratch,
 }
 
-/// Memory for one sequence.
+/// Scratch memory for one sequence.
 #[derive(Default)]
 struct OneScratch {
-    /// What states are multiplied with: `[heads / LANES, hidden, LANES]`.
+    /// The absorbed queries, transposed: `[heads / LANES, hidden, LANES]`.
     columns: Buffer,
     /// `[tokens, heads, to a whole vector]`.
     scores: Buffer,
@@ -131,7 +132,7 @@ fn together<S: Simd>(
     queries.shape::<S, F32>(sequences, width);
     let stride = queries.stride();
     linear(simd, input.all(), &layer.query, Keep::<F32>::new(queries.words.words_mut(), stride));
-    // A row more than there are, so that heads may be written from anywhere in the first one.
+    // One row more, because a head's rows begin inside the first one.
     let wide = count * hidden;
     absorbed.grow((sequences + 1) * wide);
     mixed.grow((sequences + 1) * wide);
@@ -266,7 +267,7 @@ unsafe fn softmax_down<S: Simd>(simd: S, scores: *mut f32, stride: usize, rows: 
     sum
 }
 
-/// Rows of f32 that have room.
+/// Destination rows of f32.
 #[derive(Clone, Copy)]
 struct Place {
     to: *mut f32,

@@ -20,7 +20,7 @@ pub struct Head<S> {
     bias: f32,
 }
 
-/// Memory that a head works in.
+/// Scratch memory of [`Head::logits`].
 #[derive(Default)]
 pub struct HeadScratch {
     input: Operand,

@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 /// Vectors of a panel's width.
 const WIDE: usize = 2;
-/// As many zeros as the widest tile starts from.
+/// Initial accumulators of the widest tile.
 static ZEROS: [u32; 32] = [0; 32];
 
-/// A linear map as the model has it, padded to multiples of [`PAD`] with zeros.
+/// A linear map before packing, padded to multiples of [`PAD`] with zeros.
 pub struct Dense {
     /// Rows of `weight`.
     pub outputs: usize,
@@ -42,7 +42,7 @@ pub struct Linear<S, D> {
     groups: usize,
     inputs: usize,
     outputs: usize,
-    /// What accumulators start from, `[outputs]`.
+    /// Initial accumulators, `[outputs]`.
     start: Buffer,
     /// Scales and biases that finish the sums, `[outputs]` each.
     scale: Buffer,
@@ -86,7 +86,7 @@ impl<S: Simd, D: Dtype<S>> Linear<S, D> {
         packed
     }
 
-    /// The panels, and what lies behind them.
+    /// The panels and all words after them.
     fn words(&self) -> &[u32] {
         &self.panels.0.words()[self.panels.1..]
     }
@@ -161,7 +161,7 @@ pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
     }
 }
 
-/// Turns sums into values and hands them on.
+/// Converts sums to values and passes them to an epilogue.
 struct Finish<D, E> {
     /// `[rows]`.
     row_scales: *const f32,
@@ -236,7 +236,7 @@ pub(super) unsafe fn tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>, const N: usize>
         // SAFETY: the caller promises the rows.
         product.a = unsafe { product.a.add(done * product.a_stride) };
         let place = (row + done, column);
-        // Only those that a processor has are compiled for it.
+        // Only heights that the processor has registers for are compiled.
         macro_rules! heights {
             ($($height:literal)*) => {
                 match height {

@@ -8,7 +8,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 /// 2^x on [-1/2, 1/2], least first: relative error 7.5e-8, with rounding 3e-7 (minimax, degree 5). Kernels use it.
 pub const EXP2: [f32; 6] =
     [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_135, 0.009_675_541, 0.001_327_640_8];
-/// The same on [0, 1], for processors that cut a number into its floor and the rest at once.
+/// The same on [0, 1], for processors with an instruction that subtracts the floor.
 pub(super) const EXP2_RISING: [f32; 6] =
     [0.999_999_9, 0.693_153_1, 0.240_153_62, 0.055_826_318, 0.008_989_34, 0.001_877_576_7];
 /// The same to a relative error of 8e-5 (degree 3): bf16 rounds to 2e-3.
@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// Where the function is looked at: densely near zero, and far out.
+    /// The arguments at which the functions are tested: dense near zero, and far from it.
     fn places(end: f32) -> impl Iterator<Item = f32> {
         let steps = (-20_000..=20_000).map(move |step| step as f32 / 20_000.0);
         steps.flat_map(move |share| [share * end, share * share * share * end])

@@ -17,7 +17,7 @@
 //! | `cuda` | the same on a GPU: the launches of `kernels/` |
 //!
 //! The only module with `unsafe`: it reads and writes vectors through pointers. Every public function
-//! checks shapes first, so that no safe call can make a pointer go astray. Widths are padded to
+//! checks shapes first, so that safe code cannot cause an access out of bounds. Widths are padded to
 //! multiples of [`PAD`] with zeros, which stay zeros.
 
 #![expect(

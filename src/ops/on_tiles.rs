@@ -10,10 +10,10 @@ use super::simd::tiles::{BLOCK, Block, TILE, Tiles};
 use super::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
-/// Steps after which sums are put aside for those of the other rows: a part of a panel (2 KB a step) and of the rows
+/// Steps after which sums are stored and the next rows begin, so that this part of a panel (2 KB a step) and of the rows
 /// stays in the first-level cache.
 const STEPS_MAX: usize = 12;
-/// Rows whose sums are put aside at once.
+/// Rows whose sums are stored at once.
 const ROWS_MAX: usize = 256;
 /// Words in a cache line.
 const LINE: usize = 16;
@@ -118,7 +118,7 @@ impl<S: Simd, D: Dtype<S>, E: Epilogue<S>> Kernel<S> for Rows<'_, D, E> {
                 let steps = (panels.steps - done).div_ceil(parts - part);
                 for number in 0..blocks {
                     let row = number * BLOCK;
-                    // Sums that nothing puts aside need no more than two places.
+                    // Without stored sums two buffers are enough.
                     let place = if parts == 1 { number % 2 } else { number };
                     let sums = aside[place].0.as_mut_ptr();
                     let is_first = part == 0;

@@ -1,4 +1,4 @@
-//! What linear maps read: rows of words in a dtype, each with a scale.
+//! The inputs of linear maps: rows of words in a dtype, each with a scale.
 
 use super::dtype::{Dtype, F32, Float};
 use super::simd::tiles::BLOCK;
@@ -7,7 +7,7 @@ use super::{Buffer, PAD};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Words between rows beyond what they hold: rows a power of two apart would share few cache sets.
+/// Unused words after each row: rows at distances of a power of two would share few cache sets.
 const GAP: usize = 16;
 
 /// Rows of words in a dtype, each with a scale.
@@ -22,7 +22,7 @@ pub struct Operand {
 /// Some of an operand's rows.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
-    /// From the first row's first word to the end of the buffer: a tile reads beyond the last row.
+    /// From the first row's first word to the end of the buffer, because a tile reads beyond the last row.
     pub(super) words: &'a [u32],
     pub(super) stride: usize,
     /// Words that a row holds.
@@ -37,7 +37,7 @@ impl Rows<'_> {
         self.count
     }
 
-    /// So many words of each row, from one of them on.
+    /// The words `at..at + groups` of each row.
     pub(super) fn part(self, at: usize, groups: usize) -> Self {
         assert!(at + groups <= self.groups, "a row has these words");
         Self { words: &self.words[at..], groups, ..self }
@@ -57,7 +57,7 @@ impl Operand {
     pub fn shape<S: Simd, D: Dtype<S>>(&mut self, rows: usize, values: usize) {
         assert!(values.is_multiple_of(PAD), "rows are padded");
         (self.rows, self.groups) = (rows, values / D::GROUP);
-        // A tile reads whole rows of its own.
+        // A tile reads a whole block of rows.
         self.words.grow(rows.next_multiple_of(BLOCK) * self.stride());
         if self.scales.len() < rows {
             self.scales.resize(rows, 1.0);

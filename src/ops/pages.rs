@@ -1,7 +1,7 @@
 //! Huge pages for weights: with pages of 4 KB each panel would need its own entries in the processor's tables.
 
-/// Asks for huge pages behind memory that nothing has touched yet. Where the system does not know the request, or
-/// refuses it, pages stay small.
+/// Requests huge pages for memory that has not been written yet. If the system does not support the request or refuses
+/// it, pages stay small.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub(super) fn ask_for_huge_pages(memory: *const u8, bytes: usize) {
     const PAGE: usize = 4096;

@@ -1,4 +1,4 @@
-//! What queries and keys go through before attention: a norm over each head (RMS), and rotary positions (Su et al. 2021).
+//! The operations on queries and keys before attention: a norm over each head (RMS), and rotary positions (Su et al. 2021).
 //!
 //! A head lies in two halves, each padded by itself, so that the values that turn together stand in the same lanes of two
 //! vectors.
@@ -21,7 +21,7 @@ pub struct Angles {
     positions: usize,
 }
 
-/// What becomes of a layer's queries and keys.
+/// The operations on a layer's queries and keys.
 pub struct Rotation {
     angles: Arc<Angles>,
     /// Gains of the queries' and of the keys' norm, `[size]`, and what is added to their mean squares.

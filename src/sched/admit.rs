@@ -13,11 +13,21 @@ use crate::rerank::{Degradation, Policy, Refusal, Served};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prospect {
     InTime,
-    /// Predicted late, but it idles and the prediction is in doubt.
+    /// Predicted late, but the tier is idle and the prediction is in doubt.
     WorthATry,
     Late,
     /// Not configured, or every lane is down.
     Unavailable,
+}
+
+impl Prospect {
+    /// The same where no try can be paid for.
+    fn without_a_try(self) -> Self {
+        match self {
+            Self::WorthATry => Self::Late,
+            Self::InTime | Self::Late | Self::Unavailable => self,
+        }
+    }
 }
 
 /// How a job begins.
@@ -32,8 +42,7 @@ impl Scheduler {
     pub(super) fn admit(&mut self, arrival: Arrival, out: &mut Vec<Action>) {
         self.stats.arrived += 1;
         self.hedges.earn();
-        let own = self.own(&arrival);
-        let job = Job::new(arrival, &self.limits, own);
+        let job = Job::new(arrival, &self.limits, |tier, load| self.predictors[tier].predict(load));
         let id = job.id;
         if let Err(refusal) = self.door(&job) {
             self.stats.refused += 1;
@@ -47,14 +56,20 @@ impl Scheduler {
             out.push(Action::Answer { job: id, answer });
             return;
         }
-        let plan = self.plan(&job);
+        let mut prospects = PerTier::from_fn(|tier| self.prospect(&job, tier));
+        let mut plan = self.plan(&job, prospects);
+        if matches!(plan, Ok(Start { tried: Some(_), .. })) && !self.pay_for_try() {
+            prospects = PerTier::from_fn(|tier| prospects[tier].without_a_try());
+            plan = self.plan(&job, prospects);
+        }
         self.pairs += u64::from(job.pairs());
         let deadline = job.deadline;
         self.jobs.insert(id, job);
         match plan {
             Ok(Start { stage, degraded, tried }) => {
-                self.job(id).degraded = degraded;
-                tried.into_iter().for_each(|tier| self.try_tier(id, tier));
+                let job = self.job(id);
+                job.degraded = degraded;
+                tried.into_iter().for_each(|tier| job.tried[tier] = true);
                 self.start(id, stage);
             }
             Err(refusal) => return self.refuse(id, refusal, out),
@@ -62,16 +77,6 @@ impl Scheduler {
         if let Some(deadline) = deadline {
             self.set_timer(deadline, Timer::Deadline(id));
         }
-    }
-
-    /// Device time that a job is predicted to need alone, on the best tier that its policy and its lengths allow.
-    fn own(&self, arrival: &Arrival) -> Ns {
-        let tier = match arrival.policy {
-            Policy::Fallback => Tier::Fallback,
-            _ if arrival.lengths.primary.is_empty() => Tier::Fallback,
-            Policy::Full | Policy::TopK | Policy::Auto => Tier::Primary,
-        };
-        self.predictors[tier].predict(&Load::of(arrival.lengths[tier].iter().copied()))
     }
 
     /// Reasons to refuse a job before any prediction.
@@ -91,9 +96,8 @@ impl Scheduler {
     }
 
     /// The best stage to start in that the policy and the budget allow.
-    fn plan(&self, job: &Job) -> Result<Start, Refusal> {
+    fn plan(&self, job: &Job, prospect: PerTier<Prospect>) -> Result<Start, Refusal> {
         use Prospect::{InTime, Late, Unavailable, WorthATry};
-        let prospect = PerTier::from_fn(|tier| self.prospect(job, tier));
         let start = |stage, degraded, tried| Ok(Start { stage, degraded, tried });
         let full = |tried| start(Stage::Full, None, tried);
         let staged = |then_top_k, degraded, tried| start(Stage::Fallback { then_top_k }, degraded, tried);
@@ -121,7 +125,7 @@ impl Scheduler {
                 (InTime, _) => full(None),
                 // Without a budget nothing is late: it waits for the primary, or is refused.
                 (Late, _) if job.deadline.is_none() => late(),
-                // The fallback's scores are the insurance; the primary is tried when they are there (`choose_k`).
+                // The fallback's scores are made first; then the primary may be tried (`choose_k`).
                 (WorthATry | Late, InTime) => staged(true, Some(Degradation::PredictedLate), None),
                 (WorthATry, WorthATry | Late | Unavailable) => full(Some(Tier::Primary)),
                 (Late, WorthATry | Late) => on_fallback(true, Some(Degradation::PredictedLate)),
@@ -150,26 +154,23 @@ impl Scheduler {
             Policy::Auto => &Tier::ALL,
         };
         let tiers = tiers.iter().filter(|&&tier| !job.lengths[tier].is_empty() && self.is_available(tier));
-        let alone = |&tier: &Tier| self.predictors[tier].p99(&Load::of(job.lengths[tier].iter().copied()));
+        let alone = |&tier: &Tier| self.predictors[tier].p99(&job.loads[tier]);
         let spent = self.now.saturating_sub(job.arrived).saturating_add(self.limits.answer_ns_margin);
         tiers.map(alone).min().unwrap_or(Ns::ZERO).saturating_add(spent)
     }
 
     fn prospect(&self, job: &Job, tier: Tier) -> Prospect {
-        let lengths = &job.lengths[tier];
-        if lengths.is_empty() || !self.is_available(tier) {
+        if job.lengths[tier].is_empty() || !self.is_available(tier) {
             return Prospect::Unavailable;
         }
-        let load = Load::of(lengths.iter().copied());
-        let finish = self.finish(tier, job.tenant, job.due, &load);
-        // Without a deadline the wait for others is bounded, and what the job itself takes is not.
+        let load = &job.loads[tier];
+        let finish = self.finish(tier, job.tenant, job.due, load);
+        // Without a deadline the wait for other jobs is bounded, but not the job's own time.
         let bound = || self.now.saturating_add(self.limits.wait_ns_max);
-        let latest = job.deadline.unwrap_or_else(|| bound().saturating_add(self.predictors[tier].p99(&load)));
+        let latest = job.deadline.unwrap_or_else(|| bound().saturating_add(self.predictors[tier].p99(load)));
         match finish <= latest {
             true => Prospect::InTime,
-            false if job.deadline.is_some() && self.is_worth_a_try(tier, &load, latest) => {
-                Prospect::WorthATry
-            }
+            false if job.deadline.is_some() && self.is_worth_a_try(tier, load, latest) => Prospect::WorthATry,
             false => Prospect::Late,
         }
     }
@@ -201,10 +202,10 @@ impl Scheduler {
     /// When the backlog is predicted to be empty; at least a millisecond, to avoid a busy loop of retries.
     fn drained_in(&self) -> Ns {
         let drained = |tier: Tier| {
-            let lanes = self.lanes_of(tier).filter(|lane| lane.health == Health::Up).count().max(1);
-            let free_at = self.lanes_of(tier).map(|lane| lane.free_at(self.now)).min();
+            let up = || self.lanes_of(tier).filter(|lane| lane.health == Health::Up);
+            let free_at = up().map(|lane| lane.free_at(self.now)).min();
             let busy = free_at.map_or(Ns::ZERO, |at| at.saturating_sub(self.now));
-            busy.saturating_add(Ns(self.queues[tier].work().0 / lanes as u64))
+            busy.saturating_add(Ns(self.queues[tier].work().0 / up().count().max(1) as u64))
         };
         Tier::ALL.map(drained).into_iter().max().unwrap_or(Ns::ZERO).max(Ns::from_millis(1))
     }

@@ -65,7 +65,8 @@ pub struct Limits {
     pub rest_ns_min: Ns,
     /// The longest rest of a lane.
     pub rest_ns_max: Ns,
-    /// Hedges that each admitted job earns, in thousandths. Bounds duplicate work.
+    /// Hedges that each arriving job earns, in thousandths; a refused one too, else a server whose predictions make it
+    /// refuse every job could not try. Bounds duplicate work.
     pub hedges_permille: u32,
     /// Most hedges that are saved up.
     pub hedges_burst: u32,

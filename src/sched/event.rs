@@ -70,7 +70,7 @@ pub struct Arrival {
     /// Most candidates that the primary scores in a top-k.
     pub top_k: Option<u32>,
     /// Tokens of each pair, by each tier's tokenizer. Both tiers have the same number of pairs; a tier that is not
-    /// configured has none.
+    /// configured, or whose model cannot read one of the pairs, has none.
     pub lengths: PerTier<Arc<[u32]>>,
 }
 

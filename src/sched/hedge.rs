@@ -1,13 +1,13 @@
-//! Lateness: which jobs will miss their deadline, and what a prediction of that is worth.
+//! Lateness: which jobs are predicted to miss their deadline, and what is done about it.
 //!
-//! The fallback starts at the last moment at which it still meets the deadline. Pairs that the primary
-//! has not begun by then are withdrawn, which costs nothing; those that it has begun are raced, and such
-//! races are capped by a token bucket (Dean and Barroso, "The Tail at Scale").
+//! The fallback starts at the last moment at which it still meets the deadline. If the primary has not begun the job by
+//! then, the job moves to the fallback, which costs nothing. If the primary has begun it, both tiers work on it; the number
+//! of such hedges is bounded by a token bucket (Dean and Barroso, "The Tail at Scale").
 //!
-//! A tier that idles is tried on a job that it is predicted to finish too late, where the prediction is in doubt:
-//! otherwise a pessimistic predictor would never be refuted. The deadline insures such a try: the scores that are there
-//! then are the answer. A try takes a token of the same bucket, and gives it back if it was in time, so that the device
-//! time wasted is bounded while a predictor that is wrong is corrected by every request.
+//! An idle tier is tried on a job that it is predicted to finish too late, if the prediction is in doubt. Otherwise a
+//! pessimistic predictor would never be corrected. At the deadline such a job is answered with the scores that exist, or
+//! refused if there are none. A try takes a token of the same bucket and returns it if it was in time. So wrong
+//! predictions are corrected by every request, and the wasted device time is bounded.
 
 use super::config::Limits;
 use super::event::{Action, JobId};
@@ -17,7 +17,7 @@ use super::stage::Stage;
 use super::{Scheduler, Timer};
 use crate::base::{Ns, Tier};
 use crate::forecast::predict::Load;
-use crate::rerank::{Degradation, Served};
+use crate::rerank::Degradation;
 
 /// Hedges and tries that may be started.
 #[derive(Debug)]
@@ -43,16 +43,15 @@ impl HedgeTokens {
         self.thousandths = (self.thousandths + 1000).min(self.saved_max);
     }
 
-    pub fn has_one(&self) -> bool {
-        self.thousandths >= 1000
+    pub fn check(&self) {
+        assert!(self.thousandths <= self.saved_max, "saved tokens stay within their bound");
     }
 
-    fn spend(&mut self) -> bool {
-        let enough = self.has_one();
-        if enough {
-            self.thousandths -= 1000;
-        }
-        enough
+    /// Takes a token. Returns false if there is none.
+    pub fn spend(&mut self) -> bool {
+        let Some(rest) = self.thousandths.checked_sub(1000) else { return false };
+        self.thousandths = rest;
+        true
     }
 }
 
@@ -64,8 +63,8 @@ impl Scheduler {
         if !self.may_fall_back(id) {
             return;
         }
-        let load = Load::of(job.lengths.fallback.iter().copied());
-        let takes = self.finish(Tier::Fallback, job.tenant, job.due, &load).saturating_sub(self.now);
+        let finish = self.finish(Tier::Fallback, job.tenant, job.due, &job.loads.fallback);
+        let takes = finish.saturating_sub(self.now);
         // A busy lane may have just begun a batch at that moment.
         let reserve = takes.saturating_add(self.limits.batch_ns_max);
         let at = deadline.saturating_sub(reserve).max(self.now.saturating_add(Ns(1)));
@@ -81,7 +80,7 @@ impl Scheduler {
         let deadline = job.deadline.unwrap_or(Ns::MAX);
         let ends = self.primary_ends(id);
         if ends <= deadline {
-            // The prediction is trusted, and checked when it should have come true.
+            // Trusts the prediction, and checks again at the predicted end.
             self.set_timer(ends.max(self.now.saturating_add(Ns(1))), Timer::Hedge(id));
             return;
         }
@@ -90,7 +89,8 @@ impl Scheduler {
             self.fall_back(id, Degradation::PrimaryLate, out);
         } else if self.hedges.spend() {
             self.stats.hedges += 1;
-            self.job(id).degraded = None;
+            let job = self.job(id);
+            (job.is_hedged, job.degraded) = (true, None);
             self.start(id, Stage::Hedged);
         }
     }
@@ -115,33 +115,28 @@ impl Scheduler {
         running.max(finish.saturating_sub(part.work))
     }
 
-    /// Whether a tier has a lane with nothing to do, and nothing in line.
+    /// Whether a tier has an idle lane and an empty queue.
     fn is_idle(&self, tier: Tier) -> bool {
         self.queues[tier].jobs() == 0
             && self.lanes_of(tier).any(|lane| lane.health == Health::Up && lane.running.is_empty())
     }
 
-    /// Whether a tier that is predicted to be late with a load might finish it by `latest` all the same, and may be tried.
+    /// Whether a tier that is predicted to miss `latest` is idle, and meets it by the optimistic bound of the prediction.
     pub(super) fn is_worth_a_try(&self, tier: Tier, load: &Load, latest: Ns) -> bool {
-        self.is_idle(tier)
-            && self.hedges.has_one()
-            && self.now.saturating_add(self.predictors[tier].at_best(load, self.now)) <= latest
+        self.is_idle(tier) && self.now.saturating_add(self.predictors[tier].at_best(load, self.now)) <= latest
     }
 
-    /// Tries a tier on a job.
-    pub(super) fn try_tier(&mut self, id: JobId, tier: Tier) {
+    /// Takes the token of a try. Returns false if there is none.
+    pub(super) fn pay_for_try(&mut self) -> bool {
         let is_paid = self.hedges.spend();
-        debug_assert!(is_paid, "a token was there");
-        self.stats.tries += 1;
-        self.job(id).tried[tier] = true;
+        self.stats.tries += u64::from(is_paid);
+        is_paid
     }
 
-    /// Books how the tries of a job ended that is answered now.
-    pub(super) fn settle_tries(&mut self, job: &Job, served: Served, is_late: bool) {
+    /// Counts the tries of an answered job that were in time: those whose scores were complete.
+    pub(super) fn settle_tries(&mut self, job: &Job, is_late: bool) {
         for tier in Tier::ALL {
-            let part = &job.parts[tier];
-            let answers = (served == Served::Fallback) == (tier == Tier::Fallback);
-            if job.tried[tier] && answers && part.complete() && !is_late {
+            if job.tried[tier] && job.parts[tier].complete() && !is_late {
                 self.stats.tries_in_time += 1;
                 self.hedges.give_back();
             }
@@ -149,7 +144,7 @@ impl Scheduler {
     }
 
     /// Called before a batch with this start and load takes a job. Returns true if the job would be late and was
-    /// removed from the line.
+    /// removed from the queue.
     pub(super) fn give_up_late(
         &mut self,
         id: JobId,

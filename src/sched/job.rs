@@ -4,6 +4,7 @@ use super::config::Limits;
 use super::event::{Arrival, JobId};
 use super::stage::Stage;
 use crate::base::{Ns, PerTier, TenantId, Tier, Used};
+use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Priority};
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -33,9 +34,13 @@ pub(super) struct Job {
     /// The sort key in its tenant's queue, earliest first; not a deadline.
     pub due: Ns,
     pub lengths: PerTier<Arc<[u32]>>,
+    /// The load of all pairs in one batch, by tier.
+    pub loads: PerTier<Load>,
     pub stage: Stage,
     /// Tiers that idled and are tried on this job although they are predicted to miss its deadline.
     pub tried: PerTier<bool>,
+    /// Whether the fallback was started in addition to the primary.
+    pub is_hedged: bool,
     pub parts: PerTier<Part>,
     pub degraded: Option<Degradation>,
     pub charged: Used,
@@ -112,12 +117,19 @@ impl Part {
 }
 
 impl Job {
-    /// `own` is the device time that the job is predicted to need alone.
-    pub fn new(arrival: Arrival, limits: &Limits, own: Ns) -> Self {
+    /// `predict` gives the device time of a load alone on a tier; it is called for jobs without a deadline.
+    pub fn new(arrival: Arrival, limits: &Limits, predict: impl FnOnce(Tier, &Load) -> Ns) -> Self {
+        let loads = PerTier::from_fn(|tier| Load::of(arrival.lengths[tier].iter().copied()));
+        // The best tier that its policy and its lengths allow.
+        let best = match arrival.policy {
+            Policy::Fallback => Tier::Fallback,
+            _ if arrival.lengths.primary.is_empty() => Tier::Fallback,
+            Policy::Full | Policy::TopK | Policy::Auto => Tier::Primary,
+        };
         let deadline = arrival.deadline.map(|deadline| deadline.saturating_sub(limits.answer_ns_margin));
         let lead = match deadline {
             Some(deadline) => Ns(deadline.saturating_sub(arrival.arrived).0 / SLACK_PART),
-            None => Ns(own.0.saturating_mul(STRETCH)).min(limits.wait_ns_max),
+            None => Ns(predict(best, &loads[best]).0.saturating_mul(STRETCH)).min(limits.wait_ns_max),
         };
         // Priorities scale the lead, so that a low one rises as it waits and none starves.
         let due = match arrival.priority {
@@ -134,8 +146,10 @@ impl Job {
             deadline,
             due: arrival.arrived.saturating_add(due),
             lengths: arrival.lengths,
+            loads,
             stage: Stage::Full,
             tried: PerTier::default(),
+            is_hedged: false,
             parts: PerTier::default(),
             degraded: None,
             charged: Used::default(),

@@ -71,6 +71,10 @@ impl Lane {
         }
     }
 
+    pub fn config(&self) -> &LaneConfig {
+        &self.config
+    }
+
     /// Whether another batch may be dispatched.
     pub fn has_room(&self) -> bool {
         match self.health {
@@ -114,9 +118,9 @@ impl Lane {
         }
     }
 
-    /// A batch of this many tokens ran out of memory.
+    /// A batch of this many tokens ran out of memory. One that was built before the bound was halved does not raise it.
     pub fn out_of_memory(&mut self, tokens: u64) {
-        self.tokens_max = (tokens / 2).max(1);
+        self.tokens_max = self.tokens_max.min((tokens / 2).max(1));
     }
 
     /// The lane must be restarted.

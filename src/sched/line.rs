@@ -11,7 +11,7 @@ impl Scheduler {
     /// yet.
     pub(super) fn enqueue_all(&mut self, id: JobId, tier: Tier, order: Option<Arc<[u32]>>, pairs: u32) {
         let part = &mut self.job(id).parts[tier];
-        debug_assert!(part.queued.is_none() && part.running == 0, "a part is replaced when idle");
+        assert!(part.queued.is_none() && part.running == 0, "a part is replaced when idle");
         let is_same_order = part.order.is_none() && order.is_none();
         let done = if is_same_order { std::mem::take(&mut part.done) } else { Ranges::new() };
         *part = Part { order, pairs, done, ..Part::default() };

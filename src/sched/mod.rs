@@ -260,7 +260,7 @@ impl Scheduler {
     /// Answers a job and removes it. Work that still runs for it will be discarded.
     fn answer(&mut self, id: JobId, served: Served, out: &mut Vec<Action>) {
         let mut job = self.forget(id);
-        if job.stage == Stage::Hedged && served == Served::Fallback {
+        if job.is_hedged && served == Served::Fallback {
             self.stats.hedges_won += 1;
         }
         // An answer within the margin is not late.
@@ -269,7 +269,7 @@ impl Scheduler {
         if is_late {
             job.degraded = Some(Degradation::Late);
         }
-        self.settle_tries(&job, served, is_late);
+        self.settle_tries(&job, is_late);
         if job.batches > 0 {
             job.compute += self.now.saturating_sub(job.busy_since);
         }

@@ -252,6 +252,22 @@ impl TierQueue {
         self.jobs
     }
 
+    /// Asserts that the sums of the tenants agree with the total, and that shares stay within their bounds.
+    pub fn check(&self) {
+        let (mut work, mut jobs) = (Ns::ZERO, 0);
+        for (tenant, id) in self.tenants.iter().zip(0..) {
+            work += tenant.horizon.total();
+            jobs += tenant.waiting.len();
+            let turns = self.ring.iter().filter(|&&listed| listed == TenantId(id)).count();
+            assert_eq!(turns, usize::from(!tenant.waiting.is_empty()), "a tenant that waits takes turns");
+            let bound = 4 * self.quantum * tenant.weight;
+            assert!(tenant.deficit.abs() <= bound, "debts and turns stay within their bound");
+            let saved_max = saved_max(tenant.weight, self.lanes);
+            assert!((0..=saved_max).contains(&tenant.saved), "savings stay within their bound");
+        }
+        assert_eq!((self.work, self.jobs), (work, jobs), "a queue's work is its tenants'");
+    }
+
     /// Every waiting job, for rare events that concern all of them.
     pub fn all(&self) -> Vec<JobId> {
         self.tenants.iter().flat_map(|tenant| tenant.waiting.values().copied()).collect()

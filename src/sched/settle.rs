@@ -1,9 +1,10 @@
 //! The end of a batch: charges, learns and answers, or recovers from a fault.
 
-use super::event::{Action, BatchId, Done, Fault, LaneId};
+use super::event::{Action, BatchId, Done, Fault, JobId, LaneId};
 use super::lane::{Batch, Member};
 use super::{Scheduler, Timer};
 use crate::base::{DeviceId, DeviceNs, Tier, split};
+use std::collections::BTreeSet;
 
 impl Scheduler {
     pub(super) fn settle(&mut self, done: &Done, out: &mut Vec<Action>) {
@@ -84,16 +85,15 @@ impl Scheduler {
             lost.extend(lane.running.drain(..));
             out.push(Action::Restart { lane: id, fault });
         }
-        for (index, batch) in lost.iter().enumerate() {
-            for member in &batch.members {
-                if self.leave_batch(tier, member) {
-                    let blameless = may_shrink || index > 0;
-                    self.put_back(tier, member);
-                    if !blameless {
-                        self.tier_failed(member.slice.job, tier, out);
-                    }
-                }
+        for member in lost.iter().flat_map(|batch| &batch.members) {
+            if self.leave_batch(tier, member) {
+                self.put_back(tier, member);
             }
+        }
+        if !may_shrink {
+            // Only the oldest batch failed. Several slices of a job in it are one failure of that job.
+            let jobs: BTreeSet<JobId> = lost[0].members.iter().map(|member| member.slice.job).collect();
+            jobs.into_iter().for_each(|id| self.tier_failed(id, tier, out));
         }
         if !self.is_available(tier) {
             self.tier_went_down(tier, out);
@@ -112,7 +112,7 @@ impl Scheduler {
             return;
         }
         let batch = lane.running.pop_front().expect("the oldest batch was just seen");
-        // The ledger knows what it had of the device.
+        // The ledger computes the device time of the batch.
         out.push(Action::GaveUp { lane: id });
         self.faulted(id, Fault::Stalled, DeviceNs::ZERO, batch, out);
     }

@@ -2,10 +2,10 @@
 //!
 //! | stage | its scores are complete | its tier failed or went down | the deadline passes |
 //! |---|---|---|---|
-//! | `Full` | answer: full | `Fallback`, else one more try, then refuse | goes on, declared late; refuse if nothing ran, or if it is a try |
+//! | `Full` | answer: full | `Fallback`, else one more attempt, then refuse | goes on, declared late; refuse if the primary has not begun it, or is only tried |
 //! | `Hedged` | primary: answer full. Fallback: wait for the primary until the deadline | primary: `Fallback`. Fallback: `Full` | answer: fallback, if it has its scores |
-//! | `Fallback` | `Ranking` if the primary is to score the best, else answer: fallback | `Full`, else one more try, then refuse | goes on, declared late; refuse if nothing ran, or if it is a try |
-//! | `Ranking` | the order comes: `TopK` (of all, where the primary is tried), or answer: fallback where too few fit | | |
+//! | `Fallback` | `Ranking` if the primary is to score the best, else answer: fallback | `Full`, else one more attempt, then refuse | goes on, declared late; refuse if the fallback has not begun it, or is only tried |
+//! | `Ranking` | the order comes: `TopK` (of all candidates if the primary is tried), or answer: fallback if too few fit | | |
 //! | `TopK` | answer: top-k | answer: top-k of what came back, else fallback | the same |
 //!
 //! A primary that completes all candidates answers in full from any stage. A job that is predicted late moves too:
@@ -88,12 +88,14 @@ impl Scheduler {
         }
     }
 
-    /// Whether the fallback may answer a job that the primary has, and is available.
+    /// Whether the fallback may start a job that the primary has, and is available. A part of which pairs still run is
+    /// not started again.
     pub(super) fn may_fall_back(&self, id: JobId) -> bool {
         let job = &self.jobs[&id];
         job.policy == Policy::Auto
             && !job.lengths.fallback.is_empty()
             && !job.failed.fallback
+            && job.parts.fallback.running == 0
             && self.is_available(Tier::Fallback)
     }
 
@@ -123,7 +125,7 @@ impl Scheduler {
                 self.withdraw(id, Tier::Primary);
                 true
             }
-            // The primary has lost the race; the fallback is already running.
+            // The primary is late; the fallback is already running.
             Stage::Hedged if tier == Tier::Primary => {
                 self.withdraw(id, Tier::Primary);
                 self.job(id).degraded = Some(Degradation::PrimaryLate);
@@ -144,24 +146,31 @@ impl Scheduler {
     /// The deadline, minus the answer's margin, has passed.
     pub(super) fn deadline(&mut self, id: JobId, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let is_tried = job.tried.primary || job.tried.fallback;
         match job.stage {
             Stage::Hedged if job.has_fallback_scores() => {
                 self.job(id).degraded = Some(Degradation::PrimaryLate);
                 self.answer(id, Served::Fallback, out);
             }
             Stage::TopK { .. } => self.answer_top_k(id, Degradation::PrimaryLate, out),
-            Stage::Full | Stage::Fallback { .. } if job.batches == 0 && job.compute == Ns::ZERO => {
-                self.refuse(id, Refusal::BudgetTooShortNow { retry_after: Ns::from_millis(1) }, out);
-            }
-            // A try without insurance: the refusal that it would have had at once.
-            Stage::Full | Stage::Fallback { .. } if is_tried => {
-                let refusal = self.too_late(&self.jobs[&id]);
-                self.refuse(id, refusal, out);
-            }
-            // Work is running: its scores give a late answer, declared as late.
-            Stage::Full | Stage::Hedged | Stage::Fallback { .. } | Stage::Ranking => {}
+            Stage::Full => self.deadline_of(id, Tier::Primary, out),
+            Stage::Fallback { .. } => self.deadline_of(id, Tier::Fallback, out),
+            Stage::Hedged | Stage::Ranking => {}
         }
+    }
+
+    /// The deadline of a job that waits for one tier only. The history of the job in the other tier does not matter.
+    fn deadline_of(&mut self, id: JobId, tier: Tier, out: &mut Vec<Action>) {
+        let job = &self.jobs[&id];
+        let refusal = if !job.parts[tier].has_begun() {
+            Refusal::BudgetTooShortNow { retry_after: Ns::from_millis(1) }
+        } else if job.tried[tier] {
+            // A try without insurance: the refusal that it would have had at once.
+            self.too_late(job)
+        } else {
+            // It has begun: its scores give a late answer, declared as late.
+            return;
+        };
+        self.refuse(id, refusal, out);
     }
 
     /// Moves a job's work from the primary to the fallback.
@@ -188,8 +197,14 @@ impl Scheduler {
                 self.job(id).stage = Stage::Ranking;
                 out.push(Action::Rank { job: id });
             }
-            Stage::Fallback { .. } => self.answer(id, Served::Fallback, out),
-            // The primary may still finish in time: its better answer is worth waiting for until the last moment.
+            Stage::Fallback { then_top_k } => {
+                if then_top_k {
+                    let job = self.job(id);
+                    job.degraded = job.degraded.or(Some(Degradation::PrimaryUnavailable));
+                }
+                self.answer(id, Served::Fallback, out);
+            }
+            // The primary may still finish in time, and its answer is better: wait until the deadline.
             Stage::Hedged if job.deadline.is_some_and(|deadline| self.now >= deadline) => {
                 self.job(id).degraded = Some(Degradation::PrimaryLate);
                 self.answer(id, Served::Fallback, out);
@@ -201,8 +216,8 @@ impl Scheduler {
         }
     }
 
-    /// The fallback's order is known: gives the primary as many of the best as fit the budget; or all, where it idles and
-    /// might make it. The deadline then answers with those that came back.
+    /// The fallback's order is known: gives the primary as many of the best candidates as fit the budget. If not all fit but
+    /// the primary is tried, it gets all of them, and the deadline answers with those that are scored by then.
     pub(super) fn choose_k(&mut self, id: JobId, order: Arc<[u32]>, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get(&id).filter(|job| job.stage == Stage::Ranking) else { return };
         let default = (job.policy == Policy::TopK).then_some(self.limits.top_k_default);
@@ -217,9 +232,11 @@ impl Scheduler {
             wait.saturating_add(self.predictors.primary.surely(&load)) <= latest
         };
         let k = best.clone().take_while(fits).count();
-        let may_try = k < wanted && job.deadline.is_some();
-        if may_try && self.is_worth_a_try(Tier::Primary, &Load::of(best), latest) {
-            self.try_tier(id, Tier::Primary);
+        let may_try = k < wanted
+            && job.deadline.is_some()
+            && self.is_worth_a_try(Tier::Primary, &Load::of(best), latest);
+        if may_try && self.pay_for_try() {
+            self.job(id).tried.primary = true;
             return self.start_top_k(id, order, wanted);
         }
         if k < (self.limits.top_k_min as usize).min(wanted).max(1) {

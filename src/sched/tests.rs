@@ -4,6 +4,7 @@
 use super::*;
 use crate::forecast::predict::{Load, Measured};
 use crate::rerank::{Policy, Priority};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 const PRIMARY: LaneId = LaneId(0);
@@ -86,10 +87,13 @@ impl World {
         self.step(Event::Ranked { job: JobId(job), order: (0..pairs).rev().collect() })
     }
 
-    /// Runs every batch at once until nothing more is dispatched.
-    fn run_all(&mut self, mut actions: Vec<Action>) {
-        while let Some(dispatch) = dispatched(&actions) {
-            actions = self.done(dispatch.lane, dispatch.batch, Ok(()));
+    /// Ends every batch at once until nothing more is dispatched.
+    fn run_all(&mut self, actions: Vec<Action>) {
+        let mut left = VecDeque::from(actions);
+        while let Some(action) = left.pop_front() {
+            if let Action::Dispatch(dispatch) = action {
+                left.extend(self.done(dispatch.lane, dispatch.batch, Ok(())));
+            }
         }
     }
 
@@ -486,4 +490,159 @@ fn urgent_work_overtakes_patient_work_of_the_same_tenant() {
     world.arrive(3, 10, Some(100), Policy::Auto);
     let next = dispatched(&world.done(PRIMARY, running.batch, Ok(()))).unwrap();
     assert_eq!(next.slices[0].job, JobId(3));
+}
+
+/// A configuration in which the fallback is predicted to be late for twenty pairs in 30 ms, and the prediction is in
+/// doubt: warm-up was 150 times slower than the device is.
+fn config_of_a_doubted_fallback() -> Config {
+    let mut config = config();
+    config.seeds.fallback = seeds(15 * MS);
+    config
+}
+
+/// Job 1 (20 pairs, 30 ms) is a try of the fallback because the primary is busy. At 2 ms the primary is idle again.
+fn world_with_a_tried_fallback(config: Config) -> (World, Dispatch) {
+    let mut world = World::new(config);
+    let busy = dispatched(&world.arrive(9, 10, None, Policy::Full)).unwrap();
+    let tried = dispatched_to(&world.arrive(1, 20, Some(30), Policy::Auto), FALLBACK);
+    assert_eq!(world.sched.stats().tries, 1);
+    world.now += Ns::from_millis(2);
+    world.done(PRIMARY, busy.batch, Ok(()));
+    world.actions.clear();
+    (world, tried)
+}
+
+#[test]
+fn a_job_whose_tried_fallback_failed_is_answered_late_by_the_primary() {
+    let (mut world, tried) = world_with_a_tried_fallback(config_of_a_doubted_fallback());
+    let primary = dispatched_to(&world.done(FALLBACK, tried.batch, Err(Fault::Failed)), PRIMARY);
+    world.wait(29);
+    assert_eq!(world.refusals(), [], "the primary has begun, and is no try");
+    let rest = world.done(PRIMARY, primary.batch, Ok(()));
+    world.run_all(rest);
+    assert_eq!(world.answers(), [(1, Served::Full, Some(Degradation::Late))]);
+}
+
+#[test]
+fn a_try_without_insurance_is_refused_at_the_deadline() {
+    let (mut world, _) = world_with_a_tried_fallback(config_of_a_doubted_fallback());
+    world.wait(26);
+    assert!(matches!(world.refusals()[..], [(1, Refusal::BudgetTooShort { .. })]), "{:?}", world.refusals());
+}
+
+#[test]
+fn a_job_that_its_present_tier_has_not_begun_is_refused_at_the_deadline() {
+    let (mut world, tried) = world_with_a_tried_fallback(config_of_a_doubted_fallback());
+    dispatched_to(&world.arrive(2, 10, None, Policy::Full), PRIMARY);
+    world.done(FALLBACK, tried.batch, Err(Fault::Failed));
+    world.wait(26);
+    let refusals = world.refusals();
+    assert!(matches!(refusals[..], [(1, Refusal::BudgetTooShortNow { .. })]), "{refusals:?}");
+}
+
+#[test]
+fn a_tried_fallback_that_ranks_a_top_k_in_time_gives_its_token_back() {
+    let mut config = config_of_a_doubted_fallback();
+    (config.limits.hedges_burst, config.limits.hedges_permille, config.limits.top_k_min) = (1, 0, 1);
+    let (mut world, tried) = world_with_a_tried_fallback(config);
+    let mut actions = world.done(FALLBACK, tried.batch, Ok(()));
+    while !actions.contains(&Action::Rank { job: JobId(1) }) {
+        let dispatch = dispatched_to(&actions, FALLBACK);
+        actions = world.done(FALLBACK, dispatch.batch, Ok(()));
+    }
+    let ranked = world.rank(1, 20);
+    world.run_all(ranked);
+    let answers = world.answers();
+    assert!(matches!(answers[..], [(1, Served::Full | Served::TopK { .. }, _)]), "{answers:?}");
+    assert_eq!((world.sched.stats().tries, world.sched.stats().tries_in_time), (1, 1));
+    assert!(world.sched.hedges.spend(), "the token is there again");
+}
+
+#[test]
+fn a_top_k_whose_primary_went_down_meanwhile_says_so() {
+    let mut world = World::new(config());
+    let busy = dispatched(&world.arrive(9, 10, None, Policy::Full)).unwrap();
+    let fallback = dispatched_to(&world.arrive(1, 10, None, Policy::TopK), FALLBACK);
+    world.done(PRIMARY, busy.batch, Err(Fault::Failed));
+    world.done(FALLBACK, fallback.batch, Ok(()));
+    assert_eq!(world.answers(), [(1, Served::Fallback, Some(Degradation::PrimaryUnavailable))]);
+}
+
+#[test]
+fn a_hedge_is_won_also_if_the_primary_gave_up_before_the_deadline() {
+    let mut world = World::new(config());
+    let primary = dispatched(&world.arrive(1, 10, Some(30), Policy::Auto)).unwrap();
+    let hedge = dispatched_to(&world.wait(24), FALLBACK);
+    world.done(PRIMARY, primary.batch, Err(Fault::Failed));
+    world.done(FALLBACK, hedge.batch, Ok(()));
+    assert_eq!(world.answers(), [(1, Served::Fallback, Some(Degradation::PrimaryFailed))]);
+    assert_eq!((world.sched.stats().hedges, world.sched.stats().hedges_won), (1, 1));
+}
+
+#[test]
+fn two_slices_of_a_job_in_one_lost_batch_are_one_failure() {
+    let mut config = config();
+    config.lanes[0].depth = 2;
+    let mut world = World::new(config);
+    let first = dispatched(&world.arrive(1, 10, None, Policy::Full)).unwrap();
+    // The first pairs of job 2 wait behind job 1 on the lane and are lost with it: job 2 has two ranges to do.
+    let behind = dispatched(&world.arrive(2, 20, None, Policy::Full)).unwrap();
+    assert_eq!(behind.slices[0].job, JobId(2));
+    world.step(Event::Cancel { job: JobId(1) });
+    world.done(PRIMARY, first.batch, Err(Fault::Failed));
+    world.step(Event::LaneUp { lane: PRIMARY });
+    let probe = dispatched(&world.wait(150)).unwrap();
+    let both = dispatched(&world.done(PRIMARY, probe.batch, Ok(()))).unwrap();
+    assert_eq!(both.slices.iter().map(|slice| slice.job.0).collect::<Vec<_>>(), [2, 2]);
+    world.done(PRIMARY, both.batch, Err(Fault::Failed));
+    assert_eq!(world.refusals(), [], "it has one more attempt");
+}
+
+#[test]
+fn a_tier_does_not_start_a_job_again_of_which_it_still_runs_pairs() {
+    let mut config = config();
+    config.lanes.push(LaneConfig { on: DeviceId(2), ..config.lanes[1].clone() });
+    let second = LaneId(2);
+    let mut world = World::new(config);
+    // The second fallback lane failed once and is to be probed.
+    let on_first = dispatched(&world.arrive(8, 1, None, Policy::Fallback)).unwrap();
+    let on_second = dispatched_to(&world.arrive(9, 1, None, Policy::Fallback), second);
+    world.done(second, on_second.batch, Err(Fault::Failed));
+    let again = world.done(FALLBACK, on_first.batch, Ok(()));
+    world.run_all(again);
+    world.step(Event::LaneUp { lane: second });
+    world.wait(150);
+    // Job 1 goes to the fallback because the primary is busy. The probe takes some of its pairs.
+    let on_primary = dispatched(&world.arrive(5, 50, Some(60), Policy::Full)).unwrap();
+    let on_first = dispatched_to(&world.arrive(6, 4, None, Policy::Fallback), FALLBACK);
+    let probe = dispatched_to(&world.arrive(1, 20, Some(65), Policy::Auto), second);
+    assert_eq!(probe.slices[0].job, JobId(1));
+    world.step(Event::Cancel { job: JobId(5) });
+    world.step(Event::Cancel { job: JobId(6) });
+    world.done(PRIMARY, on_primary.batch, Ok(()));
+    // The first lane fails, and the probing one has no room: the primary takes over.
+    let full = dispatched_to(&world.done(FALLBACK, on_first.batch, Err(Fault::Failed)), PRIMARY);
+    assert_eq!(full.slices[0].job, JobId(1));
+    // The first lane can be probed when the primary fails, and the second one still holds its pairs.
+    world.step(Event::LaneUp { lane: FALLBACK });
+    world.wait(150);
+    world.done(PRIMARY, full.batch, Err(Fault::Failed));
+    world.done(second, probe.batch, Ok(()));
+    world.step(Event::LaneUp { lane: PRIMARY });
+    let rest = world.wait(150);
+    world.run_all(rest);
+    assert_eq!(world.answers().last(), Some(&(1, Served::Fallback, Some(Degradation::Late))));
+}
+
+#[test]
+fn a_batch_that_ran_out_of_memory_never_raises_the_bound() {
+    let mut config = config();
+    config.lanes[0].depth = 2;
+    let mut world = World::new(config);
+    let first = dispatched(&world.arrive(1, 2, None, Policy::Full)).unwrap();
+    world.now += Ns::from_millis(2);
+    let second = dispatched(&world.arrive(2, 10, None, Policy::Full)).unwrap();
+    world.done(PRIMARY, first.batch, Err(Fault::OutOfMemory));
+    world.done(PRIMARY, second.batch, Err(Fault::OutOfMemory));
+    assert_eq!(world.sched.lanes[0].tokens_max, 100);
 }

@@ -1,5 +1,5 @@
-//! The opponents: how servers batch that know no deadlines. One queue in order of arrival, the
-//! primary only, a bound on the queue.
+//! Baselines: the batchers of servers that do not know deadlines. They have one bounded queue in order of arrival, and
+//! the primary only.
 
 use super::Machine;
 use super::scenario::Scenario;
@@ -8,20 +8,19 @@ use crate::rerank::{Degradation, Refusal, Served};
 use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Event, JobId, LaneId, Slice};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Which of the waiting requests an opponent takes next.
+/// The order in which a baseline takes waiting requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discipline {
     /// In order of arrival.
     Fifo,
-    /// Processor sharing: a batch has as many pairs of each.
+    /// Processor sharing: a batch takes one pair of each waiting request in turn.
     Sharing,
     /// The shortest remaining processing time first.
     Shortest,
 }
 
-/// A FIFO batcher (or of another [`Discipline`]), with a window in which a batch that is not full waits for more. A window of
-/// zero takes what there is as soon as a lane is idle (text-embeddings-inference); others are
-/// the fixed windows of Triton's and Ray Serve's batchers.
+/// A batcher with a fixed window: a batch that is not full waits this long for more requests. With a window of zero an idle
+/// lane starts at once, as in text-embeddings-inference; Triton's and Ray Serve's batchers have longer windows.
 #[derive(Debug)]
 pub struct Window {
     window: Ns,
@@ -48,7 +47,7 @@ struct Waiting {
 }
 
 impl Window {
-    /// An opponent for a scenario, holding at most 512 jobs as text-embeddings-inference does.
+    /// A FIFO baseline for a scenario. It holds at most 512 jobs, as text-embeddings-inference does.
     pub fn new(scenario: &Scenario, window: Ns, drop_expired: bool) -> Self {
         let lanes = (scenario.devices.iter().enumerate())
             .filter(|(_, device)| device.tier == Tier::Primary)
@@ -68,7 +67,7 @@ impl Window {
         }
     }
 
-    /// An opponent of another discipline, which takes what there is at once and refuses nothing.
+    /// A baseline of another discipline, without a window and without a bound on its queue.
     pub fn unbounded(scenario: &Scenario, discipline: Discipline) -> Self {
         Self { discipline, jobs_max: usize::MAX, ..Self::new(scenario, Ns::ZERO, false) }
     }
@@ -122,7 +121,7 @@ impl Window {
         }
     }
 
-    /// Whole requests in their order, the last one cut where the batch is full.
+    /// Takes whole requests in order; the last one is cut when the batch is full.
     fn in_turn(&mut self, tokens_max: u64) -> Vec<Slice> {
         if self.discipline == Discipline::Shortest {
             let jobs = &self.jobs;
@@ -144,7 +143,7 @@ impl Window {
         slices
     }
 
-    /// One pair of each request in turn until the batch is full; the next batch goes on behind the last one.
+    /// Takes one pair of each request in turn until the batch is full. The next batch continues with the next request.
     fn share(&mut self, tokens_max: u64) -> Vec<Slice> {
         let mut slices: BTreeMap<JobId, Slice> = BTreeMap::new();
         let mut tokens = 0;
@@ -183,7 +182,7 @@ impl Window {
 }
 
 impl Waiting {
-    /// Moves the next pair into a batch of so many tokens, if it has room or nothing else.
+    /// Moves the next pair into a batch of `tokens` if it fits or the batch is empty. Returns whether it did.
     fn take_one(&mut self, tokens: &mut u64, tokens_max: u64) -> bool {
         let Some(&length) = self.arrival.lengths.primary.get(self.next as usize) else { return false };
         let fits = *tokens == 0 || *tokens + u64::from(length) <= tokens_max;
@@ -216,7 +215,7 @@ impl Machine for Window {
                 }
             }
             Event::Cancel { job } => {
-                // As servers do whose queue does not know of clients: the work is done for nobody.
+                // A running batch is not stopped; its device time is discarded.
                 if self.queue.contains(&job) {
                     self.queue.retain(|&queued| queued != job);
                 }

@@ -1,13 +1,13 @@
-//! Floor 5: the simulated server. The same scheduler as the running one, on devices, clients and
-//! hardships that are made up from a seed; its invariants are checked after every step.
+//! Floor 5: the simulated server. It runs the engine's scheduler against simulated devices, clients and faults, all
+//! drawn from a seed, and checks the scheduler's invariants after every step.
 //!
-//! | file | what it holds |
+//! | file | contents |
 //! |---|---|
-//! | `scenario` | what is simulated: traffic, devices, hardships; all data |
-//! | `traffic` | who comes when, with what |
+//! | `scenario` | the inputs of a run: traffic, devices, faults; plain data |
+//! | `traffic` | arrival times, requests and cancellations |
 //! | `world` | virtual time and devices; runs one machine through one scenario |
-//! | `baselines` | FIFO and fixed-window batchers, opponents with the same `step` |
-//! | `report` | what came of a run: goodput, percentiles, tiers, waste |
+//! | `baselines` | FIFO and fixed-window batchers with the same `step`, for comparison |
+//! | `report` | the results of a run: goodput, percentiles, tiers, waste |
 
 mod baselines;
 mod report;
@@ -25,11 +25,11 @@ pub use world::run;
 use crate::base::Ns;
 use crate::sched::{Action, Event, Scheduler};
 
-/// What the world drives: the scheduler, or an opponent.
+/// A machine that the world drives: the scheduler or a baseline.
 pub trait Machine {
-    /// Takes one event and appends what has to be done about it.
+    /// Handles one event and appends its actions.
     fn step(&mut self, now: Ns, event: Event, out: &mut Vec<Action>);
-    /// When to send a tick if nothing happens before.
+    /// When to send [`Event::Tick`] if no other event comes before.
     fn next_wake(&mut self) -> Option<Ns>;
     /// Asserts its invariants.
     fn check(&self);

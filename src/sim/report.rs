@@ -1,4 +1,4 @@
-//! What came of a run.
+//! The results of a run.
 
 use crate::base::{DeviceNs, Ns, PerTier, TenantId};
 use crate::rerank::Served;
@@ -12,9 +12,9 @@ pub struct Report {
     pub requests: u64,
     /// Answers by the primary on all candidates.
     pub full: u64,
-    /// Answers by the primary on the best.
+    /// Top-k answers.
     pub top_k: u64,
-    /// The same, by how many the primary scored.
+    /// Top-k answers by `k`.
     pub top_ks: BTreeMap<u32, u64>,
     /// Answers by the fallback.
     pub fallback: u64,
@@ -22,17 +22,17 @@ pub struct Report {
     pub late: u64,
     /// Requests refused.
     pub refused: u64,
-    /// Requests whose client left first.
+    /// Requests that their client cancelled.
     pub cancelled: u64,
-    /// Device time worked.
+    /// Busy device time.
     pub busy: PerTier<DeviceNs>,
-    /// The part of it that is on no response.
+    /// The part of the busy time that no response includes.
     pub discarded: DeviceNs,
-    /// Device time not worked.
+    /// Idle device time.
     pub idle: DeviceNs,
     /// From the start to the last answer.
     pub elapsed: Ns,
-    /// What each tenant saw.
+    /// The results by tenant.
     pub tenants: Vec<Tenant>,
     /// Every answer, in order.
     pub answers: Vec<Seen>,
@@ -49,16 +49,16 @@ pub struct Seen {
     pub own: Ns,
     /// From arrival to answer.
     pub latency: Ns,
-    /// Who answered.
+    /// Which scores the answer has.
     pub served: Served,
     /// Whether its budget had passed.
     pub is_late: bool,
 }
 
-/// What one tenant saw.
+/// The results of one tenant.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tenant {
-    /// Latencies of its answers, ascending once the run is over.
+    /// Latencies of its answers; sorted at the end of the run.
     pub latencies: Vec<Ns>,
     /// Its answers within their budgets.
     pub in_budget: u64,
@@ -98,14 +98,14 @@ impl Report {
         self.tenants.iter_mut().for_each(|tenant| tenant.latencies.sort_unstable());
     }
 
-    /// Answers within their budgets, a second.
+    /// Answers within their budgets per second.
     pub fn goodput(&self) -> f64 {
         let in_budget: u64 = self.tenants.iter().map(|tenant| tenant.in_budget).sum();
         in_budget as f64 * 1e9 / self.elapsed.0.max(1) as f64
     }
 
-    /// The stretch (latency over the time that the primary alone would need) that this share of all answers does not
-    /// pass; zero of none.
+    /// A quantile of the stretch of all answers: latency divided by the time that the primary alone would need. Zero
+    /// without answers.
     pub fn stretch(&self, share: f64) -> f64 {
         let stretch = |seen: &Seen| seen.latency.0 as f64 / seen.own.0.max(1) as f64;
         let mut all: Vec<f64> = self.answers.iter().map(stretch).collect();
@@ -113,13 +113,13 @@ impl Report {
         nearest_rank(&all, share).copied().unwrap_or(0.0)
     }
 
-    /// Discarded over worked device time.
+    /// Discarded device time as a fraction of busy device time.
     pub fn waste(&self) -> f64 {
         let busy = self.busy.primary + self.busy.fallback;
         self.discarded.0 as f64 / busy.0.max(1) as f64
     }
 
-    /// The latency that this share of all answers does not pass.
+    /// A quantile of the latencies of all answers.
     pub fn quantile(&self, share: f64) -> Ns {
         let mut all: Vec<Ns> = self.tenants.iter().flat_map(|tenant| &tenant.latencies).copied().collect();
         all.sort_unstable();
@@ -128,13 +128,13 @@ impl Report {
 }
 
 impl Tenant {
-    /// The latency that this share of its answers does not pass.
+    /// A quantile of the latencies of its answers.
     pub fn quantile(&self, share: f64) -> Ns {
         quantile(&self.latencies, share)
     }
 }
 
-/// The nearest rank of ascending values; zero of none.
+/// A quantile of ascending values by nearest rank; zero without values.
 pub fn quantile(ascending: &[Ns], share: f64) -> Ns {
     nearest_rank(ascending, share).copied().unwrap_or(Ns::ZERO)
 }

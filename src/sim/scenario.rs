@@ -1,4 +1,4 @@
-//! What is simulated: traffic, devices and hardships. Plain data; the seed does the rest.
+//! The inputs of a simulated run: traffic, devices and faults. Plain data.
 
 use crate::base::{DeviceId, DeviceNs, Ns, PerTier, Tier};
 use crate::forecast::predict::{Load, Measured};
@@ -10,58 +10,58 @@ use std::sync::Arc;
 /// One simulated run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Scenario {
-    /// Everything random comes from it.
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// Requests that arrive.
+    /// The number of requests.
     pub requests: u64,
-    /// How they arrive.
+    /// The arrival process.
     pub arrivals: Arrivals,
-    /// Mean number of candidates; at least one, at most ten times the mean, geometric.
+    /// Mean number of candidates. Geometric, from 1 to ten times the mean.
     pub candidates_mean: f64,
-    /// Median tokens of a pair; lognormal with this sigma, between 4 and 512.
+    /// Median tokens of a pair. Lognormal, clipped to 4 to 512.
     pub tokens_median: f64,
     /// Sigma of the logarithm of a pair's tokens.
     pub tokens_sigma: f64,
-    /// Requests to draw from, each the tokens of its pairs; without any, the three above say.
+    /// Recorded requests to draw from, each as the tokens of its pairs. If empty, the three fields above are used.
     #[serde(default)]
     pub requests_seen: Vec<Arc<[u32]>>,
-    /// Budgets with their weights; none is a request without one.
+    /// Budgets with their weights; `None` for requests without a budget.
     pub budgets: Vec<(f64, Option<Ns>)>,
     /// Policies with their weights.
     pub policies: Vec<(f64, Policy)>,
     /// Priorities with their weights.
     pub priorities: Vec<(f64, Priority)>,
-    /// Who sends.
+    /// The tenants.
     pub tenants: Vec<TenantMix>,
     /// The lanes, each on a device of its own.
     pub devices: Vec<Device>,
-    /// Whether they are on one device after all, which they share; how long a batch takes stays as it is.
+    /// Whether all lanes share one device. Only the books depend on it, not the times of batches.
     #[serde(default)]
     pub one_device: bool,
-    /// What goes wrong.
+    /// The faults.
     pub hardships: Hardships,
-    /// Times in which devices are slower.
+    /// Periods in which devices are slower.
     #[serde(default)]
     pub spells: Vec<Spell>,
-    /// The scheduler's bounds.
+    /// The scheduler's limits.
     pub limits: Limits,
 }
 
-/// How requests arrive. Rates are requests a second over all tenants.
+/// The arrival process. Rates are requests per second over all tenants.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Arrivals {
-    /// Independently.
+    /// A Poisson process.
     Poisson {
-        /// Requests a second.
+        /// Requests per second.
         rate: f64,
     },
-    /// As a Poisson process that is on and off in turns of `period`; the mean rate is `rate`.
+    /// A Poisson process that is switched on and off in cycles of `period`.
     Bursts {
-        /// Requests a second on the mean.
+        /// Mean requests per second.
         rate: f64,
-        /// On and off together.
+        /// The length of a cycle.
         period: Ns,
-        /// The share of the period in which all of them come.
+        /// The fraction of a cycle in which requests arrive.
         on: f64,
     },
 }
@@ -69,7 +69,7 @@ pub enum Arrivals {
 /// A tenant's part in the traffic.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TenantMix {
-    /// Its part of the requests, relative to the others'.
+    /// Its share of the requests, relative to the others'.
     pub traffic: f64,
     /// Its share of device time, relative to the others'.
     pub weight: u32,
@@ -78,13 +78,13 @@ pub struct TenantMix {
 /// A lane's device: T = `c0` + `c1` tokens + `c2` sum(len^2), times noise.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Device {
-    /// Which model runs on it.
+    /// The tier of its model.
     pub tier: Tier,
-    /// Nanoseconds a batch.
+    /// Nanoseconds per batch.
     pub c0: f64,
-    /// Nanoseconds a token.
+    /// Nanoseconds per token.
     pub c1: f64,
-    /// Nanoseconds a squared token of a pair.
+    /// Nanoseconds per squared token of a pair.
     pub c2: f64,
     /// Sigma of the logarithm of the noise.
     pub noise: f64,
@@ -94,28 +94,29 @@ pub struct Device {
     pub depth: usize,
 }
 
-/// A time in which devices are slower, as beside a noisy neighbour. One that begins at zero slows warm-up too.
+/// A period in which devices are slower, for example because of a noisy neighbour. If it begins at zero it also slows
+/// warm-up.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Spell {
     /// When it begins.
     pub from: Ns,
-    /// When it is over.
+    /// When it ends.
     pub until: Ns,
-    /// How many times as long batches take.
+    /// The factor on the time of a batch.
     pub factor: f64,
-    /// The only lane that it slows; none means all.
+    /// The lane that is slowed; none for all.
     pub lane: Option<usize>,
-    /// The sizes of batches in tokens that it slows, from the first up to the second.
+    /// The sizes of batches that are slowed, in tokens: at least the first, below the second.
     pub tokens: (u64, u64),
 }
 
 impl Spell {
-    /// All lanes and sizes.
+    /// A period that slows all lanes and sizes.
     pub fn of_all(from: Ns, until: Ns, factor: f64) -> Self {
         Self { from, until, factor, lane: None, tokens: (0, u64::MAX) }
     }
 
-    /// By how much it slows a batch of so many tokens on a lane.
+    /// The factor on the time of a batch of `tokens` on a lane.
     pub(super) fn factor(&self, now: Ns, lane: usize, tokens: u64) -> f64 {
         let is_hit = (self.from..self.until).contains(&now)
             && self.lane.is_none_or(|only| only == lane)
@@ -124,29 +125,29 @@ impl Spell {
     }
 }
 
-/// What goes wrong, in shares of batches or requests.
+/// Faults, as fractions of batches or requests.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Hardships {
     /// Batches that take 5 to 50 times as long.
     pub slow: f64,
-    /// Batches that never come back, until the lane is given up.
+    /// Batches that hang until the lane is given up.
     pub hang: f64,
-    /// Batches on which the scorer panics.
+    /// Batches at which the scorer panics.
     pub panic: f64,
     /// Batches with a score that is not finite.
     pub non_finite: f64,
     /// Batches of more than half the lane's tokens that run out of memory.
     pub out_of_memory: f64,
-    /// Requests whose client leaves within its budget, or a second.
+    /// Requests that their client cancels within the budget, or within a second if there is none.
     pub cancel: f64,
-    /// Factor by which devices get slower and faster again, over ten seconds.
+    /// The largest factor of a slow change of all devices, with a period of ten seconds; 0 for none.
     pub drift: f64,
-    /// Steps after which the clock jumps ahead by up to 100 ms, as when the machine is paused.
+    /// Steps after which the clock jumps ahead by up to 100 ms, as after a pause of the machine.
     pub clock_gap: f64,
 }
 
 impl Hardships {
-    /// A bit of everything.
+    /// All faults at low rates.
     pub const ALL: Self = Self {
         slow: 0.002,
         hang: 0.000_2,
@@ -210,7 +211,7 @@ impl Scenario {
 
     /// Requests a second that the primary's devices can score in full batches.
     pub fn capacity(&self) -> f64 {
-        // The mean of a lognormal, and of its square.
+        // The mean of a lognormal variable, and of its square.
         let mean = self.tokens_median * (self.tokens_sigma.powi(2) / 2.0).exp();
         let square = self.tokens_median.powi(2) * (2.0 * self.tokens_sigma.powi(2)).exp();
         self.devices
@@ -224,7 +225,7 @@ impl Scenario {
             .sum()
     }
 
-    /// The time that the first primary device needs for a request with nothing else to do, in full batches and without noise.
+    /// The time of a request alone on the first primary device, in full batches and without noise.
     pub fn alone(&self, lengths: &[u32]) -> Ns {
         let device = self.devices.iter().find(|device| device.tier == Tier::Primary);
         let load = Load::of(lengths.iter().copied());
@@ -275,17 +276,17 @@ impl Scenario {
             .collect()
     }
 
-    /// By how much spells slow a batch of so many tokens on a lane.
+    /// The factor of all spells on the time of a batch of `tokens` on a lane.
     pub(super) fn slowness(&self, now: Ns, lane: usize, tokens: u64) -> f64 {
         self.spells.iter().map(|spell| spell.factor(now, lane, tokens)).product()
     }
 
-    /// What a lane's time is spent on.
+    /// The device of a lane.
     pub fn device_of(&self, lane: usize) -> DeviceId {
         DeviceId(if self.one_device { 0 } else { lane as u32 })
     }
 
-    /// Whether there is a fallback.
+    /// Whether a tier has a device.
     pub fn has(&self, tier: Tier) -> bool {
         self.devices.iter().any(|device| device.tier == tier)
     }

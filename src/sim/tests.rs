@@ -1,4 +1,4 @@
-//! The scheduler's main test: many requests, every hardship, and its invariants after each step.
+//! The scheduler's main test: many requests under all faults, with its invariants checked after each step.
 
 use super::*;
 use crate::base::{DeviceNs, Tier};
@@ -20,7 +20,7 @@ fn window(scenario: &Scenario, millis: u64, drop: bool) -> Report {
     run(&alone, &mut Window::new(&alone, Ns::from_millis(millis), drop))
 }
 
-/// Everything at once: three tenants, every policy and priority, small requests, every hardship.
+/// Three tenants, all policies and priorities, small requests, all faults.
 fn hard(seed: u64, requests: u64, load: f64) -> Scenario {
     let mut scenario = Scenario::mixed(seed, requests, load);
     scenario.candidates_mean = 6.0;
@@ -89,7 +89,7 @@ fn past_capacity_more_answers_are_in_time_than_a_fifo_s_or_any_fixed_window_s() 
 
 #[test]
 fn below_capacity_nobody_waits_longer() {
-    // A 99th percentile takes many requests to settle: it is of the few worst crowds.
+    // The 99th percentile depends on the few worst bursts, so it needs many requests.
     let scenario = Scenario::mixed(12, 60_000, 0.7);
     let p99 = podium(&scenario).quantile(0.99);
     for millis in [0, 1, 2, 5, 10, 20] {
@@ -98,7 +98,7 @@ fn below_capacity_nobody_waits_longer() {
     }
 }
 
-/// One tenant at 40% of capacity, within its half; another one at so much.
+/// One tenant at 40% of capacity, which is within its half; another one at `flood` times the capacity.
 fn beside(flood: f64) -> Scenario {
     let mut scenario = Scenario::mixed(13, 0, 1.0);
     let capacity = scenario.capacity();
@@ -119,7 +119,7 @@ fn a_flood_of_one_tenant_moves_another_s_p99_by_less_than_a_batch() {
     assert!(lost < 0.01, "{lost} of the calm tenant's requests were refused");
 }
 
-/// A machine that loses or repeats an answer now and then.
+/// A machine that loses or repeats its hundredth answer.
 struct Broken {
     sched: Scheduler,
     answers: u64,
@@ -325,7 +325,7 @@ fn five_seconds_after_a_slow_spell_a_server_answers_as_one_that_never_saw_it() {
 fn few_answers_are_degraded_for_which_the_budget_was_twice_the_need() {
     for (place, load) in [("idle", 0.05), ("half load", 0.5)] {
         for (server, base) in [("CPU", on_cpus(41, 600, load)), ("GPU", Scenario::mixed(42, 10_000, load))] {
-            // The need is the latency of a server with the primary alone that nobody gives a budget.
+            // The need is the latency with the primary alone and without budgets.
             let mut alone = Scenario { budgets: vec![(1.0, None)], ..base.clone() };
             alone.devices.retain(|device| device.tier == Tier::Primary);
             let alone = run(&alone, &mut Window::unbounded(&alone, Discipline::Fifo));

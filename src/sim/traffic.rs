@@ -1,4 +1,4 @@
-//! The clients' side of a scenario: who comes when, with what, and who leaves early.
+//! The clients of a scenario: arrival times, requests and cancellations.
 
 use super::scenario::{Arrivals, Scenario};
 use crate::base::{Ns, PerTier, TenantId};
@@ -8,12 +8,12 @@ use rand_distr::{Distribution, Exp1, Geometric, LogNormal};
 use rand_pcg::Pcg64;
 use std::sync::Arc;
 
-/// A scenario's requests, one after the other.
+/// Generates a scenario's requests in order of arrival.
 pub(super) struct Traffic<'a> {
     scenario: &'a Scenario,
     random: Pcg64,
     sent: u64,
-    /// How long requests have been coming: the off-times of bursts left out.
+    /// The time up to the latest arrival without the off-phases of bursts, in nanoseconds.
     on_time: f64,
 }
 
@@ -22,7 +22,7 @@ impl<'a> Traffic<'a> {
         Self { scenario, random: Pcg64::seed_from_u64(scenario.seed), sent: 0, on_time: 0.0 }
     }
 
-    /// When the next request comes; none after the last.
+    /// The arrival time of the next request; none after the last.
     pub fn next(&mut self) -> Option<Ns> {
         if self.sent == self.scenario.requests {
             return None;
@@ -42,7 +42,7 @@ impl<'a> Traffic<'a> {
         Some(Ns(at as u64))
     }
 
-    /// The request that comes now, and when its client leaves if it is not answered by then.
+    /// The request that arrives now, and the time at which its client cancels it unless it was answered before.
     pub fn arrival(&mut self, now: Ns) -> (Arrival, Option<Ns>) {
         let scenario = self.scenario;
         let job = JobId(self.sent);

@@ -1,5 +1,5 @@
-//! Virtual time, devices and clients: runs one machine through one scenario, and keeps books of
-//! its own to hold the machine's against.
+//! Virtual time, devices and clients: runs one machine through one scenario, and keeps its own books to check the
+//! machine's.
 
 use super::report::Seen;
 use super::scenario::{Device, Scenario};
@@ -18,15 +18,15 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// A scorer that failed is made anew in this time.
+/// The time in which a scorer is replaced after a fault.
 const RELOAD: Ns = Ns::from_millis(200);
-/// Drift goes up and down once in this time.
+/// The period of drift.
 const DRIFT_PERIOD: Ns = Ns::from_millis(10_000);
 
-/// Runs a machine through a scenario until every request is answered, refused or gone.
+/// Runs a machine through a scenario until every request is answered, refused or cancelled.
 ///
 /// # Panics
-/// Whenever an invariant is broken; the message says which, and the scenario's seed replays it.
+/// If an invariant is broken. The message names it, and the scenario's seed reproduces the run.
 pub fn run(scenario: &Scenario, machine: &mut impl Machine) -> Report {
     let mut world = World::new(scenario);
     for lane in 0..scenario.devices.len() as u32 {
@@ -44,7 +44,7 @@ pub fn run(scenario: &Scenario, machine: &mut impl Machine) -> Report {
     world.finish()
 }
 
-/// What will happen at some time.
+/// A future event.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
     Client,
@@ -76,13 +76,13 @@ struct Running {
 struct World<'a> {
     scenario: &'a Scenario,
     now: Ns,
-    /// What clients do is drawn apart from what devices do: every machine sees the same traffic.
+    /// Has its own random numbers, so that every machine sees the same traffic.
     traffic: Traffic<'a>,
     chance: Pcg64,
     happenings: BinaryHeap<Reverse<(Ns, u64, Happening)>>,
     seq: u64,
     clients: HashMap<JobId, Client>,
-    /// When each lane's device is through with what it has.
+    /// When each lane's device finishes the batches that it holds.
     free_at: Vec<Ns>,
     running: BTreeMap<BatchId, Running>,
     ledger: Ledger,
@@ -108,10 +108,10 @@ impl<'a> World<'a> {
         }
     }
 
-    /// When something happens next, in the world or in the machine; none when all is over.
+    /// The time of the next event of the world or the machine; none at the end.
     fn next_time(&self, machine: &mut impl Machine) -> Option<Ns> {
         let own = self.happenings.peek().map(|Reverse((at, ..))| *at);
-        // A machine that waits for nobody may keep its timers.
+        // Once all clients are answered, timers of the machine do not matter.
         let wake = machine.next_wake().filter(|_| !self.clients.is_empty());
         own.into_iter().chain(wake).min()
     }
@@ -126,7 +126,7 @@ impl<'a> World<'a> {
         self.happenings.push(Reverse((at, self.seq, happening)));
     }
 
-    /// The machine on which all this runs is paused now and then.
+    /// Sometimes moves the clock ahead, as after a pause of the machine.
     fn jump(&mut self) {
         if self.happens(self.scenario.hardships.clock_gap) {
             self.now += Ns(self.chance.random_range(0..100_000_000));
@@ -145,7 +145,7 @@ impl<'a> World<'a> {
                 self.step(machine, Event::Arrive(vec![arrival]));
             }
             Happening::Leaves(job) => {
-                // It is answered by now, or it leaves.
+                // No effect if it was answered before.
                 if self.clients.remove(&job).is_some() {
                     self.report.cancelled += 1;
                     self.step(machine, Event::Cancel { job });
@@ -162,7 +162,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A client comes with its candidates.
+    /// Creates the next client and its request.
     fn arrival(&mut self) -> Arrival {
         self.report.requests += 1;
         let (arrival, leaves) = self.traffic.arrival(self.now);
@@ -177,7 +177,7 @@ impl<'a> World<'a> {
         arrival
     }
 
-    /// Tells the machine, does what it asks for, and checks its books.
+    /// Passes an event to the machine, executes its actions, and checks its invariants.
     fn step(&mut self, machine: &mut impl Machine, event: Event) {
         let mut actions = Vec::new();
         machine.step(self.now, event, &mut actions);
@@ -213,7 +213,7 @@ impl<'a> World<'a> {
             Action::Answer { job, answer } => self.answer(job, &answer),
             Action::Refuse { job, refusal } => self.refused(job, &refusal),
             Action::Restart { lane, .. } => {
-                // What its thread held is lost; a batch that hangs may yet come back, unwanted.
+                // The batches of its thread are lost, one that hangs included.
                 self.running.retain(|_, running| running.dispatch.lane != lane);
                 self.ledger.restart(lane.0 as usize, self.now);
                 self.free_at[lane.0 as usize] = self.now;
@@ -237,7 +237,7 @@ impl<'a> World<'a> {
         self.scenario.devices[lane.0 as usize].tier
     }
 
-    /// A batch goes to a device, which takes its time and may fail.
+    /// Starts a batch on a device; draws its time and its result.
     fn dispatch(&mut self, dispatch: Dispatch) {
         let lane = dispatch.lane.0 as usize;
         self.ledger.begin(lane, self.now);
@@ -278,7 +278,7 @@ impl<'a> World<'a> {
     }
 
     fn end(&mut self, machine: &mut impl Machine, batch: BatchId) {
-        // The scorer was given up meanwhile.
+        // The lane was restarted meanwhile.
         let Some(Running { dispatch, device, result }) = self.running.remove(&batch) else { return };
         let (tier, took) = (self.tier(dispatch.lane), Ns(device.0));
         let device = self.ledger.end(Hour::default(), dispatch.lane.0 as usize, self.now, device);
@@ -323,6 +323,23 @@ impl<'a> World<'a> {
         let late = client.deadline.is_some_and(|deadline| self.now > deadline);
         let declared = answer.degraded == Some(Degradation::Late);
         assert!(!late || declared, "nothing late goes undeclared");
+        let is_declared = answer.degraded.is_some();
+        match (answer.served, client.policy) {
+            (Served::Full, _) => assert!(!is_declared || declared, "a full answer can only be late"),
+            (Served::TopK { .. }, Policy::Auto) => assert!(is_declared, "less than all is declared"),
+            (Served::TopK { .. }, Policy::TopK) => {}
+            (Served::Fallback, Policy::Auto | Policy::TopK) => {
+                assert!(is_declared, "the fallback is declared")
+            }
+            (Served::Fallback, Policy::Fallback) => {}
+            (Served::TopK { .. }, Policy::Full | Policy::Fallback) | (Served::Fallback, Policy::Full) => {
+                panic!("a {:?} answer by the policy {:?}", answer.served, client.policy)
+            }
+        }
+        assert!(
+            answer.compute <= self.now.saturating_sub(client.arrived),
+            "no job works longer than it waits"
+        );
         let is_less = matches!(answer.degraded, Some(Degradation::PredictedLate | Degradation::PrimaryLate));
         let has_limit = client.deadline.is_some() || client.policy != Policy::Auto;
         assert!(!is_less || has_limit, "without a budget an answer is not less for its lateness");
@@ -343,7 +360,7 @@ impl<'a> World<'a> {
         assert!(self.running.is_empty(), "nothing runs when nothing happens any more");
         let devices: Vec<_> = self.ledger.devices().map(|(on, _)| on).collect();
         for on in devices {
-            // It panics where charged, discarded and idle are not what elapsed.
+            // Panics if charged, discarded and idle time do not add up to the elapsed time.
             let totals = self.ledger.totals(on, self.now);
             assert_eq!(totals.pending, DeviceNs::ZERO, "when all are settled, all time is given");
             assert_eq!(totals.elapsed.0, self.now.0, "a device's time passes once");

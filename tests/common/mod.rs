@@ -363,6 +363,7 @@ impl Kind {
                     Self::ModernBert(_) if layer % 3 > 0 => Reach::Window(9),
                     Self::ModernBert(_) | Self::Gte => Reach::All,
                 },
+                relative: None,
             },
             feed_forward_norm: norm("feed_forward_norm", hidden),
             feed_forward: FeedForward {
@@ -381,6 +382,7 @@ impl Kind {
                 types: None,
                 norm: (!is_qwen).then(|| norm("embedding_norm", hidden)),
             },
+            relative: None,
             blocks: (0..layers).map(block).collect(),
             final_norm: (!is_gte).then(|| norm("final_norm", hidden)),
             head: match self {

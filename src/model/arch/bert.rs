@@ -181,6 +181,7 @@ impl Bert {
                 types: Some(table("token_type", self.token_types)),
                 norm: Some(Norm::layer(&format!("{stem}.embeddings.LayerNorm"), h, eps)),
             },
+            relative: None,
             blocks: (0..self.layers).map(|layer| self.block(layer)).collect(),
             final_norm: None,
             head: Head {
@@ -221,6 +222,7 @@ impl Bert {
                 query_key_norms: None,
                 rope: None,
                 reach: Reach::All,
+                relative: None,
             },
             feed_forward_norm: Norm::layer(&name("output.LayerNorm"), h, eps),
             feed_forward: FeedForward {

@@ -50,6 +50,7 @@ pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
             types,
             norm: Some(Norm::layer("new.embeddings.LayerNorm", h, eps)),
         },
+        relative: None,
         blocks: (0..keys.size("num_hidden_layers")?).map(|layer| shape.block(layer)).collect(),
         final_norm: None,
         head: Head {
@@ -97,6 +98,7 @@ impl Shape {
                 query_key_norms: None,
                 rope: Some(self.rope),
                 reach: Reach::All,
+                relative: None,
             },
             feed_forward_norm: Norm::layer(&name("mlp_ln"), h, self.eps),
             feed_forward: FeedForward {

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `bert` | BERT, RoBERTa, XLM-R |
 //! | `modernbert` | ModernBERT: Ettin, gte-reranker-modernbert, Granite |
+//! | `deberta` | DeBERTa-v2: mxbai-rerank-v1 |
 //! | `gte` | mGTE: gte-multilingual-reranker |
 //! | `qwen` | Qwen3 and Qwen2: Qwen3-Reranker, zerank, mxbai-rerank-v2 |
 //! | `keys` | the keys of a configuration, read |
 //! | `modules` | the modules of sentence-transformers that follow an encoder |
 
 mod bert;
+mod deberta;
 mod gte;
 mod keys;
 mod modernbert;
@@ -29,12 +31,13 @@ use std::borrow::Cow;
 type Describe = fn(&Source) -> Result<Plan, Fault>;
 
 /// The names in `architectures`, and what describes a model of each.
-const SERVED: [(&str, Describe); 10] = [
+const SERVED: [(&str, Describe); 11] = [
     ("BertForSequenceClassification", bert::describe),
     ("RobertaForSequenceClassification", bert::describe),
     ("XLMRobertaForSequenceClassification", bert::describe),
     ("ModernBertForSequenceClassification", modernbert::describe),
     ("ModernBertModel", modernbert::describe),
+    ("DebertaV2ForSequenceClassification", deberta::describe),
     ("NewForSequenceClassification", gte::describe),
     ("Qwen3ForCausalLM", qwen::describe),
     ("Qwen3ForSequenceClassification", qwen::describe),

@@ -56,6 +56,7 @@ pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
             types: None,
             norm: Some(shape.norm(&name("embeddings.norm"))),
         },
+        relative: None,
         blocks,
         final_norm: Some(shape.norm(&name("final_norm"))),
         head,
@@ -136,6 +137,7 @@ impl Shape {
                 query_key_norms: None,
                 rope: Some(rope),
                 reach,
+                relative: None,
             },
             feed_forward_norm: self.norm(&name("mlp_norm")),
             feed_forward: FeedForward {

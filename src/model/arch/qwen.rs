@@ -47,6 +47,7 @@ pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
     Ok(Plan {
         family: if shape.norms_query_and_key { "qwen3" } else { "qwen2" },
         embed: Embed { words, positions: None, types: None, norm: None },
+        relative: None,
         blocks: (0..layers).map(|layer| shape.block(layer)).collect(),
         final_norm: Some(shape.norm("model.norm", h)),
         head: Head { at: Pool::Last, dense: None, norm: None, score },
@@ -115,6 +116,7 @@ impl Shape {
                     .then(|| ["self_attn.q_norm", "self_attn.k_norm"].map(head_norm)),
                 rope: Some(self.rope),
                 reach: Reach::Causal,
+                relative: None,
             },
             feed_forward_norm: self.norm(&name("post_attention_layernorm"), h),
             feed_forward: FeedForward {

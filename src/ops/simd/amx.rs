@@ -1,7 +1,6 @@
 //! Intel's AMX: tiles in hardware, from Sapphire Rapids.
 //!
-//! A tile register is known to the compiler as something that an `asm!` may overwrite, no more. So each block is one
-//! `asm!`, which leaves nothing in them.
+//! The compiler knows tile registers only as clobbers of an `asm!`, and keeps no values in them. So each block is one `asm!`.
 
 use super::tiles::{Block, TILE, Tiles};
 use std::arch::asm;
@@ -17,7 +16,7 @@ const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
 pub enum TilesMissing {
     /// The processor has none, or not both dtypes.
     Processor,
-    /// Linux, or what stands before it, refused `arch_prctl(ARCH_REQ_XCOMP_PERM)` with this error number.
+    /// Linux or a sandbox refused `arch_prctl(ARCH_REQ_XCOMP_PERM)` with this error number.
     Denied(i32),
 }
 
