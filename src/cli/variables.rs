@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 /// What the variables of this program begin with.
 const PREFIX: &str = "PODIUM_";
 /// Read by tests and benches, which run this program.
-const OURS: &[&str] = &["PODIUM_DATA"];
+const OURS: &[&str] = &["PODIUM_DATA", "PODIUM_QWEN3_TOKENIZER"];
 
 /// Refuses variables that no command reads, with the name that is nearest.
 pub(super) fn check(command: &Command, names: impl Iterator<Item = String>) -> Result<(), Failure> {
@@ -78,6 +78,7 @@ mod tests {
             "PODIUM_LISTEN",
             "PODIUM_LEDGER",
             "PODIUM_DATA",
+            "PODIUM_QWEN3_TOKENIZER",
             "PATH",
             "PODIUM_SERVICE_HOST",
             "PODIUM_SERVICE_PORT",

@@ -357,10 +357,10 @@ impl Kind {
                 value: map("value", kv_heads * head_dim, hidden),
                 out: map("out", hidden, heads * head_dim),
                 query_key_norms: is_qwen.then(|| [norm("query_norm", head_dim), norm("key_norm", head_dim)]),
-                rope: Some(Rope::new(if layer % 3 == 0 { 1e5 } else { 100.0 })),
+                rope: Some(Rope::new(if layer.is_multiple_of(3) { 1e5 } else { 100.0 })),
                 reach: match self {
                     Self::Qwen3 => Reach::Causal,
-                    Self::ModernBert(_) if layer % 3 > 0 => Reach::Window(9),
+                    Self::ModernBert(_) if !layer.is_multiple_of(3) => Reach::Window(9),
                     Self::ModernBert(_) | Self::Gte => Reach::All,
                 },
                 relative: None,
