@@ -247,3 +247,32 @@ impl Quota {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_a_bucket_of_one_second_and_says_when_to_retry() {
+        let second = |seconds: u64| Ns::from_millis(1_000 * seconds);
+        let mut quota = Quota::new(Some(DeviceNs(1_000)));
+        quota.spend(DeviceNs(999));
+        assert_eq!(quota.check(Ns::ZERO), Ok(()));
+        quota.spend(DeviceNs(1));
+        // One nanosecond of device time is earned in a millisecond.
+        let refused = |retry_after| Err(Refusal::QuotaExceeded { retry_after });
+        assert_eq!(quota.check(Ns::ZERO), refused(Ns::from_millis(1)));
+        quota.spend(DeviceNs(4));
+        assert_eq!(quota.check(Ns::ZERO), refused(Ns::from_millis(5)));
+        // Checks before a nanosecond is earned lose nothing.
+        (0..10).for_each(|tenth| assert!(quota.check(Ns(99_999 * tenth)).is_err()));
+        assert_eq!(quota.check(Ns::from_millis(5)), Ok(()));
+        // After a long pause there is a second's worth and no more.
+        assert_eq!(quota.check(second(100)), Ok(()));
+        quota.spend(DeviceNs(1_000));
+        assert_eq!(quota.check(second(100)), refused(Ns::from_millis(1)));
+        let mut none = Quota::new(None);
+        none.spend(DeviceNs(1_000));
+        assert_eq!(none.check(Ns::ZERO), Ok(()));
+    }
+}

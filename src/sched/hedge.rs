@@ -164,3 +164,25 @@ impl Scheduler {
         self.predicted_late(id, tier, is_certain, starts, out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_earned_in_thousandths_and_saved_up_to_the_burst() {
+        let mut tokens =
+            HedgeTokens::new(&Limits { hedges_burst: 2, hedges_permille: 100, ..Limits::default() });
+        let spend = |tokens: &mut HedgeTokens| (0..9).take_while(|_| tokens.spend()).count();
+        assert_eq!(spend(&mut tokens), 2);
+        (0..9).for_each(|_| tokens.earn());
+        assert_eq!(spend(&mut tokens), 0);
+        tokens.earn();
+        assert_eq!(spend(&mut tokens), 1);
+        tokens.give_back();
+        assert_eq!(spend(&mut tokens), 1);
+        (0..100).for_each(|_| tokens.earn());
+        tokens.give_back();
+        assert_eq!(spend(&mut tokens), 2);
+    }
+}

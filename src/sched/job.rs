@@ -188,4 +188,62 @@ mod tests {
         assert_eq!(part.done_pairs(), 5);
         assert!(!part.complete());
     }
+
+    #[test]
+    fn a_part_is_complete_when_all_of_its_pairs_are_scored() {
+        let part = |pairs, running, done: &[Range<u32>]| Part {
+            pairs,
+            running,
+            done: done.iter().cloned().collect(),
+            ..Part::default()
+        };
+        let done = [0..2, 2..4];
+        for (part, complete, has_begun) in [
+            (part(0, 0, &[]), false, false),
+            (part(4, 0, &[]), false, false),
+            (part(4, 4, &[]), false, true),
+            (part(4, 0, &done[..1]), false, true),
+            (part(4, 0, &done), true, true),
+        ] {
+            assert_eq!((part.complete(), part.has_begun()), (complete, has_begun), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn the_sort_key_follows_budget_size_and_priority() {
+        let limits = Limits { wait_ns_max: Ns(50_000), answer_ns_margin: Ns(100), ..Limits::default() };
+        let due = |deadline: Option<u64>, priority, policy, has_primary: bool| {
+            let lengths = PerTier {
+                primary: if has_primary { Arc::from([10, 20]) } else { Arc::default() },
+                fallback: Arc::from([1, 2]),
+            };
+            let (arrived, deadline) = (Ns(1_000), deadline.map(Ns));
+            let (job, tenant, top_k) = (JobId(0), TenantId(0), None);
+            let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, lengths };
+            let job = Job::new(arrival, &limits, |_, load| Ns(load.tokens));
+            (job.due.0 - 1_000, job.deadline.map(|deadline| deadline.0))
+        };
+        use Policy::{Auto, Fallback, Full};
+        use Priority::{High, Low, Normal};
+        for (deadline, priority, policy, has_primary, lead, answered_by) in [
+            (Some(9_100), Normal, Auto, true, 1_000, Some(9_000)),
+            (Some(9_100), High, Auto, true, 125, Some(9_000)),
+            (Some(9_100), Low, Auto, true, 8_000, Some(9_000)),
+            (None, Normal, Full, true, 30 * 32, None),
+            (None, High, Auto, true, 30 * 4, None),
+            (None, Low, Auto, true, 30 * 256, None),
+            (None, Normal, Fallback, true, 3 * 32, None),
+            (None, Normal, Auto, false, 3 * 32, None),
+        ] {
+            let found = due(deadline, priority, policy, has_primary);
+            assert_eq!(found, (lead, answered_by), "{deadline:?}, {priority:?}, {policy:?}");
+        }
+        let limits = Limits { wait_ns_max: Ns(7), ..limits };
+        let lengths = PerTier { primary: Arc::from([10]), fallback: Arc::default() };
+        let (job, tenant, priority, policy) = (JobId(0), TenantId(0), Normal, Auto);
+        let (arrived, deadline, top_k) = (Ns(1_000), None, None);
+        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, lengths };
+        let job = Job::new(arrival, &limits, |_, load| Ns(load.tokens));
+        assert_eq!(job.due, Ns(1_007), "no job without a budget waits longer than the bound");
+    }
 }

@@ -138,3 +138,77 @@ impl Lane {
         self.running.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(depth: usize) -> Lane {
+        let mut lane =
+            Lane::new(LaneConfig { tier: Tier::Primary, on: DeviceId(0), batch_tokens_max: 1_024, depth });
+        assert_eq!((lane.has_room(), lane.loaded(Ns::ZERO), lane.health), (false, None, Health::Up));
+        lane
+    }
+
+    fn batch(id: u64, tokens: u32, ends: u64) -> Batch {
+        let load = Load::of([tokens]);
+        let ends = Ns(ends);
+        Batch { id: BatchId(id), members: Vec::new(), load, tokens_max: 1_024, ends, ends_p99: ends }
+    }
+
+    #[test]
+    fn a_lane_holds_as_many_batches_as_its_depth_and_is_free_after_the_last() {
+        for (depth, room) in [(0, 1), (1, 1), (2, 2)] {
+            let mut lane = lane(depth);
+            let mut held = 0;
+            while lane.has_room() {
+                held += 1;
+                lane.running.push_back(batch(held, 1, 10 * held));
+            }
+            assert_eq!(held, room);
+            assert_eq!((lane.free_at(Ns(5)), lane.free_at(Ns(99))), (Ns(10 * held), Ns(99)));
+            assert!(lane.finish(BatchId(7)).is_none() && lane.finish(BatchId(1)).is_some());
+        }
+    }
+
+    #[test]
+    fn a_rest_doubles_with_each_fault_up_to_its_limit_and_ends_with_one_probe() {
+        let limits = Limits { rest_ns_min: Ns(100), rest_ns_max: Ns(1_000), ..Limits::default() };
+        let mut lane = lane(2);
+        for (fault, rest) in [100, 200, 400, 800].into_iter().chain([1_000; 80]).enumerate() {
+            let now = Ns(10_000 * fault as u64);
+            lane.failed(now, &limits);
+            assert_eq!(lane.loaded(now), Some(now + Ns(rest)), "fault {fault}");
+            lane.rested(now + Ns(rest - 1));
+            assert!(!lane.has_room());
+            lane.rested(now + Ns(rest));
+            assert_eq!((lane.health, lane.has_room()), (Health::Probing, true));
+            lane.running.push_back(batch(1, 1, 0));
+            assert!(!lane.has_room(), "one batch is the probe");
+            lane.running.clear();
+        }
+        // A scorer that took longer to load than the rest does not rest.
+        lane.failed(Ns(0), &limits);
+        assert_eq!(lane.loaded(Ns(5_000)), Some(Ns(5_000)));
+        lane.succeeded(&batch(1, 1, 0));
+        lane.failed(Ns(0), &limits);
+        assert_eq!(lane.loaded(Ns(0)), Some(Ns(100)), "a success forgets the faults");
+    }
+
+    #[test]
+    fn the_bound_is_halved_below_the_batch_that_failed_and_raised_by_batches_that_use_it() {
+        let mut lane = lane(1);
+        lane.out_of_memory(601);
+        assert_eq!(lane.tokens_max, 300);
+        lane.out_of_memory(900);
+        assert_eq!(lane.tokens_max, 300, "a batch built before does not raise it");
+        lane.succeeded(&batch(1, 150, 0));
+        assert_eq!(lane.tokens_max, 300, "half of the bound shows nothing");
+        lane.succeeded(&batch(1, 151, 0));
+        assert_eq!(lane.tokens_max, 304);
+        (0..1_000).for_each(|_| lane.succeeded(&batch(1, 1_024, 0)));
+        assert_eq!(lane.tokens_max, 1_024);
+        lane.out_of_memory(1);
+        assert_eq!(lane.tokens_max, 1);
+    }
+}

@@ -646,3 +646,140 @@ fn a_batch_that_ran_out_of_memory_never_raises_the_bound() {
     world.done(PRIMARY, second.batch, Err(Fault::OutOfMemory));
     assert_eq!(world.sched.lanes[0].tokens_max, 100);
 }
+
+#[test]
+fn jobs_and_pairs_inside_are_bounded_inclusively() {
+    let mut config = config();
+    (config.limits.jobs_max, config.limits.pairs_max) = (2, 10);
+    let mut world = World::new(config.clone());
+    for (job, pairs) in [(1, 4), (2, 7), (3, 6), (4, 0)] {
+        world.arrive(job, pairs, None, Policy::Full);
+    }
+    let refused: Vec<u64> = world.refusals().iter().map(|(job, _)| *job).collect();
+    assert_eq!(refused, [2, 4], "eleven pairs, and a third job");
+    assert!(matches!(world.refusals()[0].1, Refusal::Overloaded { .. }));
+    world.step(Event::Cancel { job: JobId(3) });
+    world.arrive(5, 6, None, Policy::Full);
+    assert_eq!(world.refusals().len(), 2, "a cancelled job makes room");
+}
+
+#[test]
+fn the_budget_that_is_needed_is_the_time_spent_the_fastest_tier_s_and_the_margin() {
+    let mut world = World::new(config());
+    world.now = Ns::from_millis(50);
+    let arrived = Ns::from_millis(30);
+    let load = Load::of(vec![100; 4]);
+    let alone = PerTier::from_fn(|tier| world.sched.predictor(tier).p99(&load));
+    let lengths: Arc<[u32]> = vec![100; 4].into();
+    for (policy, tier) in
+        [(Policy::Auto, Tier::Fallback), (Policy::Full, Tier::Primary), (Policy::TopK, Tier::Fallback)]
+    {
+        let arrival = Arrival {
+            job: JobId(policy as u64),
+            tenant: TenantId(0),
+            priority: Priority::Normal,
+            policy,
+            arrived,
+            deadline: Some(world.now + Limits::default().answer_ns_margin),
+            top_k: None,
+            lengths: PerTier { primary: lengths.clone(), fallback: lengths.clone() },
+        };
+        world.step(Event::Arrive(vec![arrival]));
+        let expected = Ns::from_millis(20) + alone[tier] + Limits::default().answer_ns_margin;
+        let found = world.refusals().pop().unwrap().1;
+        assert_eq!(found, Refusal::BudgetSpent { needed: expected }, "{policy:?}");
+    }
+}
+
+#[test]
+fn an_answer_is_late_only_after_the_margin_behind_its_deadline() {
+    for (waits, degraded) in [(0, None), (1, Some(Degradation::Late))] {
+        let mut world = World::new(config());
+        let batch = dispatched(&world.arrive(1, 10, Some(30), Policy::Full)).unwrap().batch;
+        world.now = Ns(30 * MS + waits);
+        world.done(PRIMARY, batch, Ok(()));
+        assert_eq!(world.answers(), [(1, Served::Full, degraded)]);
+    }
+}
+
+#[test]
+fn compute_is_the_time_in_which_a_lane_works_on_the_job() {
+    let mut config = config();
+    config.lanes.push(LaneConfig { on: DeviceId(2), ..config.lanes[0].clone() });
+    let mut world = World::new(config);
+    let blocker = dispatched_to(&world.arrive(9, 5, None, Policy::Full), PRIMARY);
+    world.now += Ns::from_millis(1);
+    let second = LaneId(2);
+    let actions = world.arrive(1, 16, None, Policy::Full);
+    let first = dispatched_to(&actions, second);
+    // From 1 ms to 6 ms on the second lane, from 4 ms to 8 ms on the first one.
+    world.now = Ns::from_millis(4);
+    let on_first = dispatched_to(&world.done(PRIMARY, blocker.batch, Ok(())), PRIMARY);
+    world.now = Ns::from_millis(6);
+    let rest = world.done(second, first.batch, Ok(()));
+    assert_eq!(dispatched(&rest), None, "both lanes have all of it");
+    world.now = Ns::from_millis(8);
+    world.done(PRIMARY, on_first.batch, Ok(()));
+    let compute = world.actions.iter().find_map(|action| match action {
+        Action::Answer { job: JobId(1), answer } => Some(answer.compute),
+        _ => None,
+    });
+    assert_eq!(compute, Some(Ns::from_millis(7)));
+}
+
+#[test]
+fn a_long_batch_is_given_up_after_twenty_times_its_prediction() {
+    let mut config = config();
+    config.limits.stall_ns_min = Ns::from_millis(100);
+    let mut world = World::new(config);
+    world.arrive(1, 10, None, Policy::Full);
+    let given_up = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::GaveUp { .. }));
+    assert!(!given_up(&world.wait(180)));
+    assert!(given_up(&world.wait(40)));
+}
+
+#[test]
+fn timers_of_finished_jobs_are_removed() {
+    let mut world = World::new(config());
+    for job in 0..3 * TIMERS_MIN as u64 {
+        let actions = world.arrive(job, 1, Some(60_000), Policy::Full);
+        world.run_all(actions);
+        world.actions.clear();
+    }
+    assert!(world.sched.timers.len() <= TIMERS_MIN + 16, "{}", world.sched.timers.len());
+    assert_eq!(world.sched.next_wake(), None);
+}
+
+#[test]
+fn a_budget_is_met_or_too_short_to_the_nanosecond() {
+    let needed = |world: &World, tier: Tier| {
+        world.sched.predictor(tier).p99(&Load::of(vec![100; 4])) + Limits::default().answer_ns_margin
+    };
+    let arrive = |world: &mut World, policy: Policy, budget: Ns, fallback: usize| {
+        let deadline = Some(world.now + budget);
+        let (job, tenant, priority) = (JobId(1), TenantId(0), Priority::Normal);
+        let lengths = PerTier { primary: vec![100; 4].into(), fallback: vec![100; fallback].into() };
+        let (arrived, top_k) = (world.now, None);
+        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, lengths };
+        world.step(Event::Arrive(vec![arrival]));
+        world.refusals().pop().map(|(_, refusal)| refusal)
+    };
+    let too_short = |needed| Some(Refusal::BudgetTooShort { needed });
+    // An idle server.
+    let mut world = World::new(config_without_tries());
+    let primary = needed(&world, Tier::Primary);
+    let short = Ns(primary.0 - 1);
+    assert_eq!(arrive(&mut world, Policy::Full, short, 4), too_short(primary));
+    assert_eq!(arrive(&mut World::new(config_without_tries()), Policy::Full, primary, 4), None);
+    // A busy one, which is late with what an idle one would just meet.
+    let mut world = World::new(config_without_tries());
+    world.arrive(9, 10, None, Policy::Full);
+    let now = arrive(&mut world, Policy::Full, primary, 4);
+    assert!(matches!(now, Some(Refusal::BudgetTooShortNow { .. })), "{now:?}");
+    // A fallback that has no pairs, or is down, is not the fastest tier.
+    assert_eq!(arrive(&mut World::new(config_without_tries()), Policy::Auto, short, 0), too_short(primary));
+    let mut world = World::new(config_without_tries());
+    let failing = dispatched(&world.arrive(9, 1, None, Policy::Fallback)).unwrap();
+    world.done(FALLBACK, failing.batch, Err(Fault::Failed));
+    assert_eq!(arrive(&mut world, Policy::Auto, short, 4), too_short(primary));
+}
