@@ -236,7 +236,12 @@ fn config(plan: &Plan) -> serde_json::Value {
         "head_dim": attention.head_dim,
         "intermediate_size": feed_forward.up.outputs(),
         // Of a decoder two rows are multiplied; the rest takes memory only.
-        "vocab_size": if kind == "qwen3" { 2_000 } else { plan.vocabulary() },
+        "vocab_size": match kind {
+            "qwen3" => 2_000,
+            // With the padding id of its configuration.
+            "modernbert" => 50_368,
+            _ => plan.vocabulary(),
+        },
         "layer_norm_eps": 1e-12,
         "local_attention": 128,
         "global_attn_every_n_layers": 3,

@@ -1,7 +1,7 @@
 //! Podium: a reranking inference server.
 //!
 //! A module imports only from lower floors. `src/README.md` follows a request from the socket to the scheduler and back, file
-//! by file.
+//! by file. A new architecture is one file in `model/arch`, a new dialect one in `wire`, a new command one in `cli`.
 //!
 //! | floor | modules |
 //! |---|---|
@@ -17,7 +17,7 @@
 //! | 3 | [`sched`]: the scheduler, pure: events in, actions out |
 //! | 2 | [`forecast`]: predicted device time |
 //! | 2 | [`ledger`]: device time, priced and charged |
-//! | 2 | [`model`]: model files, and the reference forward |
+//! | 2 | [`model`]: model files, architectures, and the reference forward |
 //! | 2 | [`telemetry`]: metrics and traces |
 //! | 2 | [`wire`]: the dialects |
 //! | 1 | [`ops`]: an encoder's operations on CPUs and NVIDIA GPUs, each beside its reference |

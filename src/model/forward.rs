@@ -3,8 +3,9 @@
 
 use super::plan::{
     Activation, Attention, BatchError, Block, FeedForward, Gelu, Linear, Norm, NormKind, Norms, Plan, Pool,
-    Reach, Relative, RelativeMaps, Rope, Score, Tensor as Named,
+    Relative, RelativeMaps, Score, Tensor as Named,
 };
+use super::positions::{mask, relative_scores, repeat, rotate};
 use crate::token::Packed;
 use candle_core::{D, Device, Result, Tensor};
 use thiserror::Error;
@@ -271,7 +272,12 @@ impl Layer {
             let value = repeat(&split(&value, attention.kv_heads)?, attention.group())?;
             let mut scores = query.matmul(&key.transpose(1, 2)?)?;
             if let Some((table, shape)) = relative {
-                scores = (scores + self.positions(attention, [&query, &key], table, shape)?)?;
+                let [to_query, to_key] = match &self.relative {
+                    Some([query, key]) => [query, key],
+                    None => [&self.query, &self.key],
+                };
+                let rows = [to_query.apply(table)?, to_key.apply(table)?];
+                scores = (scores + relative_scores([&query, &key], &rows, shape)?)?;
             }
             let scores = (scores * scale)?;
             let scores = match mask(attention.reach, length)? {
@@ -283,37 +289,6 @@ impl Layer {
             weights.matmul(&value)?.transpose(0, 1)?.reshape((length, width))
         };
         Tensor::cat(&starts.windows(2).map(context).collect::<Result<Vec<_>>>()?, 0)
-    }
-}
-
-impl Layer {
-    /// What relative positions add to the scores of a sequence, `[heads, length, length]`; queries and keys are `[heads,
-    /// length, head_dim]`.
-    fn positions(
-        &self,
-        attention: &Attention,
-        [query, key]: [&Tensor; 2],
-        table: &Tensor,
-        shape: &Relative,
-    ) -> Result<Tensor> {
-        let (heads, length, size) = query.dims3()?;
-        let [to_query, to_key] = match &self.relative {
-            Some([query, key]) => [query, key],
-            None => [&self.query, &self.key],
-        };
-        // `[heads, head_dim, rows]`
-        let mapped = |map: &Affine| {
-            let rows = map.apply(table)?.reshape((table.dim(0)?, attention.heads, size))?;
-            rows.permute((1, 2, 0))?.contiguous()
-        };
-        let places = (0..length).flat_map(|query| (0..length).map(move |key| (query, key)));
-        let rows: Vec<u32> = places.map(|(query, key)| shape.row(query, key) as u32).collect();
-        let rows = Tensor::from_vec(rows, (1, length, length), &Device::Cpu)?;
-        let rows = rows.expand((heads, length, length))?.contiguous()?;
-        let of_queries = query.matmul(&mapped(to_key)?)?.gather(&rows, 2)?;
-        let turned = rows.transpose(1, 2)?.contiguous()?;
-        let of_keys = key.matmul(&mapped(to_query)?)?.gather(&turned, 2)?.transpose(1, 2)?;
-        of_queries + of_keys
     }
 }
 
@@ -373,42 +348,4 @@ fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
         Activation::Silu => x.silu(),
         Activation::Tanh => x.tanh(),
     }
-}
-
-/// Turns `states: [heads, length, head_dim]` by their places. Angles are in f32, as in training.
-fn rotate(states: &Tensor, rope: Rope) -> Result<Tensor> {
-    let (_, length, size) = states.dims3()?;
-    let half = size / 2;
-    let frequencies = rope.frequencies(size);
-    let angles =
-        (0..length).flat_map(|place| frequencies.iter().map(move |frequency| place as f32 * frequency));
-    let angles = Tensor::from_vec(angles.collect::<Vec<f32>>(), (length, half), &Device::Cpu)?;
-    let (sin, cos) = (angles.sin()?, angles.cos()?);
-    let (first, second) = (states.narrow(2, 0, half)?, states.narrow(2, half, half)?);
-    let turned_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
-    let turned_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[turned_first, turned_second], 2)
-}
-
-/// `[heads, length, head_dim]`, each head `times` times in a row.
-fn repeat(states: &Tensor, times: usize) -> Result<Tensor> {
-    let (heads, length, size) = states.dims3()?;
-    let all = states.unsqueeze(1)?.expand((heads, times, length, size))?;
-    all.reshape((heads * times, length, size))
-}
-
-/// Added to scores, `[length, length]`: minus infinity where a query does not see a key.
-fn mask(reach: Reach, length: usize) -> Result<Option<Tensor>> {
-    let sees = |query: usize, key: usize| match reach {
-        Reach::All => true,
-        Reach::Causal => key <= query,
-        Reach::Window(places) => query.abs_diff(key) <= places,
-    };
-    if reach == Reach::All {
-        return Ok(None);
-    }
-    let places = (0..length).flat_map(|query| (0..length).map(move |key| (query, key)));
-    let values: Vec<f32> =
-        places.map(|(query, key)| if sees(query, key) { 0.0 } else { f32::NEG_INFINITY }).collect();
-    Tensor::from_vec(values, (length, length), &Device::Cpu).map(Some)
 }

@@ -15,6 +15,7 @@
 //! | `fit` | what a model's pairs must fit into |
 //! | `export` | the same files, written |
 //! | `forward` | the reference forward: f32, candle, packed pairs |
+//! | `positions` | the reference\'s rotary and relative positions, and masks |
 
 mod arch;
 mod bundled;
@@ -24,6 +25,7 @@ mod fit;
 mod forward;
 mod manifest;
 mod plan;
+mod positions;
 mod prompt;
 mod source;
 mod tensor;

@@ -178,9 +178,30 @@ fn what_is_not_served_is_named_with_what_is() {
         ("qwen2", "num_attention_heads", json!(5), "num_attention_heads: 5 does not divide hidden_size 32"),
         (
             "deberta_v2",
-            "vocab_size",
-            json!(100),
-            "architectures: `DebertaV2ForSequenceClassification` is not served; these are: Bert",
+            "relative_attention",
+            json!(false),
+            "relative_attention: false is not served; true is",
+        ),
+        (
+            "deberta_v2",
+            "position_biased_input",
+            json!(true),
+            "position_biased_input: true is not served; false is",
+        ),
+        (
+            "deberta_v2",
+            "pos_att_type",
+            json!("c2p"),
+            "pos_att_type: \"c2p\" is not served; c2p and p2c together are",
+        ),
+        ("deberta_v2", "conv_kernel_size", json!(3), "conv_kernel_size: a convolution is not served; 0 is"),
+        ("deberta_v2", "position_buckets", json!(1), "position_buckets: 1 is not served; 2 and more are"),
+        ("deberta_v2", "embedding_size", json!(16), "embedding_size: another than hidden_size is not served"),
+        (
+            "deberta_v2",
+            "architectures",
+            json!(["T5ForSequenceClassification"]),
+            "architectures: `T5ForSequenceClassification` is not served; these are: Bert",
         ),
     ];
     for (name, key, value, expected) in rows {
