@@ -3,7 +3,7 @@
 
 use super::plan::{
     Activation, Attention, BatchError, Block, FeedForward, Gelu, Linear, Norm, NormKind, Norms, Plan, Pool,
-    Relative, RelativeMaps, Score, Tensor as Named,
+    Relative, Score, Tensor as Named,
 };
 use super::positions::{mask, relative_scores, repeat, rotate};
 use crate::token::Packed;
@@ -185,11 +185,8 @@ impl Forward {
 impl Layer {
     fn new(block: &Block) -> Result<Self> {
         let Attention { query, key, value, out, query_key_norms, relative, .. } = &block.attention;
-        let own = |maps: &RelativeMaps| match maps {
-            RelativeMaps::Shared => None,
-            RelativeMaps::Own { query, key } => Some([query, key].map(Affine::new)),
-        };
         let FeedForward { gate, up, down, .. } = &block.feed_forward;
+        let maps = |[query, key]: &[Linear; 2]| -> Result<_> { Ok([Affine::new(query)?, Affine::new(key)?]) };
         let both = |[query, key]: &[Norm; 2]| -> Result<_> { Ok([Gain::new(query)?, Gain::new(key)?]) };
         Ok(Self {
             attention_norm: block.attention_norm.as_ref().map(Gain::new).transpose()?,
@@ -197,10 +194,7 @@ impl Layer {
             key: Affine::new(key)?,
             value: Affine::new(value)?,
             query_key_norms: query_key_norms.as_ref().map(both).transpose()?,
-            relative: match relative.as_ref().and_then(own) {
-                Some([query, key]) => Some([query?, key?]),
-                None => None,
-            },
+            relative: relative.as_ref().and_then(|maps| maps.own.as_ref()).map(maps).transpose()?,
             out: Affine::new(out)?,
             feed_forward_norm: Gain::new(&block.feed_forward_norm)?,
             gate: gate.as_ref().map(Affine::new).transpose()?,

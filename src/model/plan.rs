@@ -103,16 +103,9 @@ pub struct Attention {
 
 /// Maps of relative positions to queries and keys.
 #[derive(Clone, Debug, PartialEq)]
-pub enum RelativeMaps {
-    /// Those of the layer's queries and keys.
-    Shared,
-    /// Their own.
-    Own {
-        /// `[heads x head_dim, hidden]`.
-        query: Linear,
-        /// `[heads x head_dim, hidden]`.
-        key: Linear,
-    },
+pub struct RelativeMaps {
+    /// To queries and to keys, `[heads x head_dim, hidden]` each; without them the layer's own maps are used.
+    pub own: Option<[Linear; 2]>,
 }
 
 /// The embeddings of relative positions, which all layers share.
@@ -280,9 +273,8 @@ macro_rules! visit {
                 let mut all: Vec<_> = attention_norm.into_iter().flat_map(Norm::$tensors).collect();
                 all.extend([query, key, value].into_iter().flat_map(Linear::$tensors));
                 all.extend(query_key_norms.into_iter().flatten().flat_map(Norm::$tensors));
-                if let Some(RelativeMaps::Own { query, key }) = relative {
-                    all.extend([query, key].into_iter().flat_map(Linear::$tensors));
-                }
+                let own = relative.into_iter().flat_map(|RelativeMaps { own }| own).flatten();
+                all.extend(own.flat_map(Linear::$tensors));
                 all.extend(out.$tensors());
                 all.extend(feed_forward_norm.$tensors());
                 all.extend(gate.into_iter().flat_map(Linear::$tensors));

@@ -341,7 +341,8 @@ fn a_gate_multiplies_its_activation_with_the_other_half() {
     let mut random = random(13);
     let (rows, width) = (9, 96);
     let halves = values(&mut random, rows * 2 * width, 3.0);
-    let reference: [(Activation, fn(f64) -> f64); 4] = [
+    type Function = fn(f64) -> f64;
+    let reference: [(Activation, Function); 4] = [
         (Activation::Gelu(Gelu::Erf), |x| f64::from(gelu_reference(x as f32, Gelu::Erf))),
         (Activation::Gelu(Gelu::Tanh), |x| f64::from(gelu_reference(x as f32, Gelu::Tanh))),
         (Activation::Silu, |x| x / (1.0 + (-x).exp())),

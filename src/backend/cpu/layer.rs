@@ -54,6 +54,15 @@ enum FeedForward<S, L> {
     },
 }
 
+/// Where the next layer reads its input.
+pub(super) struct NextInput<'a> {
+    pub operand: &'a mut Operand,
+    /// The operand's first row for these states.
+    pub row: usize,
+    /// Of the states, if that layer norms its input.
+    pub norm: Option<&'a Norm>,
+}
+
 /// The operands of a layer's maps.
 #[derive(Default)]
 pub(super) struct Operands {
@@ -163,7 +172,7 @@ impl<S: Simd, L: Dtype<S>> Rest<S, L> {
         simd: S,
         states: &mut [f32],
         context: Rows<'_>,
-        (operands, next): (&mut Operands, Option<(&mut Operand, usize, Option<&Norm>)>),
+        (operands, next): (&mut Operands, Option<NextInput<'_>>),
     ) {
         let hidden = states.len() / context.count();
         linear(simd, context, &self.out, AddTo::new(states, hidden));
@@ -176,7 +185,7 @@ impl<S: Simd, L: Dtype<S>> Rest<S, L> {
                 let gain = &gain.floats()[..hidden];
                 linear(simd, operands.inner.all(), down, ScaleAndAddTo::new(states, gain));
                 match next {
-                    Some((operand, row, _)) => {
+                    Some(NextInput { operand, row, .. }) => {
                         layer_norm_into::<S, L>(simd, feed_forward, states, (operand, row));
                     }
                     None => layer_norm(simd, feed_forward, states),
@@ -186,7 +195,7 @@ impl<S: Simd, L: Dtype<S>> Rest<S, L> {
                 norm_into::<S, L>(simd, norm, states, place, &mut operands.row);
                 let down = self.feed_forward.run::<A>(simd, operands);
                 linear(simd, operands.inner.all(), down, AddTo::new(states, hidden));
-                if let Some((operand, row, norm)) = next {
+                if let Some(NextInput { operand, row, norm }) = next {
                     read_states::<S, L>(simd, norm, states, (operand, row), &mut operands.row);
                 }
             }

@@ -1,6 +1,6 @@
 //! The forward of a model in one dtype on one kind of processor, by the fused operations.
 
-use super::layer::{GAP, Mixer, Operands, Rest, SharedAngles, norm, projections, read_states};
+use super::layer::{GAP, Mixer, NextInput, Operands, Rest, SharedAngles, norm, projections, read_states};
 use crate::backend::layout::{Width, pad};
 use crate::backend::lower::LastLayer;
 use crate::model::{self, Norms, Plan, Pool, Score};
@@ -237,7 +237,8 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
             }
             for rows in blocks() {
                 let states = &mut states[rows.start * hidden..rows.end * hidden];
-                let next = (!is_last).then_some((&mut *input, rows.start, self.input_norm(layer + 1)));
+                let (row, norm) = (rows.start, self.input_norm(layer + 1));
+                let next = (!is_last).then_some(NextInput { operand: &mut *input, row, norm });
                 let mut own = std::mem::take(&mut operands.context);
                 let context = context.range(rows);
                 let context = if is_same {

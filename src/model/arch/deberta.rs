@@ -126,9 +126,8 @@ impl Shape {
                 query_key_norms: None,
                 rope: None,
                 reach: Reach::All,
-                relative: Some(match self.shares_maps {
-                    true => RelativeMaps::Shared,
-                    false => RelativeMaps::Own { query: to_heads("pos_query"), key: to_heads("pos_key") },
+                relative: Some(RelativeMaps {
+                    own: (!self.shares_maps).then(|| ["pos_query", "pos_key"].map(to_heads)),
                 }),
             },
             feed_forward_norm: Norm::layer(&name("output.LayerNorm"), h, self.eps),
