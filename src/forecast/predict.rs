@@ -226,7 +226,11 @@ impl Predictor {
         self.window.push(now, ratio);
         let knot = nearest_knot(load.tokens);
         let is_confirmed = self.confirmed[knot].is_some();
-        self.confirmed[knot] = Some(now);
+        // A batch that was unexpectedly fast refutes the estimate, which stays in doubt until it is corrected: else one fast
+        // try would end the tries for as long as the doubt needs to grow again.
+        if !is_confirmed || ratio >= low {
+            self.confirmed[knot] = Some(now);
+        }
         if self.first.len() < FIRST {
             self.first.push(Measured { load: *load, took: DeviceNs(took as u64) });
             if self.first.len().is_power_of_two() {
@@ -441,6 +445,26 @@ mod tests {
         let pairs = 1_u32 << rng.random_range(0..7);
         let mean = rng.random_range(20.0..250.0_f64);
         Load::of((0..pairs).map(|_| (mean * rng.random_range(0.5..1.5)) as u32))
+    }
+
+    #[test]
+    fn an_unexpectedly_fast_batch_leaves_the_estimate_in_doubt() {
+        let load = Load::of([40; 10]);
+        let slow = DEVICE.mean(&load);
+        let mut predictor = Predictor::new(&DEVICE.seeds());
+        let at = |batch: u64| Ns::from_millis(10 * batch);
+        for batch in 0..100 {
+            predictor.observe(&load, Ns(slow as u64), at(batch));
+        }
+        let is_certain =
+            |predictor: &Predictor, now: Ns| predictor.at_best(&load, now) >= predictor.predict(&load);
+        assert!(is_certain(&predictor, at(99)));
+        let later = Ns::from_millis(2_000);
+        assert!(!is_certain(&predictor, later), "nothing has confirmed it for a second");
+        predictor.observe(&load, Ns(slow as u64 / 10), later);
+        assert!(!is_certain(&predictor, later), "a batch of a tenth of the time does not confirm it");
+        predictor.observe(&load, predictor.predict(&load), later);
+        assert!(is_certain(&predictor, later));
     }
 
     fn train(predictor: &mut Predictor, device: Device, batches: usize, rng: &mut Pcg64Mcg) {
