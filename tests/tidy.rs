@@ -37,7 +37,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("hyper", &["src/http/", "src/load/client.rs"]),
     ("hyper_util", &["src/http/", "src/load/client.rs"]),
     ("hdrhistogram", &["src/load/tally.rs"]),
-    ("candle_core", &["src/model/forward.rs", "src/model/weights.rs", "src/distill/"]),
+    ("candle_core", &["src/model/forward.rs", "src/model/positions.rs", "src/distill/"]),
     ("candle_nn", &["src/model/forward.rs"]),
     // Of tokio the engine has only the one-shot reply and `Notify`.
     ("tokio", &["src/http/", "src/load/", "src/compare/ask.rs", "src/cli/", "src/engine/"]),

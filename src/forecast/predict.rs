@@ -96,8 +96,7 @@ const BENDS: (f64, f64) = (-0.9, 4.0);
 const ERROR_MAX: f64 = 0.5;
 /// The doubt of an estimate grows by one per this time without a batch of about its size: to 5 after a second.
 const DOUBT: Ns = Ns::from_millis(250);
-/// The largest doubt, and the doubt of an estimate from warm-up alone: other work at start-up has made such estimates ten
-/// times too long.
+/// The largest doubt, and that of an estimate from warm-up alone, which other work at start-up has made ten times too long.
 const DOUBT_MAX: f64 = 16.0;
 /// Without seeds, this many measurements serve as seeds: the guess may be off by a factor of a thousand.
 const FIRST: usize = 32;
@@ -219,15 +218,13 @@ impl Predictor {
         if load.is_empty() {
             return;
         }
-        let predicted = self.nanos(load);
-        let took = took.0.max(1) as f64;
+        let (predicted, took) = (self.nanos(load), took.0.max(1) as f64);
         let ratio = took / predicted;
         let (low, high) = self.window.surprises();
         self.window.push(now, ratio);
         let knot = nearest_knot(load.tokens);
         let is_confirmed = self.confirmed[knot].is_some();
-        // A batch that was unexpectedly fast refutes the estimate, which stays in doubt until it is corrected: else one fast
-        // try would end the tries for as long as the doubt needs to grow again.
+        // An unexpectedly fast batch refutes the estimate, which stays in doubt, so that the next try follows at once.
         if !is_confirmed || ratio >= low {
             self.confirmed[knot] = Some(now);
         }
