@@ -5,6 +5,7 @@
 //!     cargo bench --bench cpu -- --python PYTHON      onnxruntime and PyTorch beside it, by a Python that
 //!                                                     has them (`benches/peers`)
 //!     cargo bench --bench cpu -- ModernBERT Qwen3     the models that take long, by name
+//!     cargo bench --bench cpu -- --quick              the engine alone, in bf16 and int8
 //!     cargo bench --bench cpu -- --processor avx2     uses only these instructions: amx, avx512,
 //!                                                     avx512vnni, avxvnni, avx2 or portable
 //!
@@ -94,10 +95,12 @@ fn compare(
     python: Option<&str>,
 ) {
     let batch = random_batch(lengths, 1);
-    let precisions = [Precision::F32, Precision::Bf16, Precision::Int8];
+    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let precisions = &[Precision::F32, Precision::Bf16, Precision::Int8][usize::from(is_quick)..];
     let model = |precision| CpuModel::on(processor, plan, precision).ok();
     let mut ours: Vec<(Precision, Cpu, Cpu)> = precisions
-        .into_iter()
+        .iter()
+        .copied()
         .filter_map(|precision| Some((precision, model(precision)?)))
         .map(|(precision, model)| (precision, Cpu::new(model.clone(), 1), Cpu::new(model, 2)))
         .collect();
@@ -119,7 +122,7 @@ fn compare(
             }
         }
         peers.iter_mut().for_each(Peer::run);
-        if round % 5 == 1 {
+        if round % 5 == 1 && !is_quick {
             theirs.push(timed(&mut candle, &batch).0);
         }
         if round > 0 {
@@ -130,7 +133,7 @@ fn compare(
     }
     let [f32_peak, bf16_peak, int8_peak] = peaks.map(|rates| rates.into_iter().fold(0.0, f64::max));
     let (linear, attention) = multiplications(plan, lengths);
-    let candle = median(theirs);
+    let candle = if is_quick { f64::NAN } else { median(theirs) };
     let tokens: usize = lengths.iter().sum();
     println!(
         "{name} {workload}: {tokens} tokens; peaks f32 {:.0}, bf16 {:.0}, int8 {:.0} G multiplications/s; candle {candle:.1} ms",

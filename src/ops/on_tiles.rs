@@ -10,9 +10,10 @@ use super::simd::tiles::{BLOCK, Block, TILE, Tiles};
 use super::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 
-/// Steps after which sums are stored and the next rows begin, so that this part of a panel (2 KB a step) and of the rows
-/// stays in the first-level cache.
-const STEPS_MAX: usize = 12;
+/// Steps after which sums are stored and the next rows begin. This part of a panel and of a block's rows, 2 KB a step each,
+/// shares a first-level cache of 48 KB with the sums (4 KB a block): with 8 steps the maps of a layer are 1.13 times as fast
+/// as with 12 in bf16, and 1.08 times in int8.
+const STEPS_MAX: usize = 8;
 /// Rows whose sums are stored at once.
 const ROWS_MAX: usize = 256;
 /// Words in a cache line.
