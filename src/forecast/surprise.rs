@@ -75,6 +75,7 @@ mod tests {
     #[test]
     fn a_batch_as_predicted_or_in_the_other_direction_ends_a_run() {
         assert_eq!(change(&[(2.0, true), (2.0, true), (1.0, false), (2.0, true)], true), None);
+        assert_eq!(change(&[(2.0, true), (2.0, true), (1.1, false), (2.0, true)], true), None);
         assert_eq!(change(&[(2.0, true), (2.0, true), (0.5, true), (2.0, true)], true), None);
     }
 }
