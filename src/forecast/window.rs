@@ -207,4 +207,26 @@ mod tests {
         window.pop(9);
         assert_eq!((window.ring.len(), window.mean_error(), window.p99()), (SIZE - 2, 0.0, f64::from(LATE)));
     }
+
+    #[test]
+    fn one_in_32_is_assumed_to_be_late_until_it_is_measured() {
+        let mut window = Window::new();
+        (0..SIZE - 3).for_each(|_| window.push(Ns::ZERO, 1.0));
+        assert_eq!(window.p99(), f64::from(LATE));
+        window.push(Ns::ZERO, 1.0);
+        assert_eq!(window.p99(), f64::from(MARGIN_MIN));
+        assert_eq!(window.sorted.iter().filter(|&&ratio| ratio == LATE).count(), 2);
+        assert_eq!(Window::new().sorted.iter().filter(|&&ratio| ratio == LATE).count(), 8);
+        let mut window = Window::new();
+        window.push(Ns::ZERO, 0.0);
+        assert!((window.mean_error() - 0.999).abs() < 1e-6);
+    }
+
+    #[test]
+    fn ratios_of_the_last_four_seconds_stay() {
+        let mut window = Window::new();
+        (0..=SIZE).for_each(|_| window.push(Ns::from_millis(5_000), 1.0));
+        window.push(Ns::from_millis(6_000), 1.0);
+        assert_eq!(window.ring.len(), SIZE);
+    }
 }

@@ -629,4 +629,24 @@ mod tests {
         assert_eq!(told(hour), (0, 0));
         assert_eq!(told(hour + hour / 2), (hour / 2, 60_000_000));
     }
+
+    #[test]
+    fn a_lane_that_is_restarted_had_its_part_until_then() {
+        let mut ledger = one_cpu(None);
+        ledger.begin(0, Ns(0));
+        ledger.begin(1, Ns(0));
+        ledger.restart(0, Ns(1_000));
+        assert_eq!(ledger.end(Hour(0), 1, Ns(1_000), DeviceNs(1_000)), DeviceNs(500));
+        assert_eq!(ledger.totals(DeviceId(0), Ns(1_000)).idle, DeviceNs(500));
+    }
+
+    #[test]
+    #[should_panic(expected = "worked by cpu are given")]
+    fn more_than_was_worked_cannot_be_discarded() {
+        let mut ledger = ledger();
+        ledger.begin(3, Ns(100));
+        ledger.end(Hour(1), 3, Ns(110), DeviceNs(10));
+        ledger.charge(&charge(0, Tier::Fallback), on(CPU, 5));
+        ledger.discard(Hour(1), None, Tier::Fallback, (CPU, DeviceNs(6)));
+    }
 }

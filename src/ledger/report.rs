@@ -400,4 +400,12 @@ mod tests {
         assert_eq!(rows_of(9, 0), [(acme.clone(), 0), (house, 9)]);
         assert_eq!(rows_of(0, 0), [(acme, 0)]);
     }
+
+    #[test]
+    fn a_column_is_read_by_its_name() {
+        for column in GroupBy::ALL {
+            assert_eq!(column.name().parse(), Ok(column));
+        }
+        assert!("day".parse::<GroupBy>().is_err());
+    }
 }

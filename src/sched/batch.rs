@@ -360,6 +360,7 @@ mod tests {
         for (job_2, job_3, expected) in [
             (4, 30, vec![(2, 4), (3, 30)]),
             (12, 20, vec![(2, 12), (3, 20)]),
+            (30, 34, vec![(2, 30), (3, 10)]),
             (2, 3, vec![(2, 2), (3, 3), (1, 20)]),
         ] {
             let mut world = World::new(config_with_overhead(1));
@@ -394,7 +395,7 @@ mod tests {
         for (waiting, expected) in [(2, 2), (10, 5)] {
             let mut world = World::new(config());
             let failing = dispatched(&world.arrive(1, waiting, None, Policy::Full)).unwrap();
-            world.arrive(2, 12, None, Policy::Full);
+            world.arrive(2, waiting + 1, None, Policy::Full);
             world.done(PRIMARY, failing.batch, Err(Fault::Failed));
             world.step(Event::LaneUp { lane: PRIMARY });
             assert_eq!(pairs(&dispatched_to(&world.wait(150), PRIMARY)), [(1, expected)]);

@@ -385,4 +385,23 @@ mod tests {
             assert_eq!(left, leaves, "{policy:?}, {short_of_margin:?}, {short_of_mean:?}");
         }
     }
+
+    #[test]
+    fn only_batches_with_pairs_of_the_job_count_for_its_end() {
+        let mut config = config();
+        config.lanes.push(LaneConfig { on: DeviceId(2), ..config.lanes[0].clone() });
+        let mut world = World::new(config);
+        world.arrive(1, 2, Some(500), Policy::Auto);
+        world.arrive(2, 10, Some(500), Policy::Auto);
+        assert_eq!(world.sched.primary_ends(JOB), p99(&world, Tier::Primary, 2));
+        // A batch of two jobs ends for both.
+        let mut world = World::new(config_without_tries());
+        world.arrive(9, 1, None, Policy::Full);
+        world.arrive(1, 2, Some(500), Policy::Auto);
+        world.arrive(2, 3, Some(500), Policy::Auto);
+        world.end(PRIMARY);
+        for job in [1, 2] {
+            assert_eq!(world.sched.primary_ends(JobId(job)), p99(&world, Tier::Primary, 5));
+        }
+    }
 }

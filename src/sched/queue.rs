@@ -404,6 +404,10 @@ mod tests {
         assert_eq!((queue.allowance(TenantId(0)), queue.goes_first(Ns::ZERO, TenantId(0))), (Ns::ZERO, true));
         queue.tenants[0].saved = 0;
         assert!(!queue.goes_first(Ns::ZERO, TenantId(0)));
+        queue.tenants[1].saved_at = Ns(1);
+        assert!(!queue.all_within_share(Ns(1)) && !queue.disturbs(Ns(1)), "one of two is");
+        queue.tenants[1].saved = 0;
+        assert!(!queue.all_within_share(Ns(1)) && !queue.disturbs(Ns(1)), "none is");
         // Who is alone is within its share whatever it used.
         let mut queue = spent(&[1]);
         push(&mut queue, 0, 1, 1);
@@ -420,9 +424,9 @@ mod tests {
             ([0, 1], 1, [0, 1]),
             ([-1, 1], 1, [-1, 1]),
             // All turns are used up: the next round begins.
-            ([0, 0], 0, [MS as i64, MS as i64]),
+            ([0, 0], 0, [MS as i64, 2 * MS as i64]),
         ] {
-            let mut queue = TierQueue::new([1, 1, 1].into_iter(), 1, Ns(MS));
+            let mut queue = TierQueue::new([1, 2, 1].into_iter(), 1, Ns(MS));
             push(&mut queue, 0, 10, 20);
             push(&mut queue, 1, 11, 30);
             // The third one has the most urgent job and no savings.

@@ -458,12 +458,12 @@ mod tests {
     fn a_job_that_is_predicted_late_moves_on_ends_or_stays() {
         use Now::{Answered, In, Refused};
         use Policy::{Auto, Full};
-        const STARTS: Ns = Ns(7 * MS);
+        const STARTS: Ns = Ns(8 * MS);
         let begun = |tier: Tier| move |world: &mut World| world.sched.job(JOB).parts[tier].done.push(0..1);
         let runs = |world: &mut World| world.sched.job(JOB).parts.primary.running = 1;
         let nothing = |_: &mut World| {};
         let scored = |world: &mut World| score(world, Tier::Fallback, PAIRS);
-        let refused = Refused(Refusal::BudgetTooShortNow { retry_after: STARTS });
+        let refused = Refused(Refusal::BudgetTooShortNow { retry_after: STARTS - Ns(MS) });
         type Set<'a> = &'a dyn Fn(&mut World);
         let (on_primary, on_fallback) = (begun(Tier::Primary), begun(Tier::Fallback));
         let rows: [(Stage, Policy, Tier, bool, Set<'_>, bool, Now); 17] = [
@@ -491,6 +491,7 @@ mod tests {
         ];
         for (row, (stage, policy, tier, is_certain, set, leaves, expected)) in rows.into_iter().enumerate() {
             let mut world = world(stage, policy);
+            world.sched.now = Ns(MS);
             set(&mut world);
             let mut out = Vec::new();
             assert_eq!(
@@ -574,6 +575,10 @@ mod tests {
         ] {
             for (goes_down, expected) in [(false, failed), (true, down)] {
                 let mut world = world(stage, policy);
+                // The fallback has begun a race, and a top-k has two of its best.
+                if stage == Stage::Hedged {
+                    world.sched.job(JOB).parts.fallback.running = u32::from(tier == Tier::Primary);
+                }
                 if stage == FIVE {
                     world.sched.job(JOB).parts.primary.done.push(0..2);
                 }
@@ -728,5 +733,24 @@ mod tests {
         assert_eq!(tried(true, 10, 9), (true, 1));
         assert_eq!(tried(true, 9, 9), (false, 0), "all fit");
         assert_eq!(tried(false, 10, 9), (false, 0), "it is busy");
+    }
+
+    #[test]
+    fn a_race_ends_with_the_primary_if_the_fallback_has_its_scores() {
+        let mut world = world(Stage::Hedged, Policy::Auto);
+        score(&mut world, Tier::Fallback, PAIRS);
+        let mut out = Vec::new();
+        world.sched.tier_failed(JOB, Tier::Primary, &mut out);
+        let failed = Some(Degradation::PrimaryFailed);
+        assert_eq!(now(&world, &out), Now::Answered(Served::Fallback, failed));
+    }
+
+    #[test]
+    fn scores_of_a_tier_that_a_job_has_left_do_not_answer_it() {
+        let mut world = World::new(config());
+        let batch = dispatched(&world.arrive(1, 20, None, Policy::Auto)).unwrap().batch;
+        world.sched.fall_back(JOB, Degradation::PrimaryLate, &mut Vec::new());
+        world.done(PRIMARY, batch, Ok(()));
+        assert_eq!(world.answers(), []);
     }
 }
