@@ -464,6 +464,140 @@ mod tests {
         assert!(is_certain(&predictor, later));
     }
 
+    #[test]
+    fn bounds_are_multiples_of_the_prediction() {
+        let predictor = Predictor::new(&DEVICE.seeds());
+        let load = Load::of([40; 10]);
+        let predicted = predictor.predict(&load).0 as f64;
+        // Before any batch the margin is a tenth.
+        for (found, factor) in [(predictor.p99(&load), 1.1), (predictor.surely(&load), 1.2)] {
+            assert!((found.0 as f64 / predicted / factor - 1.0).abs() < 1e-5, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn overhead_and_squares_are_told_apart_from_tokens() {
+        let took = |load: &Load| 3_000_000 + 2_000 * load.tokens + 40 * load.squares;
+        let seeds: Vec<_> =
+            [(16, 1), (16, 8), (16, 64), (100, 1), (100, 8), (100, 64), (500, 1), (500, 8), (500, 64)]
+                .map(|(length, pairs)| Load::of(vec![length; pairs]))
+                .map(|load| Measured { load, took: DeviceNs(took(&load)) })
+                .into();
+        let predictor = Predictor::new(&seeds);
+        let is_near = |found: Ns, expected: f64| (found.0 as f64 / expected - 1.0).abs() < 0.02;
+        assert!(is_near(predictor.fixed(), 3e6), "{:?}", predictor.fixed());
+        for length in [16, 100, 500] {
+            let squares = 40.0 * f64::from(length) * f64::from(length);
+            let found = predictor.marginal(length);
+            assert!(is_near(found, 2_000.0 * f64::from(length) + squares), "{length}: {found:?}");
+        }
+        // All parts follow the gain.
+        let mut faster = predictor.clone();
+        faster.gain /= 3.0;
+        assert!(
+            is_near(faster.fixed(), 1e6)
+                && is_near(faster.marginal(16), predictor.marginal(16).0 as f64 / 3.0)
+        );
+    }
+
+    #[test]
+    fn doubt_grows_from_one_with_the_time_since_a_batch_of_about_that_size() {
+        let mut predictor = Predictor::new(&DEVICE.seeds());
+        let sizes = [10, 100, 1_000].map(|pairs| Load::of(vec![40; pairs]));
+        let doubts =
+            |predictor: &Predictor, now| sizes.map(|load| predictor.doubt(&load, Ns::from_millis(now)));
+        assert_eq!(doubts(&predictor, 9), [DOUBT_MAX; 3], "warm-up confirms nothing");
+        predictor.observe(&sizes[1], predictor.predict(&sizes[1]), Ns::from_millis(1_000));
+        // A larger load runs as several of the largest batches; a smaller one is not known.
+        assert_eq!(doubts(&predictor, 1_000), [DOUBT_MAX, 1.0, 1.0]);
+        assert_eq!(doubts(&predictor, 1_250), [DOUBT_MAX, 2.0, 2.0]);
+        assert_eq!(doubts(&predictor, 2_000), [DOUBT_MAX, 5.0, 5.0]);
+        assert_eq!(doubts(&predictor, 9_000), [DOUBT_MAX; 3]);
+        predictor.observe(&sizes[2], predictor.predict(&sizes[2]), Ns::from_millis(9_000));
+        assert_eq!(doubts(&predictor, 9_250), [DOUBT_MAX, DOUBT_MAX, 2.0]);
+        let best = predictor.at_best(&sizes[2], Ns::from_millis(9_250));
+        assert!(best.0.abs_diff(predictor.predict(&sizes[2]).0 / 2) <= 1);
+    }
+
+    #[test]
+    fn a_change_is_learned_at_once_by_one_size_or_by_all() {
+        let sizes = [4, 64].map(|pairs| Load::of(vec![64; pairs]));
+        let means = sizes.map(|load| DEVICE.mean(&load));
+        // Factors of both sizes, the batches of the small one after which it is known, and whether the other size
+        // runs in between.
+        for (factors, batches, alternates) in
+            [([4.0, 1.0], 3, true), ([0.25, 0.25], 2, true), ([0.25, 0.25], 2, false)]
+        {
+            let mut predictor = Predictor::new(&DEVICE.seeds());
+            for (load, mean) in sizes.iter().zip(means).cycle().take(200) {
+                predictor.observe(load, Ns(mean as u64), Ns::ZERO);
+            }
+            for _ in 0..batches {
+                for size in [0, 1].into_iter().take(if alternates { 2 } else { 1 }) {
+                    predictor.observe(&sizes[size], Ns((means[size] * factors[size]) as u64), Ns::ZERO);
+                }
+            }
+            for size in [0, 1] {
+                let off = predictor.predict(&sizes[size]).0 as f64 / (means[size] * factors[size]) - 1.0;
+                assert!(off.abs() < 0.25, "{factors:?}, size {size}: off by {off}");
+            }
+            assert!(predictor.p99(&sizes[0]).0 as f64 / predictor.predict(&sizes[0]).0 as f64 <= 1.11);
+        }
+    }
+
+    #[test]
+    fn a_load_beyond_the_last_knot_takes_longer() {
+        let predictor = Predictor::new(&DEVICE.seeds());
+        let tokens = |tokens: u64| predictor.predict(&Load { tokens, squares: 0, pairs: 1 }).0 as f64;
+        let last = tokens_at(KNOTS - 1) as u64;
+        let more = (tokens(2 * last) - tokens(last)) / (last as f64 * DEVICE.per_token);
+        assert!((0.5..1.5).contains(&more), "{more}");
+    }
+
+    #[test]
+    fn the_curve_never_falls_and_bends_lie_on_it() {
+        // A device on which small batches take longer than medium ones.
+        let seeds: Vec<_> = (4..12)
+            .map(|power| Load { tokens: 1 << power, squares: 0, pairs: 1 })
+            .map(|load| Measured {
+                load,
+                took: DeviceNs(if load.tokens < 256 { 5_000_000 } else { 3_000_000 }),
+            })
+            .collect();
+        let mut predictor = Predictor::new(&seeds);
+        for seed in seeds.iter().cycle().take(500) {
+            predictor.observe(&seed.load, Ns(seed.took.0), Ns::ZERO);
+        }
+        assert!(predictor.curve.is_sorted(), "{:?}", predictor.curve);
+        for knot in 0..KNOTS {
+            if let Some(bend) = predictor.bends[knot] {
+                let line = predictor.line_at(knot);
+                assert!((line * (1.0 + bend) - predictor.curve[knot]).abs() < 1.0, "{knot}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_belong_to_the_nearest_knot() {
+        for (tokens, knot) in [
+            (0, 0),
+            (8, 0),
+            (9, 1),
+            (16, 1),
+            (24, 1),
+            (25, 2),
+            (48, 2),
+            (49, 3),
+            (524_288, 16),
+            (u64::MAX, 16),
+        ] {
+            assert_eq!(nearest_knot(tokens), knot, "{tokens}");
+        }
+        assert_eq!(place(24), (1, 0.5));
+        assert_eq!(place(262_144), (KNOTS - 2, 0.0));
+        assert_eq!(place(524_289), (KNOTS - 1, 1.0));
+    }
+
     fn train(predictor: &mut Predictor, device: Device, batches: usize, rng: &mut Pcg64Mcg) {
         for _ in 0..batches {
             let load = random_load(rng);

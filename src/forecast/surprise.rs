@@ -66,6 +66,8 @@ mod tests {
     fn three_slow_batches_in_a_row_are_a_change_and_two_fast_ones() {
         assert_eq!(change(&[(2.0, true), (3.0, true)], true), None);
         assert_eq!(change(&[(2.0, true), (50.0, true), (3.0, true)], true), Some(2.0));
+        assert_eq!(change(&[(1.5, true), (1.3, true), (1.5, true)], true), Some(1.3));
+        assert_eq!(change(&[(1.3, true), (0.7, true), (1.3, true), (1.3, true)], true), None);
         assert_eq!(change(&[(0.5, true)], true), None);
         assert_eq!(change(&[(0.5, true), (0.4, true)], true), Some(0.5));
         assert_eq!(change(&[(0.5, true)], false), Some(0.5));
@@ -75,6 +77,17 @@ mod tests {
     #[test]
     fn a_batch_as_predicted_or_in_the_other_direction_ends_a_run() {
         assert_eq!(change(&[(2.0, true), (2.0, true), (1.0, false), (2.0, true)], true), None);
+        assert_eq!(change(&[(2.0, true), (2.0, true), (1.1, false), (2.0, true)], true), None);
         assert_eq!(change(&[(2.0, true), (2.0, true), (0.5, true), (2.0, true)], true), None);
+    }
+
+    #[test]
+    fn a_run_that_ended_is_empty() {
+        let mut run = Run::default();
+        assert_eq!((run.len(), run.change(true)), (0, None));
+        (0..3).for_each(|_| run.push(2.0, true));
+        assert_eq!((run.len(), run.change(true)), (3, Some(2.0)));
+        run.clear();
+        assert_eq!((run.len(), run.change(true)), (0, None));
     }
 }

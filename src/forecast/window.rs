@@ -160,4 +160,73 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_margin_and_what_is_expected_are_bounded() {
+        let mut window = Window::new();
+        (0..SIZE).for_each(|_| window.push(Ns::ZERO, 1.0));
+        assert_eq!(window.p99(), f64::from(MARGIN_MIN));
+        let surprise = f64::from(SURPRISE_MIN);
+        assert_eq!(window.surprises(), (f64::from(1.0 / SURPRISE_MIN), surprise));
+        // The third from either end decides.
+        [0.5, 0.5, 2.0, 2.0].into_iter().for_each(|ratio| window.push(Ns::ZERO, ratio));
+        assert_eq!(window.surprises().1, surprise);
+        [0.5, 2.0].into_iter().for_each(|ratio| window.push(Ns::ZERO, ratio));
+        assert_eq!((window.surprises(), window.p99()), ((0.5, 2.0), 2.0));
+        (0..3).for_each(|_| window.push(Ns::ZERO, f64::INFINITY));
+        (0..3).for_each(|_| window.push(Ns::ZERO, 0.0));
+        let most = f64::from(MARGIN_MAX);
+        assert_eq!((window.surprises(), window.p99()), ((1.0 / most, most), most));
+        assert_eq!(window.ring.len(), SIZE);
+        assert!(
+            window.mean_error() < 15.0,
+            "three ratios are clipped to a thousand: {}",
+            window.mean_error()
+        );
+    }
+
+    #[test]
+    fn the_last_64_stay_at_any_age_and_one_of_them_may_be_a_stall() {
+        let mut window = Window::new();
+        (0..SIZE).for_each(|_| window.push(Ns::ZERO, 1.0));
+        window.push(MEMORY, 1.0);
+        assert_eq!(window.ring.len(), SIZE, "four seconds are not too old");
+        window.push(MEMORY + Ns(1), 1.0);
+        assert_eq!(window.ring.len(), LEAST);
+        window.push(Ns(2 * MEMORY.0), 50.0);
+        assert_eq!((window.ring.len(), window.p99()), (LEAST, f64::from(MARGIN_MIN)));
+        window.push(Ns(2 * MEMORY.0), 50.0);
+        assert_eq!(window.p99(), f64::from(MARGIN_MAX));
+    }
+
+    #[test]
+    fn assumptions_are_no_measurements() {
+        let mut window = Window::new();
+        [1.5, 0.75].into_iter().for_each(|ratio| window.push(Ns::ZERO, ratio));
+        assert_eq!(window.mean_error(), 0.375);
+        window.pop(9);
+        assert_eq!((window.ring.len(), window.mean_error(), window.p99()), (SIZE - 2, 0.0, f64::from(LATE)));
+    }
+
+    #[test]
+    fn one_in_32_is_assumed_to_be_late_until_it_is_measured() {
+        let mut window = Window::new();
+        (0..SIZE - 3).for_each(|_| window.push(Ns::ZERO, 1.0));
+        assert_eq!(window.p99(), f64::from(LATE));
+        window.push(Ns::ZERO, 1.0);
+        assert_eq!(window.p99(), f64::from(MARGIN_MIN));
+        assert_eq!(window.sorted.iter().filter(|&&ratio| ratio == LATE).count(), 2);
+        assert_eq!(Window::new().sorted.iter().filter(|&&ratio| ratio == LATE).count(), 8);
+        let mut window = Window::new();
+        window.push(Ns::ZERO, 0.0);
+        assert!((window.mean_error() - 0.999).abs() < 1e-6);
+    }
+
+    #[test]
+    fn ratios_of_the_last_four_seconds_stay() {
+        let mut window = Window::new();
+        (0..=SIZE).for_each(|_| window.push(Ns::from_millis(5_000), 1.0));
+        window.push(Ns::from_millis(6_000), 1.0);
+        assert_eq!(window.ring.len(), SIZE);
+    }
 }

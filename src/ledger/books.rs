@@ -584,4 +584,69 @@ mod tests {
             prop_assert_eq!(all.rows.values().map(|sums| sums.discarded).sum::<DeviceNs>(), discarded);
         }
     }
+
+    #[test]
+    fn a_device_s_time_does_not_run_backwards() {
+        let mut ledger = ledger();
+        assert_eq!(ledger.totals(CPU, Ns(200)).elapsed, DeviceNs(100));
+        assert_eq!(ledger.totals(CPU, Ns(150)).elapsed, DeviceNs(100));
+        assert_eq!(ledger.totals(CPU, Ns(250)).elapsed, DeviceNs(150));
+    }
+
+    #[test]
+    fn rows_have_the_tenant_and_the_tier_and_costs_the_tier() {
+        let mut ledger = ledger();
+        ledger.begin(2, Ns(100));
+        ledger.end(Hour(1), 2, Ns(100 + 7_200_000), DeviceNs::MAX);
+        let none = Charge { requests: 0, ..charge(1, Tier::Primary) };
+        for charge in [charge(0, Tier::Primary), none] {
+            ledger.charge(&charge, on(GPU_1, 3_000_000));
+        }
+        ledger.discard(Hour(1), Some(TenantId(1)), Tier::Primary, (GPU_1, DeviceNs(7)));
+        assert_eq!(
+            (ledger.cost(Tier::Primary), ledger.cost(Tier::Fallback)),
+            (Nanodollars(4_200), Nanodollars::ZERO)
+        );
+        let rows = ledger.take_increments(Hour(1), Ns(100 + 7_200_000)).rows;
+        let found: Vec<_> = rows
+            .iter()
+            .map(|(key, row)| (&*key.tenant, row.requests, row.pairs, row.device.0, row.discarded.0))
+            .collect();
+        assert_eq!(found, [("acme", 1, 10, 3_000_000, 0), ("zeta", 0, 10, 3_000_000, 7)]);
+    }
+
+    #[test]
+    fn increments_of_elapsed_time_and_its_price_are_told_once() {
+        let mut ledger = ledger();
+        let mut told = |now| {
+            let fresh = ledger.take_increments(Hour(1), Ns(100 + now));
+            let cpu = fresh.devices.values().next().unwrap();
+            (cpu.elapsed.0, cpu.cost.unwrap().0)
+        };
+        // An hour costs 0.12 dollars.
+        let hour = 3_600_000_000_000;
+        assert_eq!(told(hour), (hour, 120_000_000));
+        assert_eq!(told(hour), (0, 0));
+        assert_eq!(told(hour + hour / 2), (hour / 2, 60_000_000));
+    }
+
+    #[test]
+    fn a_lane_that_is_restarted_had_its_part_until_then() {
+        let mut ledger = one_cpu(None);
+        ledger.begin(0, Ns(0));
+        ledger.begin(1, Ns(0));
+        ledger.restart(0, Ns(1_000));
+        assert_eq!(ledger.end(Hour(0), 1, Ns(1_000), DeviceNs(1_000)), DeviceNs(500));
+        assert_eq!(ledger.totals(DeviceId(0), Ns(1_000)).idle, DeviceNs(500));
+    }
+
+    #[test]
+    #[should_panic(expected = "worked by cpu are given")]
+    fn more_than_was_worked_cannot_be_discarded() {
+        let mut ledger = ledger();
+        ledger.begin(3, Ns(100));
+        ledger.end(Hour(1), 3, Ns(110), DeviceNs(10));
+        ledger.charge(&charge(0, Tier::Fallback), on(CPU, 5));
+        ledger.discard(Hour(1), None, Tier::Fallback, (CPU, DeviceNs(6)));
+    }
 }

@@ -221,4 +221,24 @@ mod tests {
             prop_assert!(back.abs_diff(product) <= HOUR / 2);
         }
     }
+
+    #[test]
+    fn each_part_of_a_price_is_bounded_and_rounded_to_the_nearest_nanodollar() {
+        let book_of = |dollars_per_hour, watts, per_kwh| {
+            let device =
+                DevicePrice { name: "x".into(), dollars_per_hour, watts, dollars_per_kwh: Some(per_kwh) };
+            let mut book = PriceBook::new(&PriceConfig { dollars_per_kwh: 0.0, devices: vec![device] })?;
+            let x = book.kind("x");
+            Ok(book.per_hour(x).unwrap().0)
+        };
+        let out_of_range =
+            |field: &str, max| Err(PriceError::OutOfRange { key: format!("prices.devices[0].{field}"), max });
+        assert_eq!(book_of(1_000.0, 1e6, 1_000.0), Ok(1_001_000_000_000_000));
+        assert_eq!(book_of(1_000.1, 0.0, 0.0), out_of_range("dollars_per_hour", 1_000));
+        assert_eq!(book_of(0.0, 1e6 + 1.0, 0.0), out_of_range("watts", 1_000_000));
+        assert_eq!(book_of(0.0, 0.0, 1_000.1), out_of_range("dollars_per_kwh", 1_000));
+        assert_eq!(book_of(0.0, -1.0, 0.0), out_of_range("watts", 1_000_000));
+        assert_eq!(book_of(2.4e-9, 0.0, 0.0), Ok(2));
+        assert_eq!(book_of(2.6e-9, 1_000.0, 0.6e-9), Ok(4));
+    }
 }

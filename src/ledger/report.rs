@@ -333,4 +333,79 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_span_has_an_hour_at_least() {
+        for (to, is_sound) in [(None, true), (Some(5), true), (Some(4), false), (Some(3), false)] {
+            let query = Query { from: Hour(4), to: to.map(Hour), ..Query::default() };
+            assert_eq!(query.check().is_ok(), is_sound, "{to:?}");
+        }
+    }
+
+    #[test]
+    fn every_column_of_a_group_is_the_sum_of_its_rows() {
+        let query = Query { from: Hour(1), to: Some(Hour(3)), ..Query::default() };
+        let [all] = &report(&books(), &query)[..] else { panic!("no column, one group") };
+        assert_eq!(
+            (all.requests, all.pairs, all.device_ns, all.discarded_ns),
+            (4, 40, DeviceNs(460), DeviceNs(4))
+        );
+        assert_eq!(
+            (all.nanodollars, all.loaded_nanodollars),
+            (Some(Nanodollars(230)), Some(Nanodollars(1_601)))
+        );
+        // A group of more than one answer in a row.
+        let (key, sums) = row(1, "acme", Tier::Primary, 300);
+        let books =
+            Increments { rows: [(key, Sums { requests: 7, ..sums })].into(), ..Increments::default() };
+        assert_eq!(report(&books, &Query::default())[0].requests, 7);
+    }
+
+    #[test]
+    fn a_group_has_the_columns_that_are_asked_for() {
+        for column in GroupBy::ALL {
+            let group = &report(
+                &books(),
+                &Query { from: Hour(1), to: Some(Hour(2)), group_by: vec![column], ..Query::default() },
+            )[0]
+            .group;
+            let has = [
+                (GroupBy::Hour, group.hour.is_some()),
+                (GroupBy::Tenant, group.tenant.is_some()),
+                (GroupBy::Model, group.model.is_some()),
+                (GroupBy::Model, group.version.is_some()),
+                (GroupBy::Tier, group.tier.is_some()),
+            ];
+            for (other, has) in has {
+                assert_eq!(has, other == column, "{other:?} of {column:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_house_bears_what_no_answer_was_charged_for_and_only_if_it_costs_something() {
+        let rows_of = |cost, charged| {
+            let (key, sums) = row(1, "acme", Tier::Primary, charged);
+            let books =
+                Increments { rows: [(key, sums)].into(), devices: [device(1, "gpu", "gpu 0", cost)].into() };
+            let rows = report(&books, &Query { group_by: vec![GroupBy::Tenant], ..Query::default() });
+            rows.iter()
+                .map(|row| {
+                    (row.group.tenant.as_deref().unwrap().to_owned(), row.loaded_nanodollars.unwrap().0)
+                })
+                .collect::<Vec<_>>()
+        };
+        let [acme, house] = ["acme", HOUSE].map(str::to_owned);
+        assert_eq!(rows_of(9, 1), [(acme.clone(), 9)]);
+        assert_eq!(rows_of(9, 0), [(acme.clone(), 0), (house, 9)]);
+        assert_eq!(rows_of(0, 0), [(acme, 0)]);
+    }
+
+    #[test]
+    fn a_column_is_read_by_its_name() {
+        for column in GroupBy::ALL {
+            assert_eq!(column.name().parse(), Ok(column));
+        }
+        assert!("day".parse::<GroupBy>().is_err());
+    }
 }

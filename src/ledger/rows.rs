@@ -114,3 +114,41 @@ impl Increments {
         self.rows.is_empty() && self.devices.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn increments_of_either_kind_are_some() {
+        let device = DeviceKey { hour: Hour(1), kind: "cpu".into(), device: "cpu 0".into() };
+        let (tenant, model, version, kind) = ("acme".into(), "m".into(), "v".into(), "cpu".into());
+        let row = RowKey { hour: Hour(1), tenant, model, version, tier: Tier::Primary, kind };
+        let rows = Increments { rows: [(row, Sums::default())].into(), ..Increments::default() };
+        let devices =
+            Increments { devices: [(device, DeviceSums::default())].into(), ..Increments::default() };
+        assert_eq!([&Increments::default(), &rows, &devices].map(Increments::is_empty), [true, false, false]);
+    }
+
+    #[test]
+    fn every_column_of_a_row_is_added() {
+        let sums = |n: u64, cost| Sums {
+            requests: n,
+            pairs: 2 * n,
+            device: DeviceNs(3 * n),
+            cost,
+            discarded: DeviceNs(4 * n),
+        };
+        let money = |n| Some(Nanodollars(n));
+        for (cost, more, sum) in [
+            (None, None, None),
+            (None, money(2), money(2)),
+            (money(1), None, money(1)),
+            (money(1), money(2), money(3)),
+        ] {
+            let mut row = sums(1, cost);
+            row.add(&sums(10, more));
+            assert_eq!(row, sums(11, sum));
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::event::{Action, Answer, Arrival};
 use super::job::Job;
-use super::lane::Health;
+use super::lane::{Health, Lane};
 use super::stage::Stage;
 use super::{Scheduler, Timer};
 use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier, Used};
@@ -170,7 +170,8 @@ impl Scheduler {
         let latest = job.deadline.unwrap_or_else(|| bound().saturating_add(self.predictors[tier].p99(load)));
         match finish <= latest {
             true => Prospect::InTime,
-            false if job.deadline.is_some() && self.is_worth_a_try(tier, load, latest) => Prospect::WorthATry,
+            // Never without a deadline: an idle tier finishes within the bound.
+            false if self.is_worth_a_try(tier, load, latest) => Prospect::WorthATry,
             false => Prospect::Late,
         }
     }
@@ -182,13 +183,18 @@ impl Scheduler {
                 && self.lanes_of(tier).any(|lane| lane.health == Health::Probing && lane.has_room()))
     }
 
+    /// The lanes among which a tier's work is divided.
+    pub(super) fn working_lanes(&self, tier: Tier) -> impl Iterator<Item = &Lane> {
+        self.lanes_of(tier).filter(|lane| matches!(lane.health, Health::Up | Health::Probing))
+    }
+
     /// When a tier is predicted, with its margin, to finish some new work.
     pub(super) fn finish(&self, tier: Tier, tenant: TenantId, due: Ns, load: &Load) -> Ns {
         let predictor = &self.predictors[tier];
         let own = predictor.predict(load);
         let margin = predictor.p99(load).saturating_sub(own);
         let (mut lanes, mut free_at) = (0, Ns::MAX);
-        for lane in self.lanes_of(tier).filter(|lane| matches!(lane.health, Health::Up | Health::Probing)) {
+        for lane in self.working_lanes(tier) {
             lanes += 1;
             free_at = free_at.min(lane.free_at(self.now));
         }
@@ -236,7 +242,8 @@ impl Quota {
             return Ok(());
         }
         let missing = u128::from(self.balance.unsigned_abs() + 1) * 1_000_000_000;
-        let retry_after = Ns(u64::try_from(missing / u128::from(per_second.max(1))).unwrap_or(u64::MAX));
+        let retry_after =
+            Ns(u64::try_from(missing.div_ceil(u128::from(per_second.max(1)))).unwrap_or(u64::MAX));
         Err(Refusal::QuotaExceeded { retry_after })
     }
 
@@ -251,6 +258,12 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::DeviceId;
+    use crate::sched::config::{Config, LaneConfig};
+    use crate::sched::event::{Event, Fault, JobId};
+    use crate::sched::tests::{
+        FALLBACK, MS, PRIMARY, World, config, config_without_tries, dispatched, dispatched_to,
+    };
 
     #[test]
     fn a_quota_is_a_bucket_of_one_second_and_says_when_to_retry() {
@@ -274,5 +287,172 @@ mod tests {
         let mut none = Quota::new(None);
         none.spend(DeviceNs(1_000));
         assert_eq!(none.check(Ns::ZERO), Ok(()));
+    }
+
+    const DOWN: Health = Health::Resting { until: Ns::MAX };
+
+    /// Two primary lanes and a fallback lane.
+    fn config_of_three() -> Config {
+        let mut config = config_without_tries();
+        config.lanes.push(LaneConfig { on: DeviceId(2), ..config.lanes[0].clone() });
+        config
+    }
+
+    fn load(pairs: usize) -> Load {
+        Load::of(vec![100; pairs])
+    }
+
+    #[test]
+    fn a_tier_is_available_if_a_lane_is_up_or_can_be_probed_now() {
+        for (health, busy, waiting, available) in [
+            (Health::Up, false, false, true),
+            (Health::Up, true, true, true),
+            (Health::Probing, false, false, true),
+            (Health::Probing, true, false, false),
+            (Health::Probing, false, true, false),
+            (Health::Loading { rest_until: Ns::ZERO }, false, false, false),
+            (DOWN, false, false, false),
+        ] {
+            let mut world = World::new(config_of_three());
+            world.arrive(1, 20, None, Policy::Full);
+            if waiting {
+                world.arrive(2, 10, None, Policy::Full);
+            }
+            let lanes = &mut world.sched.lanes;
+            lanes[0].health = health;
+            lanes[2].health = DOWN;
+            if !busy {
+                lanes[0].running.clear();
+            }
+            let found = world.sched.is_available(Tier::Primary);
+            assert_eq!(found, available, "{health:?}, busy {busy}, waiting {waiting}");
+        }
+    }
+
+    #[test]
+    fn a_tier_finishes_after_its_first_free_lane_and_its_part_of_the_queue() {
+        let mut world = World::new(config_of_three());
+        world.arrive(8, 10, None, Policy::Full);
+        world.now = Ns(4 * MS);
+        world.arrive(9, 10, None, Policy::Full);
+        let own = world.sched.predictors.primary.p99(&load(4));
+        let finish = |world: &World| world.sched.finish(Tier::Primary, TenantId(0), Ns::MAX, &load(4));
+        assert_eq!(finish(&world), Ns(10 * MS) + own, "the first lane is free at 10 ms");
+        world.arrive(1, 10, None, Policy::Full);
+        let waiting = world.sched.queues.primary.work().0;
+        assert_eq!(finish(&world), Ns(10 * MS + waiting / 2) + own);
+        // Work that is due later is not ahead.
+        assert_eq!(world.sched.finish(Tier::Primary, TenantId(0), Ns::ZERO, &load(4)), Ns(10 * MS) + own);
+        world.sched.lanes[0].health = DOWN;
+        assert_eq!(finish(&world), Ns(14 * MS + waiting) + own, "a lane that is down does not count");
+        world.sched.lanes[0].health = Health::Probing;
+        assert_eq!(finish(&world), Ns(10 * MS + waiting / 2) + own);
+        world.sched.lanes.iter_mut().for_each(|lane| lane.health = DOWN);
+        assert_eq!(finish(&world), Ns::MAX);
+    }
+
+    #[test]
+    fn a_refused_client_retries_when_the_slowest_tier_is_predicted_to_be_empty() {
+        let mut world = World::new(config_of_three());
+        assert_eq!(world.sched.drained_in(), Ns(MS), "at once is a millisecond");
+        world.arrive(8, 10, None, Policy::Full);
+        world.now = Ns(4 * MS);
+        world.arrive(9, 10, None, Policy::Full);
+        assert_eq!(world.sched.drained_in(), Ns(6 * MS), "the first lane is free at 10 ms");
+        world.arrive(1, 10, None, Policy::Full);
+        let waiting = world.sched.queues.primary.work().0;
+        assert_eq!(world.sched.drained_in(), Ns(6 * MS + waiting / 2));
+        world.sched.lanes[0].health = DOWN;
+        assert_eq!(world.sched.drained_in(), Ns(10 * MS + waiting), "a lane that is down does not count");
+        world.sched.lanes[2].health = DOWN;
+        assert_eq!(world.sched.drained_in(), Ns(waiting));
+    }
+
+    #[test]
+    fn what_happens_at_the_door_is_counted() {
+        let mut world = World::new(config());
+        world.arrive(1, 0, None, Policy::Auto);
+        world.arrive(2, 1, Some(0), Policy::Auto);
+        world.arrive(3, 1, None, Policy::Auto);
+        let stats = world.sched.stats();
+        assert_eq!((stats.arrived, stats.answered, stats.refused), (3, 1, 1));
+        // An arrival earns a part of a hedge.
+        let mut config = config();
+        (config.limits.hedges_burst, config.limits.hedges_permille) = (1, 500);
+        let mut world = World::new(config);
+        assert!(world.sched.hedges.spend());
+        for (job, is_earned) in [(1, false), (2, true)] {
+            world.arrive(job, 1, None, Policy::Full);
+            assert_eq!(world.sched.hedges.spend(), is_earned);
+        }
+    }
+
+    #[test]
+    fn without_the_primary_a_request_for_less_is_answered_by_the_fallback_with_the_reason() {
+        for policy in [Policy::TopK, Policy::Auto] {
+            let mut world = World::new(config());
+            world.sched.lanes[0].health = DOWN;
+            let batch = dispatched_to(&world.arrive(1, 4, None, policy), FALLBACK).batch;
+            // It comes up too late to be asked.
+            world.sched.lanes[0].health = Health::Up;
+            world.done(FALLBACK, batch, Ok(()));
+            assert_eq!(
+                world.answers(),
+                [(1, Served::Fallback, Some(Degradation::PrimaryUnavailable))],
+                "{policy:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_top_k_waits_for_the_primary_within_its_budget_or_the_bound() {
+        let answer = |budget_ms, wait_ms| {
+            let mut config = config_without_tries();
+            config.limits.wait_ns_max = Ns::from_millis(wait_ms);
+            let mut world = World::new(config);
+            world.arrive(9, 10, None, Policy::Full);
+            world.arrive(1, 10, budget_ms, Policy::TopK);
+            world.refusals().pop().map(|(_, refusal)| refusal)
+        };
+        assert_eq!(answer(None, 100), None);
+        assert!(
+            matches!(answer(None, 5), Some(Refusal::Overloaded { .. })),
+            "it has no budget to be late for"
+        );
+        assert_eq!(answer(Some(20), 5), None, "the primary is late, and scores as many as fit");
+    }
+
+    #[test]
+    fn a_tier_that_idles_finishes_any_work_within_the_bound() {
+        let mut config = config();
+        config.limits.wait_ns_max = Ns::ZERO;
+        let mut world = World::new(config);
+        world.arrive(1, 2_000, None, Policy::Full);
+        assert_eq!((world.refusals(), world.sched.stats().tries), (vec![], 0));
+    }
+
+    #[test]
+    fn a_quota_of_nothing_refuses_everything() {
+        let mut quota = Quota::new(Some(DeviceNs(0)));
+        assert_eq!(quota.check(Ns(5)), Err(Refusal::QuotaExceeded { retry_after: Ns(1_000_000_000) }));
+        let mut quota = Quota::new(Some(DeviceNs(3)));
+        quota.spend(DeviceNs(3));
+        // A nanosecond of device time takes a third of a second, and is there when the retry comes.
+        assert_eq!(quota.check(Ns::ZERO), Err(Refusal::QuotaExceeded { retry_after: Ns(333_333_334) }));
+        assert!(quota.check(Ns(333_333_333)).is_err());
+        assert!(quota.check(Ns(333_333_334)).is_ok());
+    }
+
+    #[test]
+    fn a_lane_that_is_probed_by_other_work_is_no_prospect() {
+        let mut world = World::new(config());
+        let failing = dispatched(&world.arrive(9, 1, None, Policy::Full)).unwrap();
+        world.done(PRIMARY, failing.batch, Err(Fault::Failed));
+        world.step(Event::LaneUp { lane: PRIMARY });
+        let probe = dispatched_to(&world.wait(150), PRIMARY);
+        assert_eq!(probe.slices[0].job, JobId(9));
+        let next = world.arrive(1, 4, None, Policy::Auto);
+        world.run_all(next);
+        assert_eq!(world.answers(), [(1, Served::Fallback, Some(Degradation::PrimaryUnavailable))]);
     }
 }

@@ -170,12 +170,8 @@ impl Scheduler {
         }
         let part = &mut job.parts[tier];
         let tokens = draft.load.tokens - before.tokens;
-        // The last pairs take the rounding remainder, so that queued and taken work agree.
-        let work = if tokens == part.tokens {
-            part.work
-        } else {
-            Ns((u128::from(part.work.0) * u128::from(tokens) / u128::from(part.tokens)) as u64)
-        };
+        // The last pairs take all that is left, so that queued and taken work agree.
+        let work = Ns((u128::from(part.work.0) * u128::from(tokens) / u128::from(part.tokens)) as u64);
         let ticket = part.queued.expect("a queued part has a ticket");
         part.tokens -= tokens;
         part.work -= work;
@@ -222,9 +218,247 @@ impl Scheduler {
             members: draft.members,
             ends: draft.starts.saturating_add(predicted),
             ends_p99: draft.starts.saturating_add(predictor.p99(&draft.load)),
+            stall_bound: self.limits.stall_ns_min.max(Ns(predicted.0.saturating_mul(STALL_FACTOR))),
         });
-        let bound = self.limits.stall_ns_min.max(Ns(predicted.0.saturating_mul(STALL_FACTOR)));
-        self.set_timer(draft.starts.saturating_add(bound), Timer::Stall(lane_id, id));
+        if lane.running.len() == 1 {
+            self.begins(lane_id);
+        }
         out.push(Action::Dispatch(Dispatch { lane: lane_id, batch: id, slices }));
+    }
+
+    /// Sets the timer of a lane's oldest batch, which begins now. A batch behind it gets its timer when it begins.
+    pub(super) fn begins(&mut self, lane: LaneId) {
+        let Some(batch) = self.lanes[lane.0 as usize].running.front() else { return };
+        let (batch, until) = (batch.id, self.now.saturating_add(batch.stall_bound));
+        self.set_timer(until, Timer::Stall(lane, batch));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rerank::Policy;
+    use crate::sched::config::{Config, Limits};
+    use crate::sched::event::{Event, Fault};
+    use crate::sched::tests::{
+        FALLBACK, MS, PRIMARY, World, config, config_without_tries, dispatched, dispatched_to,
+        seeds_with_overhead,
+    };
+    use std::cmp::Reverse;
+
+    const FULL: (Option<u64>, Policy) = (None, Policy::Full);
+    const FLOOD: TenantId = TenantId(0);
+    const CALM: TenantId = TenantId(1);
+
+    /// A batch of the primary takes 2 ms and half a millisecond for each pair. It has grown enough at 16 ms.
+    fn config_with_overhead(depth: usize) -> Config {
+        let mut config = config();
+        config.seeds.primary = seeds_with_overhead();
+        config.lanes[0].depth = depth;
+        config.limits = Limits::default();
+        config
+    }
+
+    /// Uses up all savings of a tenant.
+    fn spend(world: &mut World, tenant: TenantId) {
+        world.sched.queues.primary.charge(world.now, tenant, 2_000_000_000);
+    }
+
+    /// The jobs of a batch with their pairs.
+    fn pairs(dispatch: &Dispatch) -> Vec<(u64, u32)> {
+        let mut jobs: Vec<(u64, u32)> = Vec::new();
+        for Slice { job, range, .. } in &dispatch.slices {
+            match jobs.iter_mut().find(|(known, _)| *known == job.0) {
+                Some((_, pairs)) => *pairs += range.end - range.start,
+                None => jobs.push((job.0, range.end - range.start)),
+            }
+        }
+        jobs
+    }
+
+    /// The next batch of the primary, once the present one ends as predicted.
+    fn next(world: &mut World) -> Vec<(u64, u32)> {
+        pairs(&dispatched_to(&world.end(PRIMARY), PRIMARY))
+    }
+
+    #[test]
+    fn a_busy_lane_takes_little_work_just_before_it_is_idle() {
+        let mut world = World::new(config_with_overhead(2));
+        world.arrive(1, 20, None, Policy::Full);
+        let ends = world.sched.lanes[0].running[0].ends;
+        for job in [2, 3] {
+            assert_eq!(dispatched(&world.arrive(job, 2, None, Policy::Full)), None);
+        }
+        let is_refill = |Reverse((at, _, timer)): &Reverse<(Ns, u64, Timer)>| {
+            *timer == Timer::Refill && *at == ends - REFILL_LEAD
+        };
+        assert_eq!(world.sched.timers.iter().filter(|timer| is_refill(timer)).count(), 1);
+        assert_eq!(world.sched.next_wake(), Some(ends - REFILL_LEAD));
+        world.now = ends - REFILL_LEAD - Ns(1);
+        assert_eq!(dispatched(&world.step(Event::Tick)), None);
+        world.now = ends - REFILL_LEAD;
+        let behind = dispatched(&world.step(Event::Tick)).unwrap();
+        assert_eq!(pairs(&behind), [(2, 2), (3, 2)]);
+        // It starts when the first one ends.
+        let load = Load::of([100; 4]);
+        let (predicted, p99) =
+            (world.sched.predictors.primary.predict(&load), world.sched.predictors.primary.p99(&load));
+        let batch = &world.sched.lanes[0].running[1];
+        assert_eq!((batch.ends, batch.ends_p99), (ends + predicted, ends + p99));
+    }
+
+    #[test]
+    fn a_busy_lane_takes_a_batch_that_has_grown_enough() {
+        // By time.
+        let mut world = World::new(config_with_overhead(2));
+        world.arrive(0, 20, None, Policy::Full);
+        let worthwhile = world.sched.worthwhile_ns(Tier::Primary);
+        assert!((Ns(15 * MS)..Ns(17 * MS)).contains(&worthwhile), "{worthwhile:?}");
+        let marginal = world.sched.predictors.primary.marginal(100);
+        let mut waiting = Ns::ZERO;
+        for job in 1.. {
+            waiting += marginal;
+            let is_dispatched = dispatched(&world.arrive(job, 1, None, Policy::Full)).is_some();
+            assert_eq!(is_dispatched, waiting >= worthwhile, "{waiting:?}");
+            if is_dispatched {
+                break;
+            }
+        }
+        // By tokens.
+        for (tokens_max, is_dispatched) in [(201, false), (200, true)] {
+            let mut world = World::new(config_with_overhead(2));
+            world.arrive(1, 1, None, Policy::Full);
+            world.sched.lanes[0].tokens_max = tokens_max;
+            assert_eq!(dispatched(&world.arrive(2, 2, None, Policy::Full)).is_some(), is_dispatched);
+        }
+        // Not beyond the share of its tenant.
+        let mut world = World::new(config_with_overhead(2));
+        world.arrive(1, 20, None, Policy::Full);
+        spend(&mut world, FLOOD);
+        assert_eq!(dispatched(&world.arrive(2, 100, None, Policy::Full)), None);
+    }
+
+    #[test]
+    fn a_flood_gets_half_a_batch_while_a_tenant_within_its_share_was_active_lately() {
+        for (was_active, waits_ms, expected) in [(true, 999, 5), (true, 1_000, 10), (false, 500, 10)] {
+            let mut world = World::new(config());
+            world.now = Ns(MS);
+            world.step(Event::Tick);
+            if was_active {
+                world.sched.queues.primary.charge(world.now, CALM, 1);
+            }
+            world.wait(waits_ms);
+            spend(&mut world, FLOOD);
+            let flood = dispatched(&world.arrive(1, 100, None, Policy::Full)).unwrap();
+            assert_eq!(pairs(&flood), [(1, expected)], "{was_active}, {waits_ms}");
+        }
+    }
+
+    #[test]
+    fn a_batch_of_a_tenant_with_priority_is_not_filled_up_by_a_flood() {
+        // The second tenant's jobs take at least 16 ms together, or less.
+        for (job_2, job_3, expected) in [
+            (4, 30, vec![(2, 4), (3, 30)]),
+            (12, 20, vec![(2, 12), (3, 20)]),
+            (30, 34, vec![(2, 30), (3, 10)]),
+            (2, 3, vec![(2, 2), (3, 3), (1, 20)]),
+        ] {
+            let mut world = World::new(config_with_overhead(1));
+            world.arrive(9, 1, None, Policy::Full);
+            spend(&mut world, FLOOD);
+            world.arrive(1, 20, None, Policy::Full);
+            world.arrive_of(CALM, 2, job_2, FULL);
+            world.arrive_of(CALM, 3, job_3, FULL);
+            assert_eq!(next(&mut world), expected);
+        }
+    }
+
+    #[test]
+    fn a_batch_in_which_a_job_ends_is_not_filled_up_by_one_that_no_batch_can_hold() {
+        // 40 pairs fit, and 28 take 16 ms.
+        for (jobs, expected) in [
+            (vec![(1, 2), (2, 90)], vec![(1, 2), (2, 38)]),
+            (vec![(1, 2), (2, 200)], vec![(1, 2), (2, 26)]),
+            (vec![(2, 200)], vec![(2, 40)]),
+        ] {
+            let mut world = World::new(config_with_overhead(1));
+            world.arrive(9, 1, None, Policy::Full);
+            for (job, pairs) in jobs {
+                world.arrive(job, pairs, None, Policy::Full);
+            }
+            assert_eq!(next(&mut world), expected);
+        }
+    }
+
+    #[test]
+    fn a_probe_is_one_job_s_and_small() {
+        for (waiting, expected) in [(2, 2), (10, 5)] {
+            let mut world = World::new(config());
+            let failing = dispatched(&world.arrive(1, waiting, None, Policy::Full)).unwrap();
+            world.arrive(2, waiting + 1, None, Policy::Full);
+            world.done(PRIMARY, failing.batch, Err(Fault::Failed));
+            world.step(Event::LaneUp { lane: PRIMARY });
+            assert_eq!(pairs(&dispatched_to(&world.wait(150), PRIMARY)), [(1, expected)]);
+        }
+    }
+
+    #[test]
+    fn a_batch_grows_no_further_than_its_tightest_deadline_allows() {
+        let surely =
+            |world: &World, pairs: usize| world.sched.predictors.primary.surely(&Load::of(vec![100; pairs]));
+        // Job 1 ends in the batch and leaves time for seven pairs; job 2 has more time, or as much as it wants.
+        for (limits, expected) in [
+            ([None, None], vec![(1, 2), (2, 3), (3, 5)]),
+            ([Some(7), None], vec![(1, 2), (2, 3), (3, 2)]),
+            ([Some(7), Some(9)], vec![(1, 2), (2, 3), (3, 2)]),
+            ([Some(9), Some(7)], vec![(1, 2), (2, 3), (3, 2)]),
+        ] {
+            let mut world = World::new(config_without_tries());
+            world.arrive(9, 1, None, Policy::Full);
+            for (job, pairs) in [(1, 2), (2, 3), (3, 10)] {
+                world.arrive(job, pairs, None, Policy::Full);
+            }
+            for (job, limit) in [1, 2].into_iter().zip(limits) {
+                let deadline = limit.map(|pairs| surely(&world, pairs));
+                world.sched.job(JobId(job)).deadline = deadline;
+            }
+            assert_eq!(next(&mut world), expected, "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_late_behind_the_others_in_its_batch_goes_to_the_fallback() {
+        // The fallback's lane comes second, or first.
+        for swap in [false, true] {
+            let mut config = config_without_tries();
+            let [mut primary, mut fallback] = [PRIMARY, FALLBACK];
+            if swap {
+                config.lanes.swap(0, 1);
+                std::mem::swap(&mut primary, &mut fallback);
+            }
+            let mut world = World::new(config);
+            world.arrive(9, 1, None, Policy::Full);
+            world.arrive(1, 5, None, Policy::Full);
+            world.arrive(2, 5, None, Policy::Auto);
+            // Alone it takes 5.5 ms with the margin, and behind job 1 11 ms.
+            world.sched.job(JobId(2)).deadline = Some(Ns(8 * MS));
+            let actions = world.end(primary);
+            assert_eq!(pairs(&dispatched_to(&actions, primary)), [(1, 5)]);
+            assert_eq!(pairs(&dispatched_to(&actions, fallback)), [(2, 5)]);
+        }
+    }
+
+    #[test]
+    fn tenants_without_savings_take_turns_within_a_batch() {
+        let mut world = World::new(config());
+        world.arrive(9, 1, None, Policy::Full);
+        for tenant in [FLOOD, CALM] {
+            spend(&mut world, tenant);
+            world.arrive_of(tenant, u64::from(tenant.0), 10, FULL);
+        }
+        // A turn is a quarter of a batch: 2.5 ms, of which the third pair takes more than is left.
+        let batch = dispatched_to(&world.end(PRIMARY), PRIMARY);
+        let turns: Vec<_> = batch.slices.iter().map(|slice| (slice.job.0, slice.range.clone())).collect();
+        assert_eq!(turns, [(0, 0..3), (1, 0..3), (0, 3..5), (1, 3..5)]);
     }
 }

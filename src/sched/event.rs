@@ -229,3 +229,26 @@ pub struct Answer {
     /// Time in which a lane worked on the job.
     pub compute: Ns,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_fnv_1a_and_differ_with_the_actions() {
+        // From the authors' test vectors.
+        for (text, expected) in
+            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
+        {
+            let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+            hasher.write(text.as_bytes());
+            assert_eq!(hasher.finish(), expected, "{text}");
+        }
+        let rank = |job| Action::Rank { job: JobId(job) };
+        let digests = [digest(&[]), digest(&[rank(1)]), digest(&[rank(2)]), digest(&[rank(1), rank(2)])];
+        assert_eq!(digests.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+        [rank(1)][..].hash(&mut hasher);
+        assert_eq!(digest(&[rank(1)]), hasher.finish());
+    }
+}

@@ -75,7 +75,7 @@ impl Horizon {
 
     /// Whether work due at `due` is so long overdue that its bucket counts as a future one.
     pub fn forgotten(now: Ns, due: Ns) -> bool {
-        now.0 / BUCKET_NS > due.0 / BUCKET_NS + (BUCKETS - REACH)
+        now.0 / BUCKET_NS >= due.0 / BUCKET_NS + (BUCKETS - REACH)
     }
 
     /// All work.
@@ -130,5 +130,43 @@ mod tests {
         let mut horizon = Horizon::default();
         horizon.add(Horizon::bucket(Ns::ZERO, Ns::from_millis(100)), Ns(7));
         assert_eq!(horizon.before(Ns::from_millis(1_500), Ns::from_millis(1_501)), Ns(7));
+    }
+
+    #[test]
+    fn work_is_forgotten_a_quarter_of_the_ring_after_it_was_due() {
+        let at = |bucket: u64| Ns(bucket * BUCKET_NS);
+        for (overdue, is_forgotten) in [(0, false), (BUCKETS - REACH - 1, false), (BUCKETS - REACH, true)] {
+            assert_eq!(Horizon::forgotten(at(3_000), at(3_000 - overdue)), is_forgotten, "{overdue}");
+        }
+        // Until then it is before all that is due now, and before nothing that is not.
+        let mut horizon = Horizon::default();
+        horizon.add(Horizon::bucket(at(1_000), at(1_000)), Ns(7));
+        assert_eq!(horizon.before(at(1_000 + BUCKETS - REACH - 1), at(1_000 + BUCKETS - REACH - 1)), Ns(7));
+    }
+
+    #[test]
+    fn work_that_is_overdue_is_due_now() {
+        let at = |bucket: u64| Ns(bucket * BUCKET_NS);
+        assert_eq!(Horizon::bucket(at(3_000), at(10)), Horizon::bucket(at(3_000), at(3_000)));
+        let mut horizon = Horizon::default();
+        horizon.add(Horizon::bucket(at(3_000), at(10)), Ns(7));
+        assert_eq!(horizon.before(at(3_000), at(10)), Ns(7));
+    }
+
+    #[test]
+    fn the_ends_of_the_ring_are_told_apart() {
+        // The window is exactly the ring's first buckets, or wraps around it.
+        for first in [0, 1, BUCKETS - REACH - 1, BUCKETS - REACH, BUCKETS - REACH + 1, BUCKETS - 1] {
+            let at = |bucket: u64| Ns((first + bucket) * BUCKET_NS);
+            let mut horizon = Horizon::default();
+            for (bucket, work) in [(0, 1), (1, 10), (REACH - 1, 100), (REACH, 1_000)] {
+                horizon.add(Horizon::bucket(at(0), at(bucket)), Ns(work));
+            }
+            for (bucket, before) in
+                [(0, 1), (1, 11), (2, 11), (REACH - 2, 11), (REACH - 1, 111), (REACH, 1_111)]
+            {
+                assert_eq!(horizon.before(at(0), at(bucket)), Ns(before), "{bucket} of {first}");
+            }
+        }
     }
 }

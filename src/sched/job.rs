@@ -187,6 +187,10 @@ mod tests {
         assert_eq!(part.not_done()[..], [3..4, 6..7]);
         assert_eq!(part.done_pairs(), 5);
         assert!(!part.complete());
+        for (done, prefix) in [([2..3, 0..2], 3), ([1..2, 3..4], 0)] {
+            let part = Part { done: done.into_iter().collect(), pairs: 7, ..Part::default() };
+            assert_eq!(part.done_prefix(), prefix);
+        }
     }
 
     #[test]
@@ -245,5 +249,11 @@ mod tests {
         let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, lengths };
         let job = Job::new(arrival, &limits, |_, load| Ns(load.tokens));
         assert_eq!(job.due, Ns(1_007), "no job without a budget waits longer than the bound");
+        assert_eq!(job.pairs(), 1);
+        let lengths = PerTier { primary: Arc::default(), fallback: Arc::from([10, 20]) };
+        let mut job = Job { lengths, ..job };
+        assert_eq!((job.pairs(), job.length(Tier::Fallback, 0)), (2, 10));
+        job.parts.fallback.order = Some(Arc::from([1, 0]));
+        assert_eq!(job.length(Tier::Fallback, 0), 20);
     }
 }

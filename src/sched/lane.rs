@@ -33,6 +33,8 @@ pub(super) struct Batch {
     /// When it is predicted to end: the mean, and with margin.
     pub ends: Ns,
     pub ends_p99: Ns,
+    /// How long it may work before it is given up.
+    pub stall_bound: Ns,
 }
 
 /// Pairs of one job in a batch.
@@ -153,7 +155,15 @@ mod tests {
     fn batch(id: u64, tokens: u32, ends: u64) -> Batch {
         let load = Load::of([tokens]);
         let ends = Ns(ends);
-        Batch { id: BatchId(id), members: Vec::new(), load, tokens_max: 1_024, ends, ends_p99: ends }
+        Batch {
+            id: BatchId(id),
+            members: Vec::new(),
+            load,
+            tokens_max: 1_024,
+            ends,
+            ends_p99: ends,
+            stall_bound: Ns::MAX,
+        }
     }
 
     #[test]
@@ -210,5 +220,9 @@ mod tests {
         assert_eq!(lane.tokens_max, 1_024);
         lane.out_of_memory(1);
         assert_eq!(lane.tokens_max, 1);
+        // A small bound grows too.
+        lane.config.batch_tokens_max = 100;
+        lane.succeeded(&batch(1, 1, 0));
+        assert_eq!(lane.tokens_max, 2);
     }
 }

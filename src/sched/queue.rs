@@ -369,4 +369,172 @@ mod tests {
         assert_eq!(queue.ahead(Ns::ZERO, TenantId(1), Ns(50 * MS), Ns(2 * MS)), Ns(3 * MS));
         assert_eq!(queue.ahead(Ns::ZERO, TenantId(0), Ns(60 * MS), Ns(2 * MS)), Ns(1000 * MS));
     }
+
+    fn tenant(queue: &TierQueue, id: u32) -> (i64, i64) {
+        (queue.tenants[id as usize].deficit, queue.tenants[id as usize].saved)
+    }
+
+    fn push(queue: &mut TierQueue, tenant: u32, job: u64, due_ms: u64) -> Ticket {
+        queue.push(Ns::ZERO, (TenantId(tenant), JobId(job)), Ns(due_ms * MS), (1, Ns(MS)))
+    }
+
+    #[test]
+    fn an_empty_queue_keeps_a_tenant_s_debt_and_not_its_turn() {
+        for (before, after) in [(0, 2 * MS as i64), (5, 2 * MS as i64), (-5, 2 * MS as i64 - 5)] {
+            let mut queue = spent(&[2]);
+            queue.tenants[0].deficit = before;
+            push(&mut queue, 0, 1, 1);
+            assert_eq!(tenant(&queue, 0).0, after);
+            // A second job gives no second turn.
+            push(&mut queue, 0, 2, 1);
+            assert_eq!(tenant(&queue, 0).0, after);
+        }
+    }
+
+    #[test]
+    fn a_sole_tenant_needs_no_turn() {
+        let mut queue = TierQueue::new([1, 1].into_iter(), 1, Ns(MS));
+        push(&mut queue, 0, 1, 1);
+        queue.tenants[0].deficit = -5;
+        assert_eq!(queue.front(Ns::ZERO), Some((TenantId(0), JobId(1))));
+        assert_eq!(tenant(&queue, 0).0, -5);
+        assert_eq!((queue.allowance(TenantId(0)), queue.goes_first(Ns::ZERO, TenantId(0))), (Ns::MAX, false));
+        // With a second one it needs one, and goes first within its savings.
+        push(&mut queue, 1, 2, 1);
+        assert_eq!((queue.allowance(TenantId(0)), queue.goes_first(Ns::ZERO, TenantId(0))), (Ns::ZERO, true));
+        queue.tenants[0].saved = 0;
+        assert!(!queue.goes_first(Ns::ZERO, TenantId(0)));
+        queue.tenants[1].saved_at = Ns(1);
+        assert!(!queue.all_within_share(Ns(1)) && !queue.disturbs(Ns(1)), "one of two is");
+        queue.tenants[1].saved = 0;
+        assert!(!queue.all_within_share(Ns(1)) && !queue.disturbs(Ns(1)), "none is");
+        // Who is alone is within its share whatever it used.
+        let mut queue = spent(&[1]);
+        push(&mut queue, 0, 1, 1);
+        assert!(queue.all_within_share(Ns::ZERO));
+        let mut queue = spent(&[1, 1]);
+        push(&mut queue, 0, 1, 1);
+        assert!(!queue.all_within_share(Ns::ZERO));
+    }
+
+    #[test]
+    fn tenants_with_savings_go_by_urgency_while_their_turns_last() {
+        for (deficits, first, left) in [
+            ([1, 1], 0, [1, 1]),
+            ([0, 1], 1, [0, 1]),
+            ([-1, 1], 1, [-1, 1]),
+            // All turns are used up: the next round begins.
+            ([0, 0], 0, [MS as i64, 2 * MS as i64]),
+        ] {
+            let mut queue = TierQueue::new([1, 2, 1].into_iter(), 1, Ns(MS));
+            push(&mut queue, 0, 10, 20);
+            push(&mut queue, 1, 11, 30);
+            // The third one has the most urgent job and no savings.
+            push(&mut queue, 2, 12, 1);
+            queue.tenants[2].saved = 0;
+            (queue.tenants[0].deficit, queue.tenants[1].deficit) = (deficits[0], deficits[1]);
+            assert_eq!(
+                queue.front(Ns::ZERO),
+                Some((TenantId(first), JobId(10 + u64::from(first)))),
+                "{deficits:?}"
+            );
+            assert_eq!([0, 1].map(|id| tenant(&queue, id).0), left);
+        }
+    }
+
+    #[test]
+    fn turns_and_debts_are_bounded_by_weight() {
+        let mut queue = TierQueue::new([1, 3].into_iter(), 2, Ns(MS));
+        for (id, bound) in [(0, 4 * MS as i64), (1, 12 * MS as i64)] {
+            queue.charge(Ns::ZERO, TenantId(id), i64::MAX / 2);
+            assert_eq!(tenant(&queue, id).0, -bound);
+            queue.charge(Ns::ZERO, TenantId(id), i64::MIN / 2);
+            assert_eq!(tenant(&queue, id).0, bound);
+            queue.charge(Ns::ZERO, TenantId(id), 7);
+            assert_eq!(tenant(&queue, id).0, bound - 7);
+        }
+        let mut queue = spent(&[1, 1]);
+        push(&mut queue, 0, 1, 1);
+        push(&mut queue, 1, 2, 1);
+        queue.tenants[0].deficit = -7;
+        assert_eq!(queue.allowance(TenantId(0)), Ns::ZERO);
+        queue.tenants[0].deficit = 7;
+        assert_eq!(queue.allowance(TenantId(0)), Ns(7));
+    }
+
+    #[test]
+    fn savings_are_a_share_of_the_time_of_all_lanes() {
+        // Weights 1 and 3 on two lanes: in a second the second tenant saves 3/4 of two seconds.
+        let mut queue = TierQueue::new([1, 3].into_iter(), 2, Ns(MS));
+        let second = 1_000 * MS as i64;
+        assert_eq!(queue.saved(Ns::ZERO, TenantId(1)), 6 * second);
+        queue.charge(Ns::ZERO, TenantId(1), second);
+        assert_eq!(tenant(&queue, 1).1, 2 * second, "a second of device time costs four");
+        queue.charge(Ns::ZERO, TenantId(1), second);
+        assert_eq!(tenant(&queue, 1).1, 0, "idle capacity creates no debt");
+        assert_eq!(queue.saved(Ns(100 * MS), TenantId(1)), 6 * second / 10);
+        queue.charge(Ns(100 * MS), TenantId(1), -second);
+        assert_eq!(tenant(&queue, 1).1, 46 * second / 10);
+        assert_eq!(queue.saved(Ns(9_000 * MS), TenantId(1)), 6 * second);
+    }
+
+    #[test]
+    fn a_tenant_is_within_its_share_with_half_of_its_savings_beyond_what_waits() {
+        let mut queue = TierQueue::new([1, 1].into_iter(), 1, Ns(MS));
+        let half = saved_max(1, 1) / 2;
+        push(&mut queue, 0, 1, 1);
+        for (saved, has_saved) in [(half + 2 * MS as i64, true), (half + 2 * MS as i64 - 1, false)] {
+            queue.tenants[0].saved = saved;
+            assert_eq!(queue.has_saved(Ns::ZERO, TenantId(0)), has_saved);
+        }
+    }
+
+    #[test]
+    fn what_is_ahead_is_the_more_urgent_work_and_the_rivals_part() {
+        // Tenants 0 and 1 have savings or not; the third one never. Each has ten jobs due at 20 ms, and ten at 80 ms.
+        let ahead = |saved: [bool; 2], weights: [u32; 3]| {
+            let mut queue = TierQueue::new(weights.into_iter(), 1, Ns(MS));
+            for job in 0..60 {
+                push(&mut queue, job as u32 % 3, job, if job < 30 { 20 } else { 80 });
+            }
+            let sums = queue.weights;
+            for (id, saved) in saved.into_iter().chain([false]).enumerate() {
+                let tenant = &mut queue.tenants[id];
+                tenant.saved = if saved { saved_max(tenant.weight, 1) } else { 0 };
+                assert!(tenant.saved == 0 || 2 * (tenant.saved - 20 * MS as i64 * sums) > tenant.saved);
+            }
+            queue.ahead(Ns::ZERO, TenantId(0), Ns(40 * MS), Ns(2 * MS)).0 / MS
+        };
+        // Its own: 10 ms. Rivals with savings go by due time beside one with savings, and all before one without.
+        assert_eq!(ahead([true, true], [1, 1, 1]), 10 + 10);
+        assert_eq!(ahead([true, false], [1, 1, 1]), 10);
+        // Those that take turns pass 12 ms for its own 12, and a turn, by weight.
+        assert_eq!(ahead([false, true], [1, 1, 1]), 10 + 20 + 12 + 1);
+        assert_eq!(ahead([false, false], [1, 1, 1]), 10 + 24 + 2);
+        assert_eq!(ahead([false, true], [2, 1, 1]), 10 + 20 + 6 + 1);
+        assert_eq!(ahead([false, true], [4, 1, 2]), 10 + 20 + 6 + 2);
+        // At most all that they have.
+        assert_eq!(ahead([false, true], [1, 1, 4]), 10 + 20 + 20);
+    }
+
+    #[test]
+    fn a_queue_that_is_very_far_behind_counts_all_of_its_work_as_ahead() {
+        let mut queue = spent(&[1]);
+        push(&mut queue, 0, 1, 0);
+        push(&mut queue, 0, 2, 9_000);
+        let ahead = |now_ms| queue.ahead(Ns(now_ms * MS), TenantId(0), Ns((now_ms + 100) * MS), Ns(1));
+        assert_eq!(ahead(2_047), Ns(MS), "the second job is due later");
+        assert_eq!(ahead(2_048), Ns(2 * MS), "the first one is forgotten");
+    }
+
+    #[test]
+    fn a_weight_and_a_turn_are_at_least_one() {
+        let mut queue = TierQueue::new([0, 3].into_iter(), 1, Ns::ZERO);
+        assert_eq!((queue.tenants[0].weight, queue.weights), (1, 4));
+        for id in 0..2 {
+            push(&mut queue, id, u64::from(id), 1);
+            (queue.tenants[id as usize].deficit, queue.tenants[id as usize].saved) = (-2, 0);
+        }
+        assert_eq!(queue.front(Ns::ZERO), Some((TenantId(1), JobId(1))), "turns grow by weight");
+    }
 }

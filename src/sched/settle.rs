@@ -1,8 +1,8 @@
 //! The end of a batch: charges, learns and answers, or recovers from a fault.
 
+use super::Scheduler;
 use super::event::{Action, BatchId, Done, Fault, JobId, LaneId};
 use super::lane::{Batch, Member};
-use super::{Scheduler, Timer};
 use crate::base::{DeviceId, DeviceNs, Tier, split};
 use std::collections::BTreeSet;
 
@@ -16,6 +16,7 @@ impl Scheduler {
             Ok(()) => self.succeeded(done, &batch, out),
             Err(fault) => self.faulted(done.lane, fault, done.device, batch, out),
         }
+        self.begins(done.lane);
     }
 
     fn succeeded(&mut self, done: &Done, batch: &Batch, out: &mut Vec<Action>) {
@@ -102,16 +103,7 @@ impl Scheduler {
 
     pub(super) fn stalled(&mut self, id: LaneId, batch: BatchId, out: &mut Vec<Action>) {
         let lane = &mut self.lanes[id.0 as usize];
-        // Only the oldest batch can have stalled; the ones behind it get their own timers.
-        let Some(oldest) = lane.running.front() else { return };
-        if oldest.id != batch {
-            if lane.running.iter().any(|running| running.id == batch) {
-                let again = self.now.saturating_add(self.limits.stall_ns_min);
-                self.set_timer(again, Timer::Stall(id, batch));
-            }
-            return;
-        }
-        let batch = lane.running.pop_front().expect("the oldest batch was just seen");
+        let Some(batch) = lane.finish(batch) else { return };
         // The ledger computes the device time of the batch.
         out.push(Action::GaveUp { lane: id });
         self.faulted(id, Fault::Stalled, DeviceNs::ZERO, batch, out);
@@ -124,5 +116,29 @@ impl Scheduler {
             job.parts[tier].todo.insert(0, member.slice.range.clone());
             self.requeue(member.slice.job, tier);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::TenantId;
+    use crate::rerank::Policy;
+    use crate::sched::tests::{World, config};
+
+    #[test]
+    fn a_queue_is_charged_for_the_measured_time_instead_of_the_predicted() {
+        let mut world = World::new(config());
+        world.arrive(9, 10, None, Policy::Full);
+        for tenant in 0..2 {
+            world.arrive_of(TenantId(tenant), u64::from(tenant), 10, (None, Policy::Full));
+        }
+        let member = world.sched.lanes[0].running[0].members.pop().unwrap();
+        let member = Member { tenant: TenantId(1), ..member };
+        let left = |world: &World| world.sched.queues.primary.allowance(TenantId(1)).0;
+        let before = left(&world);
+        let charge = DeviceNs(member.work.0 + 3);
+        world.sched.pay((Tier::Primary, DeviceId(0)), &member, charge, &mut Vec::new());
+        assert_eq!(before - left(&world), 3);
     }
 }

@@ -72,7 +72,7 @@ impl Scheduler {
             // Its work was withdrawn at the last moment, and the last running batch has ended.
             let part = &job.parts[tier];
             let cut_short = part.running == 0 && part.todo.is_empty();
-            if matches!(job.stage, Stage::TopK { .. }) && tier == Tier::Primary && cut_short {
+            if matches!(job.stage, Stage::TopK { .. }) && cut_short {
                 self.answer_top_k(id, Degradation::PrimaryLate, out);
             }
             return;
@@ -222,7 +222,7 @@ impl Scheduler {
         let Some(job) = self.jobs.get(&id).filter(|job| job.stage == Stage::Ranking) else { return };
         let default = (job.policy == Policy::TopK).then_some(self.limits.top_k_default);
         let wanted = job.top_k.or(default).map_or(order.len(), |k| (k as usize).min(order.len()));
-        // Without a deadline no number of candidates is too late.
+        // Without a deadline all fit.
         let latest = job.deadline.unwrap_or(Ns::MAX);
         let best = order[..wanted].iter().map(|&candidate| job.lengths.primary[candidate as usize]);
         let wait = self.finish(Tier::Primary, job.tenant, job.due, &Load::default());
@@ -232,9 +232,7 @@ impl Scheduler {
             wait.saturating_add(self.predictors.primary.surely(&load)) <= latest
         };
         let k = best.clone().take_while(fits).count();
-        let may_try = k < wanted
-            && job.deadline.is_some()
-            && self.is_worth_a_try(Tier::Primary, &Load::of(best), latest);
+        let may_try = k < wanted && self.is_worth_a_try(Tier::Primary, &Load::of(best), latest);
         if may_try && self.pay_for_try() {
             self.job(id).tried.primary = true;
             return self.start_top_k(id, order, wanted);
@@ -331,5 +329,428 @@ impl Scheduler {
                 (Tier::Primary | Tier::Fallback, _) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{DeviceId, PerTier};
+    use crate::sched::Event;
+    use crate::sched::config::{LaneConfig, Limits};
+    use crate::sched::event::{Fault, LaneId};
+    use crate::sched::hedge::HedgeTokens;
+    use crate::sched::job::Part;
+    use crate::sched::lane::Health;
+    use crate::sched::tests::{
+        FALLBACK, MS, PRIMARY, World, config, config_without_tries, dispatched, dispatched_to,
+    };
+
+    const JOB: JobId = JobId(1);
+    const PAIRS: u32 = 10;
+    const DEADLINE: Ns = Ns(100 * MS);
+    const LATE: Option<Degradation> = Some(Degradation::PrimaryLate);
+
+    /// Job 1 with a deadline is in this stage. Its tiers have begun nothing, because both are busy.
+    fn world(stage: Stage, policy: Policy) -> World {
+        let mut world = World::new(config_without_tries());
+        world.arrive(8, 10, None, Policy::Full);
+        world.arrive(9, 10, None, Policy::Fallback);
+        world.arrive(JOB.0, PAIRS as usize, None, Policy::Auto);
+        let job = world.sched.job(JOB);
+        (job.policy, job.deadline) = (policy, Some(DEADLINE));
+        match stage {
+            Stage::Full => {}
+            Stage::Hedged => world.sched.start(JOB, stage),
+            Stage::Fallback { .. } => {
+                world.sched.withdraw(JOB, Tier::Primary);
+                world.sched.start(JOB, stage);
+            }
+            Stage::Ranking | Stage::TopK { .. } => {
+                world.sched.withdraw(JOB, Tier::Primary);
+                score(&mut world, Tier::Fallback, PAIRS);
+                world.sched.job(JOB).stage = stage;
+                if let Stage::TopK { k } = stage {
+                    world.sched.start_top_k(JOB, (0..PAIRS).collect(), k as usize);
+                }
+            }
+        }
+        world.actions.clear();
+        world
+    }
+
+    /// A tier has scored the first positions of job 1, and has no more to do.
+    fn score(world: &mut World, tier: Tier, done: u32) {
+        world.sched.withdraw(JOB, tier);
+        let part = &mut world.sched.job(JOB).parts[tier];
+        let pairs = if part.pairs == 0 { PAIRS } else { part.pairs };
+        *part = Part { pairs, order: part.order.clone(), ..Part::default() };
+        part.done.push(0..done);
+    }
+
+    /// The state of job 1, or its end.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Now {
+        In(Stage, Option<Degradation>),
+        Answered(Served, Option<Degradation>),
+        Refused(Refusal),
+    }
+
+    fn now(world: &World, actions: &[Action]) -> Now {
+        let ends = actions.iter().find_map(|action| match action {
+            Action::Answer { job: JOB, answer } => Some(Now::Answered(answer.served, answer.degraded)),
+            Action::Refuse { job: JOB, refusal } => Some(Now::Refused(refusal.clone())),
+            _ => None,
+        });
+        ends.unwrap_or_else(|| {
+            let job = &world.sched.jobs[&JOB];
+            Now::In(job.stage, job.degraded)
+        })
+    }
+
+    const FULL: Stage = Stage::Full;
+    const ON_FALLBACK: Stage = Stage::Fallback { then_top_k: false };
+    const FIVE: Stage = Stage::TopK { k: 5 };
+
+    #[test]
+    fn a_stage_waits_for_the_tiers_that_its_answer_needs() {
+        for (stage, primary, fallback) in [
+            (FULL, true, false),
+            (Stage::Hedged, true, true),
+            (ON_FALLBACK, false, true),
+            (Stage::Fallback { then_top_k: true }, false, true),
+            (Stage::Ranking, false, false),
+            (FIVE, true, false),
+        ] {
+            assert_eq!(
+                (stage.works(Tier::Primary), stage.works(Tier::Fallback)),
+                (primary, fallback),
+                "{stage:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tier_takes_over_if_the_policy_allows_it_and_it_can_do_all_of_the_work() {
+        let takes_over = |world: &World| (world.sched.may_fall_back(JOB), world.sched.may_go_full(JOB));
+        assert_eq!(takes_over(&world(FULL, Policy::Auto)), (true, true));
+        type Set = fn(&mut World);
+        let obstacles: [(&str, Set); 5] = [
+            ("the policy", |world| world.sched.job(JOB).policy = Policy::Full),
+            ("no pairs that it can read", |world| world.sched.job(JOB).lengths = PerTier::default()),
+            ("it failed", |world| world.sched.job(JOB).failed = PerTier { primary: true, fallback: true }),
+            ("its pairs still run", |world| {
+                Tier::ALL.iter().for_each(|&tier| world.sched.job(JOB).parts[tier].running = 1);
+            }),
+            ("no lane", |world| {
+                let rest = Health::Resting { until: Ns::MAX };
+                world.sched.lanes.iter_mut().for_each(|lane| lane.health = rest);
+            }),
+        ];
+        for (obstacle, set) in obstacles {
+            let mut world = world(FULL, Policy::Auto);
+            set(&mut world);
+            assert_eq!(takes_over(&world), (false, false), "{obstacle}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_predicted_late_moves_on_ends_or_stays() {
+        use Now::{Answered, In, Refused};
+        use Policy::{Auto, Full};
+        const STARTS: Ns = Ns(8 * MS);
+        let begun = |tier: Tier| move |world: &mut World| world.sched.job(JOB).parts[tier].done.push(0..1);
+        let runs = |world: &mut World| world.sched.job(JOB).parts.primary.running = 1;
+        let nothing = |_: &mut World| {};
+        let scored = |world: &mut World| score(world, Tier::Fallback, PAIRS);
+        let refused = Refused(Refusal::BudgetTooShortNow { retry_after: STARTS - Ns(MS) });
+        type Set<'a> = &'a dyn Fn(&mut World);
+        let (on_primary, on_fallback) = (begun(Tier::Primary), begun(Tier::Fallback));
+        let rows: [(Stage, Policy, Tier, bool, Set<'_>, bool, Now); 17] = [
+            // The fallback takes over what has not begun, and what is certainly late.
+            (FULL, Auto, Tier::Primary, false, &nothing, true, In(ON_FALLBACK, LATE)),
+            (FULL, Auto, Tier::Primary, false, &on_primary, false, In(FULL, None)),
+            (FULL, Auto, Tier::Primary, true, &on_primary, true, In(ON_FALLBACK, LATE)),
+            // Without the fallback, it is refused if it has not begun and is certainly late.
+            (FULL, Full, Tier::Primary, false, &nothing, false, In(FULL, None)),
+            (FULL, Full, Tier::Primary, true, &nothing, true, refused.clone()),
+            (FULL, Full, Tier::Primary, true, &on_primary, false, In(FULL, None)),
+            (ON_FALLBACK, Auto, Tier::Fallback, false, &nothing, false, In(ON_FALLBACK, None)),
+            (ON_FALLBACK, Auto, Tier::Fallback, true, &nothing, true, refused),
+            (ON_FALLBACK, Auto, Tier::Fallback, true, &on_fallback, false, In(ON_FALLBACK, None)),
+            // A top-k ends with the scores that are back, once nothing runs.
+            (FIVE, Auto, Tier::Primary, false, &nothing, false, In(FIVE, None)),
+            (FIVE, Auto, Tier::Primary, true, &nothing, true, Answered(Served::Fallback, LATE)),
+            (FIVE, Auto, Tier::Primary, true, &on_primary, true, Answered(Served::TopK { k: 1 }, LATE)),
+            (FIVE, Auto, Tier::Primary, true, &runs, true, In(FIVE, None)),
+            // The primary gives up a race; the fallback does not.
+            (Stage::Hedged, Auto, Tier::Primary, false, &nothing, false, In(Stage::Hedged, None)),
+            (Stage::Hedged, Auto, Tier::Primary, true, &nothing, true, In(ON_FALLBACK, LATE)),
+            (Stage::Hedged, Auto, Tier::Primary, true, &scored, true, Answered(Served::Fallback, LATE)),
+            (Stage::Hedged, Auto, Tier::Fallback, true, &nothing, false, In(Stage::Hedged, None)),
+        ];
+        for (row, (stage, policy, tier, is_certain, set, leaves, expected)) in rows.into_iter().enumerate() {
+            let mut world = world(stage, policy);
+            world.sched.now = Ns(MS);
+            set(&mut world);
+            let mut out = Vec::new();
+            assert_eq!(
+                world.sched.predicted_late(JOB, tier, is_certain, STARTS, &mut out),
+                leaves,
+                "row {row}"
+            );
+            assert_eq!(now(&world, &out), expected, "row {row}");
+            if let In(..) = expected {
+                let part = &world.sched.jobs[&JOB].parts[tier];
+                assert_eq!(part.queued.is_none(), leaves, "row {row}");
+            }
+        }
+        // A retry is told to wait for a millisecond at least.
+        let mut world = world(FULL, Full);
+        let mut out = Vec::new();
+        world.sched.predicted_late(JOB, Tier::Primary, true, Ns::ZERO, &mut out);
+        assert_eq!(now(&world, &out), Refused(Refusal::BudgetTooShortNow { retry_after: Ns(MS) }));
+    }
+
+    #[test]
+    fn a_race_ends_at_the_deadline_if_the_fallback_has_its_scores() {
+        let waits = Now::In(Stage::Hedged, None);
+        let won = Now::Answered(Served::Fallback, LATE);
+        for (at, has_scores, expected) in [(DEADLINE, false, &waits), (DEADLINE, true, &won)] {
+            let mut world = world(Stage::Hedged, Policy::Auto);
+            world.sched.now = at;
+            if has_scores {
+                score(&mut world, Tier::Fallback, PAIRS);
+            }
+            let mut out = Vec::new();
+            world.sched.deadline(JOB, &mut out);
+            assert_eq!(&now(&world, &out), expected);
+        }
+        // Scores that come later end it at once.
+        let before = Ns(DEADLINE.0 - 1);
+        for (at, deadline, expected) in
+            [(before, Some(DEADLINE), &waits), (DEADLINE, Some(DEADLINE), &won), (Ns::MAX, None, &waits)]
+        {
+            let mut world = world(Stage::Hedged, Policy::Auto);
+            (world.sched.now, world.sched.job(JOB).deadline) = (at, deadline);
+            score(&mut world, Tier::Fallback, PAIRS);
+            let mut out = Vec::new();
+            world.sched.fallback_came_back(JOB, &mut out);
+            assert_eq!(&now(&world, &out), expected, "{at:?}");
+        }
+    }
+
+    #[test]
+    fn a_tier_that_fails_or_goes_down_gives_its_work_to_the_other() {
+        use Degradation::{PrimaryFailed, PrimaryUnavailable};
+        use Now::{Answered, In};
+        use Policy::{Auto, Full};
+        let half = |k| Served::TopK { k };
+        for (stage, policy, tier, failed, down) in [
+            (
+                FULL,
+                Auto,
+                Tier::Primary,
+                In(ON_FALLBACK, Some(PrimaryFailed)),
+                In(ON_FALLBACK, Some(PrimaryUnavailable)),
+            ),
+            (FULL, Full, Tier::Primary, In(FULL, None), In(FULL, None)),
+            (
+                Stage::Hedged,
+                Auto,
+                Tier::Primary,
+                In(ON_FALLBACK, Some(PrimaryFailed)),
+                In(ON_FALLBACK, Some(PrimaryUnavailable)),
+            ),
+            (Stage::Hedged, Auto, Tier::Fallback, In(FULL, None), In(Stage::Hedged, None)),
+            (ON_FALLBACK, Auto, Tier::Fallback, In(FULL, None), In(FULL, None)),
+            (ON_FALLBACK, Policy::Fallback, Tier::Fallback, In(ON_FALLBACK, None), In(ON_FALLBACK, None)),
+            (
+                FIVE,
+                Auto,
+                Tier::Primary,
+                Answered(half(2), Some(PrimaryFailed)),
+                Answered(half(2), Some(PrimaryUnavailable)),
+            ),
+        ] {
+            for (goes_down, expected) in [(false, failed), (true, down)] {
+                let mut world = world(stage, policy);
+                // The fallback has begun a race, and a top-k has two of its best.
+                if stage == Stage::Hedged {
+                    world.sched.job(JOB).parts.fallback.running = u32::from(tier == Tier::Primary);
+                }
+                if stage == FIVE {
+                    world.sched.job(JOB).parts.primary.done.push(0..2);
+                }
+                let mut out = Vec::new();
+                if goes_down {
+                    world.sched.tier_went_down(tier, &mut out);
+                } else {
+                    world.sched.tier_failed(JOB, tier, &mut out);
+                }
+                let found = now(&world, &out);
+                assert_eq!(found, expected, "{stage:?}, {policy:?}, {tier:?}, {goes_down}");
+                if let In(stage, _) = found {
+                    for tier in Tier::ALL {
+                        let is_queued = world.sched.jobs[&JOB].parts[tier].queued.is_some();
+                        assert_eq!(is_queued, stage.works(tier), "{stage:?}, {tier:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_primary_that_takes_over_answers_in_full() {
+        let mut world = World::new(config());
+        let busy = dispatched(&world.arrive(9, 10, None, Policy::Full)).unwrap();
+        let on_fallback = dispatched_to(&world.arrive(1, 10, Some(15), Policy::Auto), FALLBACK);
+        assert_eq!(world.sched.jobs[&JOB].degraded, Some(Degradation::PredictedLate));
+        world.done(FALLBACK, on_fallback.batch, Err(Fault::Failed));
+        let full = dispatched_to(&world.done(PRIMARY, busy.batch, Ok(())), PRIMARY);
+        world.done(PRIMARY, full.batch, Ok(()));
+        assert_eq!(world.answers().last(), Some(&(1, Served::Full, None)));
+    }
+
+    #[test]
+    fn a_top_k_that_was_cut_short_waits_for_the_batches_that_run() {
+        let mut config = config_without_tries();
+        config.lanes.push(LaneConfig { on: DeviceId(2), ..config.lanes[0].clone() });
+        config.limits.top_k_default = 30;
+        let mut world = World::new(config);
+        let mut actions = world.arrive(1, 40, None, Policy::TopK);
+        while !actions.contains(&Action::Rank { job: JOB }) {
+            let dispatch = dispatched_to(&actions, FALLBACK);
+            actions = world.done(FALLBACK, dispatch.batch, Ok(()));
+        }
+        let actions = world.rank(1, 40);
+        let batches = [PRIMARY, LaneId(2)].map(|lane| dispatched_to(&actions, lane));
+        let begun = batches.iter().map(|dispatch| dispatch.slices[0].range.end).max();
+        world.sched.job(JOB).deadline = Some(DEADLINE);
+        assert!(world.sched.predicted_late(JOB, Tier::Primary, true, DEADLINE, &mut Vec::new()));
+        world.done(PRIMARY, batches[0].batch, Ok(()));
+        assert_eq!(world.answers(), [], "the second batch runs");
+        world.done(LaneId(2), batches[1].batch, Ok(()));
+        assert_eq!(world.answers(), [(1, Served::TopK { k: begun.unwrap() }, LATE)]);
+    }
+
+    #[test]
+    fn a_top_k_is_answered_with_the_best_that_came_back() {
+        use Degradation::PredictedLate;
+        use Policy::{Auto, TopK};
+        for (policy, pairs, done, degraded, expected) in [
+            (Auto, 5, 0, None, (Served::Fallback, LATE)),
+            (Auto, 5, 3, None, (Served::TopK { k: 3 }, LATE)),
+            (Auto, 5, 3, Some(PredictedLate), (Served::TopK { k: 3 }, Some(PredictedLate))),
+            (Auto, 5, 5, Some(PredictedLate), (Served::TopK { k: 5 }, Some(PredictedLate))),
+            (Auto, 10, 9, Some(PredictedLate), (Served::TopK { k: 9 }, Some(PredictedLate))),
+            (Auto, 10, 10, Some(PredictedLate), (Served::Full, None)),
+            (TopK, 5, 5, None, (Served::TopK { k: 5 }, None)),
+            (TopK, 10, 10, None, (Served::TopK { k: 10 }, None)),
+        ] {
+            let mut world = world(Stage::TopK { k: pairs }, policy);
+            score(&mut world, Tier::Primary, done);
+            world.sched.job(JOB).degraded = degraded;
+            let mut out = Vec::new();
+            world.sched.answer_top_k(JOB, Degradation::PrimaryLate, &mut out);
+            assert_eq!(
+                now(&world, &out),
+                Now::Answered(expected.0, expected.1),
+                "{policy:?}, {done} of {pairs}"
+            );
+        }
+    }
+
+    /// Ranks job 1 of ten pairs on an idle primary, with this much time for them, and returns its state.
+    fn ranked(top_k: Option<u32>, top_k_min: u32, time: impl Fn(&World) -> Option<Ns>) -> Now {
+        let mut world = world(Stage::Ranking, Policy::Auto);
+        world.sched.lanes.iter_mut().for_each(|lane| lane.running.clear());
+        world.sched.limits.top_k_min = top_k_min;
+        world.sched.now = Ns(50 * MS);
+        let time = time(&world);
+        let job = world.sched.job(JOB);
+        (job.top_k, job.deadline) = (top_k, time.map(|time| Ns(50 * MS) + time));
+        let mut out = Vec::new();
+        world.sched.choose_k(JOB, (0..PAIRS).collect(), &mut out);
+        now(&world, &out)
+    }
+
+    #[test]
+    fn the_primary_gets_as_many_of_the_best_as_surely_fit() {
+        use Now::{Answered, In};
+        let surely = |world: &World, k: usize| world.sched.predictors.primary.surely(&Load::of(vec![100; k]));
+        let top = |k| In(Stage::TopK { k }, None);
+        let predicted_late = Answered(Served::Fallback, Some(Degradation::PredictedLate));
+        // To the nanosecond.
+        assert_eq!(ranked(None, 3, |world| Some(surely(world, 7))), top(7));
+        assert_eq!(ranked(None, 3, |world| Some(surely(world, 7) - Ns(1))), top(6));
+        // All, or as many as the request names.
+        for (top_k, k) in [(None, 10), (Some(4), 4), (Some(100), 10)] {
+            assert_eq!(ranked(top_k, 3, |_| None), top(k));
+        }
+        // Too few are not worthwhile, unless the request wants no more.
+        assert_eq!(ranked(None, 3, |world| Some(surely(world, 3))), top(3));
+        assert_eq!(ranked(None, 3, |world| Some(surely(world, 2))), predicted_late);
+        assert_eq!(ranked(Some(2), 3, |world| Some(surely(world, 2))), top(2));
+        assert_eq!(ranked(Some(1), 0, |world| Some(surely(world, 1))), top(1));
+        assert_eq!(ranked(None, 0, |_| Some(Ns::ZERO)), predicted_late);
+        // A busy lane leaves less time.
+        let mut world = world(Stage::Ranking, Policy::Auto);
+        let free = world.sched.lanes[0].free_at(Ns::ZERO);
+        assert!(free > Ns::ZERO);
+        world.sched.job(JOB).deadline = Some(free + surely(&world, 5));
+        world.sched.choose_k(JOB, (0..PAIRS).collect(), &mut Vec::new());
+        assert_eq!(now(&world, &[]), top(5));
+    }
+
+    #[test]
+    fn an_order_is_for_a_job_that_waits_for_it() {
+        let mut world = world(FULL, Policy::Auto);
+        world.step(Event::Ranked { job: JOB, order: (0..PAIRS).collect() });
+        assert_eq!(now(&world, &[]), Now::In(FULL, None));
+    }
+
+    /// Whether all ten pairs are tried after a ranking on an idle or busy primary, if `fits` of them surely fit.
+    fn tried(is_idle: bool, wanted: u32, fits: usize) -> (bool, u64) {
+        let mut world = world(Stage::Ranking, Policy::Auto);
+        if is_idle {
+            world.sched.lanes[0].running.clear();
+        }
+        world.sched.hedges = HedgeTokens::new(&Limits::default());
+        let free = world.sched.lanes[0].free_at(Ns::ZERO);
+        let surely = world.sched.predictors.primary.surely(&Load::of(vec![100; fits]));
+        let job = world.sched.job(JOB);
+        (job.top_k, job.deadline) = (Some(wanted), Some(free + surely));
+        world.sched.choose_k(JOB, (0..PAIRS).collect(), &mut Vec::new());
+        let job = &world.sched.jobs[&JOB];
+        let k = if job.tried.primary { wanted } else { fits as u32 };
+        assert_eq!(job.stage, Stage::TopK { k });
+        (job.tried.primary, world.sched.stats.tries)
+    }
+
+    #[test]
+    fn a_primary_that_idles_is_tried_on_more_than_surely_fit() {
+        assert_eq!(tried(true, 10, 9), (true, 1));
+        assert_eq!(tried(true, 9, 9), (false, 0), "all fit");
+        assert_eq!(tried(false, 10, 9), (false, 0), "it is busy");
+    }
+
+    #[test]
+    fn a_race_ends_with_the_primary_if_the_fallback_has_its_scores() {
+        let mut world = world(Stage::Hedged, Policy::Auto);
+        score(&mut world, Tier::Fallback, PAIRS);
+        let mut out = Vec::new();
+        world.sched.tier_failed(JOB, Tier::Primary, &mut out);
+        let failed = Some(Degradation::PrimaryFailed);
+        assert_eq!(now(&world, &out), Now::Answered(Served::Fallback, failed));
+    }
+
+    #[test]
+    fn scores_of_a_tier_that_a_job_has_left_do_not_answer_it() {
+        let mut world = World::new(config());
+        let batch = dispatched(&world.arrive(1, 20, None, Policy::Auto)).unwrap().batch;
+        world.sched.fall_back(JOB, Degradation::PrimaryLate, &mut Vec::new());
+        world.done(PRIMARY, batch, Ok(()));
+        assert_eq!(world.answers(), []);
     }
 }

@@ -7,17 +7,18 @@ use crate::rerank::{Policy, Priority};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-const PRIMARY: LaneId = LaneId(0);
-const FALLBACK: LaneId = LaneId(1);
-const MS: u64 = 1_000_000;
+pub(super) const PRIMARY: LaneId = LaneId(0);
+pub(super) const FALLBACK: LaneId = LaneId(1);
+pub(super) const MS: u64 = 1_000_000;
 
-struct World {
-    sched: Scheduler,
-    now: Ns,
-    actions: Vec<Action>,
+/// A scheduler, its clock and all of its actions so far.
+pub(super) struct World {
+    pub sched: Scheduler,
+    pub now: Ns,
+    pub actions: Vec<Action>,
 }
 
-fn seeds(pair_ns: u64) -> Vec<Measured> {
+pub(super) fn seeds(pair_ns: u64) -> Vec<Measured> {
     (0..8)
         .map(|power| {
             let load = Load::of(vec![100; 1 << power]);
@@ -26,7 +27,13 @@ fn seeds(pair_ns: u64) -> Vec<Measured> {
         .collect()
 }
 
-fn config() -> Config {
+/// Warm-up runs in which a batch takes 2 ms, and half a millisecond for each pair.
+pub(super) fn seeds_with_overhead() -> Vec<Measured> {
+    let took = |load: &Load| DeviceNs(2 * MS + u64::from(load.pairs) * MS / 2);
+    seeds(0).into_iter().map(|seed| Measured { took: took(&seed.load), ..seed }).collect()
+}
+
+pub(super) fn config() -> Config {
     let lane = |tier, on| LaneConfig { tier, on: DeviceId(on), batch_tokens_max: 4096, depth: 1 };
     Config {
         lanes: vec![lane(Tier::Primary, 0), lane(Tier::Fallback, 1)],
@@ -37,14 +44,14 @@ fn config() -> Config {
 }
 
 /// A configuration in which no tier is tried that is predicted late.
-fn config_without_tries() -> Config {
+pub(super) fn config_without_tries() -> Config {
     let mut config = config();
     (config.limits.hedges_burst, config.limits.hedges_permille) = (0, 0);
     config
 }
 
 impl World {
-    fn new(config: Config) -> Self {
+    pub fn new(config: Config) -> Self {
         let mut world = Self { sched: Scheduler::new(&config), now: Ns::ZERO, actions: Vec::new() };
         for lane in 0..config.lanes.len() as u32 {
             world.step(Event::LaneUp { lane: LaneId(lane) });
@@ -52,7 +59,7 @@ impl World {
         world
     }
 
-    fn step(&mut self, event: Event) -> Vec<Action> {
+    pub fn step(&mut self, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         self.sched.step(self.now, event, &mut out);
         self.sched.check();
@@ -60,16 +67,27 @@ impl World {
         out
     }
 
-    fn wait(&mut self, millis: u64) -> Vec<Action> {
+    pub fn wait(&mut self, millis: u64) -> Vec<Action> {
         self.now += Ns::from_millis(millis);
         self.step(Event::Tick)
     }
 
-    fn arrive(&mut self, id: u64, pairs: usize, budget_ms: Option<u64>, policy: Policy) -> Vec<Action> {
+    pub fn arrive(&mut self, id: u64, pairs: usize, budget_ms: Option<u64>, policy: Policy) -> Vec<Action> {
+        self.arrive_of(TenantId(0), id, pairs, (budget_ms, policy))
+    }
+
+    /// A job of any tenant; a pair has 100 tokens.
+    pub fn arrive_of(
+        &mut self,
+        tenant: TenantId,
+        id: u64,
+        pairs: usize,
+        (budget_ms, policy): (Option<u64>, Policy),
+    ) -> Vec<Action> {
         let lengths: Arc<[u32]> = vec![100; pairs].into();
         self.step(Event::Arrive(vec![Arrival {
             job: JobId(id),
-            tenant: TenantId(0),
+            tenant,
             priority: Priority::Normal,
             policy,
             arrived: self.now,
@@ -79,16 +97,24 @@ impl World {
         }]))
     }
 
-    fn done(&mut self, lane: LaneId, batch: BatchId, result: Result<(), Fault>) -> Vec<Action> {
+    pub fn done(&mut self, lane: LaneId, batch: BatchId, result: Result<(), Fault>) -> Vec<Action> {
         self.step(Event::Done(Done { lane, batch, device: DeviceNs(5 * MS), took: Ns(5 * MS), result }))
     }
 
-    fn rank(&mut self, job: u64, pairs: u32) -> Vec<Action> {
+    /// Ends a lane's oldest batch after the time that was predicted for it, so that nothing is learned.
+    pub fn end(&mut self, lane: LaneId) -> Vec<Action> {
+        let Lane { tier, running, .. } = &self.sched.lanes[lane.0 as usize];
+        let batch = running.front().expect("a batch that ends is running");
+        let (took, batch) = (self.sched.predictors[*tier].predict(&batch.load), batch.id);
+        self.step(Event::Done(Done { lane, batch, device: DeviceNs(took.0), took, result: Ok(()) }))
+    }
+
+    pub fn rank(&mut self, job: u64, pairs: u32) -> Vec<Action> {
         self.step(Event::Ranked { job: JobId(job), order: (0..pairs).rev().collect() })
     }
 
     /// Ends every batch at once until nothing more is dispatched.
-    fn run_all(&mut self, actions: Vec<Action>) {
+    pub fn run_all(&mut self, actions: Vec<Action>) {
         let mut left = VecDeque::from(actions);
         while let Some(action) = left.pop_front() {
             if let Action::Dispatch(dispatch) = action {
@@ -97,7 +123,7 @@ impl World {
         }
     }
 
-    fn answers(&self) -> Vec<(u64, Served, Option<Degradation>)> {
+    pub fn answers(&self) -> Vec<(u64, Served, Option<Degradation>)> {
         self.actions
             .iter()
             .filter_map(|action| match action {
@@ -107,7 +133,7 @@ impl World {
             .collect()
     }
 
-    fn refusals(&self) -> Vec<(u64, Refusal)> {
+    pub fn refusals(&self) -> Vec<(u64, Refusal)> {
         self.actions
             .iter()
             .filter_map(|action| match action {
@@ -118,14 +144,14 @@ impl World {
     }
 }
 
-fn dispatched(actions: &[Action]) -> Option<Dispatch> {
+pub(super) fn dispatched(actions: &[Action]) -> Option<Dispatch> {
     actions.iter().find_map(|action| match action {
         Action::Dispatch(dispatch) => Some(dispatch.clone()),
         _ => None,
     })
 }
 
-fn dispatched_to(actions: &[Action], lane: LaneId) -> Dispatch {
+pub(super) fn dispatched_to(actions: &[Action], lane: LaneId) -> Dispatch {
     actions
         .iter()
         .find_map(|action| match action {
@@ -232,6 +258,7 @@ fn policies_hold() {
     world.done(FALLBACK, fallback.batch, Ok(()));
     world.arrive(2, 100, Some(20), Policy::Full);
     assert_eq!(world.answers(), [(1, Served::Fallback, None)]);
+    assert_eq!(world.sched.stats().hedges_won, 0, "it was no race");
     assert!(matches!(world.refusals()[..], [(2, Refusal::BudgetTooShort { .. })]));
 }
 
@@ -323,6 +350,7 @@ fn a_race_goes_to_the_primary_if_it_makes_the_budget_after_all() {
     assert!(world.answers().is_empty(), "the better answer is awaited until the last moment");
     world.done(PRIMARY, primary.batch, Ok(()));
     assert_eq!(world.answers(), [(1, Served::Full, None)]);
+    assert_eq!((world.sched.stats().hedges, world.sched.stats().hedges_won), (1, 0));
 }
 
 #[test]
@@ -537,7 +565,7 @@ fn a_job_that_its_present_tier_has_not_begun_is_refused_at_the_deadline() {
     world.done(FALLBACK, tried.batch, Err(Fault::Failed));
     world.wait(26);
     let refusals = world.refusals();
-    assert!(matches!(refusals[..], [(1, Refusal::BudgetTooShortNow { .. })]), "{refusals:?}");
+    assert_eq!(refusals, [(1, Refusal::BudgetTooShortNow { retry_after: Ns(MS) })]);
 }
 
 #[test]
@@ -741,13 +769,17 @@ fn a_long_batch_is_given_up_after_twenty_times_its_prediction() {
 #[test]
 fn timers_of_finished_jobs_are_removed() {
     let mut world = World::new(config());
+    // A job that is not finished keeps its timers.
+    world.arrive(u64::MAX, 1, None, Policy::Fallback);
+    let stalls = world.sched.next_wake();
     for job in 0..3 * TIMERS_MIN as u64 {
         let actions = world.arrive(job, 1, Some(60_000), Policy::Full);
         world.run_all(actions);
         world.actions.clear();
     }
     assert!(world.sched.timers.len() <= TIMERS_MIN + 16, "{}", world.sched.timers.len());
-    assert_eq!(world.sched.next_wake(), None);
+    assert!(stalls.is_some());
+    assert_eq!(world.sched.next_wake(), stalls);
 }
 
 #[test]
@@ -782,4 +814,182 @@ fn a_budget_is_met_or_too_short_to_the_nanosecond() {
     let failing = dispatched(&world.arrive(9, 1, None, Policy::Fallback)).unwrap();
     world.done(FALLBACK, failing.batch, Err(Fault::Failed));
     assert_eq!(arrive(&mut world, Policy::Auto, short, 4), too_short(primary));
+}
+
+#[test]
+fn time_never_runs_backwards() {
+    let mut world = World::new(config());
+    world.now = Ns(10 * MS);
+    world.step(Event::Tick);
+    world.now = Ns(5 * MS);
+    world.step(Event::Tick);
+    assert_eq!(world.sched.now, Ns(10 * MS));
+}
+
+#[test]
+fn the_time_until_an_answer_counts_as_compute_while_a_lane_works_on_it() {
+    let mut world = World::new(config());
+    world.now = Ns(2 * MS);
+    world.arrive(1, 10, Some(30), Policy::Auto);
+    let hedge = dispatched_to(&world.wait(24), FALLBACK);
+    world.done(FALLBACK, hedge.batch, Ok(()));
+    world.wait(3);
+    let compute = world.actions.iter().find_map(|action| match action {
+        Action::Answer { answer, .. } => Some(answer.compute),
+        _ => None,
+    });
+    assert_eq!(compute, Some(Ns(27 * MS)), "the primary has worked on it all the time");
+}
+
+#[test]
+fn obsolete_timers_wake_nobody() {
+    let mut world = World::new(config());
+    let batch = dispatched(&world.arrive(1, 10, None, Policy::Full)).unwrap().batch;
+    assert!(world.sched.next_wake().is_some(), "the batch may stall");
+    world.done(PRIMARY, batch, Ok(()));
+    assert_eq!(world.sched.next_wake(), None);
+    // The timer of a batch that has ended is none of the next batch's.
+    world.now = Ns(MS);
+    let batch = dispatched(&world.arrive(3, 10, None, Policy::Full)).unwrap().batch;
+    assert_eq!(world.sched.next_wake(), Some(world.now + Limits::default().stall_ns_min));
+    world.done(PRIMARY, batch, Ok(()));
+    // A job that has gone to the fallback is not hedged.
+    world.arrive(2, 10, Some(30), Policy::Auto);
+    let hedge_at = world.sched.next_wake();
+    world.sched.job(JobId(2)).stage = Stage::Fallback { then_top_k: false };
+    assert!(world.sched.next_wake() > hedge_at);
+}
+
+#[test]
+fn time_that_nobody_used_is_not_discarded() {
+    let mut world = World::new(config());
+    let batch = dispatched(&world.arrive(1, 10, None, Policy::Full)).unwrap().batch;
+    world.step(Event::Cancel { job: JobId(1) });
+    let done = Done { lane: PRIMARY, batch, device: DeviceNs::ZERO, took: Ns(MS), result: Ok(()) };
+    assert_eq!(world.step(Event::Done(done)), []);
+}
+
+#[test]
+fn a_gauge_counts_lanes_that_are_up_and_what_waits() {
+    let mut world = World::new(config());
+    let batch = dispatched(&world.arrive(1, 10, None, Policy::Full)).unwrap().batch;
+    world.arrive(2, 4, None, Policy::Full);
+    let work = world.sched.queues.primary.work();
+    assert_eq!(world.sched.gauge(Tier::Primary), Gauge { jobs: 1, tokens: 400, work, lanes_up: 1 });
+    world.done(PRIMARY, batch, Err(Fault::Failed));
+    assert_eq!(world.sched.gauge(Tier::Primary).lanes_up, 0);
+}
+
+#[test]
+fn one_pair_that_does_not_fit_into_memory_is_refused_after_a_second_attempt() {
+    let mut world = World::new(config());
+    let first = dispatched(&world.arrive(1, 1, None, Policy::Full)).unwrap();
+    let second = dispatched(&world.done(PRIMARY, first.batch, Err(Fault::OutOfMemory))).unwrap();
+    world.done(PRIMARY, second.batch, Err(Fault::OutOfMemory));
+    assert_eq!(world.refusals(), [(1, Refusal::ModelFailed)]);
+}
+
+#[test]
+fn pairs_of_a_lost_batch_are_dropped_if_the_job_has_left_the_tier() {
+    let mut world = World::new(config());
+    let primary = dispatched(&world.arrive(1, 10, None, Policy::Auto)).unwrap();
+    world.sched.withdraw(JobId(1), Tier::Primary);
+    world.sched.start(JobId(1), Stage::Fallback { then_top_k: false });
+    world.done(PRIMARY, primary.batch, Err(Fault::Failed));
+    assert_eq!(world.sched.queues.primary.jobs(), 0);
+}
+
+#[test]
+fn predictions_learn_from_the_time_on_the_lane_and_not_from_the_part_that_is_charged() {
+    let mut world = World::new(config());
+    for job in 0..50 {
+        let batch = dispatched(&world.arrive(job, 1, None, Policy::Full)).unwrap().batch;
+        let took = Ns(3 * MS);
+        world.step(Event::Done(Done { lane: PRIMARY, batch, device: DeviceNs(MS), took, result: Ok(()) }));
+    }
+    assert!(world.sched.predictor(Tier::Primary).predict(&Load::of([100])) > Ns(2 * MS));
+}
+
+/// A batch behind another on one lane: jobs 1 and 2 of ten pairs, 1 s each.
+fn world_with_two_batches() -> (World, [BatchId; 2]) {
+    let mut config = config();
+    config.lanes[0].depth = 2;
+    config.seeds.primary = seeds(100 * MS);
+    config.limits.batch_ns_max = Ns::from_millis(1_000);
+    config.tenants.truncate(1);
+    let mut world = World::new(config);
+    let batches = [1, 2].map(|job| dispatched(&world.arrive(job, 10, None, Policy::Full)).unwrap().batch);
+    (world, batches)
+}
+
+#[test]
+fn a_batch_behind_another_does_not_stall_before_it_begins() {
+    let given_up = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::GaveUp { .. }));
+    let (mut world, [first, _]) = world_with_two_batches();
+    // Both may take 20 s. The first one takes 19.
+    assert!(!given_up(&world.wait(19_000)));
+    world.done(PRIMARY, first, Ok(()));
+    assert!(!given_up(&world.wait(19_000)), "the second one has worked for 19 s");
+    assert!(given_up(&world.wait(1_000)));
+}
+
+#[test]
+fn a_part_in_a_new_order_begins_anew() {
+    let mut world = World::new(config());
+    world.arrive(9, 10, None, Policy::Full);
+    world.arrive(1, 10, None, Policy::Auto);
+    let todo = |world: &mut World, order: Option<Arc<[u32]>>| {
+        world.sched.withdraw(JobId(1), Tier::Primary);
+        world.sched.job(JobId(1)).parts.primary.done = std::iter::once(0..2).collect();
+        world.sched.enqueue_all(JobId(1), Tier::Primary, order, 5);
+        world.sched.jobs[&JobId(1)].parts.primary.todo.iter().cloned().flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(todo(&mut world, None), [2, 3, 4], "the same order: what is scored stays scored");
+    assert_eq!(todo(&mut world, Some((0..10).rev().collect())), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn what_a_job_was_charged_is_discarded_if_it_ends_without_an_answer() {
+    let discarded =
+        |device| Action::Discard { tenant: Some(TenantId(0)), tier: Tier::Primary, on: DeviceId(0), device };
+    let mut world = World::new(config());
+    let first = dispatched(&world.arrive(1, 30, None, Policy::Full)).unwrap();
+    world.done(PRIMARY, first.batch, Ok(()));
+    assert_eq!(world.step(Event::Cancel { job: JobId(1) }), [discarded(DeviceNs(5 * MS))]);
+    assert_eq!(world.step(Event::Cancel { job: JobId(1) }), [], "it has left already");
+    let stats = world.sched.stats();
+    assert_eq!((stats.cancelled, stats.answered, stats.refused), (1, 0, 0));
+    assert_eq!(stats.discarded, DeviceNs(5 * MS));
+    // A refusal does the same.
+    let mut world = World::new(config());
+    let first = dispatched(&world.arrive(1, 30, None, Policy::Full)).unwrap();
+    world.done(PRIMARY, first.batch, Ok(()));
+    let mut out = Vec::new();
+    world.sched.refuse(JobId(1), Refusal::ModelFailed, &mut out);
+    assert_eq!(
+        out,
+        [discarded(DeviceNs(5 * MS)), Action::Refuse { job: JobId(1), refusal: Refusal::ModelFailed }]
+    );
+    assert_eq!((world.sched.stats().refused, world.sched.len()), (1, 0));
+}
+
+#[test]
+fn answers_and_faults_are_counted() {
+    let mut world = World::new(config());
+    assert!(world.sched.is_empty());
+    let first = dispatched(&world.arrive(1, 4, None, Policy::Auto)).unwrap();
+    assert_eq!((world.sched.len(), world.sched.is_empty()), (1, false));
+    let again = world.done(PRIMARY, first.batch, Err(Fault::OutOfMemory));
+    world.run_all(again);
+    let stats = world.sched.stats();
+    assert_eq!((stats.arrived, stats.answered, stats.faults), (1, 1, 1));
+}
+
+#[test]
+fn the_hash_of_an_id_keeps_neighbours_together_and_tells_them_apart() {
+    for id in [0, 1, 2, 127, 1_000_000] {
+        let mut hasher = IdHasher::default();
+        hasher.write_u64(id);
+        assert_eq!((hasher.finish() & ((1 << 57) - 1), hasher.finish() >> 57), (id, id & 127));
+    }
 }

@@ -143,3 +143,57 @@ fn nearest_rank<T>(ascending: &[T], share: f64) -> Option<&T> {
     let rank = (share * ascending.len() as f64).ceil() as usize;
     ascending.get(rank.clamp(1, ascending.len().max(1)) - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Used;
+
+    #[test]
+    fn a_quantile_is_the_nearest_rank() {
+        let values = [10, 20, 30, 40].map(Ns);
+        for (share, expected) in
+            [(0.0, 10), (0.25, 10), (0.26, 20), (0.5, 20), (0.75, 30), (0.76, 40), (0.99, 40), (1.0, 40)]
+        {
+            assert_eq!(quantile(&values, share), Ns(expected), "{share}");
+        }
+        assert_eq!(quantile(&[], 0.5), Ns::ZERO);
+        assert_eq!(quantile(&[Ns(7)], 0.99), Ns(7));
+    }
+
+    #[test]
+    fn answers_are_counted_by_tier_tenant_and_budget() {
+        let mut report = Report::new(2);
+        let (top_k, fallback) = (Served::TopK { k: 5 }, Served::Fallback);
+        for (job, (tenant, served, latency, own, is_late)) in (0..).zip([
+            (0, Served::Full, 30, 10, false),
+            (0, top_k, 10, 10, false),
+            (1, top_k, 20, 5, true),
+            (1, fallback, 40, 0, false),
+        ]) {
+            let (arrived, own, latency) = (Ns(1), Ns(own), Ns(latency));
+            let seen = Seen { job: JobId(job), arrived, own, latency, served, is_late };
+            let answer = Answer { served, degraded: None, charged: Used::default(), compute: Ns::ZERO };
+            report.answered(TenantId(tenant), seen, &answer);
+        }
+        report.refused(TenantId(1));
+        report.finish(Ns(2_000_000_000));
+        assert_eq!(
+            (report.full, report.top_k, report.fallback, report.late, report.refused),
+            (1, 2, 1, 1, 1)
+        );
+        assert_eq!(report.top_ks, [(5, 2)].into());
+        let tenants: Vec<_> =
+            report.tenants.iter().map(|t| (t.in_budget, t.refused, t.quantile(0.5))).collect();
+        assert_eq!(tenants, [(2, 0, Ns(10)), (1, 1, Ns(20))]);
+        assert_eq!((report.elapsed, report.answers.len()), (Ns(2_000_000_000), 4));
+        assert_eq!(report.goodput(), 1.5, "three in two seconds");
+        assert_eq!((report.quantile(0.5), report.quantile(1.0)), (Ns(20), Ns(40)));
+        // 1, 3, 4, and 40 without any time of its own.
+        assert_eq!([0.25, 0.5, 0.75, 1.0].map(|share| report.stretch(share)), [1.0, 3.0, 4.0, 40.0]);
+        assert_eq!((Report::new(1).stretch(0.5), Report::new(1).goodput()), (0.0, 0.0));
+        report.busy = PerTier { primary: DeviceNs(30), fallback: DeviceNs(10) };
+        report.discarded = DeviceNs(4);
+        assert_eq!((report.waste(), Report::new(1).waste()), (0.1, 0.0));
+    }
+}
