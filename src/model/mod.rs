@@ -10,6 +10,7 @@
 //! | `tensor` | tensors by their names in the files, maps and norms |
 //! | `arch` | the architectures: a plan from `config.json` |
 //! | `prompt` | the prompt of a decoder: declared, its own chat template, or a known one |
+//! | `known` | the known prompts |
 //! | `weights` | the values of a plan's tensors, shape-checked, none missing or left over |
 //! | `manifest` | name, version, sha256 and licence |
 //! | `fit` | what a model's pairs must fit into |
@@ -23,6 +24,7 @@ mod directory;
 mod export;
 mod fit;
 mod forward;
+mod known;
 mod manifest;
 mod plan;
 mod positions;
