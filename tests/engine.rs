@@ -10,7 +10,7 @@ use podium::rerank::{
     Degradation, Options, Outcome, Overflow, PairTokens, Policy, Query, Refusal, Request, Served, Truncated,
     Truncation, TruncationDefaults,
 };
-use podium::token::{Around, Packed, Prompt, Tokenizer};
+use podium::token::{Around, Instructed, Packed, Prompt, Tokenizer};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -688,9 +688,9 @@ fn one_document_is_answered_before_thousands_that_came_earlier() {
 #[test]
 fn a_text_in_a_prompt_has_other_tokens_as_a_query_than_as_a_document() {
     block_on(async {
-        let around = |before: &str| Around { before: before.to_owned(), ..Around::default() };
         let prompt = Prompt {
             before: vec!["q q".to_owned()],
+            instructed: None,
             query: around("query "),
             between: Vec::new(),
             document: around("text "),
@@ -711,5 +711,101 @@ fn a_text_in_a_prompt_has_other_tokens_as_a_query_than_as_a_document() {
             let expected = documents.map(|document| expected(query, document));
             assert_eq!(outcome.scores, expected, "{query} {documents:?}");
         }
+    });
+}
+
+fn around(before: &str) -> Around {
+    Around { before: before.to_owned(), ..Around::default() }
+}
+
+/// A tokenizer whose prompt has a place for an instruction.
+fn instructed() -> Arc<Tokenizer> {
+    let texts = |text: &str| vec![text.to_owned()];
+    let place =
+        Instructed { before: texts("q"), instruction: around("i "), after: Vec::new(), empty: texts("e") };
+    let prompt = Prompt {
+        before: texts("q q"),
+        instructed: Some(place),
+        query: Around::default(),
+        between: texts("x"),
+        document: Around::default(),
+        after: texts("z"),
+        cut: None,
+    };
+    let letters = std::fs::read(common::small_model().path().join("tokenizer.json")).unwrap();
+    Arc::new(Tokenizer::parse(&letters).unwrap().with_prompt(prompt).unwrap())
+}
+
+#[test]
+fn an_instruction_is_read_in_its_place_and_known_texts_stay_right() {
+    block_on(async {
+        let tokenizer = instructed();
+        let mut setup = setup(Scripted::default(), None);
+        setup.tiers.primary.as_mut().unwrap().tokenizer = tokenizer.clone();
+        let engine = up(setup).await;
+        let expected = |instruction: Option<&str>, query: &str, document: &str| {
+            let before = match instruction {
+                None => "q q".to_owned(),
+                Some("") => "e".to_owned(),
+                Some(text) => format!("q i {text}"),
+            };
+            let whole = tokenizer.encode(&format!("{before} {query} x {document} z")).unwrap();
+            Scripted::logit(&whole)
+        };
+        // The same text as an instruction, a query and a document, in turns, so that each could be known as another.
+        for (instruction, query, documents) in [
+            (Some("ab"), "c", ["ab", "c"]),
+            (None, "ab", ["ab", "c"]),
+            (Some("c"), "ab", ["ab", "c"]),
+            (Some(""), "ab", ["c", "ab"]),
+            (None, "c", ["c", "ab"]),
+            (Some("ab"), "ab", ["ab", "ab"]),
+        ] {
+            let instructed = instruction.map(str::to_owned);
+            let request = Request { instruction: instructed, ..Request::new(query, documents) };
+            let outcome = rank(&engine.handle(), request).await.unwrap();
+            let expected = documents.map(|document| expected(instruction, query, document));
+            assert_eq!(outcome.scores, expected, "{instruction:?} {query} {documents:?}");
+        }
+    });
+}
+
+#[test]
+fn an_instruction_that_is_too_long_is_refused_with_the_most_that_it_may_have() {
+    block_on(async {
+        let mut setup = setup(Scripted::default(), None);
+        setup.tiers.primary.as_mut().unwrap().tokenizer = instructed();
+        let engine = up(setup).await;
+        let with = |tokens: u32| Request { instruction: Some(words(0..tokens)), ..plain() };
+        // The model reads 128 tokens: 3 of the prompt and 2 of texts leave 123, one of which stands before the text.
+        let message = "instruction: the instruction takes 124 tokens, and may take at most 123 to leave room for a query \
+                       and a document";
+        let refusal = rank(&engine.handle(), with(123)).await.unwrap_err();
+        assert!(matches!(refusal, Refusal::TooLong { .. }));
+        assert_eq!(refusal.to_string(), message);
+        assert!(rank(&engine.handle(), with(122)).await.is_ok());
+        // It counts toward the tokens of a pair.
+        let tokens = async |request| rank(&engine.handle(), request).await.unwrap().tokens.0;
+        assert_eq!(tokens(with(10)).await, tokens(plain()).await + 3 * (1 + 10 - 1));
+    });
+}
+
+#[test]
+fn a_model_without_a_place_for_an_instruction_is_named() {
+    block_on(async {
+        let mut setup = setup(Scripted::default(), Some(Scripted::default()));
+        setup.tiers.primary.as_mut().unwrap().tokenizer = instructed();
+        let engine = up(setup).await;
+        let without = |served: Served| -> Vec<String> {
+            let handle = engine.handle();
+            handle.without_instruction(served).map(|model| model.name.to_string()).collect()
+        };
+        assert_eq!(without(Served::Full), Vec::<String>::new());
+        assert_eq!(without(Served::TopK { k: 1 }), ["small"]);
+        assert_eq!(without(Served::Fallback), ["small"]);
+        // It answers as it does without one, however long the instruction is.
+        let options = Options { policy: Some(Policy::Fallback), ..Options::default() };
+        let request = Request { instruction: Some(words(0..500)), options, ..plain() };
+        assert_eq!(rank(&engine.handle(), request).await.unwrap().scores, expected());
     });
 }

@@ -1,6 +1,6 @@
 //! The prompts that families of decoders were trained with, as their model cards and packages have them.
 
-use crate::token::{Around, Cut, Prompt};
+use crate::token::{Around, Cut, Instructed, Prompt};
 
 /// A prompt that a family of models was trained with.
 pub(super) struct Known {
@@ -8,6 +8,8 @@ pub(super) struct Known {
     /// Text that the family's model cards have.
     pub mark: &'static str,
     pub before: &'static [&'static str],
+    /// Between that and the query; none if the family was trained without instructions.
+    pub instruction: Option<KnownInstruction>,
     pub query: (&'static str, &'static str),
     pub between: &'static [&'static str],
     pub document: &'static str,
@@ -20,6 +22,14 @@ pub(super) struct Known {
     pub tokens_max: Option<u32>,
 }
 
+/// The place of an instruction in a known prompt, in a piece of its own.
+pub(super) struct KnownInstruction {
+    around: (&'static str, &'static str),
+    /// The instruction if the caller gives none. With a default, an empty instruction is an empty text in its place;
+    /// without one, it is the same as none.
+    default: Option<&'static str>,
+}
+
 pub(super) static KNOWN: [Known; 3] = [
     Known {
         name: "qwen3-reranker",
@@ -28,8 +38,11 @@ pub(super) static KNOWN: [Known; 3] = [
             "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct \
              provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n",
             "<Instruct>:",
-            " Given a web search query, retrieve relevant passages that answer the query\n<Query>:",
         ],
+        instruction: Some(KnownInstruction {
+            around: (" ", "\n<Query>:"),
+            default: Some("Given a web search query, retrieve relevant passages that answer the query"),
+        }),
         query: (" ", "\n<Document>:"),
         between: &[],
         document: " ",
@@ -49,6 +62,8 @@ pub(super) static KNOWN: [Known; 3] = [
             "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n\
              <|im_start|>user\n",
         ],
+        // As the package has it since 0.1: `instruction: ...`, a line's end, and the query.
+        instruction: Some(KnownInstruction { around: ("instruction: ", "\n"), default: None }),
         query: ("query: ", ""),
         between: &["\n"],
         document: "document: ",
@@ -71,6 +86,7 @@ pub(super) static KNOWN: [Known; 3] = [
         name: "zerank-2",
         mark: "zeroentropy/zerank-2",
         before: &["<|im_start|>"],
+        instruction: None,
         query: ("system\n", ""),
         between: &["<|im_end|>\n<|im_start|>"],
         document: "user\n",
@@ -87,17 +103,30 @@ pub(super) static KNOWN: [Known; 3] = [
 
 impl Known {
     pub fn prompt(&self) -> Prompt {
-        let owned = |pieces: &[&str]| pieces.iter().map(|&piece| piece.to_owned()).collect();
-        let around = |before: &str, after: &str| Around {
+        let owned = |pieces: &[&str]| pieces.iter().map(|&piece| piece.to_owned()).collect::<Vec<_>>();
+        let around = |(before, after): (&str, &str), is_trimmed: bool| Around {
             before: before.to_owned(),
             after: after.to_owned(),
-            is_trimmed: self.is_trimmed,
+            is_trimmed,
+        };
+        let fixed = owned(self.before);
+        let instructed = self.instruction.as_ref().map(|KnownInstruction { around: place, default }| {
+            let instruction = around(*place, false);
+            let with = |text: &str| [&*fixed, &[instruction.text(text)]].concat();
+            let (before, empty) =
+                default.map_or((fixed.clone(), fixed.clone()), |text| (with(text), with("")));
+            (before, Instructed { before: fixed.clone(), instruction, after: Vec::new(), empty })
+        });
+        let (before, instructed) = match instructed {
+            Some((before, instructed)) => (before, Some(instructed)),
+            None => (fixed, None),
         };
         Prompt {
-            before: owned(self.before),
-            query: around(self.query.0, self.query.1),
+            before,
+            instructed,
+            query: around(self.query, self.is_trimmed),
             between: owned(self.between),
-            document: around(self.document, ""),
+            document: around((self.document, ""), self.is_trimmed),
             after: owned(self.after),
             cut: self.cut,
         }
