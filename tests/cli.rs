@@ -183,6 +183,39 @@ fn the_longest_pair_is_what_the_files_say_or_the_configuration() {
 }
 
 #[test]
+fn a_model_with_other_scores_than_its_golden_pairs_is_not_served() {
+    let model = small_model();
+    let directory = model.path().to_str().unwrap();
+    let golden = |json: &str| fs::write(model.path().join("golden.json"), json).unwrap();
+    let pair = |logit: f32| format!(r#"[{{"query": "ab", "document": "abc", "logit": {logit}}}]"#);
+    golden(&pair(100.0));
+    let (code, printed, errors) = run(&["models", "inspect", directory]);
+    assert!(code == 0 && printed.contains("golden pairs  1 in golden.json"), "{printed} {errors}");
+    let model_only = ["--primary", directory, "--fallback", "none", "--precision", "f32"];
+    let serve = [&["serve", "--listen", "127.0.0.1:0"], &model_only[..]].concat();
+    let (code, _, errors) = run(&serve);
+    assert_eq!(code, 69, "{errors}");
+    let got = errors.split("logit 100 expected, ").nth(1).and_then(|rest| rest.split(" got, ").next());
+    let got: f32 = got.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{errors}"));
+    assert!(errors.contains("pair 0 (\"ab\", \"abc\")"), "{errors}");
+    let rank = ["rank", "--model", directory, "--precision", "f32", "-q", "ab", "--logits"];
+    let (code, _, errors) = run_with_input(&rank, "abc\n");
+    assert!(code == 69 && errors.contains("logit 100 expected"), "{code} {errors}");
+    let (code, printed, errors) = run_with_input(&[&rank[..], &["--no-self-check"]].concat(), "abc\n");
+    assert!(code == 0 && printed.trim_start().starts_with(&format!("{got:.6}")), "{printed} {errors}");
+    // By flag and by key it is served, and with the right score without either.
+    Serving::start(&[&model_only[..], &["--no-self-check"]].concat());
+    let file = model.path().join("podium.toml");
+    fs::write(&file, "self_check = false\n").unwrap();
+    Serving::start(&[&model_only[..], &["--config", file.to_str().unwrap()]].concat());
+    golden(&pair(got));
+    Serving::start(&model_only);
+    golden("[{}]");
+    let (code, _, errors) = run(&serve);
+    assert!(code == 64 && errors.contains("golden.json: missing field `query`"), "{code} {errors}");
+}
+
+#[test]
 fn a_model_is_shown_with_its_parts_its_prompt_and_its_engine() {
     let (code, printed, errors) = run(&["models", "inspect", "bundled"]);
     assert_eq!(code, 0, "{errors}");
@@ -193,6 +226,8 @@ fn a_model_is_shown_with_its_parts_its_prompt_and_its_engine() {
         "score         a dense map and a classifier with one label, at the first token\n",
         "prompt        [CLS] {query} [SEP] {document} [SEP]\n",
         "prompt's ids  101 {query} 102 {document} 102\n",
+        "golden pairs  6 in golden.json",
+        "instruction   a request's `instruction` is ignored: the prompt has no place for one\n",
         "longest pair  512 tokens; a longer one is cut as the server is configured\n",
         "engine        cpu in ",
     ] {

@@ -5,12 +5,14 @@ mod common;
 use common::{logit, setup};
 use podium::backend::{DeviceState, Play, ScoreError, Scorer, Script, Scripted};
 use podium::base::{DeviceNs, Ns, Side, TenantId, Tokens};
-use podium::engine::{Caller, Engine, Handle, Setup, StartError, State};
+use podium::engine::{Caller, Engine, Handle, SelfCheck, Setup, StartError, State};
+use podium::model::Golden;
 use podium::rerank::{
     Degradation, Options, Outcome, Overflow, PairTokens, Policy, Query, Refusal, Request, Served, Truncated,
     Truncation, TruncationDefaults,
 };
 use podium::token::{Around, Instructed, Packed, Prompt, Tokenizer};
+use serde_json::json;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -564,6 +566,60 @@ fn a_draining_engine_answers_what_is_inside_and_takes_nothing_more() {
         assert_eq!(handle.state(), State::Draining);
         assert_eq!(rank(&handle, plain()).await.unwrap_err(), Refusal::Draining);
         assert_eq!(inside.await.unwrap().scores, expected());
+    });
+}
+
+#[test]
+fn a_model_s_golden_pairs_are_scored_before_it_is_ready() {
+    let right = [logit("ab", "abc"), logit("ab", "x y z")];
+    let file = |logits: [f32; 2]| {
+        let pair = |document: &str, logit: f32| json!({"query": "ab", "document": document, "logit": logit});
+        json!([pair("abc", logits[0]), pair("x y z", logits[1])]).to_string()
+    };
+    let started = |json: &str, dtype: &str, is_enforced: bool| {
+        block_on(async {
+            let golden = Golden::parse(json.as_bytes()).unwrap();
+            let mut setup = setup(Scripted::default(), None);
+            let tier = setup.tiers.primary.as_mut().unwrap();
+            let check = SelfCheck::new(&golden, (tier.tokenizer.clone(), 128), dtype, is_enforced).unwrap();
+            tier.self_check = Some(Arc::new(check));
+            let mut engine = Engine::start(setup).unwrap();
+            engine.ready().await.map_err(|error| error.to_string())
+        })
+    };
+    assert_eq!(started(&file(right), "float32", true), Ok(()));
+    let near = [right[0], right[1] + 0.01];
+    // Rounding is a share of the largest logit.
+    assert_eq!(started(&file(near), "bfloat16", true), Ok(()));
+    let error = started(&file(near), "float32", true).unwrap_err();
+    let expected = format!(
+        "lane 0 did not start: the self-check failed: 1 of 2 golden pairs have other scores than they must: pair 1 (\"ab\", \
+         \"x y z\"): logit {} expected, {} got, 0.002 allowed; ",
+        near[1], right[1]
+    );
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(error.contains("--no-self-check"), "{error}");
+    assert_eq!(started(&file(near), "float32", false), Ok(()));
+    // A probability, and a tolerance that the file states.
+    let probability = 1.0 / (1.0 + (-right[0]).exp()) + 0.004;
+    let one =
+        |more: &str| format!(r#"[{{"query": "ab", "document": "abc", "probability": {probability}{more}}}]"#);
+    assert_eq!(started(&one(r#", "tolerance": 0.01"#), "float32", true), Ok(()));
+    assert!(started(&one(""), "float32", true).unwrap_err().contains("probability"));
+}
+
+#[test]
+fn a_golden_pair_without_a_score_is_told() {
+    block_on(async {
+        let script = Script::default();
+        script.extend([Play::Fail]);
+        let golden = Golden::parse(br#"[{"query": "ab", "document": "abc", "logit": 1}]"#).unwrap();
+        let mut setup = setup(scripted(&script), None);
+        let tier = setup.tiers.primary.as_mut().unwrap();
+        let check = SelfCheck::new(&golden, (tier.tokenizer.clone(), 128), "float32", true).unwrap();
+        tier.self_check = Some(Arc::new(check));
+        let error = Engine::start(setup).unwrap().ready().await.unwrap_err().to_string();
+        assert!(error.contains("golden pair 0 could not be scored: "), "{error}");
     });
 }
 

@@ -2,6 +2,7 @@
 //! be fetched or converted first.
 
 use super::arch::{Keys, Module, listed};
+use super::golden::GOLDEN;
 use super::prompt::{CHAT_TEMPLATE, PromptFiles};
 use super::{ModelError, vocabulary};
 use serde::Deserialize;
@@ -36,6 +37,8 @@ pub(super) struct Files {
     pub tokens_max: Option<u32>,
     /// What may say a decoder's prompt.
     pub prompt: PromptFiles,
+    /// A `golden.json`.
+    pub golden: Option<Cow<'static, [u8]>>,
 }
 
 /// The files that a plan is made of.
@@ -101,7 +104,8 @@ pub(super) fn files(directory: &Path) -> Result<Files, ModelError> {
         cross_encoder_config: optional(directory, CROSS_ENCODER_CONFIG)?,
         card: optional(directory, "README.md")?,
     };
-    Ok(Files { parts: parts(directory, papers, config)?, tokenizer, tokens_max, prompt })
+    let golden = optional(directory, GOLDEN)?.map(Cow::Owned);
+    Ok(Files { parts: parts(directory, papers, config)?, tokenizer, tokens_max, prompt, golden })
 }
 
 /// Reads the files of a plan alone.
