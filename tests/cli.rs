@@ -2,13 +2,16 @@
 
 mod common;
 
-use common::{Reply, Serving, data, podium, post, small_model};
+use common::{Reply, Serving, bert, data, podium, post, random_plan, small_model};
+use podium::model::{Bert, Forward, Model, Tensor};
+use podium::token::{Packed, PairReader};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 fn run(arguments: &[&str]) -> (i32, String, String) {
     answer(podium(arguments).output().unwrap())
@@ -213,6 +216,51 @@ fn a_model_with_other_scores_than_its_golden_pairs_is_not_served() {
     golden("[{}]");
     let (code, _, errors) = run(&serve);
     assert!(code == 64 && errors.contains("golden.json: missing field `query`"), "{code} {errors}");
+}
+
+/// A model of 151 MB in f32, in a file of 76 MB: its maps are packed layer by layer.
+#[test]
+fn a_model_is_in_memory_once_while_it_is_loaded() {
+    let model = small_model();
+    let directory = model.path().to_str().unwrap();
+    let config = model.path().join("podium.toml");
+    // Small batches, so that activations take little.
+    fs::write(&config, "[primary]\nbatch_tokens_max = 64\nthreads = 1\n").unwrap();
+    let arguments = ["--primary", directory, "--fallback", "none", "--precision", "f32", "--config"];
+    let serve = || Serving::start(&[&arguments[..], &[config.to_str().unwrap()]].concat());
+    let peak = |serving: &Serving| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        1_024 * peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+    };
+    let own = peak(&serve());
+    let shape = Bert { vocabulary: 100, ..bert(12, 512, 8, 2_048) };
+    let plan = random_plan(shape.plan(), 3);
+    fs::write(model.path().join("config.json"), shape.to_config().to_string()).unwrap();
+    fs::write(model.path().join("model.safetensors"), plan.to_safetensors().unwrap()).unwrap();
+    let served = 4 * plan.parameters() as u64;
+    let largest = 4 * plan.tensors().into_iter().map(Tensor::count).max().unwrap() as u64;
+    assert!(served > 150_000_000);
+    let serving = serve();
+    // 32 MB for what a layer takes while it is packed (13 MB laid out, as much before that, and its tensors), which is a
+    // smaller share of models with more layers, and for activations.
+    let (found, allowed) = (peak(&serving) - own, served * 115 / 100 + largest + (32 << 20));
+    assert!(found < allowed, "{found} bytes at the peak, {served} served, {allowed} allowed");
+    let opened = Model::open(model.path()).unwrap();
+    assert!(opened.plan.tensors().into_iter().all(|tensor| tensor.values.is_empty()));
+    let tokenizer = Arc::new(opened.read_tokenizer().unwrap());
+    let mut batch = Packed::default();
+    let reader = PairReader::new(tokenizer, opened.pair_tokens_max);
+    for document in ["abc", "x y z"] {
+        reader.push("ab", document, &mut batch).unwrap();
+    }
+    let expected = Forward::new(&opened.plan).unwrap().logits(&batch).unwrap();
+    let body = r#"{"query": "ab", "documents": ["abc", "x y z"], "scores": "logit"}"#;
+    let reply = serving.send(&post("/v1/rank", "", body)).json();
+    for result in reply["results"].as_array().unwrap() {
+        let (index, score) = (result["index"].as_u64().unwrap(), result["score"].as_f64().unwrap());
+        assert!((score as f32 - expected[index as usize]).abs() < 1e-3, "{reply} {expected:?}");
+    }
 }
 
 #[test]

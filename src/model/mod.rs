@@ -8,6 +8,7 @@
 //! | `bundled` | the model that is in the program |
 //! | `golden` | texts with the scores that a model must give them |
 //! | `plan` | one model as data: its parts and tensors |
+//! | `stored` | tensors as they lie in a model's files, read one at a time |
 //! | `tensor` | tensors by their names in the files, maps and norms |
 //! | `arch` | the architectures: a plan from `config.json` |
 //! | `prompt` | the prompt of a decoder: declared, its own chat template, or a known one |
@@ -32,6 +33,7 @@ mod plan;
 mod positions;
 mod prompt;
 mod source;
+mod stored;
 mod tensor;
 mod vocabulary;
 mod weights;
@@ -47,6 +49,7 @@ pub use plan::{
     Part, Plan, Pool, Positions, Reach, Relative, RelativeMaps, Rope, Score, Tensor,
 };
 pub use source::{Place, locate};
+pub use stored::Stored;
 pub use weights::WeightError;
 
 use crate::base::hex;
@@ -116,7 +119,10 @@ impl Model {
         let mut plan = plan(directory, &parts, &source)?;
         if let (Some(Found { scale, .. }), Score::Tokens { yes, no }) = (&found, &mut plan.head.score) {
             let rows = [yes].into_iter().chain(no);
-            rows.flat_map(|row| &mut row.values).for_each(|value| *value *= scale);
+            for row in rows {
+                row.hold();
+                row.values.iter_mut().for_each(|value| *value *= scale);
+            }
         }
         let manifest = Manifest::parse(parts.papers.as_deref(), directory, &parts.weights)?;
         let positions = plan.tokens_max;
