@@ -91,6 +91,9 @@ pub struct InstructedIds {
     pub empty: Vec<(u32, u8)>,
 }
 
+/// Tokens before an instruction, the instruction's ids, and tokens after it.
+type BeforeQuery<'a> = (&'a [(u32, u8)], &'a [u32], &'a [(u32, u8)]);
+
 impl Template {
     /// Number of tokens in a pair beside the two texts.
     pub fn specials(&self) -> u32 {
@@ -105,10 +108,7 @@ impl Template {
 
     /// The tokens before the query: those around an instruction and the instruction's own in the middle, or the
     /// prompt's own without one.
-    pub(super) fn before_query<'a>(
-        &'a self,
-        instruction: Option<&'a [u32]>,
-    ) -> (&'a [(u32, u8)], &'a [u32], &'a [(u32, u8)]) {
+    pub(super) fn before_query<'a>(&'a self, instruction: Option<&'a [u32]>) -> BeforeQuery<'a> {
         match (&self.instructed, instruction) {
             (Some(place), Some([])) => (&place.empty, &[], &[]),
             (Some(place), Some(ids)) => (&place.before, ids, &place.after),
