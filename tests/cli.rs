@@ -2,13 +2,16 @@
 
 mod common;
 
-use common::{Reply, Serving, data, podium, post, small_model};
+use common::{Reply, Serving, bert, data, podium, post, random_plan, small_model};
+use podium::model::{Bert, Forward, Model, Tensor};
+use podium::token::{Packed, PairReader};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 fn run(arguments: &[&str]) -> (i32, String, String) {
     answer(podium(arguments).output().unwrap())
@@ -183,6 +186,84 @@ fn the_longest_pair_is_what_the_files_say_or_the_configuration() {
 }
 
 #[test]
+fn a_model_with_other_scores_than_its_golden_pairs_is_not_served() {
+    let model = small_model();
+    let directory = model.path().to_str().unwrap();
+    let golden = |json: &str| fs::write(model.path().join("golden.json"), json).unwrap();
+    let pair = |logit: f32| format!(r#"[{{"query": "ab", "document": "abc", "logit": {logit}}}]"#);
+    golden(&pair(100.0));
+    let (code, printed, errors) = run(&["models", "inspect", directory]);
+    assert!(code == 0 && printed.contains("golden pairs  1 in golden.json"), "{printed} {errors}");
+    let model_only = ["--primary", directory, "--fallback", "none", "--precision", "f32"];
+    let serve = [&["serve", "--listen", "127.0.0.1:0"], &model_only[..]].concat();
+    let (code, _, errors) = run(&serve);
+    assert_eq!(code, 69, "{errors}");
+    let got = errors.split("logit 100 expected, ").nth(1).and_then(|rest| rest.split(" got, ").next());
+    let got: f32 = got.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{errors}"));
+    assert!(errors.contains("pair 0 (\"ab\", \"abc\")"), "{errors}");
+    let rank = ["rank", "--model", directory, "--precision", "f32", "-q", "ab", "--logits"];
+    let (code, _, errors) = run_with_input(&rank, "abc\n");
+    assert!(code == 69 && errors.contains("logit 100 expected"), "{code} {errors}");
+    let (code, printed, errors) = run_with_input(&[&rank[..], &["--no-self-check"]].concat(), "abc\n");
+    assert!(code == 0 && printed.trim_start().starts_with(&format!("{got:.6}")), "{printed} {errors}");
+    // By flag and by key it is served, and with the right score without either.
+    Serving::start(&[&model_only[..], &["--no-self-check"]].concat());
+    let file = model.path().join("podium.toml");
+    fs::write(&file, "self_check = false\n").unwrap();
+    Serving::start(&[&model_only[..], &["--config", file.to_str().unwrap()]].concat());
+    golden(&pair(got));
+    Serving::start(&model_only);
+    golden("[{}]");
+    let (code, _, errors) = run(&serve);
+    assert!(code == 64 && errors.contains("golden.json: missing field `query`"), "{code} {errors}");
+}
+
+/// A model of 151 MB in f32, in a file of 76 MB: its maps are packed layer by layer.
+#[test]
+fn a_model_is_in_memory_once_while_it_is_loaded() {
+    let model = small_model();
+    let directory = model.path().to_str().unwrap();
+    let config = model.path().join("podium.toml");
+    // Small batches, so that activations take little.
+    fs::write(&config, "[primary]\nbatch_tokens_max = 64\nthreads = 1\n").unwrap();
+    let arguments = ["--primary", directory, "--fallback", "none", "--precision", "f32", "--config"];
+    let serve = || Serving::start(&[&arguments[..], &[config.to_str().unwrap()]].concat());
+    let peak = |serving: &Serving| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        1_024 * peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+    };
+    let own = peak(&serve());
+    let shape = Bert { vocabulary: 100, ..bert(12, 512, 8, 2_048) };
+    let plan = random_plan(shape.plan(), 3);
+    fs::write(model.path().join("config.json"), shape.to_config().to_string()).unwrap();
+    fs::write(model.path().join("model.safetensors"), plan.to_safetensors().unwrap()).unwrap();
+    let served = 4 * plan.parameters() as u64;
+    let largest = 4 * plan.tensors().into_iter().map(Tensor::count).max().unwrap() as u64;
+    assert!(served > 150_000_000);
+    let serving = serve();
+    // 32 MB for what a layer takes while it is packed (13 MB laid out, as much before that, and its tensors), which is a
+    // smaller share of models with more layers, and for activations.
+    let (found, allowed) = (peak(&serving) - own, served * 115 / 100 + largest + (32 << 20));
+    assert!(found < allowed, "{found} bytes at the peak, {served} served, {allowed} allowed");
+    let opened = Model::open(model.path()).unwrap();
+    assert!(opened.plan.tensors().into_iter().all(|tensor| tensor.values.is_empty()));
+    let tokenizer = Arc::new(opened.read_tokenizer().unwrap());
+    let mut batch = Packed::default();
+    let reader = PairReader::new(tokenizer, opened.pair_tokens_max);
+    for document in ["abc", "x y z"] {
+        reader.push("ab", document, &mut batch).unwrap();
+    }
+    let expected = Forward::new(&opened.plan).unwrap().logits(&batch).unwrap();
+    let body = r#"{"query": "ab", "documents": ["abc", "x y z"], "scores": "logit"}"#;
+    let reply = serving.send(&post("/v1/rank", "", body)).json();
+    for result in reply["results"].as_array().unwrap() {
+        let (index, score) = (result["index"].as_u64().unwrap(), result["score"].as_f64().unwrap());
+        assert!((score as f32 - expected[index as usize]).abs() < 1e-3, "{reply} {expected:?}");
+    }
+}
+
+#[test]
 fn a_model_is_shown_with_its_parts_its_prompt_and_its_engine() {
     let (code, printed, errors) = run(&["models", "inspect", "bundled"]);
     assert_eq!(code, 0, "{errors}");
@@ -193,6 +274,8 @@ fn a_model_is_shown_with_its_parts_its_prompt_and_its_engine() {
         "score         a dense map and a classifier with one label, at the first token\n",
         "prompt        [CLS] {query} [SEP] {document} [SEP]\n",
         "prompt's ids  101 {query} 102 {document} 102\n",
+        "golden pairs  6 in golden.json",
+        "instruction   a request's `instruction` is ignored: the prompt has no place for one\n",
         "longest pair  512 tokens; a longer one is cut as the server is configured\n",
         "engine        cpu in ",
     ] {

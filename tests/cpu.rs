@@ -4,8 +4,8 @@
 mod common;
 
 use common::{Kind, bert, families, random_batch, random_plan};
-use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer};
-use podium::model::{Activation, Bert, Block, Forward, Gelu, Plan};
+use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer, Unsupported};
+use podium::model::{Activation, Bert, Block, Forward, Gelu, Model, Plan, Tensor};
 use podium::token::Packed;
 use proptest::prelude::*;
 
@@ -131,6 +131,31 @@ fn large_magnitudes_stay_finite_and_right() {
             }
         }
     }
+}
+
+#[test]
+fn a_model_that_cannot_fit_is_refused_with_both_numbers() {
+    let plan = random_plan(bert(2, 128, 2, 512).plan(), 6);
+    let largest = plan.tensors().into_iter().map(Tensor::count).max().unwrap();
+    let least = 4 * plan.parameters() as u64;
+    let needed = |precision: Precision| match CpuModel::within(&plan, precision, Some(1)).err() {
+        Some(Unsupported::Memory { needed, available: 1 }) => needed,
+        other => panic!("{other:?}"),
+    };
+    let in_f32 = needed(Precision::F32);
+    assert!((least..=least + 4 * largest as u64).contains(&in_f32), "{in_f32} {least}");
+    assert!(needed(Precision::Int8) < in_f32);
+    assert!(CpuModel::within(&plan, Precision::F32, Some(in_f32)).is_ok());
+    let error = CpuModel::within(&plan, Precision::F32, Some(in_f32 - 1)).err().unwrap().to_string();
+    let gigabytes = format!("{:.2} GB", in_f32 as f64 / 1e9);
+    assert!(error.starts_with(&format!("the model takes about {gigabytes} of memory, and ")), "{error}");
+    // Nothing is read before: the file of this one is cut short.
+    let place = common::small_model();
+    let opened = Model::open(place.path()).unwrap();
+    let weights = std::fs::OpenOptions::new().write(true).open(place.path().join("model.safetensors"));
+    weights.unwrap().set_len(9).unwrap();
+    let refused = CpuModel::within(&opened.plan, Precision::F32, Some(1)).err();
+    assert!(matches!(refused, Some(Unsupported::Memory { .. })), "{refused:?}");
 }
 
 #[test]

@@ -5,12 +5,14 @@ mod common;
 use common::{logit, setup};
 use podium::backend::{DeviceState, Play, ScoreError, Scorer, Script, Scripted};
 use podium::base::{DeviceNs, Ns, Side, TenantId, Tokens};
-use podium::engine::{Caller, Engine, Handle, Setup, StartError, State};
+use podium::engine::{Caller, Engine, Handle, SelfCheck, Setup, StartError, State};
+use podium::model::Golden;
 use podium::rerank::{
     Degradation, Options, Outcome, Overflow, PairTokens, Policy, Query, Refusal, Request, Served, Truncated,
     Truncation, TruncationDefaults,
 };
-use podium::token::{Around, Packed, Prompt, Tokenizer};
+use podium::token::{Around, Instructed, Packed, Prompt, Tokenizer};
+use serde_json::json;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -568,6 +570,60 @@ fn a_draining_engine_answers_what_is_inside_and_takes_nothing_more() {
 }
 
 #[test]
+fn a_model_s_golden_pairs_are_scored_before_it_is_ready() {
+    let right = [logit("ab", "abc"), logit("ab", "x y z")];
+    let file = |logits: [f32; 2]| {
+        let pair = |document: &str, logit: f32| json!({"query": "ab", "document": document, "logit": logit});
+        json!([pair("abc", logits[0]), pair("x y z", logits[1])]).to_string()
+    };
+    let started = |json: &str, dtype: &str, is_enforced: bool| {
+        block_on(async {
+            let golden = Golden::parse(json.as_bytes()).unwrap();
+            let mut setup = setup(Scripted::default(), None);
+            let tier = setup.tiers.primary.as_mut().unwrap();
+            let check = SelfCheck::new(&golden, (tier.tokenizer.clone(), 128), dtype, is_enforced).unwrap();
+            tier.self_check = Some(Arc::new(check));
+            let mut engine = Engine::start(setup).unwrap();
+            engine.ready().await.map_err(|error| error.to_string())
+        })
+    };
+    assert_eq!(started(&file(right), "float32", true), Ok(()));
+    let near = [right[0], right[1] + 0.01];
+    // Rounding is a share of the largest logit.
+    assert_eq!(started(&file(near), "bfloat16", true), Ok(()));
+    let error = started(&file(near), "float32", true).unwrap_err();
+    let expected = format!(
+        "lane 0 did not start: the self-check failed: 1 of 2 golden pairs have other scores than they must: pair 1 (\"ab\", \
+         \"x y z\"): logit {} expected, {} got, 0.002 allowed; ",
+        near[1], right[1]
+    );
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(error.contains("--no-self-check"), "{error}");
+    assert_eq!(started(&file(near), "float32", false), Ok(()));
+    // A probability, and a tolerance that the file states.
+    let probability = 1.0 / (1.0 + (-right[0]).exp()) + 0.004;
+    let one =
+        |more: &str| format!(r#"[{{"query": "ab", "document": "abc", "probability": {probability}{more}}}]"#);
+    assert_eq!(started(&one(r#", "tolerance": 0.01"#), "float32", true), Ok(()));
+    assert!(started(&one(""), "float32", true).unwrap_err().contains("probability"));
+}
+
+#[test]
+fn a_golden_pair_without_a_score_is_told() {
+    block_on(async {
+        let script = Script::default();
+        script.extend([Play::Fail]);
+        let golden = Golden::parse(br#"[{"query": "ab", "document": "abc", "logit": 1}]"#).unwrap();
+        let mut setup = setup(scripted(&script), None);
+        let tier = setup.tiers.primary.as_mut().unwrap();
+        let check = SelfCheck::new(&golden, (tier.tokenizer.clone(), 128), "float32", true).unwrap();
+        tier.self_check = Some(Arc::new(check));
+        let error = Engine::start(setup).unwrap().ready().await.unwrap_err().to_string();
+        assert!(error.contains("golden pair 0 could not be scored: "), "{error}");
+    });
+}
+
+#[test]
 fn a_scorer_that_cannot_be_made_is_told_at_the_start() {
     block_on(async {
         let mut setup = setup(Scripted::default(), None);
@@ -688,9 +744,9 @@ fn one_document_is_answered_before_thousands_that_came_earlier() {
 #[test]
 fn a_text_in_a_prompt_has_other_tokens_as_a_query_than_as_a_document() {
     block_on(async {
-        let around = |before: &str| Around { before: before.to_owned(), ..Around::default() };
         let prompt = Prompt {
             before: vec!["q q".to_owned()],
+            instructed: None,
             query: around("query "),
             between: Vec::new(),
             document: around("text "),
@@ -711,5 +767,101 @@ fn a_text_in_a_prompt_has_other_tokens_as_a_query_than_as_a_document() {
             let expected = documents.map(|document| expected(query, document));
             assert_eq!(outcome.scores, expected, "{query} {documents:?}");
         }
+    });
+}
+
+fn around(before: &str) -> Around {
+    Around { before: before.to_owned(), ..Around::default() }
+}
+
+/// A tokenizer whose prompt has a place for an instruction.
+fn instructed() -> Arc<Tokenizer> {
+    let texts = |text: &str| vec![text.to_owned()];
+    let place =
+        Instructed { before: texts("q"), instruction: around("i "), after: Vec::new(), empty: texts("e") };
+    let prompt = Prompt {
+        before: texts("q q"),
+        instructed: Some(place),
+        query: Around::default(),
+        between: texts("x"),
+        document: Around::default(),
+        after: texts("z"),
+        cut: None,
+    };
+    let letters = std::fs::read(common::small_model().path().join("tokenizer.json")).unwrap();
+    Arc::new(Tokenizer::parse(&letters).unwrap().with_prompt(prompt).unwrap())
+}
+
+#[test]
+fn an_instruction_is_read_in_its_place_and_known_texts_stay_right() {
+    block_on(async {
+        let tokenizer = instructed();
+        let mut setup = setup(Scripted::default(), None);
+        setup.tiers.primary.as_mut().unwrap().tokenizer = tokenizer.clone();
+        let engine = up(setup).await;
+        let expected = |instruction: Option<&str>, query: &str, document: &str| {
+            let before = match instruction {
+                None => "q q".to_owned(),
+                Some("") => "e".to_owned(),
+                Some(text) => format!("q i {text}"),
+            };
+            let whole = tokenizer.encode(&format!("{before} {query} x {document} z")).unwrap();
+            Scripted::logit(&whole)
+        };
+        // The same text as an instruction, a query and a document, in turns, so that each could be known as another.
+        for (instruction, query, documents) in [
+            (Some("ab"), "c", ["ab", "c"]),
+            (None, "ab", ["ab", "c"]),
+            (Some("c"), "ab", ["ab", "c"]),
+            (Some(""), "ab", ["c", "ab"]),
+            (None, "c", ["c", "ab"]),
+            (Some("ab"), "ab", ["ab", "ab"]),
+        ] {
+            let instructed = instruction.map(str::to_owned);
+            let request = Request { instruction: instructed, ..Request::new(query, documents) };
+            let outcome = rank(&engine.handle(), request).await.unwrap();
+            let expected = documents.map(|document| expected(instruction, query, document));
+            assert_eq!(outcome.scores, expected, "{instruction:?} {query} {documents:?}");
+        }
+    });
+}
+
+#[test]
+fn an_instruction_that_is_too_long_is_refused_with_the_most_that_it_may_have() {
+    block_on(async {
+        let mut setup = setup(Scripted::default(), None);
+        setup.tiers.primary.as_mut().unwrap().tokenizer = instructed();
+        let engine = up(setup).await;
+        let with = |tokens: u32| Request { instruction: Some(words(0..tokens)), ..plain() };
+        // The model reads 128 tokens: 3 of the prompt and 2 of texts leave 123, one of which stands before the text.
+        let message = "instruction: the instruction takes 124 tokens, and may take at most 123 to leave room for a query \
+                       and a document";
+        let refusal = rank(&engine.handle(), with(123)).await.unwrap_err();
+        assert!(matches!(refusal, Refusal::TooLong { .. }));
+        assert_eq!(refusal.to_string(), message);
+        assert!(rank(&engine.handle(), with(122)).await.is_ok());
+        // It counts toward the tokens of a pair.
+        let tokens = async |request| rank(&engine.handle(), request).await.unwrap().tokens.0;
+        assert_eq!(tokens(with(10)).await, tokens(plain()).await + 3 * (1 + 10 - 1));
+    });
+}
+
+#[test]
+fn a_model_without_a_place_for_an_instruction_is_named() {
+    block_on(async {
+        let mut setup = setup(Scripted::default(), Some(Scripted::default()));
+        setup.tiers.primary.as_mut().unwrap().tokenizer = instructed();
+        let engine = up(setup).await;
+        let without = |served: Served| -> Vec<String> {
+            let handle = engine.handle();
+            handle.without_instruction(served).map(|model| model.name.to_string()).collect()
+        };
+        assert_eq!(without(Served::Full), Vec::<String>::new());
+        assert_eq!(without(Served::TopK { k: 1 }), ["small"]);
+        assert_eq!(without(Served::Fallback), ["small"]);
+        // It answers as it does without one, however long the instruction is.
+        let options = Options { policy: Some(Policy::Fallback), ..Options::default() };
+        let request = Request { instruction: Some(words(0..500)), options, ..plain() };
+        assert_eq!(rank(&engine.handle(), request).await.unwrap().scores, expected());
     });
 }

@@ -247,6 +247,30 @@ fn unknown_fields_are_named_in_a_warning_and_refused_in_strict_mode() {
 }
 
 #[test]
+fn an_instruction_that_a_model_does_not_read_is_declared_by_every_way_of_giving_it() {
+    let server = server();
+    let warning = "instruction was ignored by `large`: its prompt has no place for one";
+    let body = |field: &str| json!({"query": "ab", "documents": ["abc"], field: "judge"}).to_string();
+    let plain = json!({"query": "ab", "documents": ["abc"]}).to_string();
+    for reply in [
+        server.post("/v1/rank", body("instruction")),
+        server.post("/rerank", body("instruct")),
+        server.post_with("/v2/rerank", "x-podium-instruction: judge\r\n", &plain),
+    ] {
+        assert_eq!(
+            (reply.status, reply.header("x-podium-warning")),
+            (200, Some(warning)),
+            "{}",
+            reply.text()
+        );
+    }
+    assert_eq!(server.post("/v1/rank", &plain).header("x-podium-warning"), None);
+    let reply = server.post_with("/v1/rank", "x-podium-instruction: caf%E9\r\n", &plain);
+    let message = "x-podium-instruction: is not UTF-8, plain or percent-encoded";
+    assert_eq!((reply.status, &reply.json()["error"]["message"]), (400, &json!(message)));
+}
+
+#[test]
 fn empty_and_overlong_texts_are_answered_or_named() {
     let server = server();
     let long = "a ".repeat(200);

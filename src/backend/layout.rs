@@ -58,7 +58,8 @@ pub(super) fn pad(map: &Linear, outputs: Width, inputs: Width, factor: f32) -> D
         bias: vec![0.0; outputs.padded()],
     };
     let bias = map.bias_values();
-    let from = map.weight.values.chunks_exact(inputs.count * inputs.size).zip(&bias);
+    let weights = map.weight.values();
+    let from = weights.chunks_exact(inputs.count * inputs.size).zip(&bias);
     for (output, (weights, bias)) in outputs.places().zip(from) {
         dense.bias[output] = bias * factor;
         let row = &mut dense.weight[output * inputs.padded()..][..inputs.padded()];
@@ -71,12 +72,12 @@ pub(super) fn pad(map: &Linear, outputs: Width, inputs: Width, factor: f32) -> D
 
 /// The map that reads a norm's values before their gain and bias, and gives what the map gives after them.
 pub(super) fn absorb(norm: &Norm, map: &Linear) -> Linear {
-    let (gain, shifts) = (&norm.gain.values, norm.bias_values());
-    let rows = || map.weight.values.chunks_exact(gain.len());
+    let (gain, shifts, weights) = (norm.gain.values(), norm.bias_values(), map.weight.values());
+    let rows = || weights.chunks_exact(gain.len());
     let shift = |row: &[f32]| -> f64 {
         row.iter().zip(&shifts).map(|(&weight, &bias)| f64::from(weight) * f64::from(bias)).sum()
     };
-    let weight = rows().flat_map(|row| row.iter().zip(gain).map(|(weight, gain)| weight * gain)).collect();
+    let weight = rows().flat_map(|row| row.iter().zip(&*gain).map(|(weight, gain)| weight * gain)).collect();
     let bias = map.bias_values();
     let bias = rows().zip(&bias).map(|(row, bias)| (f64::from(*bias) + shift(row)) as f32).collect();
     let mut absorbed = Linear::new("absorbed", map.outputs(), map.inputs());

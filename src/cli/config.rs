@@ -41,6 +41,9 @@ pub(super) struct Config {
     pub path_policies: BTreeMap<String, Policy>,
     /// Whether the primary answers requests for a model that is not served. Default true.
     pub any_model: bool,
+    /// Whether a model with golden pairs (`golden.json`) must give them their scores before the server is ready; otherwise a
+    /// wrong score is a warning. Default true.
+    pub self_check: bool,
     /// The tenants. Default: no keys, and one tenant `anonymous`.
     pub tenants: Vec<TenantEntry>,
     /// Limits of the dialects.
@@ -158,6 +161,7 @@ impl Default for Config {
             default_policy: Policy::Auto,
             path_policies: BTreeMap::new(),
             any_model: true,
+            self_check: true,
             tenants: Vec::new(),
             wire: Settings::default(),
             http: ServerLimits::default(),

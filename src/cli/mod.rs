@@ -6,6 +6,7 @@ mod cores;
 mod costs;
 mod distill;
 mod load;
+mod memory;
 mod models;
 mod place;
 mod pool;

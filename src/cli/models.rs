@@ -80,6 +80,18 @@ fn describe(text: &mut String, model: &Model, tokenizer: &Tokenizer) {
     let (prompt, ids) = prompt(model, tokenizer);
     line(text, "prompt", &prompt);
     line(text, "prompt's ids", &ids);
+    let golden = match &model.golden {
+        Some(golden) => {
+            format!("{} in golden.json, which are scored before it is served", golden.pairs().len())
+        }
+        None => "none: its scores are not checked before it is served".to_owned(),
+    };
+    line(text, "golden pairs", &golden);
+    let instruction = match tokenizer.takes_instruction() {
+        true => "a request's `instruction` has a place before the query",
+        false => "a request's `instruction` is ignored: the prompt has no place for one",
+    };
+    line(text, "instruction", instruction);
     let cut = match tokenizer.template().cut {
         Some(Cut::End) => "a longer one loses the end of its document, then of its query",
         _ => "a longer one is cut as the server is configured",

@@ -1,10 +1,11 @@
 //! Chooses the engine of a tier on this machine.
 
 use super::config::{EngineKind, TierConfig};
+use super::memory;
 use crate::backend::{Cpu, CpuModel, Precision, Reference, Unsupported};
 use crate::base::Tier;
 use crate::engine::MakeScorer;
-use crate::model::{Forward, Model};
+use crate::model::{Forward, Model, Tensor};
 use std::sync::Arc;
 
 /// The default for most tokens of a batch on a CPU, which gains nothing from larger ones.
@@ -70,7 +71,7 @@ fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Res
 }
 
 fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
-    let packed = match CpuModel::new(&model.plan, configured.precision) {
+    let packed = match CpuModel::within(&model.plan, configured.precision, memory::available()) {
         Err(error @ Unsupported::Plan { .. }) => {
             tracing::warn!(%error, "the model runs on the reference engine, in f32 on one thread, which is many times slower");
             return on_reference(configured, model);
@@ -84,6 +85,11 @@ fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
 }
 
 fn on_reference(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
+    let largest = model.plan.tensors().into_iter().map(Tensor::count).max().unwrap_or(0);
+    let needed = ((model.plan.parameters() + 2 * largest) * size_of::<f32>()) as u64;
+    if let Some(available) = memory::available().filter(|&available| available < needed) {
+        return Err(Unsupported::Memory { needed, available }.to_string());
+    }
     let forward = Arc::new(Forward::new(&model.plan).map_err(|error| error.to_string())?);
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
     Ok(on(configured, &make, ("float32", "the reference engine has no other".into())))

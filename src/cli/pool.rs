@@ -4,7 +4,7 @@ use super::Failure;
 use super::config::{Config, TenantEntry, TierConfig};
 use super::place::{Placed, place};
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
-use crate::engine::{BooksSetup, Clock, LaneSetup, Setup, TierSetup};
+use crate::engine::{BooksSetup, Clock, LaneSetup, SelfCheck, Setup, TierSetup};
 use crate::model::{BUNDLED, Model, ModelError, Place, locate};
 use crate::sched::TenantConfig;
 use crate::token::{Prompt, Tokenizer};
@@ -19,7 +19,7 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
     let mut lanes = Vec::new();
     for (tier, configured) in [(Tier::Primary, &config.primary), (Tier::Fallback, &config.fallback)] {
         let Some(configured) = configured else { continue };
-        let (setup, placed) = open(tier, configured, &mut tokenizers)
+        let (setup, placed) = open(tier, configured, config.self_check, &mut tokenizers)
             .map_err(|error| Failure::usage(format!("{} model: {error}", tier.name())))?;
         config.check_price(tier.name(), &setup.device)?;
         tiers[tier] = Some(setup);
@@ -66,6 +66,7 @@ type Files = (Cow<'static, [u8]>, Option<Prompt>);
 fn open(
     tier: Tier,
     configured: &TierConfig,
+    self_check: bool,
     tokenizers: &mut Vec<(Files, Arc<Tokenizer>)>,
 ) -> Result<(TierSetup, Placed), String> {
     let said = |error: &dyn std::fmt::Display| error.to_string();
@@ -98,6 +99,10 @@ fn open(
         ));
     }
     let placed = place(tier, configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
+    let self_check = model.golden.as_ref().map(|golden| {
+        let check = SelfCheck::new(golden, (tokenizer.clone(), pair_tokens_max), placed.dtype, self_check);
+        check.map_err(|error| format!("{}: golden.json: {error}", configured.model))
+    });
     let setup = TierSetup {
         name: configured.name.as_deref().unwrap_or(&model.manifest.name).into(),
         version: model.manifest.version().into(),
@@ -108,6 +113,7 @@ fn open(
         pair_tokens_max,
         device: placed.kind.as_str().into(),
         calibration: model.manifest.calibration,
+        self_check: self_check.transpose()?.map(Arc::new),
     };
     Ok((setup, placed))
 }

@@ -7,7 +7,7 @@ use crate::backend::Precision;
 use crate::base::{TenantId, line_text};
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::model::BUNDLED;
-use crate::rerank::{Policy, Ranked, Refusal, Request, ScoreForm, Truncated, rank};
+use crate::rerank::{Policy, Ranked, Refusal, Request, ScoreForm, Served, Truncated, rank};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
@@ -37,6 +37,9 @@ pub(super) struct Args {
     #[arg(long, short, required_unless_present = "jsonl", conflicts_with = "jsonl")]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     query: Option<String>,
+    /// The task in words, for a model that reads one in its prompt. Without it the model's own applies.
+    #[arg(long, value_name = "TEXT")]
+    instruction: Option<String>,
     /// Reads whole requests, one JSON object per line.
     #[arg(long)]
     jsonl: bool,
@@ -52,6 +55,9 @@ pub(super) struct Args {
     /// Prints one JSON object per request.
     #[arg(long)]
     json: bool,
+    /// Uses a model although its golden pairs (`golden.json`) have other scores than they must, with a warning.
+    #[arg(long)]
+    no_self_check: bool,
     #[command(flatten)]
     truncation: TruncationArgs,
     /// The input files; `-` is standard input.
@@ -69,13 +75,21 @@ struct Line {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let model = TierConfig { precision: args.precision, ..TierConfig::new(args.primary.clone()) };
-    let config = Config { primary: Some(model), ..Config::default() };
+    let config = Config { primary: Some(model), self_check: !args.no_self_check, ..Config::default() };
     let setup = pool::setup(&config, Clock::start(), BooksSetup::default())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
     runtime.block_on(async {
         let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
         engine.ready().await.map_err(|error| Failure::unavailable(error.to_string()))?;
         let handle = engine.handle();
+        if args.instruction.is_some() {
+            for model in handle.without_instruction(Served::Full) {
+                eprintln!(
+                    "podium: --instruction was ignored: the prompt of `{}` has no place for one",
+                    model.name
+                );
+            }
+        }
         if args.jsonl {
             for line in lines(&args.files)? {
                 let (place, text) = line?;
@@ -124,7 +138,11 @@ async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) ->
     let mut truncated = Truncated::default();
     for group in documents.chunks(GROUP) {
         let caller = Caller { tenant: TenantId(0), arrived: handle.now(), policy: Policy::Full };
-        let request = Request { truncation: args.truncation.truncation(), ..Request::new(query, group) };
+        let request = Request {
+            instruction: args.instruction.clone(),
+            truncation: args.truncation.truncation(),
+            ..Request::new(query, group)
+        };
         let outcome = handle.rank(Arc::new(request), caller).await;
         let outcome = outcome.map_err(|refusal| refused(refusal, logits.len()))?;
         logits.extend(outcome.scores);

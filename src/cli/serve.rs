@@ -75,6 +75,9 @@ pub(super) struct Args {
     /// Logs JSON lines.
     #[arg(long, env = "PODIUM_LOG_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     log_json: bool,
+    /// Serves a model although its golden pairs (`golden.json`) have other scores than they must, with a warning.
+    #[arg(long)]
+    no_self_check: bool,
     /// Only validates the configuration and the models, and prints the setup.
     #[arg(long)]
     check: bool,
@@ -186,6 +189,7 @@ fn merge(args: Args) -> Result<Config, Failure> {
         config.check_listen()?;
         config.listen = args.listen;
     }
+    config.self_check &= !args.no_self_check;
     config.ledger = args.ledger.or(config.ledger);
     config.journal = args.journal.or(config.journal);
     config.latency_budget_ms = args.latency_budget_ms.or(config.latency_budget_ms);

@@ -195,7 +195,7 @@ pub fn run(
         }
         None => {
             let given = inputs.student.as_ref().expect("without training there is a given student");
-            given.plan.clone()
+            given.plan.held()
         }
     };
     if let Some(blend) = &inputs.blend {

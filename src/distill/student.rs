@@ -100,15 +100,15 @@ impl Student {
             activation: Activation::Gelu(model::Gelu::Erf),
         };
         let mut random = Pcg64::seed_from_u64(seed);
-        let source = Parameter { dims: embed.words.shape.clone(), values: embed.words.values.clone() };
+        let source = Parameter { dims: embed.words.shape.clone(), values: embed.words.values().into_owned() };
         let projection = principal(&source, h, &mut random);
         let project = |rows: &[f32]| matmul(rows, wide, &projection, h);
         let mut plan = shape.plan();
         let mut values = BTreeMap::new();
         if let Embed { positions: Some(own), types: Some(own_types), .. } = &plan.embed {
             let first = positions.offset * wide;
-            values.insert(own.table.name.clone(), project(&positions.table.values[first..]));
-            let mut types = project(&types.values);
+            values.insert(own.table.name.clone(), project(&positions.table.values()[first..]));
+            let mut types = project(&types.values());
             types.resize(2 * h, 0.0);
             values.insert(own_types.name.clone(), types);
         }
@@ -141,13 +141,13 @@ impl Student {
         let shape = shape.ok_or("only BERT's shape with erf GELU and two token types can be trained")?;
         let (h, taught) = (shape.hidden, teacher.hidden());
         let wide = taught + h;
-        let (taught_words, own_words) = (&teacher.embed.words.values, &model.embed.words.values);
+        let (taught_words, own_words) = (teacher.embed.words.values(), model.embed.words.values());
         let rows = taught_words.chunks_exact(taught).zip(own_words.chunks_exact(h));
         let source = rows.flat_map(|(teacher, own)| teacher.iter().chain(own).copied()).collect();
         let source = Parameter { dims: vec![shape.vocabulary, wide], values: source };
         let mut projection = vec![0.0; wide * h];
         (0..h).for_each(|place| projection[(taught + place) * h + place] = 1.0);
-        Ok(Self::of((shape, model.clone()), source, projection))
+        Ok(Self::of((shape, model.held()), source, projection))
     }
 
     /// A student with these values, whose words are projected from a table's rows.

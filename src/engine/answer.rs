@@ -111,14 +111,9 @@ impl Entry {
 
     /// Whether each document lost tokens in a tier that scored it for the answer, and what was lost in all.
     fn truncated(&self, served: Served) -> (Vec<bool>, Truncated) {
-        let tiers: &[Tier] = match served {
-            Served::Full => &[Tier::Primary],
-            Served::TopK { .. } => &Tier::ALL,
-            Served::Fallback => &[Tier::Fallback],
-        };
         let mut documents = vec![false; self.candidates()];
         let mut all = Truncated::default();
-        for &tier in tiers {
+        for &tier in served.tiers() {
             for (document, pair) in documents.iter_mut().zip(&*self.prepared[tier].pairs) {
                 *document |= pair.document_lost() > 0;
                 all.query_tokens = all.query_tokens.max(pair.query_lost());

@@ -6,7 +6,7 @@ use super::driver::{Message, Submission};
 use super::mailbox::Post;
 use super::prepare::{Prepare, Prepared};
 use crate::base::{Ns, PerTier, TenantId, Tier};
-use crate::rerank::{Outcome, Overflow, Policy, Refusal, Request};
+use crate::rerank::{Outcome, Overflow, Policy, Refusal, Request, Served};
 use crate::sched::{Arrival, JobId};
 use crate::telemetry::metrics::Metrics;
 use crate::token::Tokenizer;
@@ -58,6 +58,8 @@ pub struct ModelInfo {
     pub dtype_reason: Arc<str>,
     /// Most tokens of a pair.
     pub pair_tokens_max: u32,
+    /// Whether its prompt has a place for a request's instruction.
+    pub takes_instruction: bool,
     /// Its licence.
     pub licence: Arc<str>,
     /// When the engine was started, in seconds since 1970.
@@ -105,6 +107,7 @@ impl Shared {
                 dtype: model.dtype,
                 dtype_reason: model.dtype_reason.clone(),
                 pair_tokens_max: model.pair_tokens_max,
+                takes_instruction: model.tokenizer.takes_instruction(),
                 licence: model.licence.clone(),
                 created_unix,
             })
@@ -213,6 +216,12 @@ impl Handle {
 
     pub(super) fn stop(&self) {
         let _ = self.shared.driver.send(Message::Stop);
+    }
+
+    /// The models of an answer whose prompts have no place for a request's instruction.
+    pub fn without_instruction(&self, served: Served) -> impl Iterator<Item = &ModelInfo> {
+        let models = self.models().iter();
+        models.filter(move |model| served.tiers().contains(&model.tier) && !model.takes_instruction)
     }
 
     /// Hits and misses of the token cache since the start.

@@ -4,6 +4,7 @@
 use super::clock::Clock;
 use super::driver::Message;
 use super::mailbox::{Mailbox, Post, mailbox};
+use super::self_check::SelfCheck;
 use crate::backend::{DeviceState, ScoreError, Scorer};
 use crate::base::{DeviceNs, Ns};
 use crate::forecast::predict::{Load, Measured};
@@ -33,6 +34,8 @@ pub(super) struct Spawn {
     /// How long to wait before making it.
     pub wait: Ns,
     pub template: Arc<Template>,
+    /// What it scores before it is ready.
+    pub self_check: Option<Arc<SelfCheck>>,
     /// The batches to warm up with, in this order.
     pub warm_up: Arc<[Packed]>,
     /// Warm-up ends once a batch takes this long, because the scheduler never forms a batch that long.
@@ -199,6 +202,9 @@ impl Spawn {
 
     fn make_and_warm(&self) -> Result<(Box<dyn Scorer>, Vec<Measured>), String> {
         let mut scorer = (self.make)()?;
+        if let Some(check) = &self.self_check {
+            check.run(scorer.as_mut()).map_err(|error| error.to_string())?;
+        }
         let mut measured = Vec::new();
         for packed in self.warm_up.iter() {
             let mut logits = vec![0.0; packed.len()];

@@ -14,6 +14,7 @@
 //! | `journal` | a record of the scheduler's events and decisions, for replay |
 //! | `lane` | a scorer's thread |
 //! | `mailbox` | a channel whose receiver sleeps without spinning |
+//! | `self_check` | a model's golden pairs, scored before its lane is ready |
 //! | `pool` | what a lane's thread is made from; its warm-up batches |
 //! | `clock` | the only reader of time |
 
@@ -27,6 +28,7 @@ mod lane;
 mod mailbox;
 mod pool;
 mod prepare;
+mod self_check;
 
 pub use books::BooksSetup;
 pub use clock::Clock;
@@ -34,6 +36,7 @@ pub use handle::{Caller, Capacity, Handle, ModelInfo, State};
 pub use journal::{Entry as JournalEntry, Journal};
 pub use lane::MakeScorer;
 pub use prepare::PrepareLimits;
+pub use self_check::{Mismatch, SelfCheck, SelfCheckError};
 
 use crate::base::{DeviceId, Ns, PerTier, Tier};
 use crate::model::Calibration;
@@ -233,6 +236,8 @@ pub struct TierSetup {
     pub device: Arc<str>,
     /// Maps its logits to the primary's scale.
     pub calibration: Calibration,
+    /// What each of its lanes scores before it is ready, if the model has golden pairs.
+    pub self_check: Option<Arc<SelfCheck>>,
 }
 
 /// One lane.

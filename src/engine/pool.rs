@@ -30,6 +30,7 @@ pub(super) fn factories(
             let setup = tiers[lane.tier].as_ref().expect("a lane's tier is configured");
             let template = setup.tokenizer.template().clone();
             let buckets = buckets(&template, setup.pair_tokens_max, lane.batch_tokens_max);
+            let self_check = setup.self_check.clone();
             let (tier, lane, driver) = (lane.tier, lane.clone(), driver.clone());
             let spawn = move |generation: u32, wait: Ns| Spawn {
                 lane: LaneId(number),
@@ -37,6 +38,8 @@ pub(super) fn factories(
                 make: lane.make.clone(),
                 wait,
                 template: template.clone(),
+                // A model that passed does so again.
+                self_check: self_check.clone().filter(|_| generation == 0),
                 // After a restart one batch suffices: the lane has been measured before.
                 warm_up: if generation == 0 { buckets.clone() } else { buckets[..1].into() },
                 depth: lane.depth,

@@ -83,7 +83,7 @@ struct Encoder {
 struct Reading {
     request: Arc<Request>,
     encoders: Arc<[Encoder]>,
-    /// Ids of each text, by encoder; queries first, then documents.
+    /// Ids of each text, by encoder; queries first, then documents, then the instruction.
     ids: Vec<Vec<OnceLock<Arc<[u32]>>>>,
     queries: usize,
     /// The next text that no thread has taken.
@@ -92,6 +92,15 @@ struct Reading {
     left: AtomicUsize,
     failed: OnceLock<(usize, String)>,
     done: Notify,
+}
+
+/// What a text of a request is.
+#[derive(Clone, Copy)]
+enum Text {
+    Query,
+    /// With its place among the documents.
+    Document(usize),
+    Instruction,
 }
 
 impl Prepare {
@@ -235,7 +244,7 @@ impl Reading {
             Query::Shared(_) => 1,
             Query::PerDocument(queries) => queries.len(),
         };
-        let texts = queries + request.documents.len();
+        let texts = queries + request.documents.len() + usize::from(request.instruction.is_some());
         let ids = encoders.iter().map(|_| (0..texts).map(|_| OnceLock::new()).collect()).collect();
         let (next, left) = (AtomicUsize::new(0), AtomicUsize::new(texts));
         let (failed, done) = (OnceLock::new(), Notify::new());
@@ -243,27 +252,38 @@ impl Reading {
     }
 
     fn texts(&self) -> usize {
-        self.queries + self.request.documents.len()
+        self.queries + self.request.documents.len() + usize::from(self.request.instruction.is_some())
     }
 
-    fn text(&self, place: usize) -> &str {
-        match (&self.request.query, place.checked_sub(self.queries)) {
-            (_, Some(document)) => &self.request.documents[document],
-            (Query::Shared(query), None) => query,
-            (Query::PerDocument(queries), None) => &queries[place],
+    fn text(&self, place: usize) -> (Text, &str) {
+        let Request { query, documents, instruction, .. } = &*self.request;
+        match (query, place.checked_sub(self.queries)) {
+            (_, Some(document)) => match documents.get(document) {
+                Some(text) => (Text::Document(document), text),
+                None => {
+                    (Text::Instruction, instruction.as_deref().expect("the last text is the instruction"))
+                }
+            },
+            (Query::Shared(query), None) => (Text::Query, query),
+            (Query::PerDocument(queries), None) => (Text::Query, &queries[place]),
         }
     }
 
     /// Whether the cache may have a text: it has the ids of documents, which may not be those of a query.
-    fn is_cached(&self, encoder: &Encoder, place: usize) -> bool {
-        place >= self.queries || encoder.tokenizer.reads_both_alike()
+    fn is_cached(encoder: &Encoder, text: Text) -> bool {
+        match text {
+            Text::Document(_) => true,
+            Text::Query => encoder.tokenizer.reads_both_alike(),
+            Text::Instruction => false,
+        }
     }
 
     fn field(&self, place: usize) -> String {
-        match (&self.request.query, place.checked_sub(self.queries)) {
-            (_, Some(document)) => format!("documents[{document}]"),
-            (Query::Shared(_), None) => "query".to_owned(),
-            (Query::PerDocument(_), None) => format!("queries[{place}]"),
+        match (self.text(place).0, &self.request.query) {
+            (Text::Document(document), _) => format!("documents[{document}]"),
+            (Text::Query, Query::Shared(_)) => "query".to_owned(),
+            (Text::Query, Query::PerDocument(_)) => format!("queries[{place}]"),
+            (Text::Instruction, _) => "instruction".to_owned(),
         }
     }
 
@@ -272,8 +292,8 @@ impl Reading {
         let mut bytes = 0;
         for (encoder, ids) in self.encoders.iter().zip(&self.ids) {
             for (place, slot) in ids.iter().enumerate() {
-                let text = self.text(place);
-                match self.is_cached(encoder, place).then(|| encoder.cache.get(text)).flatten() {
+                let (kind, text) = self.text(place);
+                match Self::is_cached(encoder, kind).then(|| encoder.cache.get(text)).flatten() {
                     Some(found) => slot.set(found).expect("no other thread reads yet"),
                     None => bytes += text.len().max(1),
                 }
@@ -303,21 +323,22 @@ impl Reading {
                 if self.failed.get().is_some() {
                     return;
                 }
-                let text = self.text(place);
+                let (kind, text) = self.text(place);
                 // A panic in the library fails only this request, not the thread.
-                let is_query = place < self.queries;
-                let encode = || match is_query {
-                    true => encoder.tokenizer.encode_query(text),
-                    false => encoder.tokenizer.encode_document(text),
+                let encode = || match kind {
+                    Text::Query => encoder.tokenizer.encode_query(text),
+                    Text::Document(_) => encoder.tokenizer.encode_document(text),
+                    // A model without a place for it does not read it.
+                    Text::Instruction => Ok(encoder.tokenizer.encode_instruction(text)?.unwrap_or_default()),
                 };
                 let encoded = catch_unwind(AssertUnwindSafe(encode));
                 match encoded {
                     Ok(Ok(encoded)) => {
-                        let key = match place.checked_sub(self.queries) {
-                            Some(document) => self.request.documents[document].clone(),
-                            None => text.into(),
-                        };
-                        if self.is_cached(encoder, place) {
+                        if Self::is_cached(encoder, kind) {
+                            let key = match kind {
+                                Text::Document(document) => self.request.documents[document].clone(),
+                                Text::Query | Text::Instruction => text.into(),
+                            };
                             encoder.cache.insert(key, encoded.clone());
                         }
                         ids[place].set(encoded).expect("each place is read by one thread");
@@ -337,16 +358,23 @@ impl Reading {
         defaults: &TruncationDefaults,
     ) -> Result<Pairs, Refusal> {
         let request = &*self.request;
-        let template = self.encoders[encoder].tokenizer.template();
+        let tokenizer = &self.encoders[encoder].tokenizer;
+        let template = tokenizer.template();
         let fit = fit(&request.truncation, defaults, pair_tokens_max);
         let ids = |place: usize| self.ids[encoder][place].get().expect("every text was read").clone();
+        let is_instructed = request.instruction.is_some() && tokenizer.takes_instruction();
+        let instruction = is_instructed.then(|| ids(self.texts() - 1));
         let pair = |document: usize| {
             let place = if self.queries == 1 { 0 } else { document };
-            let fitted = Pair::fit(ids(place), ids(self.queries + document), template, &fit);
+            let texts = [ids(place), ids(self.queries + document)];
+            let fitted = Pair::instructed(instruction.clone(), texts, template, &fit);
             fitted.map_err(|error| {
                 let message = error.to_string();
                 match error {
                     FitError::QueryTooLong { .. } => Refusal::TooLong { field: self.field(place), message },
+                    FitError::InstructionTooLong { .. } => {
+                        Refusal::TooLong { field: "instruction".to_owned(), message }
+                    }
                     FitError::PairTooLong { .. } => {
                         Refusal::TooLong { field: self.field(self.queries + document), message }
                     }

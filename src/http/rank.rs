@@ -16,6 +16,11 @@ const DECODE_INLINE_MAX: usize = 256 << 10;
 /// Characters of an unknown model's name in a header.
 const NAME_CHARS_MAX: usize = 64;
 
+/// The warning of a model that does not read a request's instruction.
+fn ignored_instruction(model: &str) -> String {
+    format!("instruction was ignored by `{model}`: its prompt has no place for one")
+}
+
 /// A received request.
 pub(super) struct Ask {
     pub place: Place,
@@ -47,6 +52,10 @@ impl App {
                 metrics.answered(dialect, caller.tenant, &outcome);
                 let Receipt { served, degraded, elapsed, .. } = &outcome.receipt;
                 tracing::debug!(served = served.name(), ?degraded, ms = elapsed.as_millis_f64(), "answered");
+                if request.instruction.is_some() {
+                    let ignored = self.handle.without_instruction(*served);
+                    warnings.extend(ignored.map(|model| ignored_instruction(&model.name)));
+                }
                 let encoded = reply.encode(&request, &outcome, stamp, &warnings);
                 let documents = outcome.scores.len();
                 let tenant = Some(metrics.tenant(caller.tenant));

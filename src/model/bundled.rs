@@ -26,7 +26,8 @@ impl Model {
             weights: Shards::one(file!("model.safetensors")),
         };
         let prompt = PromptFiles::default();
-        let files = Files { parts, tokenizer: file!("tokenizer.json"), tokens_max: None, prompt };
+        let golden = Some(file!("golden.json"));
+        let files = Files { parts, tokenizer: file!("tokenizer.json"), tokens_max: None, prompt, golden };
         Self::parse(Path::new(BUNDLED), files).expect("the bundled model is whole, or its test would fail")
     }
 }

@@ -2,13 +2,16 @@
 //! be fetched or converted first.
 
 use super::arch::{Keys, Module, listed};
+use super::golden::GOLDEN;
 use super::prompt::{CHAT_TEMPLATE, PromptFiles};
+use super::stored::Content;
 use super::{ModelError, vocabulary};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -36,6 +39,8 @@ pub(super) struct Files {
     pub tokens_max: Option<u32>,
     /// What may say a decoder's prompt.
     pub prompt: PromptFiles,
+    /// A `golden.json`.
+    pub golden: Option<Cow<'static, [u8]>>,
 }
 
 /// The files that a plan is made of.
@@ -57,13 +62,13 @@ pub(super) struct Shards(Vec<Shard>);
 /// A safetensors file.
 pub(super) struct Shard {
     pub name: Cow<'static, str>,
-    pub bytes: Cow<'static, [u8]>,
+    pub content: Arc<Content>,
 }
 
 impl Shards {
     /// The only file.
     pub fn one(bytes: impl Into<Cow<'static, [u8]>>) -> Self {
-        Self(vec![Shard { name: WEIGHTS.into(), bytes: bytes.into() }])
+        Self(vec![Shard::new(WEIGHTS, Content::Memory(bytes.into()))])
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Shard> {
@@ -77,6 +82,10 @@ impl Shards {
 }
 
 impl Shard {
+    fn new(name: impl Into<Cow<'static, str>>, content: Content) -> Self {
+        Self { name: name.into(), content: Arc::new(content) }
+    }
+
     /// The folder of a module's weights.
     pub fn folder(&self) -> Option<&str> {
         self.name.split_once('/').map(|(folder, _)| folder)
@@ -101,7 +110,8 @@ pub(super) fn files(directory: &Path) -> Result<Files, ModelError> {
         cross_encoder_config: optional(directory, CROSS_ENCODER_CONFIG)?,
         card: optional(directory, "README.md")?,
     };
-    Ok(Files { parts: parts(directory, papers, config)?, tokenizer, tokens_max, prompt })
+    let golden = optional(directory, GOLDEN)?.map(Cow::Owned);
+    Ok(Files { parts: parts(directory, papers, config)?, tokenizer, tokens_max, prompt, golden })
 }
 
 /// Reads the files of a plan alone.
@@ -119,12 +129,12 @@ fn parts(directory: &Path, papers: Option<Vec<u8>>, config: Vec<u8>) -> Result<P
         let listed = listed(&json).map_err(|reason| unusable(directory, MODULES, reason))?;
         for (path, kind) in listed {
             let file = format!("{path}/config.json");
-            let content = named_by(directory, &file, MODULES)?;
+            let content = named_by(read(directory, &file), MODULES)?;
             let keys = Keys::parse(&content).map_err(|reason| unusable(directory, &file, reason))?;
             if Module::has_weights(&kind) {
                 let name = format!("{path}/{WEIGHTS}");
-                let bytes = module_weights(directory, &path, &name)?;
-                weights.0.push(Shard { name: name.into(), bytes: bytes.into() });
+                let content = module_weights(directory, &path, &name)?;
+                weights.0.push(Shard::new(name, content));
             }
             modules_read.extend([kind.as_bytes(), &[0], &content, &[0]].concat());
             modules.push(Module { path, kind, keys });
@@ -134,8 +144,8 @@ fn parts(directory: &Path, papers: Option<Vec<u8>>, config: Vec<u8>) -> Result<P
     Ok(Parts { config: config.into(), papers, modules, modules_read, weights })
 }
 
-fn module_weights(directory: &Path, folder: &str, name: &str) -> Result<Vec<u8>, ModelError> {
-    let missing = match named_by(directory, name, MODULES) {
+fn module_weights(directory: &Path, folder: &str, name: &str) -> Result<Content, ModelError> {
+    let missing = match named_by(open(directory, name), MODULES) {
         Err(error @ ModelError::MissingPart { .. }) => error,
         result => return result,
     };
@@ -151,9 +161,9 @@ fn module_weights(directory: &Path, folder: &str, name: &str) -> Result<Vec<u8>,
     Err(unusable(directory, &pickle, reason))
 }
 
-/// Reads a file that another one names.
-fn named_by(directory: &Path, name: &str, by: &'static str) -> Result<Vec<u8>, ModelError> {
-    match read(directory, name) {
+/// What a file holds that another one names.
+fn named_by<T>(result: Result<T, ModelError>, by: &'static str) -> Result<T, ModelError> {
+    match result {
         Err(ModelError::Missing { path }) => Err(ModelError::MissingPart { path, by }),
         result => result,
     }
@@ -179,16 +189,16 @@ fn tokenizer(directory: &Path, config: Option<&[u8]>) -> Result<Vec<u8>, ModelEr
 }
 
 fn weights(directory: &Path) -> Result<Shards, ModelError> {
-    let missing = match read(directory, WEIGHTS) {
-        Ok(bytes) => return Ok(Shards::one(bytes)),
+    let missing = match open(directory, WEIGHTS) {
+        Ok(content) => return Ok(Shards(vec![Shard::new(WEIGHTS, content)])),
         Err(error @ ModelError::Missing { .. }) => error,
         Err(error) => return Err(error),
     };
     if let Some(index) = optional(directory, INDEX)? {
         let names = shard_names(&index).map_err(|reason| unusable(directory, INDEX, reason))?;
         let shard = |name: String| -> Result<Shard, ModelError> {
-            let bytes = named_by(directory, &name, INDEX)?;
-            Ok(Shard { bytes: bytes.into(), name: name.into() })
+            let content = named_by(open(directory, &name), INDEX)?;
+            Ok(Shard::new(name, content))
         };
         return Ok(Shards(names.into_iter().map(shard).collect::<Result<_, ModelError>>()?));
     }
@@ -263,8 +273,25 @@ fn read(directory: &Path, name: &str) -> Result<Vec<u8>, ModelError> {
     match std::fs::read(&path) {
         Ok(bytes) if bytes.starts_with(LFS) => Err(ModelError::LfsPointer { path }),
         Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ModelError::Missing { path }),
-        Err(error) => Err(ModelError::Unreadable { path, reason: error.to_string() }),
+        Err(error) => Err(unread(path, &error)),
+    }
+}
+
+/// Opens a file of weights, which are read later.
+fn open(directory: &Path, name: &str) -> Result<Content, ModelError> {
+    let path = directory.join(name);
+    let opened = Content::open(&path).and_then(|content| Ok((content.begins_with(LFS)?, content)));
+    match opened {
+        Ok((true, _)) => Err(ModelError::LfsPointer { path }),
+        Ok((false, content)) => Ok(content),
+        Err(error) => Err(unread(path, &error)),
+    }
+}
+
+fn unread(path: PathBuf, error: &std::io::Error) -> ModelError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => ModelError::Missing { path },
+        _ => ModelError::Unreadable { path, reason: error.to_string() },
     }
 }
 
@@ -320,7 +347,7 @@ mod tests {
         let (whole, sharded) = (directory(), directory());
         shard(sharded.path());
         let (whole, sharded) = (Model::open(whole.path()).unwrap(), Model::open(sharded.path()).unwrap());
-        assert_eq!(whole.plan, sharded.plan);
+        assert_eq!(whole.plan.held(), sharded.plan.held());
         // Versions are of bytes: those of the files, one after the other.
         assert_ne!(whole.manifest.version(), sharded.manifest.version());
     }

@@ -17,7 +17,7 @@ impl Plan {
         let halves = self.tensors().into_iter().map(|tensor| {
             assert!(tensor.part.is_none(), "only models of whole tensors are written");
             let bytes: Vec<u8> =
-                tensor.values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+                tensor.values().iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
             (tensor, bytes)
         });
         let halves: Vec<_> = halves.collect();

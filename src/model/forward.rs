@@ -77,7 +77,7 @@ impl Forward {
     /// # Errors
     /// Those of candle.
     pub fn new(plan: &Plan) -> std::result::Result<Self, ForwardError> {
-        let table = |table: &Named| Tensor::from_slice(&table.values, &table.shape[..], &Device::Cpu);
+        let table = |table: &Named| Tensor::from_slice(&table.values(), &table.shape[..], &Device::Cpu);
         let score = match &plan.head.score {
             Score::Linear(linear) => Affine::new(linear)?,
             Score::Tokens { yes, no } => {
@@ -290,7 +290,7 @@ impl Affine {
     fn new(linear: &Linear) -> Result<Self> {
         let Linear { weight, bias } = linear;
         let weight =
-            Tensor::from_slice(&weight.values, &weight.shape[..], &Device::Cpu)?.t()?.contiguous()?;
+            Tensor::from_slice(&weight.values(), &weight.shape[..], &Device::Cpu)?.t()?.contiguous()?;
         Ok(Self { weight, bias: bias.as_ref().map(vector).transpose()? })
     }
 
@@ -328,7 +328,7 @@ impl Gain {
 }
 
 fn vector(tensor: &Named) -> Result<Tensor> {
-    Tensor::from_slice(&tensor.values, tensor.values.len(), &Device::Cpu)
+    Tensor::from_slice(&tensor.values(), tensor.count(), &Device::Cpu)
 }
 
 fn pick(table: &Tensor, rows: &[u32]) -> Result<Tensor> {

@@ -98,7 +98,14 @@ impl Manifest {
         let path = directory.join("podium.json");
         let unusable = |reason: String| ModelError::Unusable { path: path.clone(), reason };
         let stated = stated(papers, directory)?;
-        let hashed = weights.iter().fold(Sha256::new(), |hash, shard| hash.chain_update(&shard.bytes));
+        let mut hashed = Sha256::new();
+        for shard in weights.iter() {
+            let read = shard.content.each_chunk(|chunk| hashed.update(chunk));
+            read.map_err(|error| ModelError::Unreadable {
+                path: directory.join(&*shard.name),
+                reason: error.to_string(),
+            })?;
+        }
         let sha256 = hex(&hashed.finalize());
         if let Some(expected) = stated.sha256.filter(|expected| *expected != sha256) {
             return Err(unusable(format!("sha256 of the weights is {sha256}, and {expected} is stated")));

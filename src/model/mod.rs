@@ -6,10 +6,13 @@
 //! | `directory` | the files of a directory as it is found: shards, a vocabulary alone, or what to do first |
 //! | `vocabulary` | a `tokenizer.json` for BERT's `vocab.txt` |
 //! | `bundled` | the model that is in the program |
+//! | `golden` | texts with the scores that a model must give them |
 //! | `plan` | one model as data: its parts and tensors |
+//! | `stored` | tensors as they lie in a model's files, read one at a time |
 //! | `tensor` | tensors by their names in the files, maps and norms |
 //! | `arch` | the architectures: a plan from `config.json` |
 //! | `prompt` | the prompt of a decoder: declared, its own chat template, or a known one |
+//! | `known` | the known prompts |
 //! | `weights` | the values of a plan's tensors, shape-checked, none missing or left over |
 //! | `manifest` | name, version, sha256 and licence |
 //! | `fit` | what a model's pairs must fit into |
@@ -23,11 +26,14 @@ mod directory;
 mod export;
 mod fit;
 mod forward;
+mod golden;
+mod known;
 mod manifest;
 mod plan;
 mod positions;
 mod prompt;
 mod source;
+mod stored;
 mod tensor;
 mod vocabulary;
 mod weights;
@@ -36,12 +42,14 @@ pub use arch::{Bert, Family};
 pub use bundled::BUNDLED;
 pub use fit::fit;
 pub use forward::{Forward, ForwardError};
+pub use golden::{Expected, Golden, GoldenPair};
 pub use manifest::{Calibration, Manifest};
 pub use plan::{
     Activation, Attention, BatchError, Block, Embed, FeedForward, Gelu, Head, Linear, Norm, NormKind, Norms,
     Part, Plan, Pool, Positions, Reach, Relative, RelativeMaps, Rope, Score, Tensor,
 };
 pub use source::{Place, locate};
+pub use stored::Stored;
 pub use weights::WeightError;
 
 use crate::base::hex;
@@ -69,6 +77,8 @@ pub struct Model {
     /// The longest pair that it reads, special tokens included: as long as it has positions, or less where
     /// `tokenizer_config.json` (`model_max_length`) or `sentence_bert_config.json` (`max_seq_length`) says so.
     pub pair_tokens_max: u32,
+    /// Texts with the scores that it must give them, if there is a `golden.json`.
+    pub golden: Option<Golden>,
     /// Names all that its logits depend on: a hash of configuration, tokenizer, weights and the longest pair.
     pub identity: String,
 }
@@ -96,7 +106,11 @@ impl Model {
     }
 
     fn parse(directory: &Path, files: Files) -> Result<Self, ModelError> {
-        let Files { parts, tokenizer, tokens_max, prompt } = files;
+        let Files { parts, tokenizer, tokens_max, prompt, golden } = files;
+        let golden = golden
+            .map(|json| Golden::parse(&json))
+            .transpose()
+            .map_err(|reason| ModelError::Unusable { path: directory.join(golden::GOLDEN), reason })?;
         let declared = Declared::parse(parts.papers.as_deref(), directory)?;
         let mut source = source(directory, &parts, &declared)?;
         let found = found_prompt(&source, &declared, &prompt, &tokenizer)
@@ -105,7 +119,10 @@ impl Model {
         let mut plan = plan(directory, &parts, &source)?;
         if let (Some(Found { scale, .. }), Score::Tokens { yes, no }) = (&found, &mut plan.head.score) {
             let rows = [yes].into_iter().chain(no);
-            rows.flat_map(|row| &mut row.values).for_each(|value| *value *= scale);
+            for row in rows {
+                row.hold();
+                row.values.iter_mut().for_each(|value| *value *= scale);
+            }
         }
         let manifest = Manifest::parse(parts.papers.as_deref(), directory, &parts.weights)?;
         let positions = plan.tokens_max;
@@ -130,7 +147,7 @@ impl Model {
             hashed.update(format!("{prompt:?} {:?}", source.answers));
         }
         let identity = hex(&hashed.finalize()[..8]);
-        Ok(Self { plan, manifest, tokenizer, prompt, pair_tokens_max, identity })
+        Ok(Self { plan, manifest, tokenizer, prompt, pair_tokens_max, golden, identity })
     }
 }
 

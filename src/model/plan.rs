@@ -326,7 +326,16 @@ impl Plan {
     /// The same parts, their tensors without values.
     pub fn without_values(&self) -> Self {
         let mut plan = self.clone();
-        plan.tensors_mut().into_iter().for_each(|tensor| tensor.values = Vec::new());
+        for tensor in plan.tensors_mut() {
+            (tensor.values, tensor.stored) = (Vec::new(), None);
+        }
+        plan
+    }
+
+    /// The same plan with all values in memory.
+    pub fn held(&self) -> Self {
+        let mut plan = self.clone();
+        plan.tensors_mut().into_iter().for_each(Tensor::hold);
         plan
     }
 
@@ -355,8 +364,18 @@ impl Plan {
         assert_eq!(own.len(), other.len(), "two models of one shape");
         for (own, other) in own.into_iter().zip(other) {
             assert_eq!(own.shape, other.shape, "two models of one shape");
-            own.values.iter_mut().zip(&other.values).for_each(|(own, other)| *own = (*own + other) / 2.0);
+            own.hold();
+            own.values.iter_mut().zip(&*other.values()).for_each(|(own, other)| *own = (*own + other) / 2.0);
         }
+    }
+}
+
+impl Block {
+    /// Its maps of states.
+    pub fn maps(&self) -> impl Iterator<Item = &Linear> {
+        let Attention { query, key, value, out, .. } = &self.attention;
+        let FeedForward { gate, up, down, .. } = &self.feed_forward;
+        [query, key, value, out, up, down].into_iter().chain(gate)
     }
 }
 

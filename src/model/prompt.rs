@@ -3,13 +3,13 @@
 
 use super::arch::{Answers, Fault, Source};
 use super::directory::{CROSS_ENCODER_CONFIG, SENTENCE_CONFIG, TOKENIZER_CONFIG};
-use crate::token::{Around, Cut, Prompt, Tokenizer};
+use super::known::{KNOWN, Known};
+use crate::token::{InstructedText, Prompt, PromptText, Tokenizer};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
 
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
@@ -57,107 +57,7 @@ pub(super) struct Found {
     pub tokens_max: Option<u32>,
 }
 
-/// A prompt that a family of models was trained with.
-struct Known {
-    name: &'static str,
-    /// Text that the family's model cards have.
-    mark: &'static str,
-    before: &'static [&'static str],
-    query: (&'static str, &'static str),
-    between: &'static [&'static str],
-    document: &'static str,
-    after: &'static [&'static str],
-    is_trimmed: bool,
-    cut: Option<Cut>,
-    yes: &'static str,
-    no: Option<&'static str>,
-    scale: f32,
-    tokens_max: Option<u32>,
-}
-
-static KNOWN: [Known; 3] = [
-    Known {
-        name: "qwen3-reranker",
-        mark: "Judge whether the Document meets the requirements based on the Query and the Instruct provided",
-        before: &[
-            "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct \
-             provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n",
-            "<Instruct>:",
-            " Given a web search query, retrieve relevant passages that answer the query\n<Query>:",
-        ],
-        query: (" ", "\n<Document>:"),
-        between: &[],
-        document: " ",
-        after: &["<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"],
-        is_trimmed: false,
-        cut: Some(Cut::End),
-        yes: "yes",
-        no: Some("no"),
-        scale: 1.0,
-        tokens_max: Some(8_192),
-    },
-    // The package `mxbai-rerank` encodes each of these by itself.
-    Known {
-        name: "mxbai-rerank-v2",
-        mark: "MxbaiRerankV2",
-        before: &[
-            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n\
-             <|im_start|>user\n",
-        ],
-        query: ("query: ", ""),
-        between: &["\n"],
-        document: "document: ",
-        after: &[
-            "\n",
-            "You are a search relevance expert who evaluates how well documents match search queries. For each \
-             query-document pair, carefully analyze the semantic relationship between them, then provide your binary \
-             relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
-            "<|im_end|>\n<|im_start|>assistant\n",
-        ],
-        is_trimmed: false,
-        // A share of three quarters for the query, which is the server's default.
-        cut: None,
-        yes: "1",
-        no: Some("0"),
-        scale: 1.0,
-        tokens_max: Some(8_192),
-    },
-    Known {
-        name: "zerank-2",
-        mark: "zeroentropy/zerank-2",
-        before: &["<|im_start|>"],
-        query: ("system\n", ""),
-        between: &["<|im_end|>\n<|im_start|>"],
-        document: "user\n",
-        after: &["<|im_end|>\n<|im_start|>assistant\n"],
-        is_trimmed: true,
-        cut: Some(Cut::End),
-        yes: "Yes",
-        no: None,
-        // Its probability is sigmoid(logit / 5).
-        scale: 0.2,
-        tokens_max: None,
-    },
-];
-
 impl Known {
-    fn prompt(&self) -> Prompt {
-        let owned = |pieces: &[&str]| pieces.iter().map(|&piece| piece.to_owned()).collect();
-        let around = |before: &str, after: &str| Around {
-            before: before.to_owned(),
-            after: after.to_owned(),
-            is_trimmed: self.is_trimmed,
-        };
-        Prompt {
-            before: owned(self.before),
-            query: around(self.query.0, self.query.1),
-            between: owned(self.between),
-            document: around(self.document, ""),
-            after: owned(self.after),
-            cut: self.cut,
-        }
-    }
-
     fn found(&self, tokenizer: &Tokenizer) -> Result<Found, Fault> {
         let answers = answers(tokenizer, self.yes, self.no)?;
         let (scale, tokens_max) = (self.scale, self.tokens_max);
@@ -184,9 +84,10 @@ pub(super) fn find(
         Some(DeclaredPrompt::Text(text)) => return text.found(tokenizer),
         None => {}
     }
-    let rendered = own_template(files)?.map(|own| own.render());
-    if let Some(Ok(Some(rendered))) = &rendered {
-        return rendered.found(tokenizer);
+    let own = own_template(files)?;
+    let rendered = own.as_ref().map(OwnTemplate::render);
+    if let (Some(own), Some(Ok(Some(rendered)))) = (&own, &rendered) {
+        return rendered.found(own.file, tokenizer);
     }
     let card = String::from_utf8_lossy(files.card.as_deref().unwrap_or_default());
     if let Some(known) = KNOWN.iter().find(|known| card.contains(known.mark)) {
@@ -260,7 +161,14 @@ impl DeclaredText {
         let Some((before, (between, after))) = parts else {
             return Err(in_podium("prompt.text: {query} and then {document} are missing".to_owned()));
         };
-        let before = before.replace("{instruction}", &self.instruction);
+        if between.contains("{instruction}") || after.contains("{instruction}") {
+            return Err(in_podium("prompt.text: {instruction} must stand before {query}".to_owned()));
+        }
+        let place = before.split_once("{instruction}").filter(|(_, rest)| !rest.contains("{instruction}"));
+        let [own, empty] =
+            [&*self.instruction, ""].map(|instruction| before.replace("{instruction}", instruction));
+        let instructed =
+            place.map(|(before, after)| InstructedText { before, after, empty: &empty, is_trimmed: false });
         let answers = match (&self.yes, &self.no) {
             (Some(yes), no) => Some(answers(tokenizer, yes, no.as_deref())?),
             (None, Some(_)) => {
@@ -268,7 +176,8 @@ impl DeclaredText {
             }
             (None, None) => None,
         };
-        let prompt = Prompt::of_text(tokenizer, [&before, between, after], false);
+        let text = PromptText { before: &own, between, after, is_trimmed: false, instructed };
+        let prompt = Prompt::of_text(tokenizer, &text);
         let prompt = prompt.map_err(|error| in_podium(format!("prompt.text: {error}")))?;
         Ok(Found { prompt, answers, scale: 1.0, tokens_max: None })
     }
@@ -284,9 +193,21 @@ struct OwnTemplate {
 }
 
 /// A prompt as a chat template renders it: before the query, between it and the document, and after that.
+#[derive(Debug, PartialEq)]
 struct Rendered {
-    file: &'static str,
     texts: [String; 3],
+    is_trimmed: bool,
+    /// None if the template has no place for an instruction before the query.
+    instructed: Option<RenderedInstruction>,
+}
+
+/// What a chat template renders before the query if there is an instruction.
+#[derive(Debug, PartialEq)]
+struct RenderedInstruction {
+    before: String,
+    after: String,
+    /// In place of both for an empty instruction.
+    empty: String,
     is_trimmed: bool,
 }
 
@@ -314,13 +235,55 @@ fn own_template(files: &PromptFiles) -> Result<Option<OwnTemplate>, Fault> {
     Ok(Some(OwnTemplate { file, source, instruction: default_prompt(files)?, variables }))
 }
 
-/// Stand for the two texts, with spaces that a template may take away.
+/// Stand for the texts, with spaces that a template may take away.
 const QUERY: &str = " the-query-of-this-pair ";
 const DOCUMENT: &str = " the-document-of-this-pair ";
+const INSTRUCTION: &str = " the-instruction-of-this-request ";
+
+/// How a template may be given an instruction.
+#[derive(Clone, Copy)]
+enum Way {
+    /// As a message of the system: sentence-transformers and vLLM.
+    System,
+    /// As a variable of this name: SGLang.
+    Variable(&'static str),
+}
 
 impl OwnTemplate {
     /// The prompt; none if a text has no place in it, or not one.
     fn render(&self) -> Result<Option<Rendered>, Error> {
+        let own = self.instruction.as_deref().map(|text| (Way::System, text));
+        let text = self.text(own)?;
+        let whole = split(&text, QUERY, DOCUMENT);
+        let is_trimmed = whole.is_none();
+        let Some(texts) = whole.or_else(|| split(&text, QUERY.trim(), DOCUMENT.trim())) else {
+            return Ok(None);
+        };
+        let ways = [Way::System, Way::Variable("instruction"), Way::Variable("instruct")];
+        let instructed = ways.into_iter().find_map(|way| self.instructed(way, &texts, is_trimmed));
+        Ok(Some(Rendered { texts, is_trimmed, instructed }))
+    }
+
+    /// The place of an instruction that is given in one way; none if the template has none before the query, or not one,
+    /// or if more than what stands there depends on it.
+    fn instructed(&self, way: Way, texts: &[String; 3], is_trimmed: bool) -> Option<RenderedInstruction> {
+        let [query, document] = [QUERY, DOCUMENT].map(|mark| if is_trimmed { mark.trim() } else { mark });
+        let before = |instruction: &str| {
+            let [before, between, after] =
+                split(&self.text(Some((way, instruction))).ok()?, query, document)?;
+            (between == texts[1] && after == texts[2]).then_some(before)
+        };
+        let (marked, empty) = (before(INSTRUCTION)?, before("")?);
+        let place = |mark: &str, is_trimmed: bool| {
+            let (before, after) = marked.split_once(mark).filter(|(_, after)| !after.contains(mark))?;
+            let (before, after, empty) = (before.to_owned(), after.to_owned(), empty.clone());
+            Some(RenderedInstruction { before, after, empty, is_trimmed })
+        };
+        place(INSTRUCTION, false).or_else(|| place(INSTRUCTION.trim(), true))
+    }
+
+    /// The text that the template renders around the two marks.
+    fn text(&self, instruction: Option<(Way, &str)>) -> Result<String, Error> {
         let mut engine = Environment::new();
         // As `transformers` sets Jinja up.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -336,31 +299,39 @@ impl OwnTemplate {
             true => json!({"role": role, "content": [{"type": "text", "text": text}]}),
             false => json!({"role": role, "content": text}),
         };
-        let mut messages: Vec<Value> =
-            self.instruction.iter().map(|instruction| message("system", instruction)).collect();
+        let (mut messages, mut variables) = (Vec::new(), self.variables.clone());
+        match instruction {
+            Some((Way::System, text)) => messages.push(message("system", text)),
+            Some((Way::Variable(name), text)) => drop(variables.insert(name.to_owned(), text.into())),
+            None => {}
+        }
         messages.extend([message("query", QUERY), message("document", DOCUMENT)]);
         let messages = minijinja::Value::from(Serde(messages));
-        let all = context! { messages, ..minijinja::Value::from(Serde(&self.variables)) };
-        let text = engine.render_str(&self.source, all)?;
-        let split = |query: &str, document: &str| {
-            let (before, rest) = text.split_once(query)?;
-            let (between, after) = rest.split_once(document)?;
-            let once = !between.contains(query) && !after.contains(query) && !after.contains(document);
-            once.then(|| [before, between, after].map(str::to_owned))
-        };
-        let (file, whole) = (self.file, split(QUERY, DOCUMENT));
-        let trimmed = || split(QUERY.trim(), DOCUMENT.trim());
-        let is_trimmed = whole.is_none();
-        Ok(whole.or_else(trimmed).map(|texts| Rendered { file, texts, is_trimmed }))
+        let all = context! { messages, ..minijinja::Value::from(Serde(variables)) };
+        engine.render_str(&self.source, all)
     }
 }
 
+/// What stands before, between and after the two marks; none if a mark is missing or there twice.
+fn split(text: &str, query: &str, document: &str) -> Option<[String; 3]> {
+    let (before, rest) = text.split_once(query)?;
+    let (between, after) = rest.split_once(document)?;
+    let once = !between.contains(query) && !after.contains(query) && !after.contains(document);
+    once.then(|| [before, between, after].map(str::to_owned))
+}
+
 impl Rendered {
-    fn found(&self, tokenizer: &Tokenizer) -> Result<Found, Fault> {
-        let texts = self.texts.each_ref().map(String::as_str);
-        let prompt = Prompt::of_text(tokenizer, texts, self.is_trimmed);
-        let file: Cow<'static, str> = self.file.into();
-        let prompt = prompt.map_err(|error| Fault { file, reason: error.to_string() })?;
+    fn found(&self, file: &'static str, tokenizer: &Tokenizer) -> Result<Found, Fault> {
+        let [before, between, after] = self.texts.each_ref().map(String::as_str);
+        let instructed = self.instructed.as_ref().map(|place| InstructedText {
+            before: &place.before,
+            after: &place.after,
+            empty: &place.empty,
+            is_trimmed: place.is_trimmed,
+        });
+        let text = PromptText { before, between, after, is_trimmed: self.is_trimmed, instructed };
+        let prompt = Prompt::of_text(tokenizer, &text);
+        let prompt = prompt.map_err(|error| Fault { file: file.into(), reason: error.to_string() })?;
         Ok(Found { prompt, answers: None, scale: 1.0, tokens_max: None })
     }
 }
@@ -369,14 +340,18 @@ impl Rendered {
 mod tests {
     use super::*;
 
-    fn render(source: &str, instruction: Option<&str>) -> Result<Option<([String; 3], bool)>, String> {
+    fn rendered(source: &str, instruction: Option<&str>) -> Result<Option<Rendered>, String> {
         let template = OwnTemplate {
             file: CHAT_TEMPLATE,
             source: source.to_owned(),
             instruction: instruction.map(str::to_owned),
             variables: Map::from_iter([("bos_token".to_owned(), "<s>".into())]),
         };
-        let rendered = template.render().map_err(|error| error.to_string())?;
+        template.render().map_err(|error| error.to_string())
+    }
+
+    fn render(source: &str, instruction: Option<&str>) -> Result<Option<([String; 3], bool)>, String> {
+        let rendered = rendered(source, instruction)?;
         Ok(rendered.map(|rendered| (rendered.texts, rendered.is_trimmed)))
     }
 
@@ -402,6 +377,43 @@ mod tests {
             r#"Q{{ messages[0]["content"][0].text.strip() }}D{{ messages[1].content[0].text | trim }}."#;
         let texts = ["Q", "D", "."].map(str::to_owned);
         assert_eq!(render(parts, None), Ok(Some((texts, true))));
+    }
+
+    #[test]
+    fn a_chat_template_says_where_an_instruction_stands_and_what_an_empty_one_means() {
+        let place = |before: &str, after: &str, empty: &str, is_trimmed| {
+            let [before, after, empty] = [before, after, empty].map(str::to_owned);
+            Some(RenderedInstruction { before, after, empty, is_trimmed })
+        };
+        let query = "Q{{ messages[-2].content }}D{{ messages[-1].content }}.";
+        let system = r#"messages | selectattr("role", "eq", "system") | map(attribute="content") | first"#;
+        let rows = [
+            (FLAT, place("<s><Instruct>: ", "\n<Query>: ", "<s><Instruct>: \n<Query>: ", false)),
+            (
+                &format!("<I>: {{{{ {system} | default(\"own\") }}}}\n{query}"),
+                place("<I>: ", "\nQ", "<I>: \nQ", false),
+            ),
+            // An empty one is none to this template.
+            (
+                &format!("<I>: {{{{ {system} | default(\"own\", true) | trim }}}}\n{query}"),
+                place("<I>: ", "\nQ", "<I>: own\nQ", true),
+            ),
+            (&format!("{{{{ instruct | default(\"own\") }}}}\n{query}"), place("", "\nQ", "\nQ", false)),
+            (
+                &format!("{{% if instruction %}}I:{{{{ instruction }}}};{{% endif %}}{query}"),
+                place("I:", ";Q", "Q", false),
+            ),
+            // After the query, twice, or none.
+            ("Q{{ messages[-2].content }}D{{ messages[-1].content }}{{ instruction }}", None),
+            (&format!("{{{{ instruction }}}}{{{{ instruction }}}}{query}"), None),
+            ("Q{{ messages[-2].content }}D{{ messages[-1].content }}.", None),
+        ];
+        for (source, expected) in rows {
+            assert_eq!(rendered(source, None).unwrap().unwrap().instructed, expected, "{source}");
+        }
+        // A model's own default does not move the place.
+        let with_own = rendered(FLAT, Some("judge")).unwrap().unwrap();
+        assert_eq!(with_own.instructed, rendered(FLAT, None).unwrap().unwrap().instructed);
     }
 
     #[test]
@@ -471,6 +483,10 @@ mod tests {
             (r#""qwen4""#, "prompt: `qwen4` is not known; \"qwen3-reranker\", "),
             (r#"{"text": "{document} {query}"}"#, "prompt.text: {query} and then {document} are missing"),
             (
+                r#"{"text": "{query} {instruction} {document}"}"#,
+                "prompt.text: {instruction} must stand before {query}",
+            ),
+            (
                 r#"{"text": "{query} {document}", "no": "no"}"#,
                 "prompt.yes is missing, and prompt.no is there",
             ),
@@ -487,8 +503,41 @@ mod tests {
         let json = r#"{"text": "[CLS] {instruction}: {query} [SEP] {document} [SEP]", "instruction": "judge", "yes": "yes"}"#;
         let found = find_here(declared(json).as_ref(), &PromptFiles::default()).unwrap();
         assert_eq!(found.prompt.text("one", "two"), "[CLS] judge: one [SEP] two [SEP]");
+        let text = |instruction: &str| found.prompt.instructed_text(instruction, "one", "two");
+        assert_eq!(text("find"), "[CLS] find: one [SEP] two [SEP]");
+        assert_eq!(text(""), "[CLS] : one [SEP] two [SEP]");
         assert!(found.answers.is_some_and(|answers| answers.no.is_none()));
     }
+
+    #[test]
+    fn an_instruction_has_no_place_where_it_cannot_be_cut_from_the_query() {
+        for (text, is_place) in [
+            ("[CLS] {instruction}: {query} [SEP] {document} [SEP]", true),
+            ("[CLS] {instruction} [SEP] {query} [SEP] {document} [SEP]", true),
+            ("[CLS] {instruction}, {query} [SEP] {document} [SEP]", false),
+            ("[CLS] {instruction}: {instruction}: {query} [SEP] {document} [SEP]", false),
+            ("[CLS] {query} [SEP] {document} [SEP]", false),
+        ] {
+            let json = json!({"text": text, "instruction": "judge", "yes": "yes"}).to_string();
+            let found = find_here(declared(&json).as_ref(), &PromptFiles::default()).unwrap();
+            assert_eq!(found.prompt.instructed.is_some(), is_place, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_known_prompt_with_its_default_as_the_instruction_is_the_same() {
+        let [qwen3, mxbai, zerank] = KNOWN.each_ref().map(Known::prompt);
+        let default = "Given a web search query, retrieve relevant passages that answer the query";
+        assert_eq!(qwen3.instructed_text(default, "one", "two"), qwen3.text("one", "two"));
+        let section = "<Instruct>: \n<Query>: one\n<Document>: two<|im_end|>";
+        assert!(qwen3.instructed_text("", "one", "two").contains(section));
+        // The package of mxbai has an instruction before the query, and takes an empty one for none.
+        assert_eq!(mxbai.instructed_text("", "one", "two"), mxbai.text("one", "two"));
+        let section = "<|im_start|>user\ninstruction: judge\nquery: one\ndocument: two\n";
+        assert!(mxbai.instructed_text("judge", "one", "two").contains(section));
+        assert_eq!(zerank.instructed, None);
+    }
+
     #[test]
     fn an_encoder_s_prompt_is_refused() {
         let source = Source::new(br#"{"architectures": ["BertForSequenceClassification"]}"#).unwrap();

@@ -1,5 +1,8 @@
 //! Tensors by their names in a model's files, and the maps and norms that are made of them.
 
+use super::stored::Stored;
+use std::borrow::Cow;
+
 /// y = W x + b.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Linear {
@@ -31,7 +34,8 @@ pub enum NormKind {
     Rms,
 }
 
-/// A tensor in f32, by its name in the model's files. Its values are empty until they are read.
+/// A tensor in f32, by its name in the model's files. An opened model's tensors are in the files, and in memory only while
+/// they are used.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tensor {
     /// The name of the tensor that it is, or is a part of.
@@ -40,8 +44,10 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// The rows that it is of a larger tensor.
     pub part: Option<Part>,
-    /// Row-major.
+    /// Row-major; empty where they are in a file.
     pub values: Vec<f32>,
+    /// Where they are in a file.
+    pub stored: Option<Stored>,
 }
 
 /// Rows of a larger tensor.
@@ -83,7 +89,7 @@ impl Linear {
 
     /// Its bias; zeros where it has none.
     pub fn bias_values(&self) -> Vec<f32> {
-        self.bias.as_ref().map_or_else(|| vec![0.0; self.outputs()], |bias| bias.values.clone())
+        self.bias.as_ref().map_or_else(|| vec![0.0; self.outputs()], |bias| bias.values().into_owned())
     }
 }
 
@@ -101,14 +107,14 @@ impl Norm {
 
     /// Its bias; zeros where it has none.
     pub fn bias_values(&self) -> Vec<f32> {
-        self.bias.as_ref().map_or_else(|| vec![0.0; self.gain.count()], |bias| bias.values.clone())
+        self.bias.as_ref().map_or_else(|| vec![0.0; self.gain.count()], |bias| bias.values().into_owned())
     }
 }
 
 impl Tensor {
     /// A tensor of the files, without values.
     pub fn new(name: String, shape: &[usize]) -> Self {
-        Self { name, shape: shape.to_vec(), part: None, values: Vec::new() }
+        Self { name, shape: shape.to_vec(), ..Self::default() }
     }
 
     /// Rows of this tensor, without values.
@@ -120,7 +126,22 @@ impl Tensor {
         assert!(self.part.is_none() && first + count <= of, "rows of a whole tensor");
         let mut shape = self.shape.clone();
         shape[0] = count;
-        Self { name: self.name.clone(), shape, part: Some(Part { first, of }), values: Vec::new() }
+        Self { name: self.name.clone(), shape, part: Some(Part { first, of }), ..Self::default() }
+    }
+
+    /// Its values, read from their file where they are in one.
+    ///
+    /// # Panics
+    /// If that cannot be read any more.
+    pub fn values(&self) -> Cow<'_, [f32]> {
+        self.stored.as_ref().map_or(Cow::Borrowed(&self.values), |stored| Cow::Owned(stored.values()))
+    }
+
+    /// Reads its values into memory, where they can be changed.
+    pub fn hold(&mut self) {
+        if let Some(stored) = self.stored.take() {
+            self.values = stored.values();
+        }
     }
 
     /// Number of its values, read or not.

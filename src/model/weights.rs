@@ -1,10 +1,9 @@
-//! The values of a plan's tensors, from safetensors: checked by name and shape; none may be missing or left over.
+//! The values of a plan's tensors, in safetensors: checked by name and shape; none may be missing or left over.
 
-use super::directory::Shards;
+use super::directory::{Shard, Shards};
 use super::plan::{Part, Plan, Tensor};
-use half::{bf16, f16};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use super::stored::{Stored, Width};
+use safetensors::{Dtype, SafeTensorError};
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
@@ -89,26 +88,35 @@ impl Plan {
     /// # Errors
     /// [`WeightError`], which names the tensor.
     pub fn fill(&mut self, bytes: &[u8]) -> Result<(), WeightError> {
-        let file = SafeTensors::deserialize(bytes)?;
-        self.take(&Found(file.tensors().into_iter().collect()))
+        self.fill_from(&Shards::one(bytes.to_vec())).map_err(|error| match error {
+            WeightError::Shard { reason, .. } => WeightError::Format(reason),
+            error => error,
+        })?;
+        self.tensors_mut().into_iter().for_each(Tensor::hold);
+        Ok(())
     }
 
-    /// Reads the tensors' values from the files of a model, one or several.
+    /// Finds the tensors in the files of a model, one or several, and checks their values. They stay in the files.
     pub(super) fn fill_from(&mut self, shards: &Shards) -> Result<(), WeightError> {
-        let mut files: BTreeMap<String, &str> = BTreeMap::new();
-        let mut tensors = BTreeMap::new();
+        let mut tensors: BTreeMap<String, Entry> = BTreeMap::new();
         for shard in shards.iter() {
             let damaged = |reason| WeightError::Shard { file: shard.name.to_string(), reason };
-            let mut found = SafeTensors::deserialize(&shard.bytes).map_err(damaged)?.tensors();
+            let (header, start) = shard.content.header().map_err(damaged)?;
+            let mut found: Vec<_> = header.tensors().into_iter().collect();
             // The same error for the same files.
             found.sort_by(|(one, _), (other, _)| one.cmp(other));
-            for (name, tensor) in found {
+            for (name, info) in found {
                 let name = shard.folder().map_or(name.clone(), |folder| format!("{folder}/{name}"));
-                if let Some(first) = files.insert(name.clone(), &shard.name) {
-                    let files = [first.to_owned(), shard.name.to_string()];
+                let entry = Entry {
+                    shard,
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    at: start + info.data_offsets.0 as u64,
+                };
+                if let Some(first) = tensors.insert(name.clone(), entry) {
+                    let files = [first.shard.name.to_string(), shard.name.to_string()];
                     return Err(WeightError::Twice { name, files });
                 }
-                tensors.insert(name, tensor);
             }
         }
         self.take(&Found(tensors))
@@ -117,8 +125,8 @@ impl Plan {
     fn take(&mut self, found: &Found) -> Result<(), WeightError> {
         let mut used = BTreeSet::new();
         for tensor in self.tensors_mut() {
-            let (name, view) = found.view(tensor)?;
-            tensor.values = values(view, tensor)?;
+            let (name, entry) = found.entry(tensor)?;
+            (tensor.values, tensor.stored) = (Vec::new(), Some(entry.stored(tensor)?));
             used.insert(name);
         }
         let is_unused = |name: &str| {
@@ -134,25 +142,60 @@ impl Plan {
 }
 
 /// The tensors of a model's files.
-struct Found<'a>(BTreeMap<String, TensorView<'a>>);
+struct Found<'a>(BTreeMap<String, Entry<'a>>);
 
-impl Found<'_> {
+/// A tensor of a file.
+struct Entry<'a> {
+    shard: &'a Shard,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// The first byte.
+    at: u64,
+}
+
+impl<'a> Found<'a> {
     /// The tensor of the files that a plan's tensor is, or is a part of.
-    fn view(&self, tensor: &Tensor) -> Result<(String, &TensorView<'_>), WeightError> {
+    fn entry(&self, tensor: &Tensor) -> Result<(String, &Entry<'a>), WeightError> {
         let as_named = self.0.get_key_value(&tensor.name);
         let found = as_named.or_else(|| self.0.get_key_value(&older_name(&tensor.name)?));
-        let Some((name, view)) = found else {
+        let Some((name, entry)) = found else {
             return Err(WeightError::Missing(tensor.name.clone()));
         };
         let mut expected = tensor.shape.clone();
         if let Some(Part { of, .. }) = tensor.part {
             expected[0] = of;
         }
-        if view.shape() != expected {
-            let found = view.shape().to_vec();
+        if entry.shape != expected {
+            let found = entry.shape.clone();
             return Err(WeightError::Shape { name: tensor.name.clone(), found, expected });
         }
-        Ok((name.clone(), view))
+        Ok((name.clone(), entry))
+    }
+}
+
+impl Entry<'_> {
+    /// Where the values of a plan's tensor are; they are finite.
+    fn stored(&self, tensor: &Tensor) -> Result<Stored, WeightError> {
+        let name = || tensor.name.clone();
+        let dtype = Width::of(self.dtype).ok_or(WeightError::Type { name: name(), found: self.dtype })?;
+        let first = tensor.part.map_or(0, |part| part.first * (tensor.count() / tensor.shape[0]));
+        let at = self.at + first as u64 * dtype.bytes();
+        let stored = Stored { content: self.shard.content.clone(), dtype, at, count: tensor.count() };
+        let (mut index, mut wrong) = (first, None);
+        let read = stored.each(|value| {
+            if !value.is_finite() && wrong.is_none() {
+                wrong = Some((index, value));
+            }
+            index += 1;
+        });
+        read.map_err(|error| WeightError::Shard {
+            file: self.shard.name.to_string(),
+            reason: SafeTensorError::IoError(error),
+        })?;
+        match wrong {
+            Some((index, value)) => Err(WeightError::NonFinite { name: name(), index, value }),
+            None => Ok(stored),
+        }
     }
 }
 
@@ -167,30 +210,12 @@ fn older_name(name: &str) -> Option<String> {
     Some(format!("{norm}LayerNorm.{older}"))
 }
 
-/// The values of a plan's tensor.
-fn values(view: &TensorView<'_>, tensor: &Tensor) -> Result<Vec<f32>, WeightError> {
-    let name = || tensor.name.clone();
-    let first = tensor.part.map_or(0, |part| part.first * (tensor.count() / tensor.shape[0]));
-    let bytes = |size: usize| &view.data()[first * size..(first + tensor.count()) * size];
-    let values: Vec<f32> = match view.dtype() {
-        Dtype::F32 => bytes(4).as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-        Dtype::F16 => bytes(2).as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::BF16 => bytes(2).as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
-        found => return Err(WeightError::Type { name: name(), found }),
-    };
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(index) => {
-            Err(WeightError::NonFinite { name: name(), index: first + index, value: values[index] })
-        }
-        None => Ok(values),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::plan::{Activation, Gelu};
     use crate::model::{Bert, Family};
+    use safetensors::tensor::TensorView;
 
     fn bert() -> Bert {
         Bert {
@@ -301,7 +326,7 @@ mod tests {
             let data = if name == query { &bytes } else { &zeros[name] };
             file.insert(name.clone(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap());
         }
-        plan.take(&Found(file)).unwrap();
+        plan.fill(&safetensors::serialize(file, None).unwrap()).unwrap();
         assert_eq!(plan.blocks[0].attention.query.weight.values, expected[2..]);
         assert_eq!(plan.blocks[0].attention.key.weight.values, expected[..2]);
     }

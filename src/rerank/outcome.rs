@@ -1,6 +1,6 @@
 //! The outcome of a request: scores with a receipt, or a refusal with its reason.
 
-use crate::base::{DeviceNs, Nanodollars, Ns, Tokens};
+use crate::base::{DeviceNs, Nanodollars, Ns, Tier, Tokens};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use thiserror::Error;
@@ -90,6 +90,15 @@ impl Served {
             Self::Full => "full",
             Self::TopK { .. } => "topk",
             Self::Fallback => "fallback",
+        }
+    }
+
+    /// The tiers whose scores are in the answer.
+    pub const fn tiers(self) -> &'static [Tier] {
+        match self {
+            Self::Full => &[Tier::Primary],
+            Self::TopK { .. } => &Tier::ALL,
+            Self::Fallback => &[Tier::Fallback],
         }
     }
 }

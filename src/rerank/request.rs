@@ -12,6 +12,8 @@ pub struct Request {
     pub model: Option<String>,
     /// The query, or a query for each candidate.
     pub query: Query,
+    /// The task in words, for models that read one in their prompt; none for the model's own.
+    pub instruction: Option<String>,
     /// The candidates, in the caller's order; may be empty.
     pub documents: Vec<Arc<str>>,
     /// How many of the best to return; none for all. Every candidate is scored in both cases.
@@ -38,6 +40,7 @@ impl Request {
         Self {
             model: None,
             query,
+            instruction: None,
             documents,
             top_n: None,
             return_documents: false,

@@ -11,6 +11,6 @@ mod wordpiece;
 pub use cache::TokenCache;
 pub use packed::Packed;
 pub use pair::{Cut, Fit, FitError, Pair};
-pub use prompt::{Around, Prompt};
+pub use prompt::{Around, Instructed, InstructedText, Prompt, PromptText};
 pub use reader::{PairReader, ReadError};
-pub use tokenizer::{Piece, Template, Tokenizer, TokenizerError};
+pub use tokenizer::{InstructedIds, Piece, Template, Tokenizer, TokenizerError};

@@ -9,6 +9,8 @@ use thiserror::Error;
 /// A tokenised pair: both texts' ids, shared, and which part of each is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
+    /// The request's instruction, in place of the prompt's own.
+    instruction: Option<Arc<[u32]>>,
     query: Arc<[u32]>,
     document: Arc<[u32]>,
     query_kept: Range<u32>,
@@ -58,11 +60,21 @@ impl Fit {
         Self { limit, query_max: None, document_max: None, cut, side: Side::Right }
     }
 
-    /// How many tokens of a query and of a document are kept beside `specials` special tokens.
-    fn kept(&self, query: u32, document: u32, specials: u32) -> Result<(u32, u32), FitError> {
+    /// How many tokens of a query and of a document are kept beside `specials` special tokens, of which `instruction` are
+    /// those of a request's instruction.
+    fn kept(
+        &self,
+        [query, document]: [u32; 2],
+        specials: u32,
+        instruction: u32,
+    ) -> Result<(u32, u32), FitError> {
         let limit = self.limit;
         if limit < specials.saturating_add(2) {
-            return Err(FitError::LimitTooShort { limit, specials });
+            let fixed = specials - instruction;
+            return Err(match limit.checked_sub(fixed.saturating_add(2)) {
+                Some(limit) if instruction > 0 => FitError::InstructionTooLong { tokens: instruction, limit },
+                _ => FitError::LimitTooShort { limit, specials: fixed },
+            });
         }
         let room = limit - specials;
         let query = query.min(self.query_max.unwrap_or(u32::MAX));
@@ -73,7 +85,8 @@ impl Fit {
         match self.cut {
             Cut::Share { query_permille } => {
                 let share = (u64::from(limit) * u64::from(query_permille) / 1_000) as u32;
-                let query = query.min(share.clamp(1, room - 1));
+                // An instruction is cut from the query's share, because it is a part of the question.
+                let query = query.min(share.saturating_sub(instruction).clamp(1, room - 1));
                 Ok((query, document.min(room - query)))
             }
             Cut::LongestFirst => Ok(longest_first(query, document, room)),
@@ -96,6 +109,16 @@ pub enum FitError {
         /// The query's tokens.
         tokens: u32,
         /// What a query and a document share.
+        limit: u32,
+    },
+    /// The request's instruction leaves no room for a query and a document.
+    #[error(
+        "the instruction takes {tokens} tokens, and may take at most {limit} to leave room for a query and a document"
+    )]
+    InstructionTooLong {
+        /// The instruction's tokens.
+        tokens: u32,
+        /// The most that it may have.
         limit: u32,
     },
     /// The pair is too long and nothing may be cut.
@@ -130,7 +153,20 @@ impl Pair {
         template: &Template,
         fit: &Fit,
     ) -> Result<Self, FitError> {
-        let specials = template.specials();
+        Self::instructed(None, [query, document], template, fit)
+    }
+
+    /// Fits a query and a document into what the model reads, with a request's instruction in the prompt.
+    ///
+    /// # Errors
+    /// [`FitError`]; which one depends on what may be cut. An instruction is never cut.
+    pub fn instructed(
+        instruction: Option<Arc<[u32]>>,
+        [query, document]: [Arc<[u32]>; 2],
+        template: &Template,
+        fit: &Fit,
+    ) -> Result<Self, FitError> {
+        let specials = template.specials_with(instruction.as_deref());
         let (q, d) = (query.len() as u32, document.len() as u32);
         let (q_end, d_end) = (template.query_end.len() as u32, template.document_end.len() as u32);
         let own = |max: Option<u32>, end: u32| max.map(|max| max.saturating_add(end));
@@ -144,7 +180,9 @@ impl Pair {
             cut,
             ..*fit
         };
-        let (q_kept, d_kept) = fit.kept(q, d, specials)?;
+        let (_, asked, _) = template.before_query(instruction.as_deref());
+        let asked = asked.len() as u32;
+        let (q_kept, d_kept) = fit.kept([q, d], specials, asked)?;
         let kept = |whole: u32, kept: u32, end: u32| match fit.side {
             Side::Left => (whole - kept..whole, 0),
             // A template's tokens after a text are no part of it that may be lost.
@@ -153,7 +191,16 @@ impl Pair {
         };
         let ((query_kept, query_end), (document_kept, document_end)) =
             (kept(q, q_kept, q_end), kept(d, d_kept, d_end));
-        Ok(Self { query, document, query_kept, document_kept, query_end, document_end, specials })
+        Ok(Self {
+            instruction,
+            query,
+            document,
+            query_kept,
+            document_kept,
+            query_end,
+            document_end,
+            specials,
+        })
     }
 
     /// Tokens of the sequence, special tokens included.
@@ -189,7 +236,10 @@ impl Pair {
         fn specials(batch: &mut Packed, tokens: &[(u32, u8)]) {
             tokens.iter().for_each(|&(id, kind)| batch.extend(&[id], kind));
         }
-        specials(batch, &template.before);
+        let (before, instruction, after) = template.before_query(self.instruction.as_deref());
+        specials(batch, before);
+        batch.extend(instruction, template.query_type);
+        specials(batch, after);
         text(batch, &self.query, &self.query_kept, template.query_type);
         batch.extend(&template.query_end[..self.query_end as usize], template.query_type);
         specials(batch, &template.between);
@@ -214,6 +264,7 @@ fn longest_first(query: u32, document: u32, room: u32) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::InstructedIds;
 
     fn ids(range: Range<u32>) -> Arc<[u32]> {
         range.collect()
@@ -354,6 +405,79 @@ mod tests {
             assert_eq!(kept(1, 1, cut, 5), Ok((1, 1)));
         }
     }
+    /// A template with a place for an instruction: 3 tokens of its own, 2 around an instruction, 1 for an empty one.
+    fn instructed_template() -> Template {
+        let tokens = |ids: &[u32]| ids.iter().map(|&id| (id, 0)).collect();
+        let before = tokens(&[10, 11, 12]);
+        let place = InstructedIds { before: tokens(&[10]), after: tokens(&[13]), empty: tokens(&[14]) };
+        Template { before, between: vec![], after: vec![(2, 0)], instructed: Some(place), ..template() }
+    }
+
+    fn instructed(instruction: Option<&[u32]>, fit: &Fit) -> Result<Vec<u32>, FitError> {
+        let template = instructed_template();
+        let texts = [ids(100..108), ids(200..208)];
+        let pair = Pair::instructed(instruction.map(Arc::from), texts, &template, fit)?;
+        let mut batch = Packed::default();
+        pair.push_into(&mut batch, &template);
+        assert_eq!(batch.tokens().0, u64::from(pair.len()));
+        Ok(batch.ids().to_vec())
+    }
+
+    #[test]
+    fn an_instruction_stands_in_its_place_and_counts_toward_the_limit() {
+        let fit = |limit| Fit::new(limit, Cut::End);
+        let starts = |instruction: Option<&[u32]>, start: &[u32]| {
+            let sequence = instructed(instruction, &fit(64)).unwrap();
+            assert_eq!(sequence[..start.len()], *start);
+            assert_eq!(sequence.len(), start.len() + 8 + 8 + 1);
+        };
+        starts(None, &[10, 11, 12]);
+        starts(Some(&[]), &[14]);
+        starts(Some(&[20, 21]), &[10, 20, 21, 13]);
+        let cut = instructed(Some(&[20, 21]), &fit(10)).unwrap();
+        assert_eq!(cut, [10, 20, 21, 13, 100, 101, 102, 103, 104, 2]);
+    }
+
+    #[test]
+    fn an_instruction_counts_toward_the_query_s_share() {
+        // Of 16 tokens the share is 8, and the instruction leaves 5 of it.
+        let share = Fit::new(16, Cut::Share { query_permille: 500 });
+        let with = instructed(Some(&[20, 21, 22]), &share).unwrap();
+        assert_eq!(with, [10, 20, 21, 22, 13, 100, 101, 102, 103, 104, 200, 201, 202, 203, 204, 2]);
+        let without = instructed(None, &share).unwrap();
+        assert_eq!(without[3..11], [100, 101, 102, 103, 104, 105, 106, 107]);
+        // A query keeps one token at least.
+        let instruction: Vec<u32> = (20..30).collect();
+        let least = instructed(Some(&instruction), &share).unwrap();
+        assert_eq!(least[11..], [13, 100, 200, 201, 2]);
+    }
+
+    #[test]
+    fn an_instruction_without_room_is_an_error_that_says_the_most() {
+        let instruction: Vec<u32> = (20..32).collect();
+        for cut in [SHARE, Cut::DocumentOnly, Cut::LongestFirst, Cut::End, Cut::Nothing] {
+            let error = instructed(Some(&instruction), &Fit::new(16, cut)).unwrap_err();
+            assert_eq!(error, FitError::InstructionTooLong { tokens: 12, limit: 11 });
+            // The most fits, where the texts may be cut.
+            if cut == Cut::LongestFirst {
+                assert_eq!(instructed(Some(&instruction[..11]), &Fit::new(16, cut)).unwrap().len(), 16);
+            }
+            // A limit that is too short without an instruction is not blamed on it.
+            let error = instructed(Some(&instruction), &Fit::new(4, cut)).unwrap_err();
+            assert_eq!(error, FitError::LimitTooShort { limit: 4, specials: 3 });
+        }
+    }
+
+    #[test]
+    fn a_template_without_a_place_ignores_an_instruction() {
+        let texts = || [ids(100..103), ids(200..203)];
+        let fit = Fit::new(8, SHARE);
+        let with = Pair::instructed(Some(ids(20..90)), texts(), &template(), &fit).unwrap();
+        let [query, document] = texts();
+        let without = Pair::fit(query, document, &template(), &fit).unwrap();
+        assert_eq!((packed(&with), with.len()), (packed(&without), without.len()));
+    }
+
     #[test]
     fn a_text_that_loses_its_end_keeps_what_the_prompt_has_after_it() {
         let template = Template { query_end: Arc::new([90, 91]), document_end: Arc::new([92]), ..template() };

@@ -25,10 +25,24 @@ impl PairReader {
     /// # Errors
     /// [`ReadError`].
     pub fn push(&self, query: &str, document: &str, batch: &mut Packed) -> Result<(), ReadError> {
-        let (query, document) =
-            (self.tokenizer.encode_query(query)?, self.tokenizer.encode_document(document)?);
-        Pair::fit(query, document, self.tokenizer.template(), &self.fit)?
-            .push_into(batch, self.tokenizer.template());
+        self.push_instructed(None, [query, document], batch)
+    }
+
+    /// Appends a pair to a batch, with a request's instruction if the prompt has a place for one.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn push_instructed(
+        &self,
+        instruction: Option<&str>,
+        [query, document]: [&str; 2],
+        batch: &mut Packed,
+    ) -> Result<(), ReadError> {
+        let tokenizer = &self.tokenizer;
+        let instruction = instruction.map(|text| tokenizer.encode_instruction(text)).transpose()?.flatten();
+        let texts = [tokenizer.encode_query(query)?, tokenizer.encode_document(document)?];
+        let template = tokenizer.template();
+        Pair::instructed(instruction, texts, template, &self.fit)?.push_into(batch, template);
         Ok(())
     }
 }

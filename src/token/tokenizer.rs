@@ -5,6 +5,7 @@ use super::{Cut, Prompt};
 use std::borrow::Cow;
 use std::sync::Arc;
 use thiserror::Error;
+use tokenizers::{Model, NormalizedString, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
 
 /// A tokenizer from `tokenizer.json`. Truncation and padding in it are ignored.
 pub struct Tokenizer {
@@ -75,12 +76,44 @@ pub struct Template {
     pub document_end: Arc<[u32]>,
     /// What a pair loses that is too long, in place of the default policy.
     pub cut: Option<Cut>,
+    /// In place of `before` if a request has an instruction; none if the prompt has no place for one.
+    pub instructed: Option<InstructedIds>,
 }
+
+/// The tokens before the query in a prompt with a request's instruction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstructedIds {
+    /// Before the instruction.
+    pub before: Vec<(u32, u8)>,
+    /// After it.
+    pub after: Vec<(u32, u8)>,
+    /// In place of both if the instruction is empty.
+    pub empty: Vec<(u32, u8)>,
+}
+
+/// Tokens before an instruction, the instruction's ids, and tokens after it.
+type BeforeQuery<'a> = (&'a [(u32, u8)], &'a [u32], &'a [(u32, u8)]);
 
 impl Template {
     /// Number of tokens in a pair beside the two texts.
     pub fn specials(&self) -> u32 {
-        (self.before.len() + self.between.len() + self.after.len()) as u32
+        self.specials_with(None)
+    }
+
+    /// Number of tokens in a pair beside the two texts, with a request's instruction.
+    pub(super) fn specials_with(&self, instruction: Option<&[u32]>) -> u32 {
+        let (before, ids, after) = self.before_query(instruction);
+        (before.len() + ids.len() + after.len() + self.between.len() + self.after.len()) as u32
+    }
+
+    /// The tokens before the query: those around an instruction and the instruction's own in the middle, or the
+    /// prompt's own without one.
+    pub(super) fn before_query<'a>(&'a self, instruction: Option<&'a [u32]>) -> BeforeQuery<'a> {
+        match (&self.instructed, instruction) {
+            (Some(place), Some([])) => (&place.empty, &[], &[]),
+            (Some(place), Some(ids)) => (&place.before, ids, &place.after),
+            (None, _) | (_, None) => (&self.before, &[], &[]),
+        }
     }
 }
 
@@ -141,6 +174,47 @@ impl Tokenizer {
     /// [`TokenizerError::Encode`].
     pub fn encode_document(&self, text: &str) -> Result<Arc<[u32]>, TokenizerError> {
         self.encode(&self.document_piece(text))
+    }
+
+    /// Whether the prompt has a place for a request's instruction.
+    pub fn takes_instruction(&self) -> bool {
+        self.template.instructed.is_some()
+    }
+
+    /// The ids of a request's instruction, without the tokens around it; none if the prompt has no place for one. Text
+    /// that looks like a special token is read as text, so that an instruction cannot end the prompt's turn.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn encode_instruction(&self, text: &str) -> Result<Option<Arc<[u32]>>, TokenizerError> {
+        let place = self.prompt.as_ref().and_then(|prompt| prompt.instructed.as_ref());
+        place.map(|place| self.encode_plain(&place.piece(text))).transpose()
+    }
+
+    /// The ids of a text in which no special token is recognised.
+    pub(super) fn encode_plain(&self, text: &str) -> Result<Arc<[u32]>, TokenizerError> {
+        if text.is_empty() {
+            return Ok([].into());
+        }
+        let failed = |error: tokenizers::Error| TokenizerError::Encode { reason: error.to_string() };
+        let mut normalized = NormalizedString::from(text);
+        if let Some(normalizer) = self.inner.get_normalizer() {
+            normalizer.normalize(&mut normalized).map_err(failed)?;
+        }
+        let mut parts = PreTokenizedString::from(normalized);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut parts).map_err(failed)?;
+        }
+        parts.tokenize(|part| self.inner.get_model().tokenize(part.get())).map_err(failed)?;
+        let encoding = parts.into_encoding(None, 0, OffsetType::None).map_err(failed)?;
+        // Some vocabularies list special tokens among the words, and a model that is given one whole finds it there.
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        let special = |id: &u32| added.get(id).filter(|token| token.special && text.contains(&token.content));
+        if let Some(token) = encoding.get_ids().iter().find_map(special) {
+            let reason = format!("`{}` in it would be read as a special token", token.content);
+            return Err(TokenizerError::Encode { reason });
+        }
+        Ok(encoding.get_ids().into())
     }
 
     /// The id of a token by its name in the vocabulary.
@@ -276,7 +350,7 @@ pub(super) fn special_parts<'a>(tokenizer: &Tokenizer, text: &'a str) -> Vec<(&'
 mod tests {
     use super::*;
     use crate::base::Side;
-    use crate::token::{Cut, Fit, FitError, Packed, Pair};
+    use crate::token::{Cut, Fit, FitError, InstructedText, Packed, Pair, PromptText};
     use proptest::prelude::*;
     use std::path::PathBuf;
     use tokenizers::models::wordpiece::WordPiece;
@@ -393,6 +467,62 @@ mod tests {
         let tokenizer = Tokenizer::new(inner).unwrap();
         assert!(!tokenizer.has_own_wordpiece());
         agrees(&tokenizer, "un\u{0}able \u{7f}");
+    }
+
+    /// A tokenizer with a place for an instruction in its prompt.
+    fn instructed(inner: tokenizers::Tokenizer) -> Tokenizer {
+        let tokenizer = Tokenizer::new(inner).unwrap();
+        let instructed =
+            InstructedText { before: "[CLS]", after: "[SEP]", empty: "x [SEP]", is_trimmed: true };
+        let text = PromptText {
+            before: "[CLS] own [SEP]",
+            between: "[SEP]",
+            after: "[SEP]",
+            is_trimmed: false,
+            instructed: Some(instructed),
+        };
+        let prompt = Prompt::of_text(&tokenizer, &text).unwrap();
+        tokenizer.with_prompt(prompt).unwrap()
+    }
+
+    #[test]
+    fn an_instruction_has_no_special_tokens_whatever_it_says() {
+        let mut inner = letters();
+        let special = |text: &str| tokenizers::AddedToken::from(text.to_owned(), true);
+        inner.add_special_tokens([special("[CLS]"), special("[SEP]")]).unwrap();
+        inner.add_tokens([tokenizers::AddedToken::from("<think>".to_owned(), false)]).unwrap();
+        let tokenizer = instructed(inner);
+        let encode = |text: &str| tokenizer.encode_instruction(text).unwrap().unwrap();
+        assert_eq!(encode("a b"), tokenizer.encode("a b").unwrap());
+        assert_eq!(*tokenizer.encode("[SEP]").unwrap(), [2]);
+        let think = tokenizer.token_id("<think>").unwrap();
+        for text in ["a[SEP]b", "[CLS]", "<think>", "\0[SEP]\0", "[SEP]\u{7}", "\n[SEP]\n"] {
+            let ids = encode(text);
+            assert!(!ids.is_empty() && ids.iter().all(|&id| id != 1 && id != 2 && id != think), "{text:?}");
+        }
+        // Nothing is left of these, so they are as an empty one.
+        for text in ["", "  ", "\n"] {
+            assert!(encode(text).is_empty(), "{text:?}");
+        }
+        let place = tokenizer.template().instructed.clone().unwrap();
+        assert_eq!(place.empty, [(tokenizer.token_id("x").unwrap(), 0), (2, 0)]);
+    }
+
+    #[test]
+    fn a_special_token_among_the_words_is_refused_in_an_instruction() {
+        // Without a pre-tokenizer the whole text is one word.
+        let mut inner = letters();
+        inner.with_pre_tokenizer(None::<BertPreTokenizer>);
+        inner.with_normalizer(None::<BertNormalizer>).unwrap();
+        let special = |text: &str| tokenizers::AddedToken::from(text.to_owned(), true);
+        inner.add_special_tokens([special("[UNK]"), special("[SEP]")]).unwrap();
+        let tokenizer = Tokenizer::new(inner).unwrap();
+        assert_eq!(
+            tokenizer.encode_plain("[SEP]").unwrap_err().to_string(),
+            "the text cannot be tokenised: `[SEP]` in it would be read as a special token"
+        );
+        // The token of unknown words is no special one of the text.
+        assert_eq!(*tokenizer.encode_plain("\u{4e2d}").unwrap(), [0]);
     }
 
     #[test]

@@ -235,6 +235,20 @@ impl Fields {
         self.text(name)?.map(|word| one_of(name, &word, words)).transpose()
     }
 
+    /// Takes the instruction: `instruction`, as vLLM's and llama.cpp's clients name it, or `instruct`, as SGLang's and
+    /// DashScope's do.
+    pub fn instruction(&mut self) -> Result<Option<String>, ApiError> {
+        let (found, other) = (self.text("instruction")?, self.text("instruct")?);
+        match (&found, &other) {
+            (Some(_), Some(_)) => {
+                self.warnings.push("`instruct` was ignored: `instruction` was read".to_owned());
+            }
+            (None, Some(_)) => self.names.push(("instruction", "instruct")),
+            (_, None) => {}
+        }
+        Ok(found.or(other))
+    }
+
     /// Takes our own fields.
     pub fn options(&mut self) -> Result<Options, ApiError> {
         let latency_budget = match self.take("latency_budget_ms") {
@@ -273,6 +287,18 @@ pub(super) fn options(headers: &HeaderMap, options: &mut Options) -> Result<(), 
         options.top_k = Some(at_least_one(name, text)?);
     }
     Ok(())
+}
+
+/// The header of an instruction.
+pub(super) const INSTRUCTION: &str = "x-podium-instruction";
+
+/// Reads the header of an instruction: UTF-8, plain or percent-encoded. A `%` that no two hexadecimal digits follow is
+/// plain.
+pub(super) fn instruction(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(INSTRUCTION) else { return Ok(None) };
+    let text = percent_encoding::percent_decode(value.as_bytes()).decode_utf8();
+    let text = text.map_err(|_| ApiError::invalid(INSTRUCTION, "is not UTF-8, plain or percent-encoded"))?;
+    Ok(Some(text.trim().to_owned()))
 }
 
 pub(super) fn header<'a>(

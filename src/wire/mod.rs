@@ -175,7 +175,7 @@ pub fn decode(
 ) -> Result<Decoded, (Dialect, ApiError)> {
     let guess = place.dialect();
     let in_guess = |error| (guess, error);
-    let (mut request, unknown, warnings, reply) = match &guess.spec().read {
+    let (mut request, unknown, warnings, mut reply) = match &guess.spec().read {
         Read::Whole(read) => {
             let (request, unknown, wanted) = read(place, headers, body).map_err(in_guess)?;
             let reply = Reply { oip: Some(wanted), ..Reply::of(guess, Fields::default()) };
@@ -201,6 +201,10 @@ pub fn decode(
     }
     fields::options(headers, &mut request.options).map_err(in_dialect)?;
     truncation::headers(headers, &mut request.truncation).map_err(in_dialect)?;
+    if let Some(instruction) = fields::instruction(headers).map_err(in_dialect)? {
+        request.instruction = Some(instruction);
+        reply.names.insert(0, ("instruction", fields::INSTRUCTION));
+    }
     let limit = dialect.spec().documents_max.min(settings.documents_max);
     if request.documents.len() > limit {
         let found = request.documents.len();

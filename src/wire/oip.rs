@@ -22,7 +22,7 @@ pub(super) const SPEC: Spec = Spec {
     paths: &["/v2/models/{model}/infer"],
     // `read` parses the body itself.
     fields: &[],
-    names: &[("query", "QUERY"), ("documents", "PASSAGE")],
+    names: &[("query", "QUERY"), ("documents", "PASSAGE"), ("instruction", "parameters.instruction")],
     documents_max: usize::MAX,
     needs_model: true,
     read: Read::Whole(read),
@@ -34,8 +34,16 @@ pub(super) const SPEC: Spec = Spec {
 };
 
 /// The request parameters that are read.
-const PARAMETERS: &[&str] =
-    &["raw_scores", "latency_budget_ms", "timeout", "priority", "policy", "top_k", "binary_data_output"];
+const PARAMETERS: &[&str] = &[
+    "raw_scores",
+    "instruction",
+    "latency_budget_ms",
+    "timeout",
+    "priority",
+    "policy",
+    "top_k",
+    "binary_data_output",
+];
 
 /// The length of the JSON part of a binary body.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -129,6 +137,11 @@ fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiErr
         score: match flag(&body.parameters, "raw_scores")? {
             Some(true) => ScoreForm::Logit,
             Some(false) | None => ScoreForm::Probability,
+        },
+        instruction: match body.parameters.get("instruction") {
+            None => None,
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(_) => return Err(ApiError::invalid("parameters.instruction", "must be a string")),
         },
         options: options(&body.parameters)?,
         ..Request::plain(query(&queries, documents.len())?, documents)

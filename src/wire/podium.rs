@@ -28,6 +28,7 @@ pub(super) const SPEC: Spec = Spec {
 const FIELDS: &[&str] = &[
     "model",
     "query",
+    "instruction",
     "documents",
     "top_n",
     "return_documents",
@@ -51,6 +52,7 @@ fn read(fields: &mut Fields) -> std::result::Result<Request, ApiError> {
     Ok(Request {
         model: fields.text("model")?,
         query: fields.query()?,
+        instruction: fields.text("instruction")?,
         documents: fields.documents("documents")?,
         top_n: fields.count("top_n", 1)?.map(|top_n| top_n as usize),
         return_documents: fields.bool("return_documents")?.unwrap_or(false),

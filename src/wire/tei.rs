@@ -27,6 +27,8 @@ pub(super) const RERANK: Spec = Spec {
         "model",
         "top_n",
         "top_k",
+        "instruction",
+        "instruct",
     ],
     names: &[("documents", "texts")],
     documents_max: usize::MAX,
@@ -66,6 +68,7 @@ fn read_rerank(fields: &mut Fields) -> Result<Request, ApiError> {
     Ok(Request {
         model: fields.text("model")?,
         top_n: top_n.or(top_k),
+        instruction: fields.instruction()?,
         return_documents: fields.bool("return_text")?.unwrap_or(false),
         score: fields.raw_scores()?,
         truncation: truncation(fields)?,

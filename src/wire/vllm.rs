@@ -25,6 +25,9 @@ macro_rules! fields {
             "max_tokens_per_query",
             "use_activation",
             "activation",
+            "instruction",
+            // Not vLLM's: SGLang's and DashScope's.
+            "instruct",
         ]
     };
 }
@@ -119,7 +122,7 @@ fn read_score(fields: &mut Fields) -> Result<Request, ApiError> {
             fields.warnings.push(format!("`{name}` was ignored: `{ours}` and `{theirs}` were read"));
         }
     }
-    fields.names = vec![("query", ours), ("documents", theirs)];
+    fields.names.extend([("query", ours), ("documents", theirs)]);
     common(fields, query, documents)
 }
 
@@ -157,6 +160,7 @@ fn common(fields: &mut Fields, query: Query, documents: Vec<Arc<str>>) -> Result
     };
     Ok(Request {
         model: fields.text("model")?,
+        instruction: fields.instruction()?,
         score: if activation { ScoreForm::Probability } else { ScoreForm::Logit },
         truncation: Truncation {
             policy: None,

@@ -91,6 +91,7 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
         dtype_reason: "scripted".into(),
         device: "cpu".into(),
         calibration: Calibration::default(),
+        self_check: None,
     };
     let lane = |tier: Tier, make: MakeScorer| LaneSetup {
         tier,

@@ -99,7 +99,8 @@ impl<S: Simd, L: Dtype<S>> Mixer<S, L> {
             let Some([query, key]) = &attention.query_key_norms else { return rotation };
             let head = Width::rotated(1, attention.head_dim);
             let gains = [(query, softmax_scale(attention)), (key, 1.0)];
-            let [query_gain, key_gain] = gains.map(|(norm, factor)| spread(&norm.gain.values, head, factor));
+            let [query_gain, key_gain] =
+                gains.map(|(norm, factor)| spread(&norm.gain.values(), head, factor));
             rotation.with_norms([&query_gain, &key_gain], query.eps)
         });
         Self {
@@ -118,19 +119,21 @@ impl<S: Simd, L: Dtype<S>> Rest<S, L> {
         let model::FeedForward { activation, gate, up, down } = &block.feed_forward;
         let (hidden, inner) = (Width::plain(up.inputs()), Width::plain(up.outputs()));
         let heads = Width::heads(block.attention.heads, block.attention.head_dim);
-        let mut down = pad(down, hidden, inner, 1.0);
         let post_norm = block.attention_norm.as_ref().filter(|_| block.norms == Norms::Post);
         let norms = match post_norm {
             None => RestNorms::Pre(norm(&block.feed_forward_norm)),
             Some(first) => {
-                let (gains, biases) = (&first.gain.values, first.bias_values());
-                down.bias.iter_mut().zip(biases).for_each(|(bias, first)| *bias += first);
-                RestNorms::Post {
-                    attention: without_gain(first),
-                    gain: Buffer::of(&spread(gains, hidden, 1.0)),
-                    feed_forward: norm(&block.feed_forward_norm),
-                }
+                let gain = Buffer::of(&spread(&first.gain.values(), hidden, 1.0));
+                let feed_forward = norm(&block.feed_forward_norm);
+                RestNorms::Post { attention: without_gain(first), gain, feed_forward }
             }
+        };
+        // One map after the other is read and packed, so that no two are in memory in f32.
+        let pack_down = |input: Input| {
+            let mut down = pad(down, hidden, inner, 1.0);
+            let biases = post_norm.map_or_else(Vec::new, model::Norm::bias_values);
+            down.bias.iter_mut().zip(biases).for_each(|(bias, first)| *bias += first);
+            Linear::pack(&down, input)
         };
         let map = |map: &model::Linear| match post_norm {
             Some(first) => pad(&absorb(first, map), inner, hidden, 1.0),
@@ -140,12 +143,12 @@ impl<S: Simd, L: Dtype<S>> Rest<S, L> {
             (Some(gate), &activation) => FeedForward::Gated {
                 both: Linear::pack(&join([map(gate), map(up)]), Input::Signed),
                 activation,
-                down: Linear::pack(&down, Input::Signed),
+                down: pack_down(Input::Signed),
             },
             (None, &Activation::Gelu(gelu)) => FeedForward::Plain {
                 up: Linear::pack(&map(up), Input::Signed),
                 gelu,
-                down: Linear::pack(&down, Input::Activated),
+                down: pack_down(Input::Activated),
             },
             (None, Activation::Silu | Activation::Tanh) => unreachable!("`lower::check` refuses it"),
         };
@@ -264,8 +267,8 @@ pub(super) fn projections(attention: &model::Attention) -> [Dense; 3] {
 /// A norm with its gain and bias.
 pub(super) fn norm(norm: &model::Norm) -> Norm {
     match norm.kind {
-        NormKind::Layer => Norm::new(&norm.gain.values, &norm.bias_values(), norm.eps),
-        NormKind::Rms => Norm::root_mean_square(&norm.gain.values, norm.eps),
+        NormKind::Layer => Norm::new(&norm.gain.values(), &norm.bias_values(), norm.eps),
+        NormKind::Rms => Norm::root_mean_square(&norm.gain.values(), norm.eps),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod auto;
 mod layer;
+mod size;
 mod stack;
 
 use super::lower::check;
@@ -88,6 +89,17 @@ pub enum Unsupported {
     /// No CPU is served with it.
     #[error("{0} is for GPUs; f32, int8 and, where the processor has it, bf16 run on a CPU")]
     Gpu(&'static str),
+    /// The machine has too little memory for it.
+    #[error(
+        "the model takes about {} of memory, and {} are available; take a smaller model or precision, or free memory",
+        gigabytes(*.needed), gigabytes(*.available)
+    )]
+    Memory {
+        /// Bytes that loading takes at its peak.
+        needed: u64,
+        /// Bytes that can be taken.
+        available: u64,
+    },
     /// The model is of another kind.
     #[error("the CPU engine does not run {family}: {reason}")]
     Plan {
@@ -96,6 +108,10 @@ pub enum Unsupported {
         /// What is unlike the models that it runs.
         reason: &'static str,
     },
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 /// A model packed for this processor; its scorers share it.
@@ -115,6 +131,14 @@ impl CpuModel {
     /// # Errors
     /// [`Unsupported`], which says what.
     pub fn new(plan: &Plan, precision: Precision) -> Result<Self, Unsupported> {
+        Self::within(plan, precision, None)
+    }
+
+    /// The same, if it takes no more than these bytes of memory. That is checked before anything is packed.
+    ///
+    /// # Errors
+    /// [`Unsupported`], which says what.
+    pub fn within(plan: &Plan, precision: Precision, available: Option<u64>) -> Result<Self, Unsupported> {
         #[cfg(target_arch = "x86_64")]
         if let Err(TilesMissing::Denied(errno)) = tiles_permission() {
             static SAID: std::sync::Once = std::sync::Once::new();
@@ -125,7 +149,7 @@ impl CpuModel {
                 );
             });
         }
-        Self::on(Processor::here()[0], plan, precision)
+        Self::packed(Processor::here()[0], plan, precision, available)
     }
 
     /// Packs weights for one of the processors that this machine is.
@@ -136,6 +160,15 @@ impl CpuModel {
     /// # Panics
     /// Where the machine is no such processor.
     pub fn on(processor: Processor, plan: &Plan, precision: Precision) -> Result<Self, Unsupported> {
+        Self::packed(processor, plan, precision, None)
+    }
+
+    fn packed(
+        processor: Processor,
+        plan: &Plan,
+        precision: Precision,
+        available: Option<u64>,
+    ) -> Result<Self, Unsupported> {
         check(plan).map_err(|reason| Unsupported::Plan { family: plan.family, reason })?;
         let missing = "the caller asks for what `Processor::here` lists";
         let Choice { precision, reason } = match precision {
@@ -146,7 +179,7 @@ impl CpuModel {
         };
         macro_rules! stack {
             ($simd:expr, $linear:ty, $attention:ty) => {
-                Arc::new(Stack::<_, $linear, $attention>::new($simd, plan))
+                Stack::<_, $linear, $attention>::within($simd, plan, available)?
             };
         }
         // In f32 a processor's levels are the same program.

@@ -1,6 +1,8 @@
 //! The forward of a model in one dtype on one kind of processor, by the fused operations.
 
+use super::Unsupported;
 use super::layer::{GAP, Mixer, NextInput, Operands, Rest, SharedAngles, norm, projections, read_states};
+use super::size::{TOGETHER_BYTES_MAX, map_bytes, peak_bytes};
 use crate::backend::layout::{Width, pad};
 use crate::backend::lower::LastLayer;
 use crate::model::{self, Norms, Plan, Pool, Score};
@@ -12,6 +14,7 @@ use crate::ops::{
 use crate::token::Packed;
 use std::any::TypeId;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Rows of queries, keys and values beyond the last token's, which tiles read.
 const BEYOND: usize = 32;
@@ -89,17 +92,37 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
     /// Enough rows for the register tiles, few enough for the second-level cache.
     const CHUNK_TOKENS: u32 = if L::ON_TILES { 256 } else { 128 };
 
+    /// Packs a model's weights, if that takes no more than these bytes of memory.
+    pub fn within(simd: S, plan: &Plan, available: Option<u64>) -> Result<Arc<dyn Forward>, Unsupported>
+    where
+        Self: 'static,
+    {
+        let needed = peak_bytes(plan, L::GROUP);
+        match available.filter(|&available| available < needed) {
+            Some(available) => Err(Unsupported::Memory { needed, available }),
+            None => Ok(Arc::new(Self::new(simd, plan))),
+        }
+    }
+
     /// Packs a model's weights.
-    pub fn new(simd: S, plan: &Plan) -> Self {
+    fn new(simd: S, plan: &Plan) -> Self {
         let hidden = Width::plain(plan.hidden());
         let last = LastLayer::of(plan);
         let positions = plan.tokens_max as usize;
         let mut angles = SharedAngles::default();
-        let mut layer = |block: &model::Block| (Mixer::new(block, positions, &mut angles), Rest::new(block));
+        let is_together = map_bytes(plan, L::GROUP) <= TOGETHER_BYTES_MAX;
+        let mut layer = |block: &model::Block| {
+            let (mut mixer, mut rest) = (Mixer::new(block, positions, &mut angles), Rest::new(block));
+            if !is_together {
+                let [out, first, down] = rest.maps();
+                lay_together(&mut [&mut mixer.projection, out, first, down]);
+            }
+            (mixer, rest)
+        };
         let (final_block, others) = plan.blocks.split_last().expect("a model has a layer");
         let heads = Width::heads(final_block.attention.heads, final_block.attention.head_dim).as_heads();
         let is_absorbed = last == LastLayer::Absorbed;
-        let table = |table: &model::Tensor| Table::new(&table.values, plan.hidden());
+        let table = |table: &model::Tensor| Table::new(&table.values(), plan.hidden());
         let model::Embed { words, positions, types, norm: embedding_norm } = &plan.embed;
         let mut stack = Self {
             simd,
@@ -122,12 +145,14 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
             head: head(&plan.head, hidden),
             _attention: std::marker::PhantomData,
         };
-        let layers = stack
-            .layers
-            .iter_mut()
-            .flat_map(|(mixer, rest)| std::iter::once(&mut mixer.projection).chain(rest.maps()));
-        let last = stack.absorbed.iter_mut().flat_map(|(_, rest)| rest.maps());
-        lay_together(&mut layers.chain(last).collect::<Vec<_>>());
+        if is_together {
+            let layers = stack
+                .layers
+                .iter_mut()
+                .flat_map(|(mixer, rest)| std::iter::once(&mut mixer.projection).chain(rest.maps()));
+            let last = stack.absorbed.iter_mut().flat_map(|(_, rest)| rest.maps());
+            lay_together(&mut layers.chain(last).collect::<Vec<_>>());
+        }
         stack
     }
 
@@ -304,11 +329,12 @@ fn head<S: Simd>(head: &model::Head, hidden: Width) -> Head<S> {
     let dense = head.dense.as_ref().map(|(map, activation)| (pad(map, hidden, hidden, 1.0), *activation));
     let dense = dense.as_ref().map(|(map, activation)| (map, *activation));
     let (weight, bias) = match &head.score {
-        Score::Linear(linear) => (linear.weight.values.clone(), linear.bias_values()[0]),
+        Score::Linear(linear) => (linear.weight.values().into_owned(), linear.bias_values()[0]),
         Score::Tokens { yes, no } => {
-            let mut weight = yes.values.clone();
-            let no = no.iter().flat_map(|no| &no.values);
-            weight.iter_mut().zip(no).for_each(|(yes, no)| *yes -= no);
+            let mut weight = yes.values().into_owned();
+            if let Some(no) = no {
+                weight.iter_mut().zip(&*no.values()).for_each(|(yes, no)| *yes -= no);
+            }
             (weight, 0.0)
         }
     };

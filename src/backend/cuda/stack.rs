@@ -309,7 +309,7 @@ impl<D: Device> Loader<'_, D> {
         let (hidden, stride) = (plan.hidden(), self.hidden.padded());
         let table = |table: &model::Tensor| {
             let mut padded = vec![0.0; table.shape[0] * stride];
-            for (to, from) in padded.chunks_exact_mut(stride).zip(table.values.chunks_exact(hidden)) {
+            for (to, from) in padded.chunks_exact_mut(stride).zip(table.values().chunks_exact(hidden)) {
                 to[..hidden].copy_from_slice(from);
             }
             self.halves(&padded)
@@ -333,7 +333,7 @@ impl<D: Device> Loader<'_, D> {
         Ok(Head {
             pooler: self.floats(&turned)?,
             pooler_bias: self.floats(&pooler.bias)?,
-            classifier: self.padded(&classifier.weight.values)?,
+            classifier: self.padded(&classifier.weight.values())?,
             classifier_bias: classifier.bias_values()[0],
             stride: self.hidden.padded(),
         })
@@ -341,7 +341,7 @@ impl<D: Device> Loader<'_, D> {
 
     fn norm(&self, norm: &model::Norm) -> Result<Norm<D>, DeviceError> {
         Ok(Norm {
-            gain: self.padded(&norm.gain.values)?,
+            gain: self.padded(&norm.gain.values())?,
             bias: self.padded(&norm.bias_values())?,
             epsilon: norm.eps as f32,
             hidden: self.encoder.plan.hidden(),

@@ -4,6 +4,7 @@ mod cohere;
 mod declare;
 mod error;
 mod infinity;
+mod instruction;
 mod jina;
 mod nim;
 mod oip;
@@ -157,7 +158,8 @@ fn a_field_of_a_wrong_type_is_refused_or_warned_of() {
     for dialect in Dialect::ALL {
         let settings = Settings { pins: pins(dialect), ..Settings::default() };
         let path = dialect.ask_path(Some("m"));
-        let parameters = ["raw_scores", "latency_budget_ms", "timeout", "priority", "policy", "top_k"];
+        let parameters =
+            ["raw_scores", "instruction", "latency_budget_ms", "timeout", "priority", "policy", "top_k"];
         let (fields, below): (&[&str], &str) = match dialect {
             Dialect::Oip => (&parameters, "parameters"),
             _ => (dialect.spec().fields, ""),
@@ -201,6 +203,8 @@ fn fits(name: &str, value: &Value) -> bool {
             "items",
             "data_1",
             "data_2",
+            "instruction",
+            "instruct",
         ]
         .contains(&name),
         Value::Bool(_) => {

@@ -1,0 +1,132 @@
+//! A request's instruction, by the fields that peers have for it and by header.
+
+use super::{decode, decoded, oip_json, try_decode};
+use crate::rerank::Refusal;
+use crate::wire::{Decoded, Dialect, Settings};
+use http::{HeaderMap, HeaderValue};
+use serde_json::{Value, json};
+
+fn documents() -> Value {
+    json!({"query": "q", "documents": ["a"]})
+}
+
+fn texts() -> Value {
+    json!({"query": "q", "texts": ["a"]})
+}
+
+fn with(mut body: Value, field: &str, value: Value) -> Value {
+    body[field] = value;
+    body
+}
+
+fn by_header(path: &str, body: &Value, value: &[u8]) -> Result<Decoded, (Dialect, String)> {
+    let value = HeaderValue::from_bytes(value).unwrap();
+    let headers = HeaderMap::from_iter([("x-podium-instruction".parse().unwrap(), value)]);
+    decode(path, &headers, &serde_json::to_vec(body).unwrap(), &Settings::default())
+        .map_err(|(dialect, error)| (dialect, error.full_message()))
+}
+
+/// What a refusal of the request's instruction names.
+fn refused(decoded: &Decoded) -> String {
+    let refusal = Refusal::TooLong { field: "instruction".to_owned(), message: "is too long".to_owned() };
+    decoded.reply.error(&refusal).full_message()
+}
+
+#[test]
+fn an_instruction_is_read_by_each_name_that_clients_have_for_it() {
+    let rows = [
+        ("/v1/rank", documents(), &["instruction"][..], Dialect::Podium),
+        ("/v1/rerank", documents(), &["instruction", "instruct"], Dialect::Vllm),
+        ("/v2/rerank", documents(), &["instruction", "instruct"], Dialect::Vllm),
+        ("/rerank", documents(), &["instruction", "instruct"], Dialect::Vllm),
+        ("/score", json!({"text_1": "q", "text_2": "a"}), &["instruction", "instruct"], Dialect::VllmScore),
+        ("/rerank", texts(), &["instruction", "instruct"], Dialect::Tei),
+    ];
+    for (path, body, names, dialect) in rows {
+        for name in names {
+            for text in ["judge \u{4e2d}", ""] {
+                let decoded = decoded(path, &with(body.clone(), name, json!(text)));
+                assert_eq!(decoded.request.instruction.as_deref(), Some(text), "{path} {name}");
+                assert_eq!(decoded.reply.dialect(), dialect, "{path} {name}");
+                assert!(decoded.warnings.is_empty(), "{path} {name}: {:?}", decoded.warnings);
+                assert_eq!(refused(&decoded), format!("{name}: is too long"), "{path}");
+            }
+            let without = decoded(path, &with(body.clone(), name, Value::Null));
+            assert_eq!(without.request.instruction, None, "{path} {name}");
+            let (_, error) = try_decode(path, &with(body.clone(), name, json!(["judge"]))).unwrap_err();
+            assert_eq!(error, format!("{name}: must be a string, and is a list"), "{path}");
+        }
+    }
+}
+
+#[test]
+fn an_instruction_is_a_parameter_of_the_open_inference_protocol() {
+    let path = "/v2/models/m/infer";
+    let body = |value: Value| with(oip_json(), "parameters", json!({"instruction": value}));
+    let decoded = decoded(path, &body(json!("judge")));
+    assert_eq!(decoded.request.instruction.as_deref(), Some("judge"));
+    assert!(decoded.warnings.is_empty(), "{:?}", decoded.warnings);
+    assert_eq!(refused(&decoded), "parameters.instruction: is too long");
+    let (_, error) = try_decode(path, &body(json!(7))).unwrap_err();
+    assert_eq!(error, "parameters.instruction: must be a string");
+}
+
+#[test]
+fn of_two_names_one_is_read_and_the_other_told() {
+    let body = with(with(documents(), "instruct", json!("a")), "instruction", json!("b"));
+    let decoded = decoded("/rerank", &body);
+    assert_eq!(decoded.request.instruction.as_deref(), Some("b"));
+    assert_eq!(decoded.warnings, ["`instruct` was ignored: `instruction` was read"]);
+}
+
+#[test]
+fn a_dialect_without_the_field_says_that_it_ignored_it() {
+    for (path, body) in [
+        ("/v1/ranking", json!({"query": {"text": "q"}, "passages": [{"text": "a"}]})),
+        ("/predict", json!({"inputs": ["q", "a"]})),
+    ] {
+        let decoded = decoded(path, &with(body, "instruction", json!("judge")));
+        assert_eq!(decoded.request.instruction, None, "{path}");
+        assert_eq!(decoded.warnings, ["unknown field `instruction` was ignored"], "{path}");
+    }
+}
+
+#[test]
+fn the_header_works_in_every_dialect_and_wins_over_the_body() {
+    let rows = [
+        ("/v1/rank", with(documents(), "instruction", json!("other"))),
+        ("/v1/rerank", documents()),
+        ("/v2/rerank", documents()),
+        ("/rerank", texts()),
+        ("/rerank", with(documents(), "raw_scores", json!(true))),
+        ("/rerank", with(documents(), "instruct", json!("other"))),
+        ("/predict", json!({"inputs": ["q", "a"]})),
+        ("/score", json!({"text_1": "q", "text_2": "a"})),
+        ("/v1/ranking", json!({"query": {"text": "q"}, "passages": [{"text": "a"}]})),
+        ("/v2/models/m/infer", oip_json()),
+    ];
+    for (path, body) in rows {
+        let decoded = by_header(path, &body, b"judge").unwrap();
+        assert_eq!(decoded.request.instruction.as_deref(), Some("judge"), "{path}");
+        assert_eq!(refused(&decoded), "x-podium-instruction: is too long", "{path}");
+    }
+}
+
+#[test]
+fn the_header_is_utf_8_plain_or_percent_encoded() {
+    for (value, expected) in [
+        (&b"judge it"[..], "judge it"),
+        (b"", ""),
+        ("caf\u{e9}".as_bytes(), "caf\u{e9}"),
+        (b"caf%C3%A9%0Atwo lines", "caf\u{e9}\ntwo lines"),
+        (b"at least 50% of it, 100%", "at least 50% of it, 100%"),
+        (b"50%25", "50%"),
+    ] {
+        let decoded = by_header("/v1/rank", &documents(), value).unwrap();
+        assert_eq!(decoded.request.instruction.as_deref(), Some(expected));
+    }
+    for value in [&b"caf\xe9"[..], b"caf%E9"] {
+        let (_, error) = by_header("/v1/rank", &documents(), value).unwrap_err();
+        assert_eq!(error, "x-podium-instruction: is not UTF-8, plain or percent-encoded");
+    }
+}
