@@ -19,6 +19,10 @@ use std::sync::Arc;
 /// Rows of queries, keys and values beyond the last token's, which tiles read.
 const BEYOND: usize = 32;
 
+/// Tokens of a chunk where prefixes are shared. Behind a prefix documents are short: in chunks of 256 tokens each of 137
+/// would be alone, and leave a seventh of its tiles empty. A decoder's activations exceed the second-level cache either way.
+const SHARED_CHUNK_TOKENS: usize = 512;
+
 /// A model that runs chunk by chunk, in a workspace of the caller.
 pub(super) trait Forward: Send + Sync {
     /// Runs spans of a batch as far as all their tokens are needed, and leaves what the head reads of those that end a
@@ -331,7 +335,7 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
     }
 
     fn chunk_tokens(&self) -> usize {
-        Self::CHUNK_TOKENS
+        if self.is_shared { SHARED_CHUNK_TOKENS } else { Self::CHUNK_TOKENS }
     }
 
     fn sharing(&self) -> Option<Sharing> {
