@@ -6,6 +6,7 @@
 //!                                                     has them (`benches/peers`)
 //!     cargo bench --bench cpu -- ModernBERT Qwen3     the models that take long, by name
 //!     cargo bench --bench cpu -- --quick              the engine alone, in bf16 and int8
+//!     cargo bench --bench cpu -- Prefix               what a decoder saves where pairs share a prefix
 //!     cargo bench --bench cpu -- --processor avx2     uses only these instructions: amx, avx512,
 //!                                                     avx512vnni, avxvnni, avx2 or portable
 //!
@@ -57,6 +58,7 @@ fn main() {
         ("Ettin32m", true, modernbert(10, [384, 6, 64, 576])),
         ("ModernBERT", true, modernbert(22, [768, 12, 64, 1152])),
         ("Qwen3", true, Kind::Qwen3.plan(28, [1024, 16, 128, 3072])),
+        ("Prefix", true, Kind::Qwen3.plan(28, [1024, 16, 128, 3072])),
     ];
     let is_named = |name: &str| arguments.iter().any(|argument| argument == name);
     let any_named = models.iter().any(|(name, _, _)| is_named(name));
@@ -65,6 +67,10 @@ fn main() {
             continue;
         }
         let plan = random_plan(plan, 1);
+        if name == "Prefix" {
+            share_prefixes(processor, &plan, rounds);
+            continue;
+        }
         let workloads = match name {
             // 20 documents of 128 tokens with a query of 16.
             "Qwen3" => vec![("20 x 144", vec![144; 20])],
@@ -73,6 +79,59 @@ fn main() {
         for (workload, lengths) in workloads {
             compare((name, workload), (processor, &plan), &lengths, rounds, python);
         }
+    }
+}
+
+fn is_quick() -> bool {
+    std::env::args().any(|argument| argument == "--quick")
+}
+
+/// All precisions; f32 takes longest, and is left out with `--quick`.
+fn precisions() -> &'static [Precision] {
+    &[Precision::F32, Precision::Bf16, Precision::Int8][usize::from(is_quick())..]
+}
+
+/// A request of 20 documents of 128 tokens in Qwen3-Reranker's prompt, with a query of 16, on one core: against pairs of
+/// the same lengths that have nothing in common, the saving in time beside the share of tokens that are not computed.
+fn share_prefixes(processor: Processor, plan: &Plan, rounds: usize) {
+    let [documents, template, query, rest] = [20, 61, 16, 128 + 9];
+    let pair = template + query + rest;
+    let request = |fixed: u64, number: u64| {
+        let part = |length: usize, seed: u64| random_batch(&[length], seed).ids().to_vec();
+        let before = [part(template, fixed), part(query, number)].concat();
+        let mut batch = Packed::default();
+        for document in 0..documents as u64 {
+            let ids = [before.clone(), part(rest, (number << 8) + document)].concat();
+            batch.push(ids.into_iter().map(|id| (id, 0)));
+        }
+        batch
+    };
+    for &precision in precisions() {
+        let Ok(model) = CpuModel::on(processor, plan, precision) else { continue };
+        let mut scorer = Cpu::new(model, 1);
+        let (mut apart, mut first, mut next) = (Vec::new(), Vec::new(), Vec::new());
+        // The first round warms up.
+        for round in 0..=rounds as u64 {
+            let pairs = random_batch(&vec![pair; documents], 10_000 + round);
+            let times = [pairs, request(20_000 + round, 2 * round), request(20_000 + round, 2 * round + 1)]
+                .map(|batch| timed(&mut scorer, &batch).0);
+            if round > 0 {
+                apart.push(times[0]);
+                first.push(1.0 - times[1] / times[0]);
+                next.push(1.0 - times[2] / times[0]);
+            }
+        }
+        let share = |computed: usize| 100.0 * (1.0 - computed as f64 / (documents * pair) as f64);
+        println!(
+            "Qwen3 {documents} x ({template} + {query} + {rest}), {}: {:.0} ms without a prefix; a shared prefix saves \
+             {:.1}%, of the tokens {:.1}%; the next request {:.1}%, of the tokens {:.1}%",
+            precision.name(),
+            median(apart),
+            100.0 * median(first),
+            share(template + query + documents * rest),
+            100.0 * median(next),
+            share(query + documents * rest),
+        );
     }
 }
 
@@ -95,10 +154,8 @@ fn compare(
     python: Option<&str>,
 ) {
     let batch = random_batch(lengths, 1);
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
-    let precisions = &[Precision::F32, Precision::Bf16, Precision::Int8][usize::from(is_quick)..];
     let model = |precision| CpuModel::on(processor, plan, precision).ok();
-    let mut ours: Vec<(Precision, Cpu, Cpu)> = precisions
+    let mut ours: Vec<(Precision, Cpu, Cpu)> = precisions()
         .iter()
         .copied()
         .filter_map(|precision| Some((precision, model(precision)?)))
@@ -122,7 +179,7 @@ fn compare(
             }
         }
         peers.iter_mut().for_each(Peer::run);
-        if round % 5 == 1 && !is_quick {
+        if round % 5 == 1 && !is_quick() {
             theirs.push(timed(&mut candle, &batch).0);
         }
         if round > 0 {
@@ -133,7 +190,7 @@ fn compare(
     }
     let [f32_peak, bf16_peak, int8_peak] = peaks.map(|rates| rates.into_iter().fold(0.0, f64::max));
     let (linear, attention) = multiplications(plan, lengths);
-    let candle = if is_quick { f64::NAN } else { median(theirs) };
+    let candle = if is_quick() { f64::NAN } else { median(theirs) };
     let tokens: usize = lengths.iter().sum();
     println!(
         "{name} {workload}: {tokens} tokens; peaks f32 {:.0}, bf16 {:.0}, int8 {:.0} G multiplications/s; candle {candle:.1} ms",

@@ -194,8 +194,14 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
     linear(simd, states.all(), &packed, Keep::<A>::new(&mut qkv, stride));
     let (mut scratch, mut context) = (Scratch::default(), Operand::default());
     context.shape::<S, A>(TOKENS, width);
-    let projected =
-        Projected { words: &qkv, stride, tokens: TOKENS, kv_heads: HEADS.count, reach: Reach::All };
+    let projected = Projected {
+        words: &qkv,
+        stride,
+        tokens: TOKENS,
+        before: &[],
+        kv_heads: HEADS.count,
+        reach: Reach::All,
+    };
     let mut group = criterion.benchmark_group(format!("attention {dtype}"));
     group.bench_function("ours", |bencher| {
         bencher.iter(|| attention::<S, A>(simd, projected, HEADS, &mut scratch, (&mut context, 0)));

@@ -125,6 +125,7 @@ impl World {
             arrived: self.now,
             deadline,
             top_k: None,
+            prefixes: PerTier::default(),
             lengths: PerTier { primary: self.lengths.clone(), fallback: self.lengths.clone() },
         }]));
     }

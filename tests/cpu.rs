@@ -5,7 +5,7 @@ mod common;
 
 use common::{Kind, bert, families, random_batch, random_plan};
 use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer, Unsupported};
-use podium::model::{Activation, Bert, Block, Forward, Gelu, Model, Plan, Tensor};
+use podium::model::{Activation, Bert, Block, Forward, Gelu, Model, Plan, Pool, Reach, Tensor};
 use podium::token::Packed;
 use proptest::prelude::*;
 
@@ -170,6 +170,103 @@ fn a_batch_of_another_model_is_an_error() {
     assert_eq!(scorer.score(&Packed::default(), &mut []), Ok(()));
 }
 
+/// Models whose layers are causal, with and without all that a prefix needs to be shared; and whether it is.
+fn causal_plans() -> Vec<(&'static str, Plan, bool)> {
+    let causal = |mut plan: Plan, at: Pool| {
+        plan.blocks.iter_mut().for_each(|block| block.attention.reach = Reach::Causal);
+        plan.head.at = at;
+        plan
+    };
+    let sizes = [64, 4, 32, 96];
+    let mut mixed = Kind::Qwen3.plan(3, sizes);
+    mixed.blocks[1].attention.reach = Reach::Window(9);
+    vec![
+        ("a decoder", Kind::Qwen3.plan(3, sizes), true),
+        ("a decoder of one layer with narrow heads", Kind::Qwen3.plan(1, [40, 2, 24, 33]), true),
+        ("norms of the output", causal(Kind::Gte.plan(2, sizes), Pool::Last), true),
+        ("learned positions and token types", causal(bert(2, 64, 2, 96).plan(), Pool::Last), true),
+        ("the mean", causal(Kind::ModernBert(Pool::Mean).plan(3, sizes), Pool::Mean), false),
+        ("the first token", causal(Kind::Qwen3.plan(2, sizes), Pool::First), false),
+        ("a window too", mixed, false),
+    ]
+}
+
+/// Requests of several documents each, whose pairs begin alike: with the template, with the query, with a whole pair.
+fn requests(seed: u64) -> Vec<Packed> {
+    let tokens = random_batch(&[40, 16, 50, 3, 20, 90, 33, 64, 9, 1], seed);
+    let part = |number: usize| {
+        let part = tokens.starts()[number] as usize..tokens.starts()[number + 1] as usize;
+        tokens.ids()[part.clone()].iter().copied().zip(tokens.types()[part].iter().copied())
+    };
+    let batch = |pairs: &[&[usize]]| {
+        let mut batch = Packed::default();
+        pairs.iter().for_each(|pair| batch.push(pair.iter().flat_map(|&number| part(number))));
+        batch
+    };
+    vec![
+        batch(&[&[0, 1, 2, 9], &[0, 1, 3, 9], &[0, 1, 4, 9], &[0, 4, 1], &[0, 4, 5, 1], &[0, 4, 6]]),
+        // A whole pair like another one, and one that begins another one.
+        batch(&[&[0, 1, 4, 9], &[0, 1, 4, 9], &[0, 1, 4, 9, 5], &[0, 1], &[0, 1], &[0], &[0]]),
+        // Nothing or one token in common; a pair of one token; a prefix longer than a chunk.
+        batch(&[&[2], &[9, 3], &[9, 4], &[9], &[9], &[7, 6, 5, 2, 3], &[7, 6, 5, 2, 4], &[7, 6, 5, 9]]),
+    ]
+}
+
+#[test]
+fn pairs_that_share_a_prefix_score_as_in_the_reference() {
+    for (name, plan, is_shared) in causal_plans() {
+        let model = CpuModel::new(&random_plan(plan.clone(), 11), Precision::F32).unwrap();
+        assert_eq!(model.shares_prefixes(), is_shared, "{name}");
+        for (number, batch) in requests(11).iter().enumerate() {
+            eprintln!("{name}, batch {number}");
+            hold_within(3.0, plan.clone(), 11, batch);
+        }
+    }
+    let plan = random_plan(Kind::ModernBert(Pool::First).plan(2, [64, 4, 32, 96]), 1);
+    assert!(!CpuModel::new(&plan, Precision::F32).unwrap().shares_prefixes());
+}
+
+#[test]
+fn a_score_does_not_depend_on_what_is_shared() {
+    let batches = requests(12);
+    for (name, plan, _) in causal_plans().into_iter().filter(|(_, _, is_shared)| *is_shared) {
+        let plan = random_plan(plan, 12);
+        for processor in Processor::here() {
+            for (precision, _) in PRECISIONS {
+                let Some(model) = model(processor, &plan, precision) else { continue };
+                let alone: Vec<Vec<u32>> = batches
+                    .iter()
+                    .map(|batch| singles(batch).iter().map(|one| bits(&score(&model, one, 1))[0]).collect())
+                    .collect();
+                // The second time a batch's prefixes are known, and those of another one between the two.
+                for (threads, order) in [(1, &[0, 0, 2][..]), (3, &[0, 1, 0, 2, 1, 2])] {
+                    let mut scorer = Cpu::new(model.clone(), threads);
+                    for &number in order {
+                        let mut logits = vec![f32::NAN; batches[number].len()];
+                        scorer.score(&batches[number], &mut logits).unwrap();
+                        assert_eq!(
+                            bits(&logits),
+                            alone[number],
+                            "{name}, {processor:?} {precision:?}, {threads}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Each sequence as a batch of its own.
+fn singles(batch: &Packed) -> Vec<Packed> {
+    let tokens = batch.starts().windows(2).map(|bounds| bounds[0] as usize..bounds[1] as usize);
+    let single = |tokens: std::ops::Range<usize>| {
+        let mut single = Packed::default();
+        single.push(std::iter::zip(batch.ids()[tokens.clone()].to_vec(), batch.types()[tokens].to_vec()));
+        single
+    };
+    tokens.map(single).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
 
@@ -188,11 +285,8 @@ proptest! {
                 let Some(model) = model(processor, &plan, precision) else { continue };
                 let together = bits(&score(&model, &batch, 1));
                 prop_assert_eq!(&bits(&score(&model, &batch, 3)), &together);
-                for (bounds, together) in batch.starts().windows(2).zip(&together) {
-                    let tokens = bounds[0] as usize..bounds[1] as usize;
-                    let mut alone = Packed::default();
-                    alone.push(std::iter::zip(batch.ids()[tokens.clone()].to_vec(), batch.types()[tokens].to_vec()));
-                    prop_assert_eq!(bits(&score(&model, &alone, 1))[0], *together);
+                for (alone, together) in singles(&batch).iter().zip(&together) {
+                    prop_assert_eq!(bits(&score(&model, alone, 1))[0], *together);
                 }
             }
         }

@@ -4,13 +4,14 @@ mod common;
 
 use common::{logit, setup};
 use podium::backend::{DeviceState, Play, ScoreError, Scorer, Script, Scripted};
-use podium::base::{DeviceNs, Ns, Side, TenantId, Tokens};
-use podium::engine::{Caller, Engine, Handle, SelfCheck, Setup, StartError, State};
+use podium::base::{DeviceNs, Ns, PerTier, Side, TenantId, Tokens};
+use podium::engine::{Caller, Engine, Handle, Journal, JournalEntry, SelfCheck, Setup, StartError, State};
 use podium::model::Golden;
 use podium::rerank::{
     Degradation, Options, Outcome, Overflow, PairTokens, Policy, Query, Refusal, Request, Served, Truncated,
     Truncation, TruncationDefaults,
 };
+use podium::sched::Event;
 use podium::token::{Around, Instructed, Packed, Prompt, Tokenizer};
 use serde_json::json;
 use std::collections::VecDeque;
@@ -347,6 +348,40 @@ fn an_over_long_pair_has_the_same_score_in_any_company() {
             }
         }
     });
+}
+
+#[test]
+fn the_scheduler_gets_the_prefix_where_scorers_share_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("journal.jsonl");
+    block_on(async {
+        let mut setup = setup(Scripted::default(), Some(Scripted::default()));
+        setup.tiers.primary.as_mut().unwrap().shares_prefixes = true;
+        setup.books.journal = Some(Journal::create(&place).unwrap());
+        let engine = up(setup).await;
+        rank(&engine.handle(), Request::new("ab", ["abc", "x"])).await.unwrap();
+        let queries = Query::PerDocument(["ab", "c"].map(Into::into).to_vec());
+        rank(&engine.handle(), Request { query: queries, ..Request::new("", ["abc", "x"]) }).await.unwrap();
+    });
+    let journal = std::fs::read_to_string(place).unwrap();
+    let arrivals: Vec<_> = journal
+        .lines()
+        .skip(1)
+        .map(|line| serde_json::from_str::<JournalEntry>(line).unwrap().event)
+        .flat_map(|event| if let Event::Arrive(arrivals) = event { arrivals } else { Vec::new() })
+        .map(|arrival| (arrival.prefixes, arrival.lengths))
+        .collect();
+    let lengths = |primary: [u32; 2], fallback: [u32; 2]| PerTier {
+        primary: Arc::<[u32]>::from(primary),
+        fallback: Arc::from(fallback),
+    };
+    let prefix = |primary| PerTier { primary, fallback: 0 };
+    // Of [CLS] a b [SEP] a b c [SEP] scorers keep the first token, and compute the next three once.
+    assert_eq!(
+        arrivals,
+        [(prefix(3), lengths([4, 2], [8, 6])), (prefix(0), lengths([7, 4], [8, 5]))],
+        "the second request has a query for each document"
+    );
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub(super) struct Placed {
     pub dtype: &'static str,
     /// The reason for that data type.
     pub dtype_reason: Arc<str>,
+    /// Whether they compute once what pairs have in common before the document.
+    pub shares_prefixes: bool,
     /// The kind of these devices, by which they are priced.
     pub kind: String,
     /// Most tokens of a batch.
@@ -80,8 +82,9 @@ fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
     };
     let threads = configured.threads;
     let chosen = (packed.dtype(), packed.reason().clone());
+    let shares_prefixes = packed.shares_prefixes();
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads))));
-    Ok(on(configured, &make, chosen))
+    Ok(Placed { shares_prefixes, ..on(configured, &make, chosen) })
 }
 
 fn on_reference(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
@@ -100,6 +103,7 @@ fn on(configured: &TierConfig, make: &MakeScorer, (dtype, dtype_reason): (&'stat
         lanes: vec![(CPU.into(), make.clone()); configured.lanes.unwrap_or(1)],
         dtype,
         dtype_reason,
+        shares_prefixes: false,
         kind: configured.device.clone().unwrap_or_else(|| "cpu".to_owned()),
         batch_tokens_max: configured.batch_tokens_max.unwrap_or(CPU_BATCH_TOKENS),
         depth: configured.depth.unwrap_or(CPU_DEPTH),
@@ -161,7 +165,8 @@ mod gpu {
             _ => "configured",
         };
         let dtype_reason = dtype_reason.into();
-        Ok(Placed { lanes, dtype, dtype_reason, kind, batch_tokens_max: tokens_max, depth })
+        let (shares_prefixes, batch_tokens_max) = (false, tokens_max);
+        Ok(Placed { lanes, dtype, dtype_reason, shares_prefixes, kind, batch_tokens_max, depth })
     }
 
     /// The values that were loaded, with their GPUs. Failures are logged; the first is returned as an error if nothing

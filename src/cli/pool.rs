@@ -111,6 +111,7 @@ fn open(
         dtype_reason: placed.dtype_reason.clone(),
         tokenizer,
         pair_tokens_max,
+        shares_prefixes: placed.shares_prefixes,
         device: placed.kind.as_str().into(),
         calibration: model.manifest.calibration,
         self_check: self_check.transpose()?.map(Arc::new),

@@ -3,7 +3,7 @@
 use super::TierSetup;
 use super::books::Price;
 use super::driver::Submission;
-use super::prepare::Prepared;
+use super::pairs::Prepared;
 use crate::base::{Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Outcome, Receipt, Refusal, Served, Truncated, merge_top_k, order};
 use crate::sched::{Answer, Arrival, Slice};

@@ -6,7 +6,7 @@ use super::clock::Clock;
 use super::handle::Shared;
 use super::lane::{LaneEvent, Report, Spawn, Work};
 use super::mailbox::{Mailbox, Post};
-use super::prepare::Prepared;
+use super::pairs::Prepared;
 use super::{StartError, TierSetup};
 use crate::base::{Ns, PerTier, Tier};
 use crate::forecast::predict::Measured;

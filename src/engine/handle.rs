@@ -4,7 +4,8 @@ use super::Setup;
 use super::clock::Clock;
 use super::driver::{Message, Submission};
 use super::mailbox::Post;
-use super::prepare::{Prepare, Prepared};
+use super::pairs::Prepared;
+use super::prepare::Prepare;
 use crate::base::{Ns, PerTier, TenantId, Tier};
 use crate::rerank::{Outcome, Overflow, Policy, Refusal, Request, Served};
 use crate::sched::{Arrival, JobId};
@@ -294,7 +295,8 @@ impl Handle {
             arrived: caller.arrived,
             deadline: budget.map(|budget| caller.arrived.saturating_add(budget)),
             top_k: request.options.top_k,
-            lengths: PerTier::from_fn(|tier| prepared[tier].lengths.clone()),
+            prefixes: PerTier::from_fn(|tier| prepared[tier].prefix),
+            lengths: PerTier::from_fn(|tier| prepared[tier].beyond.clone()),
         };
         Submission { arrival, prepared, tokenise, budget, reply }
     }

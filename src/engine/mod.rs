@@ -7,7 +7,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `handle` | [`Handle::rank`], from request to outcome |
-//! | `prepare` | tokenisation: pool, cache, pairs |
+//! | `prepare` | tokenisation: pool, cache |
+//! | `pairs` | a request's pairs, as lanes score them and as the scheduler counts them |
 //! | `driver` | the loop that passes events to the scheduler and executes its actions |
 //! | `answer` | merges the scores of both tiers into an outcome with its receipt |
 //! | `books` | the one place that updates metrics, ledger and journal |
@@ -26,6 +27,7 @@ mod handle;
 mod journal;
 mod lane;
 mod mailbox;
+mod pairs;
 mod pool;
 mod prepare;
 mod self_check;
@@ -78,11 +80,8 @@ impl Engine {
             seeds: PerTier::default(),
             limits: setup.limits.clone(),
         };
-        let readers = PerTier::from_fn(|tier| {
-            setup.tiers[tier].as_ref().map(|tier| (tier.tokenizer.clone(), tier.pair_tokens_max))
-        });
         let books = Books::new(&mut setup);
-        let prepare = Prepare::start(&readers, setup.truncation.clone(), setup.prepare.clone());
+        let prepare = Prepare::start(&setup.tiers, setup.truncation.clone(), setup.prepare.clone());
         let shared = Arc::new(Shared::new(&setup, driver_sender, prepare, books.metrics()));
         let (started, receiver) = oneshot::channel();
         let driver = Driver {
@@ -232,6 +231,8 @@ pub struct TierSetup {
     pub tokenizer: Arc<Tokenizer>,
     /// The longest pair that it reads, special tokens included.
     pub pair_tokens_max: u32,
+    /// Whether its scorers compute once what pairs have in common before the document.
+    pub shares_prefixes: bool,
     /// The kind of device that its lanes run on, by the name that prices use.
     pub device: Arc<str>,
     /// Maps its logits to the primary's scale.

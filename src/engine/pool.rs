@@ -7,7 +7,7 @@ use super::mailbox::Post;
 use super::{LaneSetup, TierSetup};
 use crate::base::{Ns, PerTier};
 use crate::sched::LaneId;
-use crate::token::{Cut, Fit, Packed, Pair, Template};
+use crate::token::Packed;
 use std::sync::Arc;
 
 /// Tokens of the smallest warm-up batch; the next ones double.
@@ -29,7 +29,7 @@ pub(super) fn factories(
         .map(|(lane, number)| {
             let setup = tiers[lane.tier].as_ref().expect("a lane's tier is configured");
             let template = setup.tokenizer.template().clone();
-            let buckets = buckets(&template, setup.pair_tokens_max, lane.batch_tokens_max);
+            let buckets = buckets(setup.pair_tokens_max, lane.batch_tokens_max);
             let self_check = setup.self_check.clone();
             let (tier, lane, driver) = (lane.tier, lane.clone(), driver.clone());
             let spawn = move |generation: u32, wait: Ns| Spawn {
@@ -53,20 +53,18 @@ pub(super) fn factories(
 }
 
 /// One batch for each power of two of tokens, up to the lane's cap.
-fn buckets(template: &Arc<Template>, pair_tokens_max: u32, batch_tokens_max: u64) -> Arc<[Packed]> {
+fn buckets(pair_tokens_max: u32, batch_tokens_max: u64) -> Arc<[Packed]> {
     let sizes = (0..).map(|power| BUCKET_TOKENS_MIN << power).take_while(|&size| size < batch_tokens_max);
+    let mut number = 0;
     sizes
         .chain([batch_tokens_max])
         .map(|tokens| {
             let pairs = tokens.div_ceil(PAIR_TOKENS);
-            let limit = ((tokens / pairs) as u32).clamp(template.specials() + 2, pair_tokens_max);
-            // The ids do not matter: an encoder's time depends on lengths only.
-            let text: Arc<[u32]> = (0..limit).map(|_| 3).collect();
-            let fit = Fit::new(limit, Cut::LongestFirst);
-            let pair = Pair::fit(text.clone(), text, template, &fit).expect("the limit has room for texts");
+            let length = ((tokens / pairs) as u32).clamp(1, pair_tokens_max);
             let mut batch = Packed::default();
             for _ in 0..pairs {
-                pair.push_into(&mut batch, template);
+                batch.push_numbered(number, length);
+                number += 1;
             }
             batch
         })
@@ -79,15 +77,12 @@ mod tests {
 
     #[test]
     fn warm_up_covers_every_power_of_two_and_the_cap() {
-        let template = Arc::new(Template { before: vec![(1, 0)], ..Template::default() });
-        let tokens: Vec<u64> = buckets(&template, 512, 1000).iter().map(|batch| batch.tokens().0).collect();
+        let tokens: Vec<u64> = buckets(512, 1000).iter().map(|batch| batch.tokens().0).collect();
         assert_eq!(tokens, [32, 64, 128, 256, 512, 1000]);
     }
 
     #[test]
     fn warm_up_pairs_stay_within_a_short_model() {
-        let template = Arc::new(Template::default());
-        let batches = buckets(&template, 40, 256);
-        assert!(batches.iter().all(|batch| batch.lengths().all(|length| length <= 40)));
+        assert!(buckets(40, 256).iter().all(|batch| batch.lengths().all(|length| length <= 40)));
     }
 }

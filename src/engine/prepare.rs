@@ -3,7 +3,9 @@
 //! A request waits once and is then read in chunks; after each chunk it goes to the back of the queue, so that a
 //! request of ten thousand documents does not block small ones.
 
-use crate::base::{Ns, PerTier, Tier, Tokens};
+use super::TierSetup;
+use super::pairs::{Pairs, Prepared};
+use crate::base::{Ns, PerTier, Tier};
 use crate::model::fit;
 use crate::rerank::{PairTokens, Policy, Query, Refusal, Request, TruncationDefaults};
 use crate::token::{FitError, Pair, TokenCache, Tokenizer};
@@ -39,38 +41,24 @@ impl Default for PrepareLimits {
     }
 }
 
-/// A request's pairs for each tier; empty for a tier that is not configured or cannot read the request.
-pub(super) type Prepared = PerTier<Pairs>;
-
-/// One tier's pairs, in the caller's order.
-#[derive(Clone)]
-pub(super) struct Pairs {
-    pub pairs: Arc<[Pair]>,
-    /// The number of tokens of each pair.
-    pub lengths: Arc<[u32]>,
-}
-
-impl Pairs {
-    fn new(pairs: Vec<Pair>) -> Self {
-        Self { lengths: pairs.iter().map(Pair::len).collect(), pairs: pairs.into() }
-    }
-
-    /// The tokens of all pairs.
-    pub fn tokens(&self) -> Tokens {
-        Tokens(self.lengths.iter().map(|&length| u64::from(length)).sum())
-    }
-}
-
 /// A handle to the pool. Its threads end when it is dropped.
 pub(super) struct Prepare {
     encoders: Arc<[Encoder]>,
-    /// Each tier's encoder, by position, and its longest pair.
-    tiers: PerTier<Option<(usize, u32)>>,
+    tiers: PerTier<Option<Reader>>,
     truncation: TruncationDefaults,
     /// The queue of requests; `None` ends a thread.
     line: Sender<Option<Weak<Reading>>>,
     waiting: AtomicUsize,
     limits: PrepareLimits,
+}
+
+/// How a tier reads pairs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Reader {
+    /// The position of its encoder.
+    encoder: usize,
+    pair_tokens_max: u32,
+    shares_prefixes: bool,
 }
 
 /// A tokenizer with its cache. Tiers with the same tokenizer share it.
@@ -104,22 +92,23 @@ enum Text {
 }
 
 impl Prepare {
-    /// Starts the threads. A tier's tokenizer comes with the longest pair that its model reads.
+    /// Starts the threads.
     pub fn start(
-        tiers: &PerTier<Option<(Arc<Tokenizer>, u32)>>,
+        tiers: &PerTier<Option<TierSetup>>,
         truncation: TruncationDefaults,
         limits: PrepareLimits,
     ) -> Self {
         let mut encoders: Vec<Encoder> = Vec::new();
         let tiers = PerTier::from_fn(|tier| {
-            let (tokenizer, pair_tokens_max) = tiers[tier].as_ref()?;
+            let TierSetup { tokenizer, pair_tokens_max, shares_prefixes, .. } = tiers[tier].as_ref()?;
             let known = encoders.iter().position(|encoder| Arc::ptr_eq(&encoder.tokenizer, tokenizer));
-            let place = known.unwrap_or_else(|| {
+            let encoder = known.unwrap_or_else(|| {
                 let cache = TokenCache::new(limits.cache_bytes_max);
                 encoders.push(Encoder { tokenizer: tokenizer.clone(), cache });
                 encoders.len() - 1
             });
-            Some((place, *pair_tokens_max))
+            let (pair_tokens_max, shares_prefixes) = (*pair_tokens_max, *shares_prefixes);
+            Some(Reader { encoder, pair_tokens_max, shares_prefixes })
         });
         let (line, receiver) = unbounded();
         for number in 0..limits.threads.max(1) {
@@ -163,7 +152,7 @@ impl Prepare {
     /// Checks a limit that the caller holds the model to: the fallback by that policy, else the primary if there is one.
     fn check(&self, request: &Request, policy: Policy) -> Result<(), Refusal> {
         let primary = self.tiers.primary.filter(|_| policy != Policy::Fallback);
-        let reads = primary.or(self.tiers.fallback).map_or(u32::MAX, |(_, tokens)| tokens);
+        let reads = primary.or(self.tiers.fallback).map_or(u32::MAX, |reader| reader.pair_tokens_max);
         match request.truncation.pair_tokens {
             PairTokens::Within(tokens) if tokens > reads => Err(Refusal::Invalid {
                 field: "pair_tokens_max".to_owned(),
@@ -179,7 +168,7 @@ impl Prepare {
         }
         let pairs = |tier: Tier| {
             let none = || Ok(Pairs::new(Vec::new()));
-            self.tiers[tier].map_or_else(none, |tier| reading.pairs(tier, &self.truncation))
+            self.tiers[tier].map_or_else(none, |reader| reading.pairs(reader, &self.truncation))
         };
         let primary = pairs(Tier::Primary);
         let is_same = self.tiers.primary == self.tiers.fallback;
@@ -354,7 +343,7 @@ impl Reading {
 
     fn pairs(
         &self,
-        (encoder, pair_tokens_max): (usize, u32),
+        Reader { encoder, pair_tokens_max, shares_prefixes }: Reader,
         defaults: &TruncationDefaults,
     ) -> Result<Pairs, Refusal> {
         let request = &*self.request;
@@ -385,6 +374,6 @@ impl Reading {
             })
         };
         let pairs: Result<Vec<Pair>, Refusal> = (0..request.documents.len()).map(pair).collect();
-        pairs.map(Pairs::new)
+        pairs.map(|pairs| if shares_prefixes { Pairs::shared(pairs, template) } else { Pairs::new(pairs) })
     }
 }

@@ -12,55 +12,10 @@
 //! bound, by which the scheduler tries such work. Otherwise a pessimistic estimate would never be corrected, because work
 //! that is predicted to be late does not run.
 
+pub use super::load::{Load, Measured};
 use super::surprise::Run;
 use super::window::Window;
 use crate::base::{DeviceNs, Ns};
-use serde::{Deserialize, Serialize};
-
-/// The load of a batch, as far as its time depends on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Load {
-    /// Tokens of all pairs.
-    pub tokens: u64,
-    /// The sum over pairs of the square of their tokens.
-    pub squares: u64,
-    /// The number of pairs.
-    pub pairs: u32,
-}
-
-impl Load {
-    /// The load of pairs with these lengths in tokens.
-    pub fn of(lengths: impl IntoIterator<Item = u32>) -> Self {
-        let mut load = Self::default();
-        for length in lengths {
-            load.add(length);
-        }
-        load
-    }
-
-    /// Adds a pair of `length` tokens.
-    pub fn add(&mut self, length: u32) {
-        let length = u64::from(length);
-        self.tokens = self.tokens.saturating_add(length);
-        self.squares = self.squares.saturating_add(length * length);
-        self.pairs = self.pairs.saturating_add(1);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.pairs == 0 && self.tokens == 0
-    }
-}
-
-/// A batch with its measured time; warm-up runs seed a predictor with these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Measured {
-    /// The batch.
-    pub load: Load,
-    /// Its measured time.
-    pub took: DeviceNs,
-}
 
 /// The knots of the curve: 0 and each power of two from 16 to 524288 tokens.
 const KNOTS: usize = 17;
@@ -185,11 +140,15 @@ impl Predictor {
         if load.is_empty() { Ns::ZERO } else { whole(self.nanos(load) * (2.0 * self.window.p99() - 1.0)) }
     }
 
-    /// The time that one more pair of `length` tokens adds to a batch of any size; at least a nanosecond.
-    pub fn marginal(&self, length: u32) -> Ns {
-        let length = f64::from(length);
+    /// The time that some more load adds to a batch of any size; at least a nanosecond, unless it is empty.
+    pub fn marginal(&self, added: &Load) -> Ns {
+        let [_, tokens, squares] = terms(added);
         let [_, per_token, per_square] = self.coefficients;
-        whole(self.gain * length * (per_token * UNITS[1] + per_square * UNITS[2] * length))
+        if added.is_empty() {
+            Ns::ZERO
+        } else {
+            whole(self.gain * (per_token * tokens + per_square * squares))
+        }
     }
 
     /// The fixed overhead of a batch.
@@ -488,15 +447,15 @@ mod tests {
         assert!(is_near(predictor.fixed(), 3e6), "{:?}", predictor.fixed());
         for length in [16, 100, 500] {
             let squares = 40.0 * f64::from(length) * f64::from(length);
-            let found = predictor.marginal(length);
+            let found = predictor.marginal(&Load::of([length]));
             assert!(is_near(found, 2_000.0 * f64::from(length) + squares), "{length}: {found:?}");
         }
         // All parts follow the gain.
-        let mut faster = predictor.clone();
+        let (mut faster, one) = (predictor.clone(), Load::of([16]));
         faster.gain /= 3.0;
         assert!(
             is_near(faster.fixed(), 1e6)
-                && is_near(faster.marginal(16), predictor.marginal(16).0 as f64 / 3.0)
+                && is_near(faster.marginal(&one), predictor.marginal(&one).0 as f64 / 3.0)
         );
     }
 
@@ -623,7 +582,7 @@ mod tests {
         let predictor = Predictor::new(&[]);
         assert!(predictor.predict(&Load::of([100])) > Ns(100_000));
         assert!(predictor.p99(&Load::of([100])) > predictor.predict(&Load::of([100])));
-        assert!(predictor.marginal(100) > Ns(1_000));
+        assert!(predictor.marginal(&Load::of([100])) > Ns(1_000));
     }
 
     #[test]
@@ -636,7 +595,7 @@ mod tests {
         for pairs in 1..100 {
             assert_eq!(predictor.predict(&seed(pairs).load), Ns(1_000_000 * pairs as u64));
         }
-        assert!(predictor.marginal(100).0.abs_diff(1_000_000) < 2_000);
+        assert!(predictor.marginal(&Load::of([100])).0.abs_diff(1_000_000) < 2_000);
     }
 
     #[test]
@@ -755,7 +714,7 @@ mod tests {
             for batch in &measured {
                 predictor.observe(&batch.load, Ns(batch.took.0), Ns(batch.load.tokens));
                 let load = Load::of([1]);
-                prop_assert!(predictor.predict(&load) > Ns::ZERO && predictor.marginal(1) > Ns::ZERO);
+                prop_assert!(predictor.predict(&load) > Ns::ZERO && predictor.marginal(&Load::of([1])) > Ns::ZERO);
                 prop_assert!(predictor.p99(&load) >= predictor.predict(&load));
                 prop_assert!(predictor.gain.is_finite() && predictor.error().is_finite());
                 prop_assert!(predictor.curve.iter().all(|value| value.is_finite() && *value >= 0.0));

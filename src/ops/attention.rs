@@ -6,6 +6,7 @@ use super::dtype::Float;
 use super::epilogue::Epilogue;
 use super::linear::{Product, tiles, zeros};
 use super::operand::{Operand, RowsMut};
+use super::projected::Projected;
 use super::simd::tiles::{BLOCK, Tiles};
 use super::simd::{Kernel, Simd};
 use super::{Buffer, PAD, Reach};
@@ -35,67 +36,45 @@ pub struct Scratch {
     pub(super) values: Buffer,
     pub(super) scores: Buffer,
     pub(super) weights: Buffer,
+    /// Rows of keys or values that lie in several places.
+    pub(super) aside: Buffer,
 }
 
-/// Queries, keys and values of a sequence, for every head, in the dtype that attention is computed in.
-#[derive(Clone, Copy)]
-pub struct Projected<'a> {
-    /// Rows of `[heads + 2 kv_heads, size]` values, queries scaled by log2(e) / sqrt(d). On tiles up to 31 rows beyond the
-    /// sequence are read and not used.
-    pub words: &'a [u32],
-    /// Words from row to row.
-    pub stride: usize,
-    /// Rows of the sequence.
-    pub tokens: usize,
-    /// Heads of keys and values; they divide the heads, and as many heads of queries in a row read each.
-    pub kv_heads: usize,
-    /// Which keys a query sees.
-    pub reach: Reach,
-}
-
-impl Projected<'_> {
-    /// The first words of a head's queries, and of the keys and values that it reads.
-    pub(super) fn parts(&self, heads: Heads, head: usize, groups: usize) -> [*const u32; 3] {
-        let kv_head = head / (heads.count / self.kv_heads);
-        [head, heads.count + kv_head, heads.count + self.kv_heads + kv_head]
-            .map(|place| self.words[place * groups..].as_ptr())
-    }
-
-    /// Whether a head reads other keys and values than the one before it.
-    pub(super) fn begins_group(&self, heads: Heads, head: usize) -> bool {
-        head.is_multiple_of(heads.count / self.kv_heads)
-    }
-
-    /// The keys that rows of a tile see: from a multiple of `block` on.
-    pub(super) fn keys(&self, row: usize, rows: usize, block: usize) -> std::ops::Range<usize> {
-        let (first, last) = (self.reach.keys(row, self.tokens), self.reach.keys(row + rows - 1, self.tokens));
-        first.start / block * block..last.end
-    }
-}
-
-/// What stands for the score of a key that a query does not see: its weight is no more than 2^-125.
+/// What stands for the score of a key before those that a query sees: its weight is no more than 2^-125.
 const UNSEEN: f32 = -1e30;
 
-/// Hides scores of keys that a query does not see. `scores` begins with that of key `keys.start`.
+/// Writes the weights of a row's keys, before they are divided by their sum, which it returns. Scores and weights begin with
+/// those of key `keys.start`, and weights end at a whole vector. A key after those that the row sees weighs nothing, so
+/// that the row's context does not depend on what its tile sees beyond it.
 ///
 /// # Safety
-/// `scores` holds a score for each of `keys`.
+/// `scores` holds a score for each of `keys`, up to a whole vector; as many values may be written to `weights`.
 #[inline(always)]
-pub(super) unsafe fn hide<S: Simd>(simd: S, scores: *mut f32, keys: Range<usize>, seen: Range<usize>) {
-    for part in [keys.start..seen.start, seen.end..keys.end] {
-        let mut key = part.start;
-        // SAFETY: the caller promises the scores.
-        unsafe {
-            while key + S::LANES <= part.end {
-                simd.store(scores.add(key - keys.start), simd.splat(UNSEEN));
-                key += S::LANES;
-            }
-            (key..part.end).for_each(|key| *scores.add(key - keys.start) = UNSEEN);
+pub(super) unsafe fn weigh<S: Simd, A: Float<S>>(
+    simd: S,
+    (scores, weights): (*mut f32, *mut u32),
+    keys: Range<usize>,
+    seen: Range<usize>,
+) -> f32 {
+    let (before, count) = (seen.start - keys.start, seen.end - keys.start);
+    // SAFETY: the caller promises the scores and the room for weights.
+    unsafe {
+        let mut key = 0;
+        while key + S::LANES <= before {
+            simd.store(scores.add(key), simd.splat(UNSEEN));
+            key += S::LANES;
         }
+        (key..before).for_each(|key| *scores.add(key) = UNSEEN);
+        let sum = softmax::<S, A>(simd, scores, count, weights);
+        for at in (count.next_multiple_of(S::LANES)..keys.len()).step_by(S::LANES) {
+            A::store(simd, weights, at, simd.splat(0.0));
+        }
+        sum
     }
 }
 
-/// Attends within one sequence; its contexts, `[tokens, heads.width()]` in `A`, go into an operand from a row on.
+/// Attends within one sequence; the contexts of its rows, `[tokens, heads.width()]` in `A`, go into an operand from a row
+/// on. A row's context depends on its keys only, whichever rows are computed with it.
 pub fn attention<S: Simd, A: Float<S>>(
     simd: S,
     projected: Projected<'_>,
@@ -103,15 +82,17 @@ pub fn attention<S: Simd, A: Float<S>>(
     scratch: &mut Scratch,
     (context, first): (&mut Operand, usize),
 ) {
-    let Projected { words, stride, tokens, kv_heads, .. } = projected;
+    let Projected { tokens, kv_heads, .. } = projected;
+    let groups = heads.size / A::GROUP;
     assert!(kv_heads > 0 && heads.count.is_multiple_of(kv_heads), "heads of keys divide those of queries");
     let rows = if A::ON_TILES { tokens.next_multiple_of(BLOCK) } else { tokens };
-    assert!(heads.size.is_multiple_of(PAD) && words.len() >= rows * stride, "rows are whole");
-    assert!((heads.count + 2 * kv_heads) * heads.size / A::GROUP <= stride, "a row has three parts");
-    let padded = tokens.next_multiple_of(PAD);
+    let is_whole = heads.size.is_multiple_of(PAD) && projected.is_whole(heads, groups, rows);
+    assert!(is_whole, "rows have their parts");
+    let padded = projected.sequence().next_multiple_of(PAD);
     let height = S::ROWS.max(BLOCK);
-    scratch.keys.grow(padded * heads.size / A::GROUP);
+    scratch.keys.grow(padded * groups);
     scratch.values.grow(padded / A::GROUP * heads.size);
+    scratch.aside.grow(BLOCK * groups);
     scratch.scores.grow(height * (padded + LINE));
     scratch.weights.grow(height * (padded / A::GROUP + LINE));
     let RowsMut { words: to, stride: to_stride, .. } =
@@ -146,29 +127,32 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
     #[inline(always)]
     fn run(self, simd: S) {
         let Self { projected, heads, head, scratch, to, to_stride, .. } = self;
-        let Projected { stride, tokens, reach, .. } = projected;
+        let Projected { stride, tokens, .. } = projected;
         let groups = heads.size / A::GROUP;
-        let [queries, keys, values] = projected.parts(heads, head, groups);
-        let blocks = tokens.div_ceil(S::LANES);
-        let padded = blocks * S::LANES;
-        let is_first = projected.begins_group(heads, head);
-        // SAFETY: `attention` asserted that the three parts of every token lie in `qkv`, that the context
-        // has a place, and made room in the scratch.
+        let (queries, [keys, values]) = projected.parts(heads, head, groups);
+        let sequence = projected.sequence();
+        let padded = sequence.next_multiple_of(S::LANES);
+        let packed = if projected.begins_group(heads, head) { sequence } else { 0 };
+        let aside = scratch.aside.words_mut().as_mut_ptr();
+        // SAFETY: `attention` asserted that the parts of every token are there and that the context has a place, and
+        // made room in the scratch.
         unsafe {
             // Keys word by word: `[blocks, groups, LANES]`.
-            for block in 0..if is_first { blocks } else { 0 } {
-                let (from, rows) = (keys.add(block * S::LANES * stride), tokens - block * S::LANES);
+            for key in (0..packed).step_by(S::LANES) {
+                let count = (packed - key).min(S::LANES);
+                let (from, from_stride) = keys.rows(key..key + count, aside);
                 for group in (0..groups).step_by(S::LANES) {
-                    let to = scratch.keys.words_mut()[(block * groups + group) * S::LANES..].as_mut_ptr();
-                    simd.transpose(from.add(group), stride, rows.min(S::LANES), to);
+                    let to = scratch.keys.words_mut()[key * groups + group * S::LANES..].as_mut_ptr();
+                    simd.transpose(from.add(group), from_stride, count, to);
                 }
             }
             // Values of as many tokens to a word as a word holds: `[value_groups, size]`.
-            for group in 0..if is_first { tokens.div_ceil(A::GROUP) } else { 0 } {
-                let first = group * A::GROUP;
+            for key in (0..packed).step_by(A::GROUP) {
+                let count = (packed - key).min(A::GROUP);
+                let (from, from_stride) = values.rows(key..key + count, aside);
                 for at in (0..heads.size).step_by(S::LANES) {
-                    let words = A::pair_rows(simd, values.add(first * stride), stride, tokens - first, at);
-                    let to = scratch.values.words_mut()[group * heads.size + at..].as_mut_ptr();
+                    let words = A::pair_rows(simd, from, from_stride, count, at);
+                    let to = scratch.values.words_mut()[key / A::GROUP * heads.size + at..].as_mut_ptr();
                     simd.store(to.cast(), simd.as_floats(words));
                 }
             }
@@ -205,8 +189,8 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     let scores = scratch.scores.floats_mut()[i * score_stride + seen.start..].as_mut_ptr();
                     let weights =
                         scratch.weights.words_mut()[i * weight_stride + seen.start / A::GROUP..].as_mut_ptr();
-                    hide(simd, scores, seen.clone(), reach.keys(row + i, tokens));
-                    *inverse = 1.0 / softmax::<S, A>(simd, scores, seen.len(), weights);
+                    let own = projected.seen(row + i);
+                    *inverse = 1.0 / weigh::<S, A>(simd, (scores, weights), seen.clone(), own);
                 }
                 let out = Context::<A> {
                     to: to.add(row * to_stride + head * groups),
@@ -239,12 +223,7 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
 /// # Safety
 /// `count` scores lie behind `scores`, up to a whole vector; as many values may be written to `weights`.
 #[inline(always)]
-pub(super) unsafe fn softmax<S: Simd, A: Float<S>>(
-    simd: S,
-    scores: *const f32,
-    count: usize,
-    weights: *mut u32,
-) -> f32 {
+unsafe fn softmax<S: Simd, A: Float<S>>(simd: S, scores: *const f32, count: usize, weights: *mut u32) -> f32 {
     let (whole, rest) = (count / S::LANES * S::LANES, count % S::LANES);
     let lowest = simd.splat(f32::MIN);
     // SAFETY: the caller promises whole vectors.

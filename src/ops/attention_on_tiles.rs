@@ -4,9 +4,10 @@
 //! tokens, once for all rows. Then, for 32 rows at a time: scores for all keys, softmax on scores in the first-level cache,
 //! contexts.
 
-use super::attention::{Heads, LINE, Projected, Scratch, hide, softmax};
+use super::attention::{Heads, LINE, Scratch, weigh};
 use super::dtype::Float;
 use super::linear::zeros;
+use super::projected::{OneHead, Projected};
 use super::simd::tiles::{BLOCK, Block, TILE};
 use super::simd::{Kernel, Simd};
 use std::marker::PhantomData;
@@ -32,14 +33,16 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
     #[inline(always)]
     fn run(self, simd: S) {
         let Self { projected, heads, scratch, to, to_stride, .. } = self;
-        let Projected { words, stride, tokens, reach, .. } = projected;
+        let Projected { words, stride, tokens, .. } = projected;
+        let sequence = projected.sequence();
         let groups = heads.size / A::GROUP;
-        let padded = tokens.next_multiple_of(BLOCK);
+        let padded = sequence.next_multiple_of(BLOCK);
         let (score_stride, weight_stride) = (padded + LINE, padded / A::GROUP + LINE);
         let keys = scratch.keys.words_mut().as_mut_ptr();
         let values = scratch.values.words_mut().as_mut_ptr();
         let scores = scratch.scores.floats_mut().as_mut_ptr();
         let weights = scratch.weights.words_mut().as_mut_ptr();
+        let aside = scratch.aside.words_mut().as_mut_ptr();
         let mut sums = Sums([0; BLOCK * BLOCK]);
         let sums = sums.0.as_mut_ptr();
         let same = Block {
@@ -58,13 +61,13 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
             fetch_lines: 0,
         };
         for head in 0..heads.count {
-            // SAFETY: `attention` asserted that the three parts of every token lie in `words`, and whole tiles of
-            // rows behind the last one, made room in the scratch and for the contexts, and keeps the session.
+            // SAFETY: `attention` asserted that the parts of every token are there, and whole tiles of queries behind
+            // the last one, made room in the scratch and for the contexts, and keeps the session.
             unsafe {
-                let [own_queries, own_keys, own_values] = projected.parts(heads, head, groups);
+                let (own_queries, [own_keys, own_values]) = projected.parts(heads, head, groups);
                 if projected.begins_group(heads, head) {
-                    pack_keys(simd, (own_keys, stride, tokens), groups, keys);
-                    pack_values::<S, A>(simd, (own_values, stride, tokens), heads.size, values);
+                    pack_keys(simd, (own_keys, sequence), groups, (keys, aside));
+                    pack_values::<S, A>(simd, (own_values, sequence), heads.size, (values, aside));
                 }
                 for row in (0..tokens).step_by(BLOCK) {
                     let rows = (tokens - row).min(BLOCK);
@@ -85,11 +88,8 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
                     for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {
                         let weights = weights.add(i * weight_stride + seen.start / A::GROUP);
                         let scores = scores.add(i * score_stride + seen.start);
-                        hide(simd, scores, seen.clone(), reach.keys(row + i, tokens));
-                        *inverse = 1.0 / softmax::<S, A>(simd, scores, seen.len(), weights);
-                        if seen.end.next_multiple_of(S::LANES) < end {
-                            A::store(simd, weights, end - S::LANES - seen.start, simd.splat(0.0));
-                        }
+                        let own = projected.seen(row + i);
+                        *inverse = 1.0 / weigh::<S, A>(simd, (scores, weights), seen.start..end, own);
                     }
                     for column in (0..heads.size).step_by(BLOCK) {
                         A::multiply(&Block {
@@ -119,21 +119,21 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
 /// Keys word by word, 16 at a time: `[keys / 16, groups, 16]`, zeros up to a whole block.
 ///
 /// # Safety
-/// `tokens` rows of `groups` words lie `stride` apart behind `from`, and whole blocks of them have room behind `to`.
+/// All `tokens` keys are there, and whole blocks of them have room behind `to`, and a block behind `aside`.
 #[inline(always)]
 unsafe fn pack_keys<S: Simd>(
     simd: S,
-    (from, stride, tokens): (*const u32, usize, usize),
+    (from, tokens): (OneHead<'_>, usize),
     groups: usize,
-    to: *mut u32,
+    (to, aside): (*mut u32, *mut u32),
 ) {
     for key in (0..tokens.next_multiple_of(BLOCK)).step_by(TILE) {
         let rows = tokens.saturating_sub(key).min(TILE);
-        for group in (0..groups).step_by(TILE) {
-            // SAFETY: the caller promises the rows that are there, and room for all.
-            unsafe {
-                let from = from.wrapping_add(key * stride + group);
-                simd.transpose(from, stride, rows, to.add(key * groups + group * TILE));
+        // SAFETY: the caller promises the rows that are there, and room for all.
+        unsafe {
+            let (from, stride) = from.rows(key..key + rows, aside);
+            for group in (0..groups).step_by(TILE) {
+                simd.transpose(from.wrapping_add(group), stride, rows, to.add(key * groups + group * TILE));
             }
         }
     }
@@ -142,23 +142,24 @@ unsafe fn pack_keys<S: Simd>(
 /// Values of as many tokens to a word as a word holds: `[tokens / GROUP, size]`, zeros up to a whole block.
 ///
 /// # Safety
-/// `tokens` rows of `size` values lie `stride` words apart behind `from`, and whole blocks of them have room behind
-/// `to`.
+/// All `tokens` rows of `size` values are there, and whole blocks of them have room behind `to`, and a block behind
+/// `aside`.
 #[inline(always)]
 unsafe fn pack_values<S: Simd, A: Float<S>>(
     simd: S,
-    (from, stride, tokens): (*const u32, usize, usize),
+    (from, tokens): (OneHead<'_>, usize),
     size: usize,
-    to: *mut u32,
+    (to, aside): (*mut u32, *mut u32),
 ) {
     for first in (0..tokens.next_multiple_of(BLOCK)).step_by(A::GROUP) {
-        for at in (0..size).step_by(S::LANES) {
-            // SAFETY: the caller promises the rows that are there, and room for all.
-            unsafe {
-                let words = if first < tokens {
-                    A::pair_rows(simd, from.add(first * stride), stride, tokens - first, at)
-                } else {
-                    simd.splat_word(0)
+        let rows = tokens.saturating_sub(first).min(A::GROUP);
+        // SAFETY: the caller promises the rows that are there, and room for all.
+        unsafe {
+            let (from, stride) = from.rows(first..first + rows, aside);
+            for at in (0..size).step_by(S::LANES) {
+                let words = match rows {
+                    0 => simd.splat_word(0),
+                    rows => A::pair_rows(simd, from, stride, rows, at),
                 };
                 simd.store(to.add(first / A::GROUP * size + at).cast(), simd.as_floats(words));
             }

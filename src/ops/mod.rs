@@ -9,6 +9,7 @@
 //! | `epilogue`, `activate` | what follows them, fused in: residual, dtype, GELU |
 //! | `gate` | act(a) * b as the next map's input |
 //! | `rotate` | norms and rotary positions of queries and keys |
+//! | `projected` | the queries, keys and values that attention reads |
 //! | `attention`, `attention_on_tiles` | within each sequence |
 //! | `first_token` | the same, for the last layer's first tokens alone |
 //! | `layer_norm`, `embed`, `head` | what is left of an encoder |
@@ -42,12 +43,13 @@ mod math;
 mod on_tiles;
 mod operand;
 mod pages;
+mod projected;
 mod rotate;
 mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{Heads, Projected, Scratch, attention, attention_reference};
+pub use attention::{Heads, Scratch, attention, attention_reference};
 pub use buffer::Buffer;
 pub use dtype::{Bf16, Dtype, F32, Float, Input, Int8};
 pub use embed::{Table, embed};
@@ -60,6 +62,7 @@ pub use linear::{Dense, Linear, lay_together, linear, linear_reference};
 pub use math::{ERF, ERF_P, EXP2, gelu_reference};
 pub use on_tiles::multiply_on_tiles;
 pub use operand::{Operand, Rows};
+pub use projected::{Before, Projected};
 pub use rotate::{Angles, Rotation, rotate};
 #[cfg(target_arch = "x86_64")]
 pub use simd::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};

@@ -60,25 +60,28 @@ impl Rotation {
     }
 }
 
-/// Rotates the queries and keys of a sequence from its first token on: rows of `[queries, keys, ..]` heads in `A`,
-/// `stride` words each.
+/// Rotates the queries and keys of a sequence's tokens from a place on: rows of `[queries, keys, ..]` heads in `A`, `stride`
+/// words each.
 pub fn rotate<S: Simd, A: Float<S>>(
     simd: S,
     rotation: &Rotation,
     (rows, stride): (&mut [u32], usize),
+    place: usize,
     [queries, keys]: [usize; 2],
 ) {
-    let tokens = rows.len() / stride;
+    let tokens = place + rows.len() / stride;
     let Angles { size, positions, .. } = *rotation.angles;
     assert!(tokens <= positions, "{tokens} tokens, and {positions} positions");
     assert!((queries + keys) * size / A::GROUP <= stride, "a row has its heads");
-    simd.launch(Rotate::<A> { rotation, rows, stride, queries, keys, _marker: PhantomData });
+    simd.launch(Rotate::<A> { rotation, rows, stride, place, queries, keys, _marker: PhantomData });
 }
 
 struct Rotate<'a, A> {
     rotation: &'a Rotation,
     rows: &'a mut [u32],
     stride: usize,
+    /// Of the first row.
+    place: usize,
     queries: usize,
     keys: usize,
     _marker: PhantomData<A>,
@@ -88,11 +91,11 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Rotate<'_, A> {
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        let Self { rotation, rows, stride, queries, keys, .. } = self;
+        let Self { rotation, rows, stride, place, queries, keys, .. } = self;
         let Rotation { angles, norms } = rotation;
         let Angles { size, head_dim, cosines, sines, .. } = &**angles;
         let half = size / 2;
-        for (place, row) in rows.chunks_exact_mut(stride).enumerate() {
+        for (place, row) in (place..).zip(rows.chunks_exact_mut(stride)) {
             let row = row.as_mut_ptr();
             let (cosines, sines) = (&cosines.floats()[place * half..], &sines.floats()[place * half..]);
             for head in 0..queries + keys {

@@ -2,10 +2,10 @@
 //! magnitudes. Tolerances are at most twice the error of the naive version in the same dtype.
 
 use super::{
-    Activation, AddTo, Angles, Bf16, Buffer, Dense, Dtype, F32, FirstScratch, FirstToken, Float, Gelu, Head,
-    HeadScratch, Heads, Input, Int8, Keep, Linear, Norm, Operand, PAD, Portable, Projected, Reach, Rotation,
-    Scratch, Simd, attention, attention_reference, first_token_attention, gate, gelu_reference, layer_norm,
-    layer_norm_into, layer_norm_reference, linear, linear_reference, norm_into, rotate,
+    Activation, AddTo, Angles, Before, Bf16, Buffer, Dense, Dtype, F32, FirstScratch, FirstToken, Float,
+    Gelu, Head, HeadScratch, Heads, Input, Int8, Linear, Norm, Operand, PAD, Portable, Projected, Reach,
+    Rotation, Scratch, Simd, attention, attention_reference, first_token_attention, gate, gelu_reference,
+    layer_norm, layer_norm_into, layer_norm_reference, linear, linear_reference, norm_into, rotate,
 };
 use half::bf16;
 use rand::RngExt;
@@ -192,45 +192,60 @@ fn the_feed_forward_part_is_the_reference_s_in_every_dtype() {
     }
 }
 
+/// Rows of `[queries, keys, values]`, each part of its width in values, in a dtype; and words from row to row.
+fn joined<S: Simd, A: Float<S>>(simd: S, parts: &[(&[f32], usize)]) -> (Vec<u32>, usize) {
+    let tokens = parts[0].0.len() / parts[0].1;
+    let all: usize = parts.iter().map(|(_, width)| width).sum();
+    let stride = (all + 5 * A::GROUP) / A::GROUP;
+    // Tiles read rows beyond the sequence, where anything may lie.
+    let mut words = vec![f32::NAN.to_bits(); tokens.next_multiple_of(32) * stride];
+    for token in 0..tokens {
+        let row: Vec<f32> =
+            parts.iter().flat_map(|(part, width)| &part[token * width..][..*width]).copied().collect();
+        let mut operand = Operand::default();
+        operand.fill::<S, A>(simd, &row, all);
+        words[token * stride..][..all / A::GROUP].copy_from_slice(&operand.words.words()[..all / A::GROUP]);
+    }
+    (words, stride)
+}
+
+/// Contexts of the rows from a place on; the keys and values before it lie in parts that end at `ends`.
+fn contexts<S: Simd, A: Float<S>>(
+    simd: S,
+    [query, key, value]: [&[f32]; 3],
+    heads: Heads,
+    (kv_heads, reach): (usize, Reach),
+    ends: &[usize],
+) -> Vec<f32> {
+    let (width, kv_width) = (heads.width(), kv_heads * heads.size);
+    let place = ends.last().copied().unwrap_or(0);
+    let tokens = query.len() / width - place;
+    let begin = |end: usize| ends.iter().rev().copied().find(|&other| other < end).unwrap_or(0);
+    let kept: Vec<_> = ends
+        .iter()
+        .map(|&end| {
+            let rows = begin(end) * kv_width..end * kv_width;
+            let (words, stride) =
+                joined::<S, A>(simd, &[(&key[rows.clone()], kv_width), (&value[rows.clone()], kv_width)]);
+            (words, stride, end - begin(end))
+        })
+        .collect();
+    let before: Vec<_> =
+        kept.iter().map(|&(ref words, stride, tokens)| Before { words, stride, tokens }).collect();
+    let own = [(query, width), (key, kv_width), (value, kv_width)];
+    let (words, stride) = joined::<S, A>(simd, &own.map(|(rows, width)| (&rows[place * width..], width)));
+    let (mut scratch, mut context) = (Scratch::default(), Operand::default());
+    context.shape::<S, A>(tokens + 1, width);
+    let projected = Projected { words: &words, stride, tokens, before: &before, kv_heads, reach };
+    attention::<S, A>(simd, projected, heads, &mut scratch, (&mut context, 1));
+    let mut floats = Operand::default();
+    floats.fill_from::<S, F32, A>(simd, context.all());
+    let rows = floats.words.floats().chunks_exact(floats.stride()).skip(1).take(tokens);
+    rows.flat_map(|row| row[..width].to_vec()).collect()
+}
+
 #[test]
 fn attention_is_the_reference_s_at_ragged_lengths() {
-    fn run<S: Simd, A: Float<S>>(
-        simd: S,
-        states: [&[f32]; 3],
-        heads: Heads,
-        (kv_heads, reach): (usize, Reach),
-    ) -> Vec<f32> {
-        let (width, tokens) = (heads.width(), states[0].len() / heads.width());
-        let widths = [width, kv_heads * heads.size, kv_heads * heads.size];
-        let all: usize = widths.iter().sum();
-        let stride = (all + 5 * A::GROUP) / A::GROUP;
-        // Tiles read rows beyond the sequence, where anything may lie.
-        let mut qkv = vec![f32::NAN.to_bits(); tokens.next_multiple_of(32) * stride];
-        // A linear map of ones on the diagonal writes each part where it belongs.
-        for token in 0..tokens {
-            let row = [0, 1, 2].map(|part| &states[part][token * widths[part]..][..widths[part]]).concat();
-            let mut operand = Operand::default();
-            operand.fill::<S, F32>(simd, &row, all);
-            let mut weight = vec![0.0; all * all];
-            (0..all).for_each(|place| weight[place * all + place] = 1.0);
-            let dense = Dense { outputs: all, inputs: all, weight, bias: vec![0.0; all] };
-            let out = &mut qkv[token * stride..][..stride];
-            linear(
-                simd,
-                operand.all(),
-                &Linear::<S, F32>::pack(&dense, Input::Signed),
-                Keep::<A>::new(out, stride),
-            );
-        }
-        let (mut scratch, mut context) = (Scratch::default(), Operand::default());
-        context.shape::<S, A>(tokens + 1, width);
-        let projected = Projected { words: &qkv, stride, tokens, kv_heads, reach };
-        attention::<S, A>(simd, projected, heads, &mut scratch, (&mut context, 1));
-        let mut floats = Operand::default();
-        floats.fill_from::<S, F32, A>(simd, context.all());
-        let rows = floats.words.floats().chunks_exact(floats.stride()).skip(1).take(tokens);
-        rows.flat_map(|row| row[..width].to_vec()).collect()
-    }
     let mut random = random(5);
     for (tokens, magnitude) in [(1, 1.0), (2, 1.0), (31, 3.0), (32, 1.0), (33, 20.0), (64, 1.0), (129, 1.0)] {
         for (count, size, kv_heads, reach) in [
@@ -245,14 +260,44 @@ fn attention_is_the_reference_s_at_ragged_lengths() {
             let (query, key, value) = (states(count), states(kv_heads), states(kv_heads));
             let exact = attention_reference(&query, &key, &value, heads, reach);
             on_every_processor!(|simd| {
-                let found = run::<_, F32>(simd, [&query, &key, &value], heads, (kv_heads, reach));
+                let found = contexts::<_, F32>(simd, [&query, &key, &value], heads, (kv_heads, reach), &[]);
                 // Scores of 10^4 round to a thousandth in f32.
                 assert!(error(&found, &exact) < if magnitude > 10.0 { 2e-3 } else { 1e-5 });
             });
             let naive = attention_reference(&rounded(&query), &rounded(&key), &rounded(&value), heads, reach);
             on_every_bf16!(|simd| {
-                let found = run::<_, Bf16>(simd, [&query, &key, &value], heads, (kv_heads, reach));
+                let found = contexts::<_, Bf16>(simd, [&query, &key, &value], heads, (kv_heads, reach), &[]);
                 assert!(error(&found, &naive) < 0.008, "{tokens} tokens, {heads:?}, {reach:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn contexts_do_not_depend_on_where_earlier_keys_lie() {
+    let mut random = random(15);
+    for (tokens, ends) in [
+        (33, &[1][..]),
+        (70, &[32]),
+        (70, &[69]),
+        (65, &[5, 6, 7, 40]),
+        (129, &[31, 33, 128]),
+        (200, &[77, 100]),
+        (97, &[64, 96]),
+    ] {
+        for (count, size, kv_heads, magnitude) in [(2, 32, 1, 1.0), (4, 64, 2, 30.0)] {
+            let heads = Heads { count, size };
+            let mut states = |heads: usize| values(&mut random, tokens * heads * size, magnitude);
+            let (query, key, value) = (states(count), states(kv_heads), states(kv_heads));
+            let (states, kind) = ([&query[..], &key, &value], (kv_heads, Reach::Causal));
+            let own = ends[ends.len() - 1] * heads.width();
+            on_every_processor!(|simd| {
+                let whole = contexts::<_, F32>(simd, states, heads, kind, &[]);
+                assert_eq!(contexts::<_, F32>(simd, states, heads, kind, ends), whole[own..], "{ends:?}");
+            });
+            on_every_bf16!(|simd| {
+                let whole = contexts::<_, Bf16>(simd, states, heads, kind, &[]);
+                assert_eq!(contexts::<_, Bf16>(simd, states, heads, kind, ends), whole[own..], "{ends:?}");
             });
         }
     }
@@ -325,12 +370,15 @@ fn queries_and_keys_are_normed_and_turned_by_their_places() {
         let width = (queries + keys + 1) * size;
         on_every_processor!(|simd| {
             let (mut words, stride) = written::<_, F32>(simd, &rows, width);
-            rotate::<_, F32>(simd, &rotation, (&mut words, stride), [queries, keys]);
+            rotate::<_, F32>(simd, &rotation, (&mut words, stride), 0, [queries, keys]);
             assert!(error(&read::<_, F32>(simd, &words, stride, width), &expected) < 2e-6);
+            let (mut from_third, _) = written::<_, F32>(simd, &rows[3 * width..], width);
+            rotate::<_, F32>(simd, &rotation, (&mut from_third, stride), 3, [queries, keys]);
+            assert_eq!(from_third, words[3 * stride..]);
         });
         on_every_bf16!(|simd| {
             let (mut words, stride) = written::<_, Bf16>(simd, &rows, width);
-            rotate::<_, Bf16>(simd, &rotation, (&mut words, stride), [queries, keys]);
+            rotate::<_, Bf16>(simd, &rotation, (&mut words, stride), 0, [queries, keys]);
             assert!(error(&read::<_, Bf16>(simd, &words, stride, width), &expected) < 0.01);
         });
     }

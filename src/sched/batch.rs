@@ -121,7 +121,7 @@ impl Scheduler {
             if draft.has_last && self.jobs[&id].parts[tier].work > self.limits.batch_ns_max {
                 draft.ns_max = draft.ns_max.min(worthwhile);
             }
-            if !self.take(&mut draft, tier, tenant, id) || probing {
+            if !self.take(&mut draft, lane_id, tenant, id) || probing {
                 break;
             }
         }
@@ -132,13 +132,18 @@ impl Scheduler {
         true
     }
 
-    /// Moves pairs of one job into the draft. Returns false when the draft is full.
-    fn take(&mut self, draft: &mut Draft, tier: Tier, tenant: TenantId, id: JobId) -> bool {
+    /// Moves pairs of one job into the draft of a lane's batch. Returns false when the draft is full.
+    fn take(&mut self, draft: &mut Draft, lane: LaneId, tenant: TenantId, id: JobId) -> bool {
+        let tier = self.lanes[lane.0 as usize].tier;
         let predictor = &self.predictors[tier];
         let job = self.jobs.get_mut(&id).expect("a queued job is inside");
         let range = job.parts[tier].todo.first().cloned().expect("a queued part has something to do");
         let allowance = self.queues[tier].allowance(tenant);
-        let before = draft.load;
+        // The first pairs of a job on each lane carry its prefix; the queue counts it with the first of all.
+        let (queued, mut before) = (job.prefix(tier), draft.load);
+        if !job.parts[tier].lanes.contains(&lane) {
+            before.add_prefix(job.prefixes[tier]);
+        }
         let fits = |load: &Load| {
             load.pairs == 1
                 || load.tokens <= draft.tokens_max
@@ -146,30 +151,38 @@ impl Scheduler {
                     && draft.starts.saturating_add(predictor.surely(load)) <= draft.tightest
         };
         let with = |mut load: Load, place| {
-            load.add(job.length(tier, place));
+            load += job.pair(tier, place);
             load
         };
         let (mut end, mut taken, mut full) = (range.start, Ns::ZERO, false);
+        let mut grown = before;
         // Usually all of it fits, which one prediction shows: predictions grow with each pair.
-        let all = range.clone().fold(draft.load, with);
+        let all = range.clone().fold(before, with);
         if job.parts[tier].work <= allowance && fits(&all) {
-            (draft.load, end) = (all, range.end);
+            (grown, end) = (all, range.end);
         }
         while end < range.end && taken < allowance {
-            let load = with(draft.load, end);
+            let load = with(grown, end);
             if !fits(&load) {
                 full = true;
                 break;
             }
-            draft.load = load;
-            taken += predictor.marginal(job.length(tier, end));
+            grown = load;
+            taken += predictor.marginal(&job.pair(tier, end));
+            if end == range.start {
+                taken += predictor.marginal(&queued);
+            }
             end += 1;
         }
         if end == range.start {
             return false;
         }
+        draft.load = grown;
         let part = &mut job.parts[tier];
-        let tokens = draft.load.tokens - before.tokens;
+        if !part.lanes.contains(&lane) {
+            part.lanes.push(lane);
+        }
+        let tokens = grown.tokens - before.tokens + queued.tokens;
         // The last pairs take all that is left, so that queued and taken work agree.
         let work = Ns((u128::from(part.work.0) * u128::from(tokens) / u128::from(part.tokens)) as u64);
         let ticket = part.queued.expect("a queued part has a ticket");
@@ -314,7 +327,7 @@ mod tests {
         world.arrive(0, 20, None, Policy::Full);
         let worthwhile = world.sched.worthwhile_ns(Tier::Primary);
         assert!((Ns(15 * MS)..Ns(17 * MS)).contains(&worthwhile), "{worthwhile:?}");
-        let marginal = world.sched.predictors.primary.marginal(100);
+        let marginal = world.sched.predictors.primary.marginal(&Load::of([100]));
         let mut waiting = Ns::ZERO;
         for job in 1.. {
             waiting += marginal;

@@ -5,6 +5,7 @@ use super::lane::{Health, Lane};
 use super::stage::Stage;
 use super::{LaneId, Scheduler};
 use crate::base::{DeviceNs, Ns, Tier};
+use crate::forecast::predict::Load;
 use std::collections::BTreeMap;
 
 impl Scheduler {
@@ -71,13 +72,12 @@ impl Job {
         for tier in Tier::ALL {
             let part = &self.parts[tier];
             let todo: u32 = part.todo.iter().map(|range| range.end - range.start).sum();
-            let tokens = part.todo.iter().cloned().flatten().map(|place| u64::from(self.length(tier, place)));
+            let mut load = Load::default();
+            if todo > 0 {
+                self.add_waiting(tier, &mut load);
+            }
             assert_eq!(part.queued.is_some(), todo > 0, "a part is in the queue while it has work");
-            assert_eq!(
-                part.tokens,
-                tokens.sum::<u64>(),
-                "the tokens of a part are those of its waiting pairs"
-            );
+            assert_eq!(part.tokens, load.tokens, "the tokens of a part are those of its waiting pairs");
             assert!(part.done_pairs() + part.running + todo <= part.pairs, "no pair runs twice");
             assert!(todo == 0 || self.stage.works(tier), "a tier is asked for what the stage waits for");
             waits |= self.stage.works(tier) && (todo > 0 || part.running > 0);

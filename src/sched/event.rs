@@ -69,8 +69,11 @@ pub struct Arrival {
     pub deadline: Option<Ns>,
     /// Most candidates that the primary scores in a top-k.
     pub top_k: Option<u32>,
-    /// Tokens of each pair, by each tier's tokenizer. Both tiers have the same number of pairs; a tier that is not
-    /// configured, or whose model cannot read one of the pairs, has none.
+    /// Tokens that all pairs have in common, where a tier's scorers compute them once for a request and keep them for its
+    /// next batch.
+    pub prefixes: PerTier<u32>,
+    /// Tokens of each pair beyond the prefix, by each tier's tokenizer. Both tiers have the same number of pairs; a tier that
+    /// is not configured, or whose model cannot read one of the pairs, has none.
     pub lengths: PerTier<Arc<[u32]>>,
 }
 

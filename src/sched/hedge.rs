@@ -111,9 +111,10 @@ impl Scheduler {
         if part.todo.is_empty() {
             return running;
         }
-        let rest = part.todo.iter().cloned().flatten().map(|place| job.length(Tier::Primary, place));
+        let mut rest = Load::default();
+        job.add_waiting(Tier::Primary, &mut rest);
         // `finish` counts the job's own queued work as ahead of it, so its part of that is subtracted.
-        let finish = self.finish(Tier::Primary, job.tenant, job.due, &Load::of(rest));
+        let finish = self.finish(Tier::Primary, job.tenant, job.due, &rest);
         let lanes = self.working_lanes(Tier::Primary).count().max(1) as u64;
         running.max(finish.saturating_sub(Ns(part.work.0 / lanes)))
     }
@@ -159,7 +160,7 @@ impl Scheduler {
         let Some(deadline) = job.deadline.filter(|_| !job.tried[tier]) else { return false };
         let part = &job.parts[tier];
         let mut load = before;
-        part.todo.iter().cloned().flatten().for_each(|place| load.add(job.length(tier, place)));
+        job.add_waiting(tier, &mut load);
         if starts.saturating_add(self.predictors[tier].p99(&load)) <= deadline {
             return false;
         }

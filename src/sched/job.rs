@@ -1,7 +1,7 @@
 //! The state of a job: which tier works on what, and which scores are back.
 
 use super::config::Limits;
-use super::event::{Arrival, JobId};
+use super::event::{Arrival, JobId, LaneId};
 use super::stage::Stage;
 use crate::base::{Ns, PerTier, TenantId, Tier, Used};
 use crate::forecast::predict::Load;
@@ -33,6 +33,7 @@ pub(super) struct Job {
     pub deadline: Option<Ns>,
     /// The sort key in its tenant's queue, earliest first; not a deadline.
     pub due: Ns,
+    pub prefixes: PerTier<u32>,
     pub lengths: PerTier<Arc<[u32]>>,
     /// The load of all pairs in one batch, by tier.
     pub loads: PerTier<Load>,
@@ -62,11 +63,14 @@ pub(super) struct Part {
     pub order: Option<Arc<[u32]>>,
     /// Positions that are not dispatched.
     pub todo: Ranges,
-    /// Tokens and predicted device time of `todo`; zero exactly if it is empty.
+    /// Tokens and predicted device time of `todo`, with the prefix unless the tier has begun it; zero exactly if `todo` is
+    /// empty.
     pub tokens: u64,
     pub work: Ns,
     /// Pairs in running batches.
     pub running: u32,
+    /// Lanes that have the prefix from a batch of this job.
+    pub lanes: SmallVec<[LaneId; 2]>,
     /// Positions that are scored, in order of completion.
     pub done: Ranges,
     /// Pairs that the tier has to score.
@@ -119,7 +123,10 @@ impl Part {
 impl Job {
     /// `predict` gives the device time of a load alone on a tier; it is called for jobs without a deadline.
     pub fn new(arrival: Arrival, limits: &Limits, predict: impl FnOnce(Tier, &Load) -> Ns) -> Self {
-        let loads = PerTier::from_fn(|tier| Load::of(arrival.lengths[tier].iter().copied()));
+        let loads = PerTier::from_fn(|tier| match arrival.lengths[tier].is_empty() {
+            true => Load::default(),
+            false => Load::behind(arrival.prefixes[tier], arrival.lengths[tier].iter().copied()),
+        });
         // The best tier that its policy and its lengths allow.
         let best = match arrival.policy {
             Policy::Fallback => Tier::Fallback,
@@ -145,6 +152,7 @@ impl Job {
             top_k: arrival.top_k,
             deadline,
             due: arrival.arrived.saturating_add(due),
+            prefixes: arrival.prefixes,
             lengths: arrival.lengths,
             loads,
             stage: Stage::Full,
@@ -170,9 +178,31 @@ impl Job {
         self.parts.fallback.complete()
     }
 
-    /// The tokens of a position in a tier's part.
+    /// The tokens of a position in a tier's part, beyond the prefix.
     pub fn length(&self, tier: Tier, place: u32) -> u32 {
         self.lengths[tier][self.parts[tier].candidate(place)]
+    }
+
+    /// The load of a position in a tier's part.
+    pub fn pair(&self, tier: Tier, place: u32) -> Load {
+        let mut load = Load::default();
+        load.add_behind(self.prefixes[tier], self.length(tier, place));
+        load
+    }
+
+    /// The prefix of a tier's part, if the tier has not begun it.
+    pub fn prefix(&self, tier: Tier) -> Load {
+        let mut load = Load::default();
+        load.add_prefix(if self.parts[tier].has_begun() { 0 } else { self.prefixes[tier] });
+        load
+    }
+
+    /// Adds the waiting pairs of a tier's part to a batch.
+    pub fn add_waiting(&self, tier: Tier, load: &mut Load) {
+        *load += self.prefix(tier);
+        for place in self.parts[tier].todo.iter().cloned().flatten() {
+            *load += self.pair(tier, place);
+        }
     }
 }
 
@@ -223,7 +253,9 @@ mod tests {
             };
             let (arrived, deadline) = (Ns(1_000), deadline.map(Ns));
             let (job, tenant, top_k) = (JobId(0), TenantId(0), None);
-            let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, lengths };
+            let prefixes = PerTier::default();
+            let arrival =
+                Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
             let job = Job::new(arrival, &limits, |_, load| Ns(load.tokens));
             (job.due.0 - 1_000, job.deadline.map(|deadline| deadline.0))
         };
@@ -246,7 +278,8 @@ mod tests {
         let lengths = PerTier { primary: Arc::from([10]), fallback: Arc::default() };
         let (job, tenant, priority, policy) = (JobId(0), TenantId(0), Normal, Auto);
         let (arrived, deadline, top_k) = (Ns(1_000), None, None);
-        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, lengths };
+        let prefixes = PerTier::default();
+        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
         let job = Job::new(arrival, &limits, |_, load| Ns(load.tokens));
         assert_eq!(job.due, Ns(1_007), "no job without a budget waits longer than the bound");
         assert_eq!(job.pairs(), 1);

@@ -23,14 +23,14 @@ impl Scheduler {
     pub(super) fn requeue(&mut self, id: JobId, tier: Tier) {
         self.leave_queue(id, tier);
         let job = self.jobs.get_mut(&id).expect("a job that is queued is inside");
-        let (mut tokens, mut work) = (0, Ns::ZERO);
-        for place in job.parts[tier].todo.iter().cloned().flatten() {
-            let length = job.length(tier, place);
-            tokens += u64::from(length);
-            work += self.predictors[tier].marginal(length);
-        }
-        if tokens == 0 {
+        if job.parts[tier].todo.is_empty() {
             return;
+        }
+        let pairs = job.parts[tier].todo.iter().cloned().flatten().map(|place| job.pair(tier, place));
+        let (mut tokens, mut work) = (0, Ns::ZERO);
+        for load in pairs.chain([job.prefix(tier)]) {
+            tokens += load.tokens;
+            work += self.predictors[tier].marginal(&load);
         }
         let ticket = self.queues[tier].push(self.now, (job.tenant, id), job.due, (tokens, work));
         let part = &mut job.parts[tier];

@@ -113,7 +113,10 @@ impl Scheduler {
     fn put_back(&mut self, tier: Tier, member: &Member) {
         let job = self.job(member.slice.job);
         if job.stage.works(tier) {
-            job.parts[tier].todo.insert(0, member.slice.range.clone());
+            let part = &mut job.parts[tier];
+            part.todo.insert(0, member.slice.range.clone());
+            // A lane that is restarted has lost the prefix.
+            part.lanes.clear();
             self.requeue(member.slice.job, tier);
         }
     }

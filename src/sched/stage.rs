@@ -226,13 +226,14 @@ impl Scheduler {
         let latest = job.deadline.unwrap_or(Ns::MAX);
         let best = order[..wanted].iter().map(|&candidate| job.lengths.primary[candidate as usize]);
         let wait = self.finish(Tier::Primary, job.tenant, job.due, &Load::default());
-        let mut load = Load::default();
+        let prefix = job.prefixes.primary;
+        let mut load = Load::behind(prefix, []);
         let fits = |length: &u32| {
-            load.add(*length);
+            load.add_behind(prefix, *length);
             wait.saturating_add(self.predictors.primary.surely(&load)) <= latest
         };
         let k = best.clone().take_while(fits).count();
-        let may_try = k < wanted && self.is_worth_a_try(Tier::Primary, &Load::of(best), latest);
+        let may_try = k < wanted && self.is_worth_a_try(Tier::Primary, &Load::behind(prefix, best), latest);
         if may_try && self.pay_for_try() {
             self.job(id).tried.primary = true;
             return self.start_top_k(id, order, wanted);

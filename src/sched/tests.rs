@@ -93,6 +93,7 @@ impl World {
             arrived: self.now,
             deadline: budget_ms.map(|budget| self.now + Ns::from_millis(budget)),
             top_k: None,
+            prefixes: PerTier::default(),
             lengths: PerTier { primary: lengths.clone(), fallback: lengths },
         }]))
     }
@@ -184,6 +185,37 @@ fn a_large_request_is_split_and_answered_once() {
     assert!(dispatched(&first).unwrap().slices[0].range.end <= 11);
     world.run_all(first);
     assert_eq!(world.answers(), [(1, Served::Full, None)]);
+}
+
+#[test]
+fn a_prefix_is_part_of_the_first_slice_on_each_lane() {
+    let mut config = config();
+    config.lanes.push(LaneConfig { on: DeviceId(2), ..config.lanes[0] });
+    let (mut world, other) = (World::new(config), LaneId(2));
+    let lengths = PerTier { primary: Arc::from([100; 40]), fallback: Arc::default() };
+    let (job, tenant, priority, policy) = (JobId(1), TenantId(0), Priority::Normal, Policy::Full);
+    let (prefixes, arrived) = (PerTier { primary: 70, fallback: 0 }, Ns::ZERO);
+    let (deadline, top_k) = (None, None);
+    let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
+    let out = world.step(Event::Arrive(vec![arrival]));
+    let ran = |world: &World, out: &[Action], lane: LaneId| {
+        let (dispatch, batch) = (dispatched_to(out, lane), &world.sched.lanes[lane.0 as usize].running[0]);
+        let pairs = dispatch.slices[0].range.len() as u64;
+        assert_eq!((batch.id, batch.load.pairs as u64), (dispatch.batch, pairs));
+        (dispatch, batch.load.tokens - 100 * pairs)
+    };
+    let ((first, first_prefix), (second, second_prefix)) =
+        (ran(&world, &out, PRIMARY), ran(&world, &out, other));
+    assert_eq!((first_prefix, second_prefix), (70, 70));
+    assert_eq!(world.sched.gauge(Tier::Primary).tokens, 100 * (40 - second.slices[0].range.end as u64));
+    // A lane that has run the job has its prefix, whatever the other one has run since.
+    let out = world.done(PRIMARY, first.batch, Ok(()));
+    let (third, prefix) = ran(&world, &out, PRIMARY);
+    assert_eq!(prefix, 0);
+    // After a fault it is computed again.
+    world.done(PRIMARY, third.batch, Err(Fault::Failed));
+    let out = world.done(other, second.batch, Ok(()));
+    assert_eq!(ran(&world, &out, other).1, 70);
 }
 
 #[test]
@@ -710,6 +742,7 @@ fn the_budget_that_is_needed_is_the_time_spent_the_fastest_tier_s_and_the_margin
             arrived,
             deadline: Some(world.now + Limits::default().answer_ns_margin),
             top_k: None,
+            prefixes: PerTier::default(),
             lengths: PerTier { primary: lengths.clone(), fallback: lengths.clone() },
         };
         world.step(Event::Arrive(vec![arrival]));
@@ -792,7 +825,8 @@ fn a_budget_is_met_or_too_short_to_the_nanosecond() {
         let (job, tenant, priority) = (JobId(1), TenantId(0), Priority::Normal);
         let lengths = PerTier { primary: vec![100; 4].into(), fallback: vec![100; fallback].into() };
         let (arrived, top_k) = (world.now, None);
-        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, lengths };
+        let prefixes = PerTier::default();
+        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
         world.step(Event::Arrive(vec![arrival]));
         world.refusals().pop().map(|(_, refusal)| refusal)
     };

@@ -7,6 +7,9 @@ use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// The period of drift.
+const DRIFT_PERIOD: Ns = Ns::from_millis(10_000);
+
 /// One simulated run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Scenario {
@@ -22,6 +25,10 @@ pub struct Scenario {
     pub tokens_median: f64,
     /// Sigma of the logarithm of a pair's tokens.
     pub tokens_sigma: f64,
+    /// Most tokens that a request's pairs have in common in the primary, from which a number is drawn. Scorers keep the
+    /// prefixes of a few requests.
+    #[serde(default)]
+    pub prefix_tokens_max: u32,
     /// Recorded requests to draw from, each as the tokens of its pairs. If empty, the three fields above are used.
     #[serde(default)]
     pub requests_seen: Vec<Arc<[u32]>>,
@@ -158,6 +165,15 @@ impl Hardships {
         drift: 1.5,
         clock_gap: 0.000_02,
     };
+
+    /// The factor of the slow change on the time of a batch.
+    pub(super) fn drift_at(&self, now: Ns) -> f64 {
+        if self.drift == 0.0 {
+            return 1.0;
+        }
+        let phase = now.0 as f64 / DRIFT_PERIOD.0 as f64 * std::f64::consts::TAU;
+        1.0 + (self.drift - 1.0) * (1.0 - phase.cos()) / 2.0
+    }
 }
 
 impl Scenario {
@@ -171,6 +187,7 @@ impl Scenario {
             candidates_mean: 32.0,
             tokens_median: 90.0,
             tokens_sigma: 0.5,
+            prefix_tokens_max: 0,
             requests_seen: Vec::new(),
             budgets: [50, 150, 500].map(|ms| (1.0, Some(Ns::from_millis(ms)))).to_vec(),
             policies: vec![(1.0, Policy::Auto)],

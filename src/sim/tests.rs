@@ -66,6 +66,50 @@ fn the_books_of_a_device_that_lanes_share_balance_under_all_hardships() {
     }
 }
 
+/// A scheduler that takes each pair for as long as it is with its prefix.
+struct Unaware(Scheduler);
+
+impl Machine for Unaware {
+    fn step(&mut self, now: Ns, mut event: Event, out: &mut Vec<Action>) {
+        if let Event::Arrive(arrivals) = &mut event {
+            for arrival in arrivals {
+                let prefix = std::mem::take(&mut arrival.prefixes.primary);
+                let lengths = &mut arrival.lengths.primary;
+                *lengths = lengths.iter().map(|&length| prefix + length).collect();
+            }
+        }
+        self.0.step(now, event, out);
+    }
+
+    fn next_wake(&mut self) -> Option<Ns> {
+        self.0.next_wake()
+    }
+
+    fn check(&self) {
+        self.0.check();
+    }
+}
+
+#[test]
+fn prefixes_are_predicted_and_every_invariant_holds_with_them() {
+    for (seed, load) in [(21, 0.8), (22, 2.0)] {
+        println!("seed {seed}, load {load}");
+        let scenario = Scenario { prefix_tokens_max: 300, ..hard(seed, 50_000, load) };
+        assert!(podium(&scenario).full > 0);
+    }
+    // Requests of few pairs, so that a prefix is a large part of each.
+    let mut scenario = Scenario { prefix_tokens_max: 300, ..Scenario::mixed(23, 20_000, 1.0) };
+    scenario.candidates_mean = 8.0;
+    scenario.arrivals = Arrivals::Poisson { rate: 0.7 * scenario.capacity() };
+    let scheduler = || Scheduler::new(&scenario.config());
+    let (mut aware, mut unaware) = (scheduler(), Unaware(scheduler()));
+    run(&scenario, &mut aware);
+    run(&scenario, &mut unaware);
+    // The devices' noise alone makes 4%.
+    let errors = [&aware, &unaware.0].map(|scheduler| scheduler.predictor(Tier::Primary).error());
+    assert!(errors[0] < 0.06 && errors[1] > 2.0 * errors[0], "{errors:?}");
+}
+
 #[test]
 fn equal_seeds_give_equal_runs() {
     let runs: [Report; 3] = [7, 7, 8].map(|seed| podium(&hard(seed, 5_000, 1.2)));

@@ -61,8 +61,13 @@ impl<'a> Traffic<'a> {
             true => lengths.clone(),
             false => Arc::default(),
         });
-        let deadline = budget.map(|budget| now + budget);
-        let arrival = Arrival { job, tenant, priority, policy, arrived: now, deadline, top_k: None, lengths };
+        let prefix = match scenario.prefix_tokens_max {
+            0 => 0,
+            most => self.random.random_range(0..=most),
+        };
+        let prefixes = PerTier { primary: prefix, fallback: 0 };
+        let (arrived, deadline, top_k) = (now, budget.map(|budget| now + budget), None);
+        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
         (arrival, leaves)
     }
 

@@ -1,5 +1,6 @@
 //! Virtual time, devices and clients: runs a machine through a scenario, and checks its books against its own.
 
+use super::prefixes::{Kept, Pairs};
 use super::report::Seen;
 use super::scenario::{Device, Scenario};
 use super::traffic::Traffic;
@@ -19,8 +20,6 @@ use std::sync::Arc;
 
 /// The time in which a scorer is replaced after a fault.
 const RELOAD: Ns = Ns::from_millis(200);
-/// The period of drift.
-const DRIFT_PERIOD: Ns = Ns::from_millis(10_000);
 
 /// Runs a machine through a scenario until every request is answered, refused or cancelled.
 ///
@@ -58,7 +57,7 @@ struct Client {
     arrived: Ns,
     deadline: Option<Ns>,
     policy: Policy,
-    lengths: PerTier<Arc<[u32]>>,
+    pairs: Pairs,
     /// For each candidate, which tiers have scored it.
     scored: Vec<PerTier<bool>>,
     /// The order that [`Action::Rank`] was answered with.
@@ -83,6 +82,8 @@ struct World<'a> {
     clients: HashMap<JobId, Client>,
     /// When each lane's device finishes the batches that it holds.
     free_at: Vec<Ns>,
+    /// The prefixes that each lane's scorer keeps.
+    kept: Vec<Kept>,
     running: BTreeMap<BatchId, Running>,
     ledger: Ledger,
     price: Nanodollars,
@@ -100,6 +101,7 @@ impl<'a> World<'a> {
             seq: 0,
             clients: HashMap::new(),
             free_at: vec![Ns::ZERO; scenario.devices.len()],
+            kept: vec![Kept::default(); scenario.devices.len()],
             running: BTreeMap::new(),
             ledger: Ledger::new(accounts(scenario), Ns::ZERO),
             price: Nanodollars::ZERO,
@@ -168,10 +170,11 @@ impl<'a> World<'a> {
         if let Some(leaves) = leaves {
             self.at(leaves, Happening::Leaves(arrival.job));
         }
-        let Arrival { tenant, arrived, deadline, policy, .. } = arrival;
+        let Arrival { tenant, arrived, deadline, policy, prefixes, .. } = arrival;
         let lengths = arrival.lengths.clone();
         let scored = vec![PerTier::default(); lengths.primary.len().max(lengths.fallback.len())];
-        let client = Client { tenant, arrived, deadline, policy, lengths, scored, order: None };
+        let pairs = Pairs { prefixes, lengths };
+        let client = Client { tenant, arrived, deadline, policy, pairs, scored, order: None };
         self.clients.insert(arrival.job, client);
         arrival
     }
@@ -216,6 +219,7 @@ impl<'a> World<'a> {
                 self.running.retain(|_, running| running.dispatch.lane != lane);
                 self.ledger.restart(lane.0 as usize, self.now);
                 self.free_at[lane.0 as usize] = self.now;
+                self.kept[lane.0 as usize] = Kept::default();
                 self.at(self.now + RELOAD, Happening::Loads(lane));
             }
             Action::GaveUp { lane } => {
@@ -243,17 +247,13 @@ impl<'a> World<'a> {
         let device: &Device = &self.scenario.devices[lane];
         let mut load = Load::default();
         for slice in &dispatch.slices {
-            let lengths = &self.clients[&slice.job].lengths[device.tier];
-            slice.candidates().for_each(|candidate| load.add(lengths[candidate]));
+            self.kept[lane].run(slice, &self.clients[&slice.job].pairs, device.tier, &mut load);
         }
         let noise = LogNormal::new(0.0, device.noise).expect("noise is a number");
         let mut took = device.mean_ns(&load) * noise.sample(&mut self.chance);
         took *= self.scenario.slowness(self.now.max(self.free_at[lane]), lane, load.tokens);
         let hardships = self.scenario.hardships;
-        if hardships.drift > 0.0 {
-            let phase = self.now.0 as f64 / DRIFT_PERIOD.0 as f64 * std::f64::consts::TAU;
-            took *= 1.0 + (hardships.drift - 1.0) * (1.0 - phase.cos()) / 2.0;
-        }
+        took *= hardships.drift_at(self.now);
         let mut result = Ok(());
         let large = load.tokens * 2 > device.batch_tokens_max;
         if self.happens(hardships.slow) {
@@ -336,7 +336,7 @@ impl<'a> World<'a> {
         let is_less = matches!(answer.degraded, Some(Degradation::PredictedLate | Degradation::PrimaryLate));
         let has_limit = client.deadline.is_some() || client.policy != Policy::Auto;
         assert!(!is_less || has_limit, "without a budget an answer is not less for its lateness");
-        let (own, arrived) = (self.scenario.alone(&client.lengths.primary), client.arrived);
+        let (own, arrived) = (self.scenario.alone(&client.pairs.lengths.primary), client.arrived);
         let served = Seen { job, arrived, own, latency, served: answer.served, is_late: late };
         self.report.answered(client.tenant, served, answer);
     }

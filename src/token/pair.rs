@@ -213,6 +213,24 @@ impl Pair {
             + self.specials
     }
 
+    /// Tokens that all of these pairs begin with: those of the template before the query or an instruction, which pairs of
+    /// other requests begin with too, and those from there to the document, if they are the same.
+    pub fn shared(pairs: &[Self], template: &Template) -> [u32; 2] {
+        let Some(first) = pairs.first() else { return [0; 2] };
+        let (fixed, _, _) = template.before_query(first.instruction.as_deref());
+        let fixed = fixed.len() as u32;
+        let is_like_first = |pair: &Self| {
+            pair.instruction == first.instruction
+                && pair.query == first.query
+                && pair.query_kept == first.query_kept
+                && pair.query_end == first.query_end
+        };
+        let from_document = first.document_kept.len() + first.document_end as usize + template.after.len();
+        let shared =
+            if pairs.iter().all(is_like_first) { first.len() - from_document as u32 - fixed } else { 0 };
+        [fixed, shared]
+    }
+
     /// Always false: a pair has its special tokens at least.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -385,6 +403,21 @@ mod tests {
         ] {
             assert_eq!(packed(&fitted.unwrap()), expected);
         }
+    }
+
+    #[test]
+    fn pairs_with_the_same_query_share_what_stands_before_the_document() {
+        let (short, long) = (Fit::new(20, SHARE), Fit::new(8, SHARE));
+        let pair = |query, document, fitted| fit(query, document, fitted).unwrap();
+        let shared = |pairs: &[Pair]| Pair::shared(pairs, &template());
+        // The token before the query; the query's tokens and the one between.
+        assert_eq!(shared(&[pair(5, 3, short), pair(5, 9, short), pair(5, 0, short)]), [1, 6]);
+        assert_eq!(shared(&[pair(5, 3, short)]), [1, 6]);
+        assert_eq!(shared(&[]), [0, 0]);
+        assert_eq!(shared(&[pair(5, 3, short), pair(6, 3, short)]), [1, 0], "another query");
+        let left = Fit { side: Side::Left, ..long };
+        assert_eq!(shared(&[pair(9, 9, left), pair(9, 9, long)]), [1, 0], "cut elsewhere");
+        assert_eq!(shared(&[pair(9, 9, long), pair(9, 8, long)]), [1, 5], "cut alike");
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
         licence: "Apache-2.0".into(),
         tokenizer: tokenizer.clone(),
         pair_tokens_max: 128,
+        shares_prefixes: false,
         dtype: "float32",
         dtype_reason: "scripted".into(),
         device: "cpu".into(),

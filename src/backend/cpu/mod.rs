@@ -1,11 +1,13 @@
 //! The CPU engine: packed, fused forwards in f32, bf16 or int8, shared out over threads.
 //!
-//! A batch is cut into chunks of whole sequences. Threads take the next chunk from one counter until
-//! none is left; each works in memory of its own. A sequence's logit comes from the same operations in
-//! the same order wherever it runs, so that it depends neither on its neighbours nor on the threads.
+//! A batch is cut into spans: whole sequences, or the prefixes that sequences of a decoder share and what follows them.
+//! Threads take the next chunk of spans from one counter until none is left; each works in memory of its own, and waits in
+//! each layer for the prefixes that it reads. A sequence's logit comes from the same operations in the same order wherever
+//! it runs, so that it depends neither on its neighbours, nor on the threads, nor on what is shared.
 
 mod auto;
 mod layer;
+mod prefix;
 mod size;
 mod stack;
 
@@ -17,6 +19,7 @@ use crate::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_per
 use crate::ops::{Bf16, Emulated, F32, Int8, Portable};
 use crate::token::Packed;
 use auto::{Choice, choose};
+use prefix::{End, PART_TOKENS_MIN, Prefixes, Span};
 use stack::{Forward, Stack, Workspace};
 use std::ops::Range;
 use std::sync::Arc;
@@ -236,6 +239,11 @@ impl CpuModel {
         &self.reason
     }
 
+    /// Whether pairs with the same first tokens share their keys and values.
+    pub fn shares_prefixes(&self) -> bool {
+        self.forward.sharing().is_some()
+    }
+
     /// What its linear maps are computed in: `float32`, `bfloat16` or `int8`.
     pub fn dtype(&self) -> &'static str {
         match self.precision {
@@ -250,12 +258,14 @@ impl CpuModel {
 pub struct Cpu {
     model: CpuModel,
     workspaces: Vec<Workspace>,
+    prefixes: Prefixes,
 }
 
 impl Cpu {
     /// A scorer of a model on `threads` threads, at least one.
     pub fn new(model: CpuModel, threads: usize) -> Self {
-        Self { model, workspaces: (0..threads.max(1)).map(|_| Workspace::default()).collect() }
+        let workspaces = (0..threads.max(1)).map(|_| Workspace::default()).collect();
+        Self { model, workspaces, prefixes: Prefixes::default() }
     }
 }
 
@@ -263,10 +273,18 @@ impl Scorer for Cpu {
     fn score(&mut self, batch: &Packed, logits: &mut [f32]) -> Result<(), ScoreError> {
         self.model.plan.check(batch).map_err(|error| ScoreError::Failed(error.to_string()))?;
         let forward = &*self.model.forward;
+        // A panic loses the prefixes, some of which may be incomplete.
+        let mut prefixes = std::mem::take(&mut self.prefixes);
         // A small batch is shared out too.
-        let each = batch.tokens().0.div_ceil(self.workspaces.len() as u64);
-        let chunk_tokens = each.min(forward.chunk_tokens().into()) as u32;
-        let share = Share { forward, batch, chunks: chunks(batch, chunk_tokens), next: AtomicUsize::new(0) };
+        let each = |tokens: usize| tokens.div_ceil(self.workspaces.len()).min(forward.chunk_tokens());
+        let sharing = forward.sharing();
+        let spans = match sharing {
+            Some(sharing) => prefixes.spans(batch, sharing, each(batch.ids().len()).max(PART_TOKENS_MIN)),
+            None => whole(batch),
+        };
+        let tokens = spans.iter().map(|span| span.tokens.len());
+        let chunks = chunks(tokens.clone(), each(tokens.sum()));
+        let share = Share { forward, batch, spans: &spans, chunks, next: AtomicUsize::new(0) };
         let helpers = share.chunks.len().min(self.workspaces.len()).saturating_sub(1);
         let (own, others) = self.workspaces.split_first_mut().expect("a scorer has a thread");
         let scored = std::thread::scope(|scope| {
@@ -283,18 +301,37 @@ impl Scorer for Cpu {
         for (sequence, logit) in scored {
             logits[sequence] = logit;
         }
+        drop(spans);
+        if let Some(sharing) = sharing {
+            prefixes.trim(sharing);
+        }
+        self.prefixes = prefixes;
         Ok(())
     }
 }
 
-/// Whole sequences up to a number of tokens, or one sequence that is longer.
-fn chunks(batch: &Packed, tokens_max: u32) -> Vec<Range<usize>> {
-    let starts = batch.starts();
-    let mut chunks: Vec<Range<usize>> = Vec::new();
-    for sequence in 0..batch.len() {
+/// A span for each sequence.
+fn whole(batch: &Packed) -> Vec<Span> {
+    let bounds = batch.starts().windows(2).enumerate();
+    let span = |(number, bounds): (usize, &[u32])| Span {
+        tokens: bounds[0] as usize..bounds[1] as usize,
+        before: None,
+        end: End::Sequence(number),
+    };
+    bounds.map(span).collect()
+}
+
+/// Spans with these numbers of tokens as chunks of at most `tokens_max`, or of one span that is longer.
+fn chunks(spans: impl Iterator<Item = usize>, tokens_max: usize) -> Vec<Range<usize>> {
+    let (mut chunks, mut filled): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
+    for (span, tokens) in spans.enumerate() {
+        filled += tokens;
         match chunks.last_mut() {
-            Some(chunk) if starts[sequence + 1] - starts[chunk.start] <= tokens_max => chunk.end += 1,
-            _ => chunks.push(sequence..sequence + 1),
+            Some(chunk) if filled <= tokens_max => chunk.end += 1,
+            _ => {
+                chunks.push(span..span + 1);
+                filled = tokens;
+            }
         }
     }
     chunks
@@ -304,6 +341,7 @@ fn chunks(batch: &Packed, tokens_max: u32) -> Vec<Range<usize>> {
 struct Share<'a> {
     forward: &'a dyn Forward,
     batch: &'a Packed,
+    spans: &'a [Span],
     chunks: Vec<Range<usize>>,
     /// The next chunk that no thread has taken.
     next: AtomicUsize,
@@ -315,10 +353,28 @@ impl Share<'_> {
         workspace.forget();
         let mut taken = Vec::new();
         while let Some(chunk) = self.chunks.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            self.forward.chunk(self.batch, chunk.clone(), workspace);
-            taken.extend(chunk.clone());
+            let spans = &self.spans[chunk.clone()];
+            let _given_up = GiveUp(spans);
+            self.forward.chunk(self.batch, spans, workspace);
+            taken.extend(spans.iter().filter_map(|span| match span.end {
+                End::Sequence(number) => Some(number),
+                End::Prefix(_) => None,
+            }));
         }
         taken.into_iter().zip(self.forward.finish(workspace)).collect()
+    }
+}
+
+/// After a panic tells threads that wait for prefixes of these spans that they will not come.
+struct GiveUp<'a>(&'a [Span]);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        for span in self.0 {
+            if let End::Prefix(prefix) = &span.end {
+                prefix.give_up();
+            }
+        }
     }
 }
 
@@ -327,12 +383,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_whole_sequences() {
-        let mut batch = Packed::default();
-        for length in [100, 28, 1, 300, 64, 64, 1] {
-            batch.push((0..length).map(|_| (1, 0)));
-        }
-        assert_eq!(chunks(&batch, 128), [0..2, 2..3, 3..4, 4..6, 6..7]);
-        assert!(chunks(&Packed::default(), 128).is_empty());
+    fn chunks_are_whole_spans() {
+        assert_eq!(chunks([100, 28, 1, 300, 64, 64, 1].into_iter(), 128), [0..2, 2..3, 3..4, 4..6, 6..7]);
+        assert!(chunks(std::iter::empty(), 128).is_empty());
     }
 }

@@ -2,10 +2,11 @@
 
 use super::Unsupported;
 use super::layer::{GAP, Mixer, NextInput, Operands, Rest, SharedAngles, norm, projections, read_states};
+use super::prefix::{End, Sharing, Span};
 use super::size::{TOGETHER_BYTES_MAX, map_bytes, peak_bytes};
 use crate::backend::layout::{Width, pad};
 use crate::backend::lower::LastLayer;
-use crate::model::{self, Norms, Plan, Pool, Score};
+use crate::model::{self, Norms, Plan, Pool, Reach, Score};
 use crate::ops::{
     Buffer, Dtype, FirstScratch, FirstToken, Float, Head, HeadScratch, Heads, Keep, Norm, Operand, Projected,
     Scratch, Simd, Table, attention, embed, first_token_attention, lay_together, layer_norm, layer_norm_into,
@@ -13,19 +14,24 @@ use crate::ops::{
 };
 use crate::token::Packed;
 use std::any::TypeId;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows of queries, keys and values beyond the last token's, which tiles read.
 const BEYOND: usize = 32;
 
+/// Tokens of a chunk where prefixes are shared. Behind a prefix documents are short: in chunks of 256 tokens each of 137
+/// would be alone, and leave a seventh of its tiles empty. A decoder's activations exceed the second-level cache either way.
+const SHARED_CHUNK_TOKENS: usize = 512;
+
 /// A model that runs chunk by chunk, in a workspace of the caller.
 pub(super) trait Forward: Send + Sync {
-    /// Runs sequences of a batch as far as all their tokens are needed, and leaves what the head reads of them in the
-    /// workspace.
-    fn chunk(&self, batch: &Packed, sequences: Range<usize>, workspace: &mut Workspace);
-    /// Tokens of a chunk, if its first sequence is not longer.
-    fn chunk_tokens(&self) -> u32;
+    /// Runs spans of a batch as far as all their tokens are needed, and leaves what the head reads of those that end a
+    /// sequence in the workspace.
+    fn chunk(&self, batch: &Packed, spans: &[Span], workspace: &mut Workspace);
+    /// Tokens of a chunk, if its first span is not longer.
+    fn chunk_tokens(&self) -> usize;
+    /// What shared keys and values take, if all layers are causal and the head reads the last token.
+    fn sharing(&self) -> Option<Sharing>;
     /// Takes what chunks have left through the rest; a logit for each sequence, in that order.
     fn finish(&self, workspace: &mut Workspace) -> Vec<f32>;
 }
@@ -44,7 +50,7 @@ pub(super) struct Workspace {
     attention: Scratch,
     operands: Operands,
     row: Buffer,
-    /// Of the sequences so far what the head reads: states `[sequences, hidden]`, and where the last layer is not
+    /// Of the sequences that have ended what the head reads: states `[sequences, hidden]`, and where the last layer is not
     /// complete, contexts `[sequences, heads]`.
     pooled: Vec<f32>,
     pooled_contexts: Vec<f32>,
@@ -78,6 +84,7 @@ pub(super) struct Stack<S, L, A> {
     /// The last layer, where it is computed for first tokens.
     absorbed: Option<(FirstToken<S>, Rest<S, L>)>,
     last: LastLayer,
+    is_shared: bool,
     pool: Pool,
     final_norm: Option<Norm>,
     head: Head<S>,
@@ -90,7 +97,7 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
     /// rows.
     const BLOCK: usize = if L::ON_TILES { 256 } else { 192 };
     /// Enough rows for the register tiles, few enough for the second-level cache.
-    const CHUNK_TOKENS: u32 = if L::ON_TILES { 256 } else { 128 };
+    const CHUNK_TOKENS: usize = if L::ON_TILES { 256 } else { 128 };
 
     /// Packs a model's weights, if that takes no more than these bytes of memory.
     pub fn within(simd: S, plan: &Plan, available: Option<u64>) -> Result<Arc<dyn Forward>, Unsupported>
@@ -140,6 +147,8 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
                 (FirstToken::new(heads, &projections(&final_block.attention)), Rest::new(final_block))
             }),
             last,
+            is_shared: plan.head.at == Pool::Last
+                && plan.blocks.iter().all(|block| block.attention.reach == Reach::Causal),
             pool: plan.head.at,
             final_norm: plan.final_norm.as_ref().map(norm),
             head: head(&plan.head, hidden),
@@ -156,14 +165,13 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
         stack
     }
 
-    fn embed(&self, batch: &Packed, starts: &[u32], states: &mut [f32]) {
+    fn embed(&self, batch: &Packed, spans: &[Span], states: &mut [f32]) {
         let mut states = states;
-        for bounds in starts.windows(2) {
-            let tokens = bounds[0] as usize..bounds[1] as usize;
-            let (rows, rest) = states.split_at_mut(tokens.len() * self.hidden);
-            let (ids, types) = (&batch.ids()[tokens.clone()], &batch.types()[tokens]);
+        for span in spans {
+            let (rows, rest) = states.split_at_mut(span.tokens.len() * self.hidden);
+            let (ids, types) = (&batch.ids()[span.tokens.clone()], &batch.types()[span.tokens.clone()]);
             let tables = (&self.words, self.positions.as_ref(), self.types.as_ref());
-            embed(self.simd, tables, (ids, types), self.position_offset, rows);
+            embed(self.simd, tables, (ids, types), self.position_offset + span.place(), rows);
             states = rest;
         }
     }
@@ -181,6 +189,43 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
             }
             (None, Norms::Post) => read_states::<S, L>(simd, None, states, (input, 0), row),
         }
+    }
+
+    /// Words of a row of queries, keys and values.
+    fn stride(&self) -> usize {
+        (self.heads.width() + 2 * self.kv_heads_max * self.heads.size) / A::GROUP + GAP
+    }
+
+    /// Attends from a span's rows of queries, keys and values, which begin `words`; its contexts go into an operand from a
+    /// row on. Of a prefix the last layer needs keys and values only.
+    fn attend(
+        &self,
+        layer: usize,
+        span: &Span,
+        words: &mut [u32],
+        scratch: &mut Scratch,
+        context: (&mut Operand, usize),
+    ) {
+        let (Mixer { kv_heads, reach, rotation, .. }, stride) = (&self.layers[layer].0, self.stride());
+        let (tokens, kv_heads, reach) = (span.tokens.len(), *kv_heads, *reach);
+        let own = &mut words[..tokens * stride];
+        if let Some(rotation) = rotation {
+            rotate::<S, A>(self.simd, rotation, (own, stride), span.place(), [self.heads.count, kv_heads]);
+        }
+        if let End::Prefix(prefix) = &span.end {
+            let [queries, keys] =
+                [self.heads.count, 2 * kv_heads].map(|heads| heads * self.heads.size / A::GROUP);
+            prefix.set(layer, (own, stride), (queries, keys), GAP);
+            if layer + 1 == self.layers.len() {
+                return;
+            }
+        }
+        let mut before = Vec::new();
+        if let Some(shared) = &span.before {
+            shared.read(layer, &mut before);
+        }
+        let projected = Projected { words, stride, tokens, before: &before, kv_heads, reach };
+        attention::<S, A>(self.simd, projected, self.heads, scratch, context);
     }
 
     /// The norm of a layer's input, where layers norm their input.
@@ -206,11 +251,13 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
 }
 
 impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
-    fn chunk(&self, batch: &Packed, sequences: Range<usize>, workspace: &mut Workspace) {
-        let (simd, hidden, width) = (self.simd, self.hidden, self.heads.width());
-        let starts = &batch.starts()[sequences.start..=sequences.end];
-        let tokens = (starts[starts.len() - 1] - starts[0]) as usize;
-        let stride = (width + 2 * self.kv_heads_max * self.heads.size) / A::GROUP + GAP;
+    fn chunk(&self, batch: &Packed, spans: &[Span], workspace: &mut Workspace) {
+        let (simd, hidden, width, stride) = (self.simd, self.hidden, self.heads.width(), self.stride());
+        let mut local = vec![0];
+        for span in spans {
+            local.push(local[local.len() - 1] + span.tokens.len());
+        }
+        let tokens = local[spans.len()];
         let Workspace {
             states,
             input,
@@ -229,31 +276,26 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
         qkv.grow((tokens + BEYOND) * stride);
         context.shape::<S, A>(tokens, width);
         let states = &mut states.floats_mut()[..tokens * hidden];
-        let local: Vec<usize> = starts.iter().map(|start| (start - starts[0]) as usize).collect();
         let blocks = || (0..tokens).step_by(Self::BLOCK).map(move |row| row..tokens.min(row + Self::BLOCK));
         // Contexts are read as they are where the maps are in the same dtype.
         let is_same = TypeId::of::<L>() == TypeId::of::<A>();
 
-        self.embed(batch, starts, states);
+        self.embed(batch, spans, states);
         self.begin(states, input, row);
         for (layer, (mixer, rest)) in self.layers.iter().enumerate() {
             for rows in blocks() {
                 let to = &mut qkv.words_mut()[rows.start * stride..rows.end * stride];
                 linear(simd, input.range(rows), &mixer.projection, Keep::<A>::new(to, stride));
             }
-            for rows in local.windows(2) {
-                if let Some(rotation) = &mixer.rotation {
-                    let words = &mut qkv.words_mut()[rows[0] * stride..rows[1] * stride];
-                    rotate::<S, A>(simd, rotation, (words, stride), [self.heads.count, mixer.kv_heads]);
-                }
-                let (words, tokens) = (&qkv.words()[rows[0] * stride..], rows[1] - rows[0]);
-                let Mixer { kv_heads, reach, .. } = *mixer;
-                let projected = Projected { words, stride, tokens, kv_heads, reach };
-                attention::<S, A>(simd, projected, self.heads, scratch, (context, rows[0]));
+            for (span, &row) in spans.iter().zip(&local) {
+                self.attend(layer, span, &mut qkv.words_mut()[row * stride..], scratch, (context, row));
             }
             let is_last = layer + 1 == self.layers.len();
             if is_last && self.last == LastLayer::One {
-                for bounds in local.windows(2) {
+                for (span, bounds) in spans.iter().zip(local.windows(2)) {
+                    if matches!(span.end, End::Prefix(_)) {
+                        continue;
+                    }
                     let row = if self.pool == Pool::First { bounds[0] } else { bounds[1] - 1 };
                     context.read_row::<S, A>(simd, row, pooled_contexts);
                     pooled.extend_from_slice(&states[row * hidden..][..hidden]);
@@ -292,8 +334,14 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
         }
     }
 
-    fn chunk_tokens(&self) -> u32 {
-        Self::CHUNK_TOKENS
+    fn chunk_tokens(&self) -> usize {
+        if self.is_shared { SHARED_CHUNK_TOKENS } else { Self::CHUNK_TOKENS }
+    }
+
+    fn sharing(&self) -> Option<Sharing> {
+        let words = |kv_heads: usize| 2 * kv_heads * self.heads.size / A::GROUP + GAP;
+        let words: usize = self.layers.iter().map(|(mixer, _)| words(mixer.kv_heads)).sum();
+        self.is_shared.then_some(Sharing { layers: self.layers.len(), token_bytes: words * size_of::<u32>() })
     }
 
     fn finish(&self, workspace: &mut Workspace) -> Vec<f32> {
