@@ -70,7 +70,8 @@ pub struct Arrival {
     /// Most candidates that the primary scores in a top-k.
     pub top_k: Option<u32>,
     /// Tokens that all pairs have in common, where a tier's scorers compute them once for a request and keep them for its
-    /// next batch.
+    /// next batch. Journals of earlier versions have none.
+    #[serde(default)]
     pub prefixes: PerTier<u32>,
     /// Tokens of each pair beyond the prefix, by each tier's tokenizer. Both tiers have the same number of pairs; a tier that
     /// is not configured, or whose model cannot read one of the pairs, has none.
@@ -253,5 +254,17 @@ mod tests {
         let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
         [rank(1)][..].hash(&mut hasher);
         assert_eq!(digest(&[rank(1)]), hasher.finish());
+    }
+
+    #[test]
+    fn an_arrival_of_an_earlier_journal_has_no_prefixes() {
+        let (prefixes, lengths) =
+            (PerTier { primary: 70, fallback: 0 }, PerTier::from_fn(|_| Arc::from([10])));
+        let (job, tenant, priority, policy) = (JobId(1), TenantId(0), Priority::Normal, Policy::Full);
+        let (arrived, deadline, top_k) = (Ns::ZERO, None, None);
+        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
+        let mut old = serde_json::to_value(&arrival).unwrap();
+        assert!(old.as_object_mut().unwrap().remove("prefixes").is_some());
+        assert_eq!(serde_json::from_value::<Arrival>(old).unwrap().prefixes, PerTier::default());
     }
 }
