@@ -129,6 +129,7 @@ mod tests {
         let pins = Pins { rerank: Some(Dialect::Infinity), ..Pins::default() };
         let fields = Fields::parse(br#"{"texts": []}"#).unwrap();
         assert_eq!(select(&Place::of("/rerank").unwrap(), &fields, &pins), (Dialect::Infinity, Vec::new()));
+        assert_eq!(pins.check(), Ok(()));
         let error = Pins { rerank: Some(Dialect::Nim), ..Pins::default() }.check().unwrap_err();
         assert_eq!(error, "rerank: `nim` has no such path; vllm, tei, infinity have");
     }

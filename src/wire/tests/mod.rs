@@ -1,5 +1,6 @@
 //! Each dialect from bytes to bytes, and what it makes of bad input; one file for each.
 
+mod bounds;
 mod cohere;
 mod declare;
 mod error;
@@ -129,6 +130,8 @@ fn a_document_that_may_be_an_object_may_have_content_parts() {
             (json!({"content": [part("a")]}), "a"),
             (json!({"content": [part("a"), part("b")]}), "a\nb"),
             (json!({"content": "a"}), "a"),
+            (json!({"content": [{"text": "a"}]}), "a"),
+            (json!({"text": null, "content": "a"}), "a"),
             // Documents are objects with any other fields.
             (json!({"text": "a", "type": "news", "content": [image]}), "a"),
         ] {
@@ -136,6 +139,7 @@ fn a_document_that_may_be_an_object_may_have_content_parts() {
         }
         for document in [
             json!({"content": [part("a"), image]}),
+            json!({"content": [{"type": "image_url", "text": "a"}]}),
             json!({"content": []}),
             json!({"content": 7}),
             json!({"text": 7}),

@@ -1,8 +1,9 @@
 //! Our own dialect.
 
-use super::{answer, decoded, encode};
+use super::{answer, decode, decoded, encode};
 use crate::rerank::Degradation;
-use crate::wire::openapi;
+use crate::wire::{Settings, openapi};
+use http::HeaderMap;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -63,5 +64,17 @@ fn scores_keep_every_bit_of_f32() {
         let answer = answer("/v1/rank", &body, &[score]);
         let read: f32 = answer["results"][0]["score"].to_string().parse().unwrap();
         assert_eq!(read.to_bits(), score.to_bits());
+    }
+}
+
+#[test]
+fn an_id_is_returned_wherever_the_documents_are_in_the_body() {
+    for body in [
+        r#"{"query": "q", "documents": [{"id": "x", "text": "a"}]}"#,
+        r#"{"documents": [{"id": "x", "text": "a"}], "query": "q"}"#,
+    ] {
+        let found = decode("/v1/rank", &HeaderMap::new(), body.as_bytes(), &Settings::default()).unwrap();
+        let answer: Value = serde_json::from_slice(&encode(&found, &[0.0]).body).unwrap();
+        assert_eq!(answer["results"][0]["id"], "x", "{body}");
     }
 }
