@@ -244,6 +244,9 @@ mod tests {
             (Dialect::Nim, "documents[0]", "passages[0]"),
             (Dialect::Oip, "documents[0]", "PASSAGE[0]"),
             (Dialect::Podium, "policy", "policy"),
+            (Dialect::Vllm, "pair_tokens_max", "truncate_prompt_tokens"),
+            (Dialect::VllmScore, "document_tokens_max", "max_tokens_per_doc"),
+            (Dialect::Vllm, "query_tokens_max", "max_tokens_per_query"),
         ];
         for (dialect, field, expected) in rows {
             let error = ApiError::from(&refusal(field)).named(dialect.spec().names);

@@ -4,7 +4,7 @@ use super::{decode, decoded, encode, oip_json, pins, try_decode};
 use crate::base::Ns;
 use crate::rerank::Priority;
 use crate::wire::{Dialect, Settings};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 fn documents(count: usize) -> Value {
@@ -62,6 +62,17 @@ fn a_count_in_a_header_has_a_digit() {
             let expected = format!("{name}: `{value}` is not a whole number of at least 1");
             assert_eq!(error.full_message(), expected);
         }
+    }
+}
+
+#[test]
+fn a_header_is_ascii_text() {
+    let bytes = serde_json::to_vec(&documents(1)).unwrap();
+    for name in ["x-podium-priority", "x-podium-policy", "x-podium-truncation", "x-podium-truncation-side"] {
+        let value = HeaderValue::from_bytes(b"caf\xe9").unwrap();
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value)]);
+        let (_, error) = decode("/v1/rank", &headers, &bytes, &Settings::default()).unwrap_err();
+        assert_eq!(error.full_message(), format!("{name}: is not ASCII text"));
     }
 }
 

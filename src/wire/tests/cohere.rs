@@ -12,6 +12,10 @@ fn cohere_v1_carries_what_jina_and_vllm_look_for() {
     let first = json!({"index": 1, "relevance_score": 1.0, "document": {"text": "b"}});
     assert_eq!(answer["results"][0], first);
     assert_eq!(answer["results"][1]["relevance_score"], 0.5);
+    assert_eq!(
+        (&answer["object"], &answer["meta"]["api_version"]["version"]),
+        (&json!("rerank"), &json!("1"))
+    );
     assert_eq!(answer["meta"]["billed_units"]["search_units"], 1);
     assert_eq!(answer["meta"]["podium"]["tier"], "topk");
     assert_eq!((&answer["model"], &answer["usage"]["total_tokens"]), (&json!("m"), &json!(21)));

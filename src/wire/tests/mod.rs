@@ -108,6 +108,8 @@ fn a_boolean_as_a_string_is_read_and_said() {
     let decoded = decoded("/v1/rerank", &body);
     assert!(decoded.request.return_documents);
     assert_eq!(decoded.warnings, ["`return_documents` is a string, and was read as a boolean"]);
+    let body = json!({"query": "q", "documents": ["a"], "return_documents": "FALSE"});
+    assert!(!try_decode("/v1/rerank", &body).unwrap().request.return_documents);
     let (_, error) =
         try_decode("/v1/rerank", &json!({"query": "q", "documents": ["a"], "return_documents": "yes"}))
             .unwrap_err();

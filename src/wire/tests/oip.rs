@@ -248,3 +248,40 @@ fn queries_are_one_or_as_many_as_passages() {
         assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn an_open_inference_request_that_is_wrong_says_where() {
+    let texts = |data: Value| json!({"name": "QUERY", "shape": [1], "datatype": "BYTES", "data": data});
+    let passage = oip_json()["inputs"][1].clone();
+    let mut both = texts(json!(["q"]));
+    both["parameters"] = binary_data(5);
+    for (inputs, expected) in [
+        (
+            json!([{"name": "TEXT", "shape": [1], "datatype": "BYTES", "data": ["q"]}, passage]),
+            "inputs: `TEXT` is not QUERY or PASSAGE",
+        ),
+        (json!([texts(json!(["q"])), texts(json!(["q"])), passage]), "QUERY: is there twice"),
+        (json!([texts(json!(["q"]))]), "PASSAGE: is missing"),
+        (json!([texts(json!([""])), passage]), "QUERY: must not be empty"),
+        (json!([texts(json!([7])), passage]), "QUERY[0]: must be a string"),
+        (json!([texts(json!("q")), passage]), "QUERY: needs a list as data, or binary_data_size"),
+        (json!([texts(Value::Null), passage]), "QUERY: needs a list as data, or binary_data_size"),
+        (json!([both, passage]), "QUERY: has both data and binary_data_size"),
+        (json!([texts(json!(["p", "q"])), passage]), "QUERY: has 2 elements, and its shape is [1]"),
+    ] {
+        let mut body = oip_json();
+        body["inputs"] = inputs;
+        assert_eq!(try_decode("/v2/models/m/infer", &body).unwrap_err().1, expected);
+    }
+    let budget = "must be a number of milliseconds from 0 to 3600000";
+    for (parameters, expected) in [
+        (json!({"latency_budget_ms": "9"}), format!("latency_budget_ms: {budget}")),
+        (json!({"timeout": -1}), format!("timeout: {budget}")),
+        (json!({"priority": "urgent"}), "priority: `urgent` is not one of high, normal, low".to_owned()),
+        (json!({"policy": 7}), "policy: `7` is not one of auto, full, topk, fallback".to_owned()),
+    ] {
+        let mut body = oip_json();
+        body["parameters"] = parameters;
+        assert_eq!(try_decode("/v2/models/m/infer", &body).unwrap_err().1, expected);
+    }
+}

@@ -24,7 +24,9 @@ fn vllm_scores_one_to_many_and_many_to_many_in_order() {
     let one = json!({"text_1": "q", "text_2": ["a", "b"]});
     let data =
         json!([{"index": 0, "object": "score", "score": 0.5}, {"index": 1, "object": "score", "score": 1.0}]);
-    assert_eq!(answer("/score", &one, &[0.0, 40.0])["data"], data);
+    let answer = answer("/score", &one, &[0.0, 40.0]);
+    assert_eq!((&answer["object"], &answer["data"]), (&json!("list"), &data));
+    assert_eq!(answer["id"], "score-ab12");
     let many = json!({"queries": ["p", "q"], "documents": ["a", "b"]});
     let expected = Query::PerDocument(vec!["p".into(), "q".into()]);
     assert_eq!(decoded("/v1/score", &many).request.query, expected);
