@@ -1,7 +1,7 @@
 //! Our own dialect.
 
 use super::{answer, decode, decoded, encode};
-use crate::rerank::Degradation;
+use crate::rerank::{Degradation, Options, Policy, Priority, ScoreForm};
 use crate::wire::{Settings, openapi};
 use http::HeaderMap;
 use serde_json::{Value, json};
@@ -77,4 +77,27 @@ fn an_id_is_returned_wherever_the_documents_are_in_the_body() {
         let answer: Value = serde_json::from_slice(&encode(&found, &[0.0]).body).unwrap();
         assert_eq!(answer["results"][0]["id"], "x", "{body}");
     }
+}
+
+#[test]
+fn each_word_has_its_meaning() {
+    let request = |field: &str, word: &str| {
+        decoded("/v1/rank", &json!({"query": "q", "documents": ["a"], field: word})).request
+    };
+    for (word, expected) in [
+        ("auto", Policy::Auto),
+        ("full", Policy::Full),
+        ("topk", Policy::TopK),
+        ("fallback", Policy::Fallback),
+    ] {
+        assert_eq!(request("policy", word).options.policy, Some(expected));
+    }
+    for (word, expected) in [("high", Priority::High), ("normal", Priority::Normal), ("low", Priority::Low)] {
+        assert_eq!(request("priority", word).options.priority, expected);
+    }
+    for (word, expected) in [("probability", ScoreForm::Probability), ("logit", ScoreForm::Logit)] {
+        assert_eq!(request("scores", word).score, expected);
+    }
+    let request = decoded("/v1/rank", &json!({"query": "q", "documents": ["a"]})).request;
+    assert_eq!((request.options, request.score), (Options::default(), ScoreForm::Probability));
 }

@@ -14,6 +14,12 @@ fn tei_answers_with_a_bare_list() {
     let expected =
         json!([{"index": 1, "text": "b", "score": 3.25}, {"index": 0, "text": "a", "score": -1.0}]);
     assert_eq!(answer("/rerank", &body, &[-1.0, 3.25]), expected);
+    for (word, side) in
+        [("Left", Side::Left), ("left", Side::Left), ("Right", Side::Right), ("right", Side::Right)]
+    {
+        let body = json!({"query": "q", "texts": ["a"], "truncation_direction": word});
+        assert_eq!(decoded("/rerank", &body).request.truncation.side, Some(side), "{word}");
+    }
     let left = json!({"query": "q", "texts": ["a"], "truncate": true, "truncation_direction": "Left"});
     assert_eq!(
         decoded("/rerank", &left).request.truncation,
