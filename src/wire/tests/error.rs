@@ -371,3 +371,31 @@ fn a_value_of_a_wrong_type_is_told_with_its_type_and_the_right_one() {
         assert_eq!(try_decode(path, &body).unwrap_err().1, expected, "{path} {body}");
     }
 }
+
+#[test]
+fn our_own_error_has_its_code_field_and_time() {
+    let stamp = Stamp { id: "7".into(), created_unix: 0 };
+    let invalid = ApiError::invalid("documents[3]", "is a number, and must be a string");
+    let message = "documents[3]: is a number, and must be a string";
+    let busy = |nanos| ApiError::from(&Refusal::QuotaExceeded { retry_after: Ns(nanos) });
+    let quota = "the tenant has used up its quota of device time; retry in";
+    for (error, expected) in [
+        (
+            invalid,
+            json!({"code": "invalid_request", "field": "documents[3]", "message": message, "retry_after_ms": null}),
+        ),
+        (
+            busy(5_000_000),
+            json!({"code": "quota_exceeded", "field": null, "message": format!("{quota} 5 ms"), "retry_after_ms": 5}),
+        ),
+        (
+            busy(1),
+            json!({"code": "quota_exceeded", "field": null, "message": format!("{quota} 1 ms"), "retry_after_ms": 1}),
+        ),
+    ] {
+        let mut expected = json!({"error": expected});
+        expected["error"]["id"] = json!("7");
+        let body = encode_error(Dialect::Podium, &error, &stamp).body;
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected);
+    }
+}
