@@ -140,13 +140,13 @@ impl Degradation {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Refusal {
     /// The queues are full, or the predicted wait exceeds its bound.
-    #[error("the server is at capacity; retry in {} ms", .retry_after.0 / 1_000_000)]
+    #[error("the server is at capacity; retry in {} ms", .retry_after.0.div_ceil(1_000_000))]
     Overloaded {
         /// When the backlog is predicted to be empty.
         retry_after: Ns,
     },
     /// No tier can answer within the budget, given the present work.
-    #[error("no tier can answer within the latency budget; retry in {} ms", .retry_after.0 / 1_000_000)]
+    #[error("no tier can answer within the latency budget; retry in {} ms", .retry_after.0.div_ceil(1_000_000))]
     BudgetTooShortNow {
         /// When the backlog is predicted to be empty.
         retry_after: Ns,
@@ -172,7 +172,7 @@ pub enum Refusal {
         needed: Ns,
     },
     /// The tenant has used up its quota of device time.
-    #[error("the tenant has used up its quota of device time; retry in {} ms", .retry_after.0 / 1_000_000)]
+    #[error("the tenant has used up its quota of device time; retry in {} ms", .retry_after.0.div_ceil(1_000_000))]
     QuotaExceeded {
         /// When the quota is next available.
         retry_after: Ns,
@@ -237,6 +237,22 @@ mod tests {
             receipt.within_budget()
         };
         assert_eq!([met(None, u64::MAX), met(Some(7), 7), met(Some(7), 8)], [true, true, false]);
+    }
+
+    #[test]
+    fn times_in_messages_are_rounded_up() {
+        for (nanos, expected) in [(0, " 0 ms"), (1, " 1 ms"), (5_000_000, " 5 ms"), (5_000_001, " 6 ms")] {
+            let (retry_after, needed) = (Ns(nanos), Ns(nanos));
+            for refusal in [
+                Refusal::Overloaded { retry_after },
+                Refusal::BudgetTooShortNow { retry_after },
+                Refusal::BudgetTooShort { needed },
+                Refusal::BudgetSpent { needed },
+                Refusal::QuotaExceeded { retry_after },
+            ] {
+                assert!(refusal.to_string().contains(expected), "{refusal}");
+            }
+        }
     }
 
     #[test]

@@ -166,6 +166,13 @@ mod tests {
     #[test]
     fn infinities_have_probabilities() {
         assert_eq!((sigmoid(f32::INFINITY), sigmoid(f32::NEG_INFINITY)), (1.0, 0.0));
+        assert_eq!((sigmoid(f32::MAX), sigmoid(f32::MIN)), (1.0, 0.0));
+    }
+
+    #[test]
+    fn a_small_probability_is_not_0_as_long_as_f32_has_one() {
+        // exp(-100) is 3.8e-44, and exp(100) is beyond f32.
+        assert!(sigmoid(-100.0) > 0.0 && sigmoid(-100.0) < 1e-43);
     }
 
     proptest! {

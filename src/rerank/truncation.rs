@@ -120,6 +120,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pair_has_at_most_what_the_model_reads() {
+        for (tokens, expected) in [(1, 1), (511, 511), (512, 512), (513, 512), (u32::MAX, 512)] {
+            assert_eq!(PairTokens::AtMost(tokens).limit(512), expected, "{tokens}");
+            assert_eq!(PairTokens::Within(tokens).limit(512), expected, "{tokens}");
+        }
+        assert_eq!(PairTokens::Model.limit(512), 512);
+        assert_eq!(TruncationDefaults::default().query_permille, 750);
+    }
+
+    #[test]
     fn a_share_is_a_part_of_the_whole() {
         let check = |query_permille| TruncationDefaults { query_permille, ..Default::default() }.check();
         for share in [1, 750, 999] {

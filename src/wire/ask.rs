@@ -145,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn scores_are_found_among_the_outputs() {
+        let answer = r#"{"outputs":[{"name":"INDEX","data":[1,0]},{"name":"SCORE","data":[-1,2.5]}]}"#;
+        assert_eq!(Dialect::Oip.scores(2, answer.as_bytes()), Ok(vec![-1.0, 2.5]));
+        let answer = r#"{"outputs":[{"name":"INDEX","data":[1,0]}]}"#;
+        let expected = Err("there is no output SCORE".to_owned());
+        assert_eq!(Dialect::Oip.scores(2, answer.as_bytes()), expected);
+    }
+
+    #[test]
     fn an_answer_that_is_none_is_told() {
         for (answer, expected) in [
             ("", "EOF"),

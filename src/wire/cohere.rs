@@ -68,10 +68,7 @@ const DOCUMENT_TOKENS_MAX: u32 = 4_096;
 const SEARCH_UNIT: usize = 100;
 
 fn read_v1(fields: &mut Fields) -> Result<Request, ApiError> {
-    let rank_fields = match fields.has("rank_fields") {
-        true => fields.take("rank_fields").map(ranked_fields).transpose()?,
-        false => None,
-    };
+    let rank_fields = fields.take("rank_fields").map(ranked_fields).transpose()?;
     let items = fields.items("documents")?;
     not_empty("documents", &items)?;
     let names = rank_fields.filter(|names: &Vec<String>| !names.is_empty());

@@ -219,10 +219,17 @@ mod tests {
     #[test]
     fn retry_after_is_in_whole_seconds_and_never_zero() {
         let stamp = Stamp { id: "7".into(), created_unix: 0 };
-        for (millis, expected) in [(1, "1"), (1_000, "1"), (1_001, "2")] {
-            let refusal = Refusal::Overloaded { retry_after: Ns::from_millis(millis) };
-            let encoded = encode_error(Dialect::Tei, &ApiError::from(&refusal), &stamp);
-            assert_eq!(encoded.status, 429);
+        let busy = |retry_after| Refusal::Overloaded { retry_after: Ns(retry_after) };
+        for (refusal, status, expected) in [
+            (busy(0), 429, "1"),
+            (busy(1), 429, "1"),
+            (busy(1_000_000_000), 429, "1"),
+            (busy(1_000_000_001), 429, "2"),
+            (Refusal::Unavailable, 503, "1"),
+            (Refusal::Draining, 503, "1"),
+        ] {
+            let encoded = encode_error(Dialect::Podium, &ApiError::from(&refusal), &stamp);
+            assert_eq!(encoded.status, status);
             let (_, value) = encoded.headers.iter().find(|(name, _)| name == RETRY_AFTER).unwrap();
             assert_eq!(value, expected);
         }
@@ -237,6 +244,9 @@ mod tests {
             (Dialect::Nim, "documents[0]", "passages[0]"),
             (Dialect::Oip, "documents[0]", "PASSAGE[0]"),
             (Dialect::Podium, "policy", "policy"),
+            (Dialect::Vllm, "pair_tokens_max", "truncate_prompt_tokens"),
+            (Dialect::VllmScore, "document_tokens_max", "max_tokens_per_doc"),
+            (Dialect::Vllm, "query_tokens_max", "max_tokens_per_query"),
         ];
         for (dialect, field, expected) in rows {
             let error = ApiError::from(&refusal(field)).named(dialect.spec().names);

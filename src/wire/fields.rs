@@ -563,7 +563,7 @@ mod tests {
     #[test]
     fn what_is_no_object_in_json_is_an_error_that_says_where() {
         let rows: [(&[u8], &str); 9] = [
-            (b"", "the body is empty"),
+            (b"", "the body is empty, and must be a JSON object"),
             (b"hello", "the body is not valid: expected value at line 1 column 1"),
             (b"[1]", "the body is not valid: invalid type: sequence, expected a JSON object"),
             (b"{\"query\": \"a\xff\"}", "the body is not UTF-8 at byte 12"),

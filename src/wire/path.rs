@@ -68,3 +68,49 @@ impl ModelRef {
         Some((model, verb))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_of_a_dialect_with_its_model_and_version() {
+        let infer = "/v2/models/{model}/infer";
+        for (path, expected, model, version) in [
+            ("/rerank", "/rerank", None, None),
+            ("/v1/retrieval/nvidia/m/reranking", "/v1/retrieval/{model}/reranking", None, None),
+            ("/v2/models/m/infer", infer, Some("m"), None),
+            ("/v2/models/owner/m/versions/3/infer", infer, Some("owner/m"), Some("3")),
+            ("/v2/models/owner%2Fm/versions/a%20b/infer", infer, Some("owner/m"), Some("a b")),
+        ] {
+            let place = Place::of(path).expect("the path ranks");
+            assert_eq!((place.path(), place.version()), (expected, version), "{path}");
+            assert_eq!(place.model.as_ref().map(|model| &*model.name), model, "{path}");
+        }
+        for path in ["", "/v1", "/rerank/", "/v2/models/m", "/v2/models/m/ready", "/v2/models/{model}/config"]
+        {
+            assert_eq!(Place::of(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_model_s_path_ends_in_a_verb_or_none() {
+        let of = |path| ModelRef::of(path).map(|(model, verb)| (model.name, model.version, verb));
+        let row = |name: &str, version: Option<&str>, verb| {
+            Some((name.to_owned(), version.map(str::to_owned), verb))
+        };
+        for (path, expected) in [
+            ("/v2/models/m", row("m", None, "")),
+            ("/v2/models/m/ready", row("m", None, "ready")),
+            ("/v2/models/m/versions/1/config", row("m", Some("1"), "config")),
+            ("/v2/models/m/versions/1", row("m", Some("1"), "")),
+            // Only a whole last part is a verb.
+            ("/v2/models/already", row("already", None, "")),
+            ("/v2/models/infer", row("infer", None, "")),
+            ("/v2/models/", None),
+            ("/v2/models", None),
+        ] {
+            assert_eq!(of(path), expected, "{path}");
+        }
+    }
+}

@@ -129,6 +129,35 @@ mod tests {
         let pins = Pins { rerank: Some(Dialect::Infinity), ..Pins::default() };
         let fields = Fields::parse(br#"{"texts": []}"#).unwrap();
         assert_eq!(select(&Place::of("/rerank").unwrap(), &fields, &pins), (Dialect::Infinity, Vec::new()));
+        assert_eq!(pins.check(), Ok(()));
+        let pins = Pins {
+            rerank: Some(Dialect::Vllm),
+            v1_rerank: Some(Dialect::Jina),
+            v2_rerank: Some(Dialect::CohereV2),
+        };
+        assert_eq!(pins.check(), Ok(()));
+        for (path, expected) in [
+            ("/rerank", Dialect::Vllm),
+            ("/v1/rerank", Dialect::Jina),
+            ("/v2/rerank", Dialect::CohereV2),
+            // A path that no pin is for.
+            ("/v1/rank", Dialect::Podium),
+        ] {
+            let fields = Fields::parse(br#"{"truncate_prompt_tokens": 9}"#).unwrap();
+            assert_eq!(select(&Place::of(path).unwrap(), &fields, &pins).0, expected, "{path}");
+        }
+        for (pins, expected) in [
+            (
+                Pins { v1_rerank: Some(Dialect::Tei), ..Pins::default() },
+                "v1_rerank: `tei` has no such path; cohere, jina, voyage, vllm have",
+            ),
+            (
+                Pins { v2_rerank: Some(Dialect::Jina), ..Pins::default() },
+                "v2_rerank: `jina` has no such path; cohere_v2, vllm have",
+            ),
+        ] {
+            assert_eq!(pins.check(), Err(expected.to_owned()));
+        }
         let error = Pins { rerank: Some(Dialect::Nim), ..Pins::default() }.check().unwrap_err();
         assert_eq!(error, "rerank: `nim` has no such path; vllm, tei, infinity have");
     }

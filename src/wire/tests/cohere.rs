@@ -12,6 +12,10 @@ fn cohere_v1_carries_what_jina_and_vllm_look_for() {
     let first = json!({"index": 1, "relevance_score": 1.0, "document": {"text": "b"}});
     assert_eq!(answer["results"][0], first);
     assert_eq!(answer["results"][1]["relevance_score"], 0.5);
+    assert_eq!(
+        (&answer["object"], &answer["meta"]["api_version"]["version"]),
+        (&json!("rerank"), &json!("1"))
+    );
     assert_eq!(answer["meta"]["billed_units"]["search_units"], 1);
     assert_eq!(answer["meta"]["podium"]["tier"], "topk");
     assert_eq!((&answer["model"], &answer["usage"]["total_tokens"]), (&json!("m"), &json!(21)));
@@ -41,4 +45,28 @@ fn cohere_v2_gives_no_documents_and_reads_a_priority() {
     let answer: Value = serde_json::from_slice(&encode(&decoded, &[0.0]).body).unwrap();
     assert_eq!(answer["results"], json!([{"index": 0, "relevance_score": 0.5}]));
     assert_eq!(answer["meta"]["api_version"]["version"], "2");
+}
+
+#[test]
+fn cohere_s_empty_rank_fields_are_none() {
+    let body = json!({"query": "q", "documents": ["a", {"text": "b", "title": "T"}], "rank_fields": []});
+    let request = &decoded("/v1/rerank", &body).request;
+    assert_eq!(request.documents.iter().map(|text| &**text).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn cohere_cuts_documents_to_its_own_limit_unless_another_is_given() {
+    for path in ["/v1/rerank", "/v2/rerank"] {
+        let body = json!({"query": "q", "documents": ["a"]});
+        assert_eq!(decoded(path, &body).request.truncation.document_tokens_max, Some(4_096), "{path}");
+    }
+}
+
+#[test]
+fn cohere_bills_a_search_for_each_hundred_documents() {
+    for (documents, searches) in [(1, 1), (100, 1), (101, 2)] {
+        let body = json!({"query": "q", "documents": vec!["a"; documents]});
+        let answer = answer("/v2/rerank", &body, &vec![0.0; documents]);
+        assert_eq!(answer["meta"]["billed_units"]["search_units"], searches, "{documents}");
+    }
 }

@@ -1,7 +1,7 @@
 //! The receipt and the warnings in headers.
 
 use super::{decoded, encode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn many_unknown_fields_are_few_headers() {
@@ -39,4 +39,29 @@ fn every_answer_declares_itself_in_headers() {
     ] {
         assert_eq!(header(&encoded, name), Some(expected), "{name}");
     }
+}
+
+#[test]
+fn what_was_not_cut_is_not_declared() {
+    let encoded = encode(&decoded("/v1/rank", &json!({"query": "q", "documents": ["a"]})), &[1.0]);
+    let answer: Value = serde_json::from_slice(&encoded.body).unwrap();
+    assert_eq!(answer.get("truncated"), None);
+    for name in ["x-podium-truncated", "x-podium-truncated-query-tokens", "x-podium-warning"] {
+        assert_eq!(header(&encoded, name), None, "{name}");
+    }
+}
+
+#[test]
+fn eight_unknown_fields_are_named_and_the_rest_counted() {
+    let mut body = json!({"query": "q", "documents": ["a"]});
+    for number in 1..=9 {
+        body[format!("f{number}")] = json!(0);
+        let warnings = decoded("/v1/rank", &body).warnings;
+        assert_eq!(warnings.len(), number);
+        assert_eq!(warnings[0], "unknown field `f1` was ignored");
+        assert_eq!(warnings[number - 1].contains("more"), number == 9, "{warnings:?}");
+    }
+    let long = json!({"query": "q", "documents": ["a"], "x".repeat(65): 0});
+    let expected = format!("unknown field `{}` was ignored", "x".repeat(64));
+    assert_eq!(decoded("/v1/rank", &long).warnings, [expected]);
 }

@@ -1,8 +1,9 @@
 //! Errors: their field, message, status and shape in each dialect.
 
 use super::{decode, decoded, encode, header, try_decode};
+use crate::base::Ns;
 use crate::rerank::Refusal;
-use crate::wire::{Dialect, Settings, Stamp, encode_error};
+use crate::wire::{ApiError, Dialect, Settings, Stamp, encode_error};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
@@ -163,6 +164,7 @@ fn an_error_has_the_status_that_the_peer_gives_it() {
 #[test]
 fn what_the_engine_refuses_has_the_status_that_the_peer_gives_it() {
     let long = Refusal::TooLong { field: "query".into(), message: "has 600 tokens".into() };
+    let document = Refusal::TooLong { field: "documents[0]".into(), message: "has 600 tokens".into() };
     let unknown = Refusal::UnknownModel { name: "m".into() };
     let plain = json!({"query": "q", "documents": ["a"], "truncate_prompt_tokens": 9});
     let rows = [
@@ -184,6 +186,7 @@ fn what_the_engine_refuses_has_the_status_that_the_peer_gives_it() {
             "/error/message",
             "data_1: has 600 tokens. Please reduce the length of the input prompt.",
         ),
+        ("/score", json!({"queries": "q", "items": ["a"]}), &document, 400, "/error/param", "items[0]"),
         (
             "/rerank",
             json!({"query": "q", "documents": ["a"], "raw_scores": true}),
@@ -243,5 +246,156 @@ fn an_error_s_text_is_in_each_field_that_a_client_reads_and_in_no_other() {
         }
         let times = answer.to_string().matches(&error.message).count();
         assert_eq!(times, places.len(), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn each_refusal_has_its_code_status_and_time() {
+    let (retry_after, needed) = (Ns::from_millis(2_500), Ns::from_millis(9));
+    let (field, message) = ("documents[1]".to_owned(), "has no words".to_owned());
+    let name = "m".to_owned();
+    for (refusal, code, status, retry, tei_status, tei_type) in [
+        (Refusal::Overloaded { retry_after }, "overloaded", 429, Some("3"), 429, "Overloaded"),
+        (Refusal::QuotaExceeded { retry_after }, "quota_exceeded", 429, Some("3"), 429, "Overloaded"),
+        (Refusal::BudgetTooShortNow { retry_after }, "budget_too_short", 503, Some("3"), 503, "Overloaded"),
+        (Refusal::BudgetTooShort { needed }, "budget_too_short", 503, None, 503, "Overloaded"),
+        (Refusal::BudgetSpent { needed }, "budget_spent", 504, None, 504, "Overloaded"),
+        (
+            Refusal::Invalid { field: field.clone(), message: message.clone() },
+            "invalid_request",
+            400,
+            None,
+            422,
+            "Validation",
+        ),
+        (Refusal::TooLong { field, message }, "invalid_request", 400, None, 413, "Validation"),
+        (Refusal::UnknownModel { name }, "unknown_model", 404, None, 404, "Validation"),
+        (Refusal::ModelFailed, "model_failed", 500, None, 424, "Backend"),
+        (Refusal::Unavailable, "unavailable", 503, Some("1"), 503, "Unhealthy"),
+        (Refusal::Draining, "unavailable", 503, Some("1"), 503, "Unhealthy"),
+    ] {
+        let stamp = Stamp { id: "7".into(), created_unix: 0 };
+        let error = ApiError::from(&refusal);
+        let encoded = encode_error(Dialect::Podium, &error, &stamp);
+        assert_eq!((encoded.status.as_u16(), encoded.content_type), (status, "application/json"));
+        let found = (header(&encoded, "x-podium-error"), header(&encoded, "retry-after"));
+        assert_eq!(found, (Some(code), retry), "{refusal}");
+        let encoded = encode_error(Dialect::Tei, &error, &stamp);
+        let answer: Value = serde_json::from_slice(&encoded.body).unwrap();
+        let found = (encoded.status.as_u16(), answer["error_type"].as_str().unwrap());
+        assert_eq!(found, (tei_status, tei_type), "{refusal}");
+        assert_eq!(answer["error"], refusal.to_string());
+    }
+}
+
+/// Replaces one field of a body that is right.
+#[test]
+fn a_value_of_a_wrong_type_is_told_with_its_type_and_the_right_one() {
+    let ours = json!({"query": "q", "documents": ["a"]});
+    let vllm = json!({"query": "q", "documents": ["a"], "use_activation": true});
+    let score = json!({"text_1": "q", "text_2": "a"});
+    let nim = json!({"query": "q", "passages": ["a"]});
+    for (path, body, field, value, expected) in [
+        ("/v1/rank", &ours, "query", json!({}), "query: must be a string, and is an object"),
+        ("/v1/rank", &ours, "documents", json!(true), "documents: must be a list, and is a boolean"),
+        ("/v1/rank", &ours, "documents", json!("a"), "documents: must be a list, and is a string"),
+        (
+            "/v1/rank",
+            &ours,
+            "documents",
+            json!(["a", ["b"]]),
+            "documents[1]: must be a string or an object with a `text`, and is a list",
+        ),
+        (
+            "/v1/rank",
+            &ours,
+            "documents",
+            json!([null]),
+            "documents[0]: must be a string or an object with a `text`, and is null",
+        ),
+        (
+            "/v1/rank",
+            &ours,
+            "latency_budget_ms",
+            json!("50"),
+            "latency_budget_ms: must be a number, and is a string",
+        ),
+        ("/v1/rank", &ours, "top_n", json!([]), "top_n: must be a whole number, and is a list"),
+        (
+            "/v1/rank",
+            &ours,
+            "return_documents",
+            json!(1),
+            "return_documents: must be a boolean, and is a number",
+        ),
+        ("/v2/rerank", &ours, "documents", json!([{}]), "documents[0]: must be a string, and is an object"),
+        ("/v2/rerank", &ours, "documents", json!([[]]), "documents[0]: must be a string, and is a list"),
+        (
+            "/v2/rerank",
+            &ours,
+            "documents",
+            json!([false]),
+            "documents[0]: must be a string, and is a boolean",
+        ),
+        ("/v1/rerank", &ours, "rank_fields", json!("a"), "rank_fields: must be a list of strings"),
+        (
+            "/v1/rerank",
+            &ours,
+            "rank_fields",
+            json!(["a", 1]),
+            "rank_fields[1]: must be a string, and is a number",
+        ),
+        ("/v1/rerank", &vllm, "query", Value::Null, "query: is missing"),
+        ("/v1/rerank", &vllm, "query", json!(""), "query: must not be empty"),
+        (
+            "/v1/rerank",
+            &vllm,
+            "query",
+            json!({"content": 7}),
+            "query: must have a `text`, or a `content` of type text",
+        ),
+        ("/v1/rerank", &vllm, "priority", json!("high"), "priority: must be a whole number, and is a string"),
+        ("/v1/rerank", &vllm, "priority", json!(0.5), "priority: 0.5 is not a whole number"),
+        ("/score", &score, "text_1", json!(true), "text_1: must be a string or a list of strings"),
+        ("/v1/ranking", &nim, "query", Value::Null, "query: is missing"),
+        ("/v1/ranking", &nim, "query", json!(""), "query: must not be empty"),
+        ("/v1/ranking", &nim, "query", json!(7), "query: must be an object with a `text`"),
+        ("/v1/ranking", &nim, "query", json!({"text": ""}), "query.text: must not be empty"),
+        ("/v1/ranking", &nim, "query", json!({"text": 7}), "query.text: must be a string"),
+        ("/v1/ranking", &nim, "passages", json!([]), "passages: must have at least one element"),
+        ("/v1/ranking", &nim, "truncate", json!("START"), "truncate: `START` is not one of NONE, END"),
+        ("/predict", &json!({}), "inputs", json!([]), "inputs: must have at least one element"),
+    ] {
+        let mut body = body.clone();
+        body[field] = value;
+        assert_eq!(try_decode(path, &body).unwrap_err().1, expected, "{path} {body}");
+    }
+}
+
+#[test]
+fn our_own_error_has_its_code_field_and_time() {
+    let stamp = Stamp { id: "7".into(), created_unix: 0 };
+    let invalid = ApiError::invalid("documents[3]", "is a number, and must be a string");
+    let message = "documents[3]: is a number, and must be a string";
+    let busy = |nanos| ApiError::from(&Refusal::QuotaExceeded { retry_after: Ns(nanos) });
+    let quota = "the tenant has used up its quota of device time; retry in";
+    for (error, expected) in [
+        (
+            invalid,
+            json!({"code": "invalid_request", "field": "documents[3]", "message": message, "retry_after_ms": null}),
+        ),
+        (
+            busy(5_000_000),
+            json!({"code": "quota_exceeded", "field": null, "message": format!("{quota} 5 ms"), "retry_after_ms": 5}),
+        ),
+        (
+            busy(1),
+            json!({"code": "quota_exceeded", "field": null, "message": format!("{quota} 1 ms"), "retry_after_ms": 1}),
+        ),
+    ] {
+        let mut expected = json!({"error": expected});
+        expected["error"]["id"] = json!("7");
+        let body = encode_error(Dialect::Podium, &error, &stamp).body;
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected);
     }
 }

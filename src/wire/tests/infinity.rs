@@ -1,7 +1,8 @@
 //! Infinity.
 
 use super::{answer, decode};
-use crate::wire::{Settings, Stamp, encode_error};
+use crate::rerank::Refusal;
+use crate::wire::{ApiError, Dialect, Settings, Stamp, encode_error};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
@@ -25,4 +26,15 @@ fn infinity_gives_documents_as_strings() {
     let answer = answer("/rerank", &body, &[0.0]);
     assert_eq!(answer["object"], "rerank");
     assert_eq!(answer["results"], json!([{"relevance_score": 0.5, "index": 0, "document": "a"}]));
+}
+
+#[test]
+fn infinity_s_other_errors_are_openai_s() {
+    let refusal = Refusal::UnknownModel { name: "m".into() };
+    let stamp = Stamp { id: "7".into(), created_unix: 0 };
+    let encoded = encode_error(Dialect::Infinity, &ApiError::from(&refusal), &stamp);
+    let answer: Value = serde_json::from_slice(&encoded.body).unwrap();
+    let message = "model: m is not served here";
+    let expected = json!({"message": message, "type": "NotFoundError", "param": null, "code": 404});
+    assert_eq!((encoded.status.as_u16(), answer), (404, json!({"error": expected})));
 }

@@ -1,5 +1,6 @@
 //! Each dialect from bytes to bytes, and what it makes of bad input; one file for each.
 
+mod bounds;
 mod cohere;
 mod declare;
 mod error;
@@ -107,6 +108,8 @@ fn a_boolean_as_a_string_is_read_and_said() {
     let decoded = decoded("/v1/rerank", &body);
     assert!(decoded.request.return_documents);
     assert_eq!(decoded.warnings, ["`return_documents` is a string, and was read as a boolean"]);
+    let body = json!({"query": "q", "documents": ["a"], "return_documents": "FALSE"});
+    assert!(!try_decode("/v1/rerank", &body).unwrap().request.return_documents);
     let (_, error) =
         try_decode("/v1/rerank", &json!({"query": "q", "documents": ["a"], "return_documents": "yes"}))
             .unwrap_err();
@@ -129,6 +132,8 @@ fn a_document_that_may_be_an_object_may_have_content_parts() {
             (json!({"content": [part("a")]}), "a"),
             (json!({"content": [part("a"), part("b")]}), "a\nb"),
             (json!({"content": "a"}), "a"),
+            (json!({"content": [{"text": "a"}]}), "a"),
+            (json!({"text": null, "content": "a"}), "a"),
             // Documents are objects with any other fields.
             (json!({"text": "a", "type": "news", "content": [image]}), "a"),
         ] {
@@ -136,6 +141,7 @@ fn a_document_that_may_be_an_object_may_have_content_parts() {
         }
         for document in [
             json!({"content": [part("a"), image]}),
+            json!({"content": [{"type": "image_url", "text": "a"}]}),
             json!({"content": []}),
             json!({"content": 7}),
             json!({"text": 7}),

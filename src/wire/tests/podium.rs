@@ -1,8 +1,9 @@
 //! Our own dialect.
 
-use super::{answer, decoded, encode};
-use crate::rerank::Degradation;
-use crate::wire::openapi;
+use super::{answer, decode, decoded, encode};
+use crate::rerank::{Degradation, Options, Policy, Priority, ScoreForm};
+use crate::wire::{Settings, openapi};
+use http::HeaderMap;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -64,4 +65,39 @@ fn scores_keep_every_bit_of_f32() {
         let read: f32 = answer["results"][0]["score"].to_string().parse().unwrap();
         assert_eq!(read.to_bits(), score.to_bits());
     }
+}
+
+#[test]
+fn an_id_is_returned_wherever_the_documents_are_in_the_body() {
+    for body in [
+        r#"{"query": "q", "documents": [{"id": "x", "text": "a"}]}"#,
+        r#"{"documents": [{"id": "x", "text": "a"}], "query": "q"}"#,
+    ] {
+        let found = decode("/v1/rank", &HeaderMap::new(), body.as_bytes(), &Settings::default()).unwrap();
+        let answer: Value = serde_json::from_slice(&encode(&found, &[0.0]).body).unwrap();
+        assert_eq!(answer["results"][0]["id"], "x", "{body}");
+    }
+}
+
+#[test]
+fn each_word_has_its_meaning() {
+    let request = |field: &str, word: &str| {
+        decoded("/v1/rank", &json!({"query": "q", "documents": ["a"], field: word})).request
+    };
+    for (word, expected) in [
+        ("auto", Policy::Auto),
+        ("full", Policy::Full),
+        ("topk", Policy::TopK),
+        ("fallback", Policy::Fallback),
+    ] {
+        assert_eq!(request("policy", word).options.policy, Some(expected));
+    }
+    for (word, expected) in [("high", Priority::High), ("normal", Priority::Normal), ("low", Priority::Low)] {
+        assert_eq!(request("priority", word).options.priority, expected);
+    }
+    for (word, expected) in [("probability", ScoreForm::Probability), ("logit", ScoreForm::Logit)] {
+        assert_eq!(request("scores", word).score, expected);
+    }
+    let request = decoded("/v1/rank", &json!({"query": "q", "documents": ["a"]})).request;
+    assert_eq!((request.options, request.score), (Options::default(), ScoreForm::Probability));
 }

@@ -7,7 +7,7 @@ use http::HeaderMap;
 #[test]
 fn strict_servers_refuse_unknown_fields() {
     let settings = Settings { strict: true, ..Settings::default() };
-    let body = br#"{"query": "q", "documents": [], "topn": 3}"#;
+    let body = br#"{"query": "q", "documents": [], "topn": 3, "more": 1}"#;
     let (_, error) = decode("/v1/rank", &HeaderMap::new(), body, &settings).unwrap_err();
     assert_eq!(error.code, Code::InvalidRequest);
     assert_eq!(error.full_message(), "topn: is not a field of this endpoint");
@@ -47,4 +47,7 @@ fn a_path_is_known_with_a_slash_below_a_base_and_by_another_name() {
             Settings { base_path: base_path.to_owned(), aliases: aliases.collect(), ..Settings::default() };
         assert_eq!(settings.check(), Err(expected.to_owned()));
     }
+    let aliases = [("x".to_owned(), "/rerank".to_owned())].into();
+    let expected = "aliases: `x` must begin with a slash, and `/rerank` be a path that ranks";
+    assert_eq!(Settings { aliases, ..Settings::default() }.check(), Err(expected.to_owned()));
 }

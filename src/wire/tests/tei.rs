@@ -14,6 +14,12 @@ fn tei_answers_with_a_bare_list() {
     let expected =
         json!([{"index": 1, "text": "b", "score": 3.25}, {"index": 0, "text": "a", "score": -1.0}]);
     assert_eq!(answer("/rerank", &body, &[-1.0, 3.25]), expected);
+    for (word, side) in
+        [("Left", Side::Left), ("left", Side::Left), ("Right", Side::Right), ("right", Side::Right)]
+    {
+        let body = json!({"query": "q", "texts": ["a"], "truncation_direction": word});
+        assert_eq!(decoded("/rerank", &body).request.truncation.side, Some(side), "{word}");
+    }
     let left = json!({"query": "q", "texts": ["a"], "truncate": true, "truncation_direction": "Left"});
     assert_eq!(
         decoded("/rerank", &left).request.truncation,
@@ -66,6 +72,8 @@ fn tei_predicts_a_pair_or_many_in_order() {
     let many = json!({"inputs": [["p", "a"], ["q", "b"]], "raw_scores": true});
     let expected = json!([[{"score": -1.5, "label": "LABEL_0"}], [{"score": 2.0, "label": "LABEL_0"}]]);
     assert_eq!(answer("/predict", &many, &[-1.5, 2.0]), expected);
+    let documents = &decoded("/predict", &many).request.documents;
+    assert_eq!(documents.iter().map(|text| &**text).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(decoded("/predict", &many).request.query, Query::PerDocument(vec!["p".into(), "q".into()]));
     // A list of one is a list.
     let list = json!({"inputs": [["q", "a"]]});
@@ -75,6 +83,7 @@ fn tei_predicts_a_pair_or_many_in_order() {
         (json!({"inputs": "alone"}), format!("inputs: {pair}")),
         (json!({"inputs": ["alone"]}), format!("inputs: {pair}")),
         (json!({"inputs": ["a", "b", "c"]}), format!("inputs: {pair}")),
+        (json!({"inputs": [["a", "b"], "c"]}), format!("inputs: {pair}")),
         (json!({"inputs": [["a", "b"], ["alone"]]}), format!("inputs[1]: {pair}")),
         (json!({"inputs": [["a", "b"], ["a", 7]]}), format!("inputs[1]: {pair}")),
         (json!({}), format!("inputs: {pair}")),

@@ -24,7 +24,9 @@ fn vllm_scores_one_to_many_and_many_to_many_in_order() {
     let one = json!({"text_1": "q", "text_2": ["a", "b"]});
     let data =
         json!([{"index": 0, "object": "score", "score": 0.5}, {"index": 1, "object": "score", "score": 1.0}]);
-    assert_eq!(answer("/score", &one, &[0.0, 40.0])["data"], data);
+    let answer = answer("/score", &one, &[0.0, 40.0]);
+    assert_eq!((&answer["object"], &answer["data"]), (&json!("list"), &data));
+    assert_eq!(answer["id"], "score-ab12");
     let many = json!({"queries": ["p", "q"], "documents": ["a", "b"]});
     let expected = Query::PerDocument(vec!["p".into(), "q".into()]);
     assert_eq!(decoded("/v1/score", &many).request.query, expected);
@@ -127,4 +129,83 @@ fn vllm_s_texts_come_in_many_forms() {
     let image = json!({"query": "q", "documents": ["a", {"type": "image_url", "image_url": {"url": "x"}}]});
     let (_, error) = try_decode("/rerank", &image).unwrap_err();
     assert_eq!(error, "documents[1]: must have a `text`, or a `content` of type text");
+}
+
+#[test]
+fn vllm_s_top_n_is_the_number_of_results() {
+    for (top_n, expected) in [(1, 1), (2, 2), (3, 2), (0, 2), (-1, 2)] {
+        let body = json!({"query": "q", "documents": ["a", "b"], "top_n": top_n, "use_activation": true});
+        let answer = answer("/v1/rerank", &body, &[0.0, -1.0]);
+        assert_eq!(answer["results"].as_array().unwrap().len(), expected, "{top_n}");
+    }
+}
+
+#[test]
+fn vllm_gives_documents_unless_they_are_declined() {
+    for (asked, expected) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let body = json!({
+            "query": "q", "documents": ["a"], "return_documents": asked, "truncate_prompt_tokens": 9,
+        });
+        let decoded = decoded("/rerank", &body);
+        assert!(decoded.warnings.is_empty(), "{asked:?}: {:?}", decoded.warnings);
+        assert_eq!(decoded.request.return_documents, expected, "{asked:?}");
+    }
+}
+
+#[test]
+fn only_a_list_of_strings_may_be_infinity_s() {
+    for (documents, expected) in [
+        (r#"["a"]"#, false),
+        (r#"["a", {"text": "b"}]"#, true),
+        (r#"[{"text": "a"}, "b"]"#, true),
+        (r#""a""#, true),
+    ] {
+        // The order of the fields has no effect.
+        for body in [
+            format!(r#"{{"query": "q", "documents": {documents}}}"#),
+            format!(r#"{{"documents": {documents}, "query": "q"}}"#),
+        ] {
+            let decoded = decode("/rerank", &HeaderMap::new(), body.as_bytes(), &Settings::default());
+            assert_eq!(decoded.unwrap().request.return_documents, expected, "{body}");
+        }
+    }
+}
+
+#[test]
+fn a_score_without_one_side_names_it() {
+    for (side, expected) in [
+        (json!({"queries": "q"}), "documents: is missing"),
+        (json!({"documents": ["a"]}), "queries: is missing"),
+        (json!({"items": ["a"]}), "queries: is missing"),
+        (json!({"data_1": "q"}), "data_2: is missing"),
+        (json!({"data_2": ["a"]}), "data_1: is missing"),
+        (json!({"text_1": "q"}), "text_2: is missing"),
+        (json!({"text_2": ["a"]}), "text_1: is missing"),
+        (json!({}), "text_1: is missing"),
+    ] {
+        assert_eq!(try_decode("/score", &side).unwrap_err(), (Dialect::VllmScore, expected.to_owned()));
+    }
+}
+
+#[test]
+fn a_score_s_texts_are_there() {
+    for (body, expected) in [
+        (json!({"text_1": "", "text_2": "a"}), "text_1: must not be empty"),
+        (json!({"text_1": ["p", ""], "text_2": ["a", "b"]}), "text_1[1]: must not be empty"),
+        (json!({"text_1": [], "text_2": ["a"]}), "text_1: must have at least one element"),
+        (json!({"text_1": "q", "text_2": []}), "text_2: must have at least one element"),
+        (
+            json!({"text_1": "q", "text_2": {"content": []}}),
+            "text_2: must have a `text`, or a `content` of type text",
+        ),
+        (json!({"text_1": "q", "text_2": 7}), "text_2: must be a string or a list of strings"),
+    ] {
+        let found = try_decode("/score", &body).map(|decoded| decoded.request.documents.clone());
+        assert_eq!(found, Err((Dialect::VllmScore, expected.to_owned())));
+    }
+    let both = json!({"text_1": "q", "text_2": ["a"], "queries": "p", "documents": ["b"]});
+    let decoded = decoded("/score", &both);
+    assert_eq!(decoded.request.query, Query::Shared("p".to_owned()));
+    let ignored = |name| format!("`{name}` was ignored: `queries` and `documents` were read");
+    assert_eq!(decoded.warnings, [ignored("text_1"), ignored("text_2")]);
 }
