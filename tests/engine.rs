@@ -4,7 +4,7 @@ mod common;
 
 use common::{logit, setup};
 use podium::backend::{DeviceState, Play, ScoreError, Scorer, Script, Scripted};
-use podium::base::{DeviceNs, Ns, PerTier, Side, TenantId, Tokens};
+use podium::base::{DeviceNs, Ns, PerTier, Side, TenantId, Tier, Tokens};
 use podium::engine::{Caller, Engine, Handle, Journal, JournalEntry, SelfCheck, Setup, StartError, State};
 use podium::model::Golden;
 use podium::rerank::{
@@ -616,7 +616,14 @@ fn a_model_s_golden_pairs_are_scored_before_it_is_ready() {
             let golden = Golden::parse(json.as_bytes()).unwrap();
             let mut setup = setup(Scripted::default(), None);
             let tier = setup.tiers.primary.as_mut().unwrap();
-            let check = SelfCheck::new(&golden, (tier.tokenizer.clone(), 128), dtype, is_enforced).unwrap();
+            let check = SelfCheck::new(
+                &golden,
+                (Tier::Primary, "m"),
+                (tier.tokenizer.clone(), 128),
+                dtype,
+                is_enforced,
+            )
+            .unwrap();
             tier.self_check = Some(Arc::new(check));
             let mut engine = Engine::start(setup).unwrap();
             engine.ready().await.map_err(|error| error.to_string())
@@ -628,7 +635,7 @@ fn a_model_s_golden_pairs_are_scored_before_it_is_ready() {
     assert_eq!(started(&file(near), "bfloat16", true), Ok(()));
     let error = started(&file(near), "float32", true).unwrap_err();
     let expected = format!(
-        "lane 0 did not start: the self-check failed: 1 of 2 golden pairs have other scores than they must: pair 1 (\"ab\", \
+        "the self-check of the primary m in float32 failed: 1 of 2 golden pairs have other scores than they must: pair 1 (\"ab\", \
          \"x y z\"): logit {} expected, {} got, 0.002 allowed; ",
         near[1], right[1]
     );
@@ -651,7 +658,9 @@ fn a_golden_pair_without_a_score_is_told() {
         let golden = Golden::parse(br#"[{"query": "ab", "document": "abc", "logit": 1}]"#).unwrap();
         let mut setup = setup(scripted(&script), None);
         let tier = setup.tiers.primary.as_mut().unwrap();
-        let check = SelfCheck::new(&golden, (tier.tokenizer.clone(), 128), "float32", true).unwrap();
+        let check =
+            SelfCheck::new(&golden, (Tier::Primary, "m"), (tier.tokenizer.clone(), 128), "float32", true)
+                .unwrap();
         tier.self_check = Some(Arc::new(check));
         let error = Engine::start(setup).unwrap().ready().await.unwrap_err().to_string();
         assert!(error.contains("golden pair 0 could not be scored: "), "{error}");

@@ -20,6 +20,7 @@ mod variables;
 
 use crate::backend::Precision;
 use crate::base::FileError;
+use crate::engine::StartError;
 use crate::eval::SetError;
 use clap::builder::StyledStr;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -84,6 +85,15 @@ impl Failure {
     /// A port, a model or a device is not available.
     fn unavailable(message: impl Into<String>) -> Self {
         Self { code: 69, message: message.into() }
+    }
+
+    /// The engine did not start: by a fault of a model's files, or of the machine.
+    fn not_ready(error: StartError) -> Self {
+        let message = error.to_string();
+        match error {
+            StartError::Unfit { .. } => Self::usage(message),
+            _ => Self::unavailable(message),
+        }
     }
 
     /// A bug of ours.

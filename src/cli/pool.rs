@@ -100,7 +100,13 @@ fn open(
     }
     let placed = place(tier, configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
     let self_check = model.golden.as_ref().map(|golden| {
-        let check = SelfCheck::new(golden, (tokenizer.clone(), pair_tokens_max), placed.dtype, self_check);
+        let check = SelfCheck::new(
+            golden,
+            (tier, &configured.model),
+            (tokenizer.clone(), pair_tokens_max),
+            placed.dtype,
+            self_check,
+        );
         check.map_err(|error| format!("{}: golden.json: {error}", configured.model))
     });
     let setup = TierSetup {

@@ -80,7 +80,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
     runtime.block_on(async {
         let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
-        engine.ready().await.map_err(|error| Failure::unavailable(error.to_string()))?;
+        engine.ready().await.map_err(Failure::not_ready)?;
         let handle = engine.handle();
         if args.instruction.is_some() {
             for model in handle.without_instruction(Served::Full) {

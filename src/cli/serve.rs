@@ -318,7 +318,7 @@ async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>)
         }
     });
     tokio::select! {
-        ready = engine.ready() => ready.map_err(|error| Failure::unavailable(error.to_string()))?,
+        ready = engine.ready() => ready.map_err(Failure::not_ready)?,
         () = &mut stop => return Ok(()),
     }
     let handle = engine.handle();

@@ -154,6 +154,9 @@ fn warm_up(
             Ok(Message::Report(Report { lane, event: LaneEvent::Down(why), .. })) => {
                 return Err(StartError::Lane { lane: lane.0, why });
             }
+            Ok(Message::Report(Report { event: LaneEvent::Unfit(why), .. })) => {
+                return Err(StartError::Unfit { why });
+            }
             Ok(Message::Report(Report { lane, event: LaneEvent::Device(state), .. })) => {
                 books.device(lane, state)
             }
@@ -248,7 +251,7 @@ impl Running {
                 self.step(Event::LaneUp { lane: report.lane });
             }
             LaneEvent::Device(state) => self.books.device(report.lane, state),
-            LaneEvent::Down(why) => {
+            LaneEvent::Down(why) | LaneEvent::Unfit(why) => {
                 tracing::error!(lane = report.lane.0, why, "a lane did not restart; it is tried again");
                 thread.failures += 1;
                 self.restart(report.lane);

@@ -94,6 +94,8 @@ pub(super) enum LaneEvent {
     Device(DeviceState),
     /// The scorer could not be made, and the thread has ended.
     Down(String),
+    /// The model does not give its golden scores, and the thread has ended.
+    Unfit(String),
     /// A batch ended. After success `logits` has one value per pair, slice after slice.
     Ended { done: Done, logits: Vec<f32> },
 }
@@ -120,7 +122,7 @@ impl Spawn {
         let made = catch_unwind(AssertUnwindSafe(|| self.make_and_warm()));
         let (mut scorer, measured) = match made {
             Ok(Ok(made)) => made,
-            Ok(Err(why)) => return self.report(LaneEvent::Down(why)),
+            Ok(Err(event)) => return self.report(event),
             Err(panic) => return self.report(LaneEvent::Down(message_of(&panic))),
         };
         self.report_device(scorer.as_ref());
@@ -200,10 +202,13 @@ impl Spawn {
         }
     }
 
-    fn make_and_warm(&self) -> Result<(Box<dyn Scorer>, Vec<Measured>), String> {
-        let mut scorer = (self.make)()?;
+    /// # Errors
+    /// What is reported: [`LaneEvent::Down`] or [`LaneEvent::Unfit`].
+    fn make_and_warm(&self) -> Result<(Box<dyn Scorer>, Vec<Measured>), LaneEvent> {
+        let down = |why: &str| LaneEvent::Down(why.to_owned());
+        let mut scorer = (self.make)().map_err(LaneEvent::Down)?;
         if let Some(check) = &self.self_check {
-            check.run(scorer.as_mut()).map_err(|error| error.to_string())?;
+            check.run(scorer.as_mut()).map_err(|error| LaneEvent::Unfit(error.to_string()))?;
         }
         let mut measured = Vec::new();
         for packed in self.warm_up.iter() {
@@ -216,8 +221,8 @@ impl Spawn {
                     Ok(()) => took = took.min(self.clock.now().saturating_sub(started)),
                     // Larger batches will not fit either. The scheduler learns the bound when batches fail.
                     Err(Fault::OutOfMemory) => return Ok((scorer, measured)),
-                    Err(Fault::NonFinite) => return Err("a warm-up score is not finite".to_owned()),
-                    Err(Fault::Failed | Fault::Stalled) => return Err("the warm-up failed".to_owned()),
+                    Err(Fault::NonFinite) => return Err(down("a warm-up score is not finite")),
+                    Err(Fault::Failed | Fault::Stalled) => return Err(down("the warm-up failed")),
                 }
             }
             measured.push(Measured { load: Load::of(packed.lengths()), took: DeviceNs(took.0) });

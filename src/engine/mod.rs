@@ -286,6 +286,12 @@ pub enum StartError {
         /// The cause.
         why: String,
     },
+    /// A model does not give its golden scores.
+    #[error("{why}")]
+    Unfit {
+        /// Which pairs differ.
+        why: String,
+    },
     /// It was stopped while its models loaded.
     #[error("the engine was stopped while its models loaded")]
     Stopped,

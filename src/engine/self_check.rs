@@ -1,6 +1,7 @@
 //! Scores a model's golden pairs on the scorer that will serve, before its lane is ready.
 
 use crate::backend::{ScoreError, Scorer};
+use crate::base::Tier;
 use crate::model::{Expected, Golden};
 use crate::rerank::sigmoid;
 use crate::token::{Packed, PairReader, ReadError, Tokenizer};
@@ -16,6 +17,8 @@ const CHARS_MAX: usize = 40;
 /// The golden pairs of a tier's model, tokenised.
 #[derive(Debug)]
 pub struct SelfCheck {
+    /// The model's tier, name and data type.
+    model: Arc<str>,
     pairs: Vec<CheckedPair>,
     /// Whether a mismatch keeps the lane from coming up; otherwise it is a warning.
     is_enforced: bool,
@@ -48,19 +51,24 @@ pub struct Mismatch {
 pub enum SelfCheckError {
     /// Golden pairs have other scores.
     #[error(
-        "the self-check failed: {} of {of} golden pairs have other scores than they must: {}{}; the tokenizer, the prompt \
-         or the weights are not those of this model; --no-self-check (self_check = false) serves all the same",
+        "the self-check of {model} failed: {} of {of} golden pairs have other scores than they must: {}{}; the tokenizer, the \
+         prompt or the weights are not those of this model, or its precision is too coarse (f32 is exact); \
+         --no-self-check (self_check = false) serves all the same",
         .found.len(), shown(.found), if .found.len() > SHOWN_MAX { ", ..." } else { "" }
     )]
     Mismatch {
+        /// The model's tier, name and data type.
+        model: Arc<str>,
         /// Those pairs.
         found: Vec<Mismatch>,
         /// How many there are.
         of: usize,
     },
     /// A pair could not be scored.
-    #[error("the self-check failed: golden pair {place} could not be scored: {why}")]
+    #[error("the self-check of {model} failed: golden pair {place} could not be scored: {why}")]
     Failed {
+        /// The model's tier, name and data type.
+        model: Arc<str>,
         /// Its place in the file.
         place: usize,
         /// The cause.
@@ -87,12 +95,13 @@ impl fmt::Display for Mismatch {
 }
 
 impl SelfCheck {
-    /// Tokenises the golden pairs of a model that runs in this data type.
+    /// Tokenises the golden pairs of a model that runs in this data type, for a tier; errors call it by this name.
     ///
     /// # Errors
     /// A pair that cannot be read.
     pub fn new(
         golden: &Golden,
+        (tier, name): (Tier, &str),
         (tokenizer, tokens_max): (Arc<Tokenizer>, u32),
         dtype: &str,
         is_enforced: bool,
@@ -123,7 +132,8 @@ impl SelfCheck {
             })
         };
         let pairs = golden.pairs().iter().map(pair).collect::<Result<_, ReadError>>()?;
-        Ok(Self { pairs, is_enforced })
+        let model = format!("the {} {name} in {dtype}", tier.name()).into();
+        Ok(Self { model, pairs, is_enforced })
     }
 
     /// Scores the pairs. A mismatch is logged as a warning where the check is not enforced.
@@ -144,7 +154,11 @@ impl SelfCheck {
         let mut found = Vec::new();
         for (place, pair) in self.pairs.iter().enumerate() {
             let mut logit = [f32::NAN];
-            scorer.score(&pair.batch, &mut logit).map_err(|why| SelfCheckError::Failed { place, why })?;
+            scorer.score(&pair.batch, &mut logit).map_err(|why| SelfCheckError::Failed {
+                model: self.model.clone(),
+                place,
+                why,
+            })?;
             let (got, expected) = match pair.expected {
                 Expected::Logit(expected) => (logit[0], expected),
                 Expected::Probability(expected) => (sigmoid(logit[0]), expected),
@@ -159,7 +173,7 @@ impl SelfCheck {
         }
         match found.is_empty() {
             true => Ok(()),
-            false => Err(SelfCheckError::Mismatch { found, of: self.pairs.len() }),
+            false => Err(SelfCheckError::Mismatch { model: self.model.clone(), found, of: self.pairs.len() }),
         }
     }
 }
