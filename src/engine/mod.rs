@@ -113,7 +113,7 @@ impl Engine {
     /// Waits until every lane is up. Call once.
     ///
     /// # Errors
-    /// [`StartError::Lane`] for the first lane that did not come up.
+    /// [`StartError::Lane`] or [`StartError::Unfit`] for the first lane that did not come up.
     pub async fn ready(&mut self) -> Result<(), StartError> {
         let started = self.started.take().expect("readiness is asked for once");
         started.await.unwrap_or(Err(StartError::Stopped))
