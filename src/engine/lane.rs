@@ -4,7 +4,7 @@
 use super::clock::Clock;
 use super::driver::Message;
 use super::mailbox::{Mailbox, Post, mailbox};
-use super::self_check::SelfCheck;
+use super::self_check::{SelfCheck, SelfCheckError};
 use crate::backend::{DeviceState, ScoreError, Scorer};
 use crate::base::{DeviceNs, Ns};
 use crate::forecast::predict::{Load, Measured};
@@ -208,7 +208,11 @@ impl Spawn {
         let down = |why: &str| LaneEvent::Down(why.to_owned());
         let mut scorer = (self.make)().map_err(LaneEvent::Down)?;
         if let Some(check) = &self.self_check {
-            check.run(scorer.as_mut()).map_err(|error| LaneEvent::Unfit(error.to_string()))?;
+            check.run(scorer.as_mut()).map_err(|error| match error {
+                SelfCheckError::Mismatch { .. } => LaneEvent::Unfit(error.to_string()),
+                // The device's fault, not the model's.
+                SelfCheckError::Failed { .. } => LaneEvent::Down(error.to_string()),
+            })?;
         }
         let mut measured = Vec::new();
         for packed in self.warm_up.iter() {
