@@ -193,10 +193,11 @@ fn compare(
     let candle = if is_quick() { f64::NAN } else { median(theirs) };
     let tokens: usize = lengths.iter().sum();
     println!(
-        "{name} {workload}: {tokens} tokens; peaks f32 {:.0}, bf16 {:.0}, int8 {:.0} G multiplications/s; candle {candle:.1} ms",
+        "{name} {workload}: {tokens} tokens; peaks f32 {:.0}, bf16 {:.0}, int8 {:.0} G multiplications/s{}",
         f32_peak / 1e9,
         bf16_peak / 1e9,
-        int8_peak / 1e9
+        int8_peak / 1e9,
+        if is_quick() { String::new() } else { format!("; candle {candle:.1} ms") }
     );
     for peer in &peers {
         println!("    {} in batches of {}: {:.2} ms on one core", peer.name, peer.batch, peer.median());
@@ -211,11 +212,11 @@ fn compare(
         let floor = (linear / linear_peak + attention / attention_peak) * 1e3;
         println!(
             "    {:<5} {one:8.2} ms on one core, {:4.1}% of the floor's {floor:.2} ms; two threads {two:8.2} ms, \
-             {:.2} times one; candle takes {:.1} times{}",
+             {:.2} times one{}{}",
             precision.name(),
             floor / one * 100.0,
             one / two,
-            candle / one,
+            if is_quick() { String::new() } else { format!("; candle takes {:.1} times", candle / one) },
             peers
                 .iter()
                 .map(|peer| format!(", {} {:.1}", peer.name, peer.median() / one))
