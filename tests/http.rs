@@ -785,7 +785,8 @@ fn collect(listener: &std::net::TcpListener) -> (String, Vec<u8>) {
 fn a_sampled_request_is_a_span_at_the_collector_and_a_collector_that_is_gone_harms_nobody() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let spans = Arc::new(Spans::start(&OtlpConfig { endpoint, sample: 0.0 }).unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let spans = Arc::new(Spans::start(&OtlpConfig { endpoint, sample: 0.0 }, runtime.handle()).unwrap());
     let options = Options { spans: Some(spans.clone()), ..Options::default() };
     let server = TestServer::start(setup(Scripted::default(), None), options);
     works(&server);

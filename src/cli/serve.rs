@@ -98,14 +98,14 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         return super::printed(describe(&config, &addresses, &setup, std::io::stdout().lock()));
     }
     open_books(&config, &mut setup.books)?;
-    let spans = config.otlp.as_ref().map(Spans::start).transpose();
-    let spans = spans.map_err(|message| Failure::usage(format!("otlp.{message}")))?.map(Arc::new);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(IO_THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
         .build()
         .map_err(|error| Failure::unavailable(format!("threads: {error}")))?;
+    let spans = config.otlp.as_ref().map(|otlp| Spans::start(otlp, runtime.handle())).transpose();
+    let spans = spans.map_err(|message| Failure::usage(format!("otlp.{message}")))?.map(Arc::new);
     // Each connection needs a file descriptor; the hard limit is the administrator's.
     if let Err(error) = rlimit::increase_nofile_limit(config.http.connections_max as u64 + 256) {
         tracing::warn!(%error, "the limit of open files could not be raised");

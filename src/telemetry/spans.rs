@@ -6,12 +6,18 @@ use crate::base::{Nanodollars, Ns};
 use crate::rerank::Receipt;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanProcessor};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
+use tokio::runtime::Handle;
+
+/// The longest time that a batch of spans may take to be sent.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The exporter's configuration.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -45,6 +51,21 @@ impl OtlpConfig {
     }
 }
 
+/// A client that may be used outside the runtime that it needs: the exporter's thread has none.
+#[derive(Debug)]
+struct OnRuntime {
+    client: HyperClient,
+    runtime: Handle,
+}
+
+#[async_trait::async_trait]
+impl HttpClient for OnRuntime {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let client = self.client.clone();
+        self.runtime.spawn(async move { client.send_bytes(request).await }).await?
+    }
+}
+
 /// Exports spans.
 #[derive(Debug)]
 pub struct Spans {
@@ -65,16 +86,18 @@ pub struct SpanFacts {
 }
 
 impl Spans {
-    /// Starts the exporter's thread.
+    /// Starts the exporter's thread. `runtime` does its input and output, and must run until [`Spans::shutdown`] returns.
     ///
     /// # Errors
     /// The reason if the endpoint cannot be used.
-    pub fn start(config: &OtlpConfig) -> Result<Self, String> {
+    pub fn start(config: &OtlpConfig, runtime: &Handle) -> Result<Self, String> {
+        let client = HyperClient::with_default_connector(SEND_TIMEOUT, None);
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(format!("{}/v1/traces", config.endpoint.trim_end_matches('/')))
-            .with_timeout(Duration::from_secs(5))
+            .with_timeout(SEND_TIMEOUT)
+            .with_http_client(OnRuntime { client, runtime: runtime.clone() })
             .build()
             .map_err(|error| format!("endpoint: {error}"))?;
         let mut processor = BatchSpanProcessor::builder(exporter).build();
@@ -150,7 +173,7 @@ impl Spans {
 
     /// Sends the remaining spans; called when the server ends.
     pub fn shutdown(&self) {
-        if let Err(error) = self.processor.shutdown_with_timeout(Duration::from_secs(5)) {
+        if let Err(error) = self.processor.shutdown_with_timeout(SEND_TIMEOUT) {
             tracing::warn!(%error, "the last spans were not sent");
         }
     }
