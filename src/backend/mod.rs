@@ -7,13 +7,15 @@ mod lower;
 mod open;
 mod precision;
 mod reference;
+mod sample;
 mod scripted;
 
 pub use cpu::{Cpu, CpuModel, Processor, Unsupported};
-pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError, sample};
+pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError};
 pub use open::open;
 pub use precision::Precision;
 pub use reference::Reference;
+pub use sample::{SampleError, sample};
 pub use scripted::{Play, Script, Scripted};
 
 use crate::base::DeviceNs;

@@ -8,10 +8,13 @@ mod buckets;
 mod fp8;
 mod stack;
 
-#[cfg(feature = "cuda")]
-use super::Precision;
 use super::lower::Encoder;
 use super::{DeviceState, ScoreError, Scorer};
+#[cfg(feature = "cuda")]
+use super::{
+    Precision,
+    sample::{Agreement, SampleError, sample},
+};
 use crate::base::DeviceNs;
 #[cfg(feature = "cuda")]
 use crate::model::Model;
@@ -23,7 +26,6 @@ use crate::ops::cuda::{
 };
 use crate::token::Packed;
 use buckets::{buckets, fits, runs};
-pub use fp8::sample;
 use stack::{Arena, InputMaxima, Stack};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -102,8 +104,10 @@ impl Cuda<Nvidia> {
         if precision != Precision::Fp8 {
             return Ok(halves);
         }
-        let needed = fp8::AGREEMENT_MIN;
-        let mut to_fp8 = || halves.to_fp8(Nvidia::open(ordinal)?, plan, &sample(model)?, tokens_max);
+        let needed = Agreement::MIN;
+        let unread = |error: SampleError| LoadError::Shape(error.to_string());
+        let mut to_fp8 =
+            || halves.to_fp8(Nvidia::open(ordinal)?, plan, &sample(model).map_err(unread)?, tokens_max);
         match to_fp8() {
             Ok((fp8, agreement)) if agreement >= needed => {
                 tracing::info!(agreement, needed, "fp8 is used: it orders the sample as f16 does");
