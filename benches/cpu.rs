@@ -206,7 +206,9 @@ fn compare(
         let (one, two) = (median(one), median(two));
         let (linear_peak, attention_peak) = match precision {
             Precision::F32 => (f32_peak, f32_peak),
-            Precision::Auto | Precision::F16 | Precision::Fp8 | Precision::Bf16 => (bf16_peak, bf16_peak),
+            Precision::Auto | Precision::Float | Precision::F16 | Precision::Fp8 | Precision::Bf16 => {
+                (bf16_peak, bf16_peak)
+            }
             Precision::Int8 => (int8_peak, bf16_peak),
         };
         let floor = (linear / linear_peak + attention / attention_peak) * 1e3;

@@ -302,7 +302,7 @@ fn a_check_finds_what_serving_would_stumble_over() {
         (&["--ledger", journal.to_str().unwrap()], "not a database, or damaged"),
         (&["--fallback", model.path().to_str().unwrap()], "fallback.name: the primary has the name"),
         (&["--latency-budget-ms", "-5"], "latency_budget_ms: -5"),
-        (&["--precision", "int4"], "one of auto, f32, f16, bf16, fp8, int8"),
+        (&["--precision", "int4"], "one of auto, float, f32, f16, bf16, fp8, int8"),
     ] {
         let (code, _, errors) = check(arguments);
         assert!(code == 64 && errors.contains(expected), "{expected}: {code} {errors}");

@@ -159,6 +159,23 @@ fn a_model_that_cannot_fit_is_refused_with_both_numbers() {
 }
 
 #[test]
+fn auto_is_a_float_unless_int8_is_faster_and_keeps_the_order() {
+    let mut model = Model::bundled();
+    for says in [Some(false), Some(true), None] {
+        model.manifest.int8 = says;
+        let packed = CpuModel::open(&model, Precision::Auto, 1, None).unwrap();
+        let reason = packed.reason();
+        assert!(reason.contains("int8 "), "{reason}");
+        assert!(says != Some(false) || packed.dtype() != "int8", "{reason}");
+        assert_eq!(packed.dtype() == "int8", reason.starts_with("int8 "), "{reason}");
+        let float = CpuModel::open(&model, Precision::Float, 1, None).unwrap();
+        assert!(["float32", "bfloat16"].contains(&float.dtype()) && !float.reason().contains("int8"));
+    }
+    let refused = CpuModel::open(&model, Precision::Auto, 1, Some(1)).err();
+    assert!(matches!(refused, Some(Unsupported::Memory { .. })), "{refused:?}");
+}
+
+#[test]
 fn a_batch_of_another_model_is_an_error() {
     let model = CpuModel::new(&random_plan(bert(1, 32, 1, 32).plan(), 6), Precision::Auto).unwrap();
     let mut scorer = Cpu::new(model, 1);

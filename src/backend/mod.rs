@@ -10,7 +10,7 @@ mod reference;
 mod sample;
 mod scripted;
 
-pub use cpu::{Cpu, CpuModel, Processor, Unsupported};
+pub use cpu::{Cpu, CpuModel, Processor, Unsupported, keeps_order_in_int8};
 pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError};
 pub use open::open;
 pub use precision::Precision;

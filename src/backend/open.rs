@@ -25,7 +25,7 @@ pub fn open(
     }
     #[cfg(not(feature = "cuda"))]
     let _ = tier;
-    let packed = match CpuModel::new(&model.plan, precision) {
+    let packed = match CpuModel::open(model, precision, threads, None) {
         Err(error @ Unsupported::Plan { .. }) => {
             tracing::warn!(%error, "the reference engine is used, in f32 on one thread, which is many times slower");
             let forward =

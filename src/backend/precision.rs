@@ -7,9 +7,11 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// f16 on a GPU; on a CPU bf16 if it is measured to be faster than f32, else f32.
+    /// As `float`; but int8 on a CPU where it is measured to be faster and keeps the model's order.
     #[default]
     Auto,
+    /// f16 on a GPU; on a CPU bf16 if it is measured to be faster than f32, else f32.
+    Float,
     /// f32, on a CPU.
     F32,
     /// f16 with f32 sums, on a GPU.
@@ -24,12 +26,14 @@ pub enum Precision {
 
 impl Precision {
     /// Every choice.
-    pub const ALL: [Self; 6] = [Self::Auto, Self::F32, Self::F16, Self::Bf16, Self::Fp8, Self::Int8];
+    pub const ALL: [Self; 7] =
+        [Self::Auto, Self::Float, Self::F32, Self::F16, Self::Bf16, Self::Fp8, Self::Int8];
 
     /// Its name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Float => "float",
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
@@ -46,7 +50,7 @@ impl Precision {
     /// The type of states on a GPU, if GPUs support the precision.
     pub fn half(self) -> Option<Half> {
         match self {
-            Self::Auto | Self::F16 | Self::Fp8 => Some(Half::F16),
+            Self::Auto | Self::Float | Self::F16 | Self::Fp8 => Some(Half::F16),
             Self::Bf16 => Some(Half::Bf16),
             Self::F32 | Self::Int8 => None,
         }

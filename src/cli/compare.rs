@@ -46,7 +46,8 @@ pub(super) struct Args {
     /// The small model.
     #[arg(long, value_name = "DIR_OR_HUB_ID", default_value = BUNDLED)]
     fallback: String,
-    /// The precision of both models: auto (bf16 if measured faster than f32), f32, bf16 or int8.
+    /// The precision of both models: auto (int8 if it is faster and keeps a sample's order, else float), float (f16 on a
+    /// GPU; else bf16 if measured faster than f32), f32, bf16 or int8.
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
     /// The numbers of the fallback's best candidates that the primary scores.

@@ -90,8 +90,8 @@ pub(super) struct TierConfig {
     /// The engine. Default `auto`.
     #[serde(default)]
     pub engine: EngineKind,
-    /// The precision of its linear maps. Default `auto`: f16 on a GPU; on a CPU bf16 if it is measured to be faster than
-    /// f32, else f32.
+    /// The precision of its linear maps. Default `auto`: int8 on a CPU if it is measured to be faster and keeps the
+    /// model's order, else `float`: f16 on a GPU; on a CPU bf16 if it is measured to be faster than f32, else f32.
     #[serde(default)]
     pub precision: Precision,
     /// Threads of each lane. Default: one per physical core that the process and its container's quota may use; at least
@@ -268,7 +268,7 @@ impl Config {
             }
             let precision = tier.precision;
             if let Some(has) = match (tier.engine, precision) {
-                (_, Precision::Auto) | (EngineKind::Auto, _) => None,
+                (_, Precision::Auto | Precision::Float) | (EngineKind::Auto, _) => None,
                 (EngineKind::Reference, _) => {
                     (precision != Precision::F32).then_some("reference engine has f32")
                 }

@@ -92,9 +92,10 @@ pub(super) struct Args {
     /// The share of lists whose candidates are pieces of one to three sentences.
     #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = share)]
     pieces_share: f64,
-    /// The precision of the teacher's labels: auto (f16 on a GPU; else bf16 if measured faster than f32), f32,
-    /// bf16, int8, or f16. With f16, labels in --work that a GPU made can be used without a GPU.
-    #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
+    /// The precision of the teacher's labels: float (f16 on a GPU; else bf16 if measured faster than f32), auto (int8
+    /// if it is faster and keeps a sample's order, else float), f32, bf16, int8, or f16. With f16, labels in --work that a
+    /// GPU made can be used without a GPU.
+    #[arg(long, value_name = "PRECISION", default_value = "float", value_parser = super::precision)]
     precision: Precision,
     /// Number of updates. The learning rate falls to 0 over them.
     #[arg(long, value_name = "N", default_value_t = 26_000)]

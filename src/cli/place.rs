@@ -65,7 +65,7 @@ pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> 
 
 /// Places on the CPU, in a precision of the CPU, what was configured for a GPU.
 fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Result<Placed, String> {
-    let precision = Precision::Auto;
+    let precision = Precision::Float;
     let placed = on_cpu(&TierConfig { precision, device: None, ..configured.clone() }, model)?;
     let (tier, dtype) = (tier.name(), placed.dtype);
     tracing::warn!(tier, why, dtype, "the tier runs on the CPU and is priced as `cpu`: no GPU can be used");
@@ -73,14 +73,14 @@ fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Res
 }
 
 fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
-    let packed = match CpuModel::within(&model.plan, configured.precision, memory::available()) {
+    let threads = configured.threads;
+    let packed = match CpuModel::open(model, configured.precision, threads, memory::available()) {
         Err(error @ Unsupported::Plan { .. }) => {
             tracing::warn!(%error, "the model runs on the reference engine, in f32 on one thread, which is many times slower");
             return on_reference(configured, model);
         }
         packed => packed.map_err(|error| error.to_string())?,
     };
-    let threads = configured.threads;
     let chosen = (packed.dtype(), packed.reason().clone());
     let shares_prefixes = packed.shares_prefixes();
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads))));
@@ -160,7 +160,7 @@ mod gpu {
         let kind = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
         let depth = configured.depth.unwrap_or(super::GPU_DEPTH);
         let dtype_reason = match precision {
-            Precision::Auto => "what auto is on a GPU",
+            Precision::Auto | Precision::Float => "what it is on a GPU",
             Precision::Fp8 => "configured; float16 where fp8 failed on the sample, or the GPU has none",
             _ => "configured",
         };

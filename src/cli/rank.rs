@@ -43,7 +43,8 @@ pub(super) struct Args {
     /// Reads whole requests, one JSON object per line.
     #[arg(long)]
     jsonl: bool,
-    /// The precision of the model: auto (f16 on a GPU; else bf16 if measured faster than f32), f32, f16, bf16 or int8.
+    /// The precision of the model: auto (int8 if it is faster and keeps a sample's order, else float), float (f16 on a GPU;
+    /// else bf16 if measured faster than f32), f32, f16, bf16 or int8.
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = super::precision)]
     precision: Precision,
     /// Prints only the best N.

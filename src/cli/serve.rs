@@ -46,8 +46,8 @@ pub(super) struct Args {
     /// bundled].
     #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
     fallback: Option<String>,
-    /// The precision of the models: auto (f16 on a GPU; else bf16 if measured faster than f32), f32, f16 or fp8 (on a
-    /// GPU, only the primary), bf16 or int8.
+    /// The precision of the models: auto (int8 if it is faster and keeps a sample's order, else float), float (f16 on a GPU;
+    /// else bf16 if measured faster than f32), f32, f16 or fp8 (on a GPU, only the primary), bf16 or int8.
     #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
     precision: Option<Precision>,
     /// The address to listen on; a host name stands for all of its addresses. Repeat the flag for several [default:

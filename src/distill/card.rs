@@ -1,6 +1,7 @@
 //! Writes the student's directory: the files that a server reads, and a card that documents its origin.
 
 use super::run::{Inputs, Plan};
+use crate::backend::keeps_order_in_int8;
 use crate::base::hex;
 use crate::model::{self, Bert, Calibration, Forward, ForwardError, Manifest, Model, ModelError};
 use crate::token::{Cut, Fit, Packed, Pair};
@@ -114,12 +115,15 @@ impl Card {
             sha256: sha256(&weights),
             licence: of.inputs.teacher.manifest.licence.clone(),
             calibration,
+            int8: None,
         };
         put("config.json", json(&shape.to_config()).as_bytes())?;
         put("model.safetensors", &weights)?;
         put("tokenizer.json", &of.inputs.teacher.tokenizer)?;
         put("podium.json", json(&manifest).as_bytes())?;
         let model = Model::open(directory)?;
+        let manifest = Manifest { int8: keeps_order_in_int8(&model, of.plan.threads), ..manifest };
+        put("podium.json", json(&manifest).as_bytes())?;
         put("golden.json", json(&golden(&model, directory)?).as_bytes())?;
         put("README.md", text(&manifest, shape, &figures, of)?.as_bytes())?;
         Ok(Self { directory: directory.to_owned(), manifest, figures })

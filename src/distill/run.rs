@@ -54,7 +54,7 @@ pub struct Plan {
     pub shape: Shape,
     /// How lists are mined.
     pub mine: MinePlan,
-    /// The precision of the teacher's labels. The report uses the best precision of this machine.
+    /// The precision of the teacher's labels. The report uses the best precision of this machine in floats.
     #[serde(serialize_with = "by_name")]
     pub precision: Precision,
     /// Threads of the teacher and of evaluation.
@@ -206,7 +206,7 @@ pub fn run(
     let calibration = calibrate(&score(&held.lists, &mut scorer, &teacher.reader)?, &held.teacher);
     // The report may use another precision than the labels. The label cache is dropped first, because it is locked.
     drop(teacher);
-    let best = if plan.precision.is_for_gpus() { plan.precision } else { Precision::Auto };
+    let best = if plan.precision.is_for_gpus() { plan.precision } else { Precision::Float };
     let mut teacher = keeper(best)?;
     let mut figures = Vec::new();
     for (name, set) in &report {

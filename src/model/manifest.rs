@@ -20,6 +20,9 @@ pub struct Manifest {
     pub licence: String,
     /// Maps its logits to another model's scale.
     pub calibration: Calibration,
+    /// Whether int8 keeps its order, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub int8: Option<bool>,
 }
 
 /// A linear map from one model's logits to another's.
@@ -53,6 +56,7 @@ struct Stated {
     sha256: Option<String>,
     licence: Option<String>,
     calibration: Calibration,
+    int8: Option<bool>,
     label: Option<Label>,
     prompt: Option<DeclaredPrompt>,
 }
@@ -119,6 +123,7 @@ impl Manifest {
             sha256,
             licence: stated.licence.unwrap_or_else(|| licence_of(directory)),
             calibration: stated.calibration,
+            int8: stated.int8,
         })
     }
 

@@ -6,6 +6,7 @@
 //! it runs, so that it depends neither on its neighbours, nor on the threads, nor on what is shared.
 
 mod auto;
+mod int8_gate;
 mod layer;
 mod prefix;
 mod size;
@@ -13,12 +14,13 @@ mod stack;
 
 use super::lower::check;
 use super::{Precision, ScoreError, Scorer};
-use crate::model::Plan;
+use crate::model::{Model, Plan};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
 use crate::ops::{Bf16, Emulated, F32, Int8, Portable};
 use crate::token::Packed;
 use auto::{Choice, choose};
+pub use int8_gate::keeps_order_in_int8;
 use prefix::{End, PART_TOKENS_MIN, Prefixes, Span};
 use stack::{Forward, Stack, Workspace};
 use std::ops::Range;
@@ -122,14 +124,33 @@ fn gigabytes(bytes: u64) -> String {
 pub struct CpuModel {
     forward: Arc<dyn Forward>,
     plan: Arc<Plan>,
-    /// Neither [`Precision::Auto`] nor one for GPUs.
+    /// Neither `auto`, `float` nor one for GPUs.
     precision: Precision,
     processor: Processor,
     reason: Arc<str>,
 }
 
 impl CpuModel {
-    /// Packs weights for the best processor that this machine is.
+    /// Packs a model for the best processor that this machine is, if it takes no more than these bytes of memory. With
+    /// [`Precision::Auto`] it is in int8 where that is faster and keeps the model's order; a sample of pairs is scored on
+    /// `threads` threads for that, for three seconds at most, unless `podium.json` says it.
+    ///
+    /// # Errors
+    /// [`Unsupported`], which says what.
+    pub fn open(
+        model: &Model,
+        precision: Precision,
+        threads: usize,
+        available: Option<u64>,
+    ) -> Result<Self, Unsupported> {
+        match precision {
+            Precision::Auto if check(&model.plan).is_ok() => int8_gate::open(model, threads, available),
+            precision => Self::within(&model.plan, precision, available),
+        }
+    }
+
+    /// Packs weights for the best processor that this machine is. [`Precision::Auto`] is the same as [`Precision::Float`]
+    /// here, as there is no tokenizer.
     ///
     /// # Errors
     /// [`Unsupported`], which says what.
@@ -174,11 +195,14 @@ impl CpuModel {
     ) -> Result<Self, Unsupported> {
         check(plan).map_err(|reason| Unsupported::Plan { family: plan.family, reason })?;
         let missing = "the caller asks for what `Processor::here` lists";
-        let Choice { precision, reason } = match precision {
-            Precision::Auto => choose(processor, plan),
+        let (precision, reason) = match precision {
+            Precision::Auto | Precision::Float => {
+                let Choice { precision, reason, .. } = choose(processor, plan);
+                (precision, reason.into())
+            }
             Precision::Bf16 if !processor.has_bf16() => return Err(Unsupported::Bf16),
             precision if precision.is_for_gpus() => return Err(Unsupported::Gpu(precision.name())),
-            precision => Choice { precision, reason: "configured".into() },
+            precision => (precision, "configured".into()),
         };
         macro_rules! stack {
             ($simd:expr, $linear:ty, $attention:ty) => {

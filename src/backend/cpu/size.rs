@@ -19,6 +19,7 @@ pub(super) fn peak_bytes(plan: &Plan, group: usize) -> u64 {
     (map_bytes(plan, group) + (others + largest) * size_of::<f32>()) as u64
 }
 
-fn map_values(plan: &Plan) -> usize {
+/// Weights of the maps of all layers.
+pub(super) fn map_values(plan: &Plan) -> usize {
     plan.blocks.iter().flat_map(Block::maps).map(|map| map.weight.count()).sum()
 }
