@@ -179,7 +179,7 @@ impl Predictor {
         }
         let (predicted, took) = (self.nanos(load), took.0.max(1) as f64);
         let ratio = took / predicted;
-        let (low, high) = self.window.surprises();
+        let (low, high) = self.window.surprises(self.run.len());
         self.window.push(now, ratio);
         let knot = nearest_knot(load.tokens);
         let is_confirmed = self.confirmed[knot].is_some();
@@ -421,6 +421,25 @@ mod tests {
         assert!(!is_certain(&predictor, later), "a batch of a tenth of the time does not confirm it");
         predictor.observe(&load, predictor.predict(&load), later);
         assert!(is_certain(&predictor, later));
+    }
+
+    #[test]
+    fn a_change_is_learned_at_once_from_two_sizes_in_turn() {
+        let sizes = [Load::of([40; 10]), Load::of([40; 100])];
+        for factor in [0.5, 2.0] {
+            let mut predictor = Predictor::new(&DEVICE.seeds());
+            let mut run = |batches: u64, factor: f64| {
+                for batch in 0..batches {
+                    let load = &sizes[batch as usize % 2];
+                    predictor.observe(load, Ns((DEVICE.mean(load) * factor) as u64), Ns::ZERO);
+                }
+                sizes.each_ref().map(|load| predictor.predict(load).0 as f64 / DEVICE.mean(load))
+            };
+            run(400, 1.0);
+            // Three of each size.
+            let found = run(6, factor);
+            assert!(found.iter().all(|found| (found / factor - 1.0).abs() < 0.05), "{factor}: {found:?}");
+        }
     }
 
     #[test]

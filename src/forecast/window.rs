@@ -64,9 +64,9 @@ impl Window {
     }
 
     /// The ratios below and above which a batch is unexpected: the most extreme hundredth on either side, and at least a
-    /// quarter off.
-    pub(super) fn surprises(&self) -> (f64, f64) {
-        let outside = self.outside();
+    /// quarter off. The latest `run` batches, which were unexpected themselves, do not widen these bounds.
+    pub(super) fn surprises(&self, run: usize) -> (f64, f64) {
+        let outside = self.outside() + run;
         let low =
             self.sorted.get(outside).copied().unwrap_or(1.0).clamp(1.0 / MARGIN_MAX, 1.0 / SURPRISE_MIN);
         (f64::from(low), f64::from(self.largest(outside).clamp(SURPRISE_MIN, MARGIN_MAX)))
@@ -123,6 +123,14 @@ mod tests {
     }
 
     #[test]
+    fn a_run_does_not_widen_the_bounds_by_which_it_is_judged() {
+        let mut window = Window::new();
+        (0..SIZE).for_each(|_| window.push(Ns::ZERO, 1.0));
+        (0..3).for_each(|_| window.push(Ns::ZERO, 2.0));
+        assert_eq!((window.surprises(0).1, window.surprises(3).1), (2.0, f64::from(SURPRISE_MIN)));
+    }
+
+    #[test]
     fn assumptions_hold_until_there_is_something_better() {
         let mut window = Window::new();
         assert_eq!((window.p99(), window.mean_error()), (f64::from(LATE), 0.0));
@@ -167,16 +175,16 @@ mod tests {
         (0..SIZE).for_each(|_| window.push(Ns::ZERO, 1.0));
         assert_eq!(window.p99(), f64::from(MARGIN_MIN));
         let surprise = f64::from(SURPRISE_MIN);
-        assert_eq!(window.surprises(), (f64::from(1.0 / SURPRISE_MIN), surprise));
+        assert_eq!(window.surprises(0), (f64::from(1.0 / SURPRISE_MIN), surprise));
         // The third from either end decides.
         [0.5, 0.5, 2.0, 2.0].into_iter().for_each(|ratio| window.push(Ns::ZERO, ratio));
-        assert_eq!(window.surprises().1, surprise);
+        assert_eq!(window.surprises(0).1, surprise);
         [0.5, 2.0].into_iter().for_each(|ratio| window.push(Ns::ZERO, ratio));
-        assert_eq!((window.surprises(), window.p99()), ((0.5, 2.0), 2.0));
+        assert_eq!((window.surprises(0), window.p99()), ((0.5, 2.0), 2.0));
         (0..3).for_each(|_| window.push(Ns::ZERO, f64::INFINITY));
         (0..3).for_each(|_| window.push(Ns::ZERO, 0.0));
         let most = f64::from(MARGIN_MAX);
-        assert_eq!((window.surprises(), window.p99()), ((1.0 / most, most), most));
+        assert_eq!((window.surprises(0), window.p99()), ((1.0 / most, most), most));
         assert_eq!(window.ring.len(), SIZE);
         assert!(
             window.mean_error() < 15.0,

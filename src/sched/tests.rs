@@ -968,6 +968,25 @@ fn a_batch_behind_another_does_not_stall_before_it_begins() {
 }
 
 #[test]
+fn a_batch_behind_a_late_one_ends_later_and_one_behind_an_early_one_as_predicted() {
+    for (first_took, is_late) in [(1, false), (19_000, true)] {
+        let (mut world, [first, _]) = world_with_two_batches();
+        let times = |world: &World, at: usize| {
+            let batch = &world.sched.lanes[0].running[at];
+            (batch.ends, batch.ends_p99, batch.load)
+        };
+        let (ends, ends_p99, load) = times(&world, 1);
+        world.wait(first_took);
+        world.done(PRIMARY, first, Ok(()));
+        let predictor = &world.sched.predictors.primary;
+        let later = (world.now + predictor.predict(&load), world.now + predictor.p99(&load));
+        assert!(is_late == (later.0 > ends));
+        let expected = if is_late { later } else { (ends, ends_p99) };
+        assert_eq!(times(&world, 0), (expected.0, expected.1, load));
+    }
+}
+
+#[test]
 fn a_part_in_a_new_order_begins_anew() {
     let mut world = World::new(config());
     world.arrive(9, 10, None, Policy::Full);
