@@ -448,6 +448,20 @@ fn the_teacher_ranks_berlin_as_its_papers_say() {
 }
 
 #[test]
+    // The words of a task are read, and told to have no effect on this model.
+    let instructed = "{\"query\": \"ab\", \"documents\": [\"abc\"], \"instruction\": \"judge\"}\n";
+    let arguments = ["rank", "--model", directory, "--jsonl"];
+    let (code, _, errors) = run_with_input(&arguments, &instructed.repeat(2));
+    let told = "podium: standard input:1: `instruction` was ignored: the prompt of `";
+    assert!(code == 0 && errors.starts_with(told) && errors.lines().count() == 1, "{code} {errors}");
+    let (code, _, errors) = run_with_input(&arguments, &instructed.replace("instruction", "task"));
+    assert!(code == 65 && errors.contains("unknown field `task`"), "{code} {errors}");
+    let log = model.path().join("log.jsonl");
+    fs::write(&log, instructed).unwrap();
+    let (code, _, errors) = run(&["load", "--dialect", "tei_predict", "--requests", log.to_str().unwrap()]);
+    let expected = "--requests: a request has an `instruction`, and the dialect tei_predict no field for one";
+    assert!(code == 64 && errors.contains(expected), "{code} {errors}");
+
 fn ten_thousand_idle_connections_leave_room_for_those_that_work() {
     const WANTED: u64 = 10_000;
     let model = small_model();
