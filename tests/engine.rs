@@ -288,7 +288,10 @@ fn a_request_that_says_nothing_is_cut_as_the_server_is_configured() {
         let truncation = TruncationDefaults { policy: Overflow::Refuse, ..TruncationDefaults::default() };
         let engine = up(Setup { truncation, ..setup(Scripted::default(), None) }).await;
         let refusal = rank(&engine.handle(), Request::new(query, [document])).await.unwrap_err();
-        assert_eq!(refusal.to_string(), "documents[0]: the pair has 243 tokens, and the limit is 128");
+        assert_eq!(
+            refusal.to_string(),
+            "documents[0]: the pair has 243 tokens, of which 3 stand around its texts, and the limit is 128"
+        );
     });
 }
 
@@ -437,7 +440,8 @@ fn a_pair_that_may_not_be_cut_is_refused_only_if_a_tier_that_the_policy_needs_ca
             for policy in refused {
                 let refusal = ask(Some(policy)).await.unwrap_err().to_string();
                 assert_eq!(
-                    refusal, "documents[1]: the pair has 25 tokens, and the limit is 16",
+                    refusal,
+                    "documents[1]: the pair has 25 tokens, of which 3 stand around its texts, and the limit is 16",
                     "{policy:?}"
                 );
             }
@@ -453,7 +457,10 @@ fn a_document_that_may_not_be_cut_is_named() {
         let request =
             Request { truncation: Truncation::by(Overflow::Refuse), ..Request::new("ab", ["x", &long]) };
         let refusal = rank(&engine.handle(), request).await.unwrap_err().to_string();
-        assert_eq!(refusal, "documents[1]: the pair has 205 tokens, and the limit is 128");
+        assert_eq!(
+            refusal,
+            "documents[1]: the pair has 205 tokens, of which 3 stand around its texts, and the limit is 128"
+        );
     });
 }
 
