@@ -122,6 +122,27 @@ fn large_magnitudes_stay_finite_and_right() {
     let exact = Forward::new(&plan).unwrap().logits(&batch).unwrap();
     for processor in Processor::here() {
         for (precision, _) in PRECISIONS {
+#[test]
+fn a_file_that_is_overwritten_in_place_is_not_packed() {
+    let place = common::small_model();
+    let path = place.path().join("model.safetensors");
+    let opened = Model::open(place.path()).unwrap();
+    assert!(CpuModel::new(&opened.plan, Precision::F32).is_ok());
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 0x80;
+    let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    // Whatever a clock's tick is.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(before + std::time::Duration::from_secs(1)).unwrap();
+    let expected = format!("{} was overwritten while the model was loaded", path.display());
+    let error = CpuModel::new(&opened.plan, Precision::F32).err().unwrap().to_string();
+    assert!(error.starts_with(&expected), "{error}");
+    let error = Forward::new(&opened.plan).err().unwrap().to_string();
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(CpuModel::new(&Model::open(place.path()).unwrap().plan, Precision::F32).is_ok());
+}
+
             let Some(model) = model(processor, &plan, precision) else { continue };
             let found = score(&model, &batch, 1);
             assert!(found.iter().all(|logit| logit.is_finite()), "{processor:?} {precision:?}: {found:?}");

@@ -48,6 +48,7 @@ pub(super) struct PromptFiles {
 }
 
 /// A decoder's prompt, and what it says about the score.
+#[derive(Debug)]
 pub(super) struct Found {
     pub prompt: Prompt,
     pub answers: Option<Answers>,
@@ -534,8 +535,13 @@ mod tests {
             ),
         ] {
             let json = json!({"text": text, "instruction": "judge", "yes": "yes"}).to_string();
-            let found = find_here(declared(&json).as_ref(), &PromptFiles::default()).unwrap();
-            assert_eq!(found.prompt.instructed.is_some(), is_place, "{text}");
+            match (find_here(declared(&json).as_ref(), &PromptFiles::default()), expected) {
+                (Ok(found), expected) => {
+                    assert_eq!(Ok(found.prompt.instructed.is_some()), expected, "{text}")
+                }
+                (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{error}"),
+                (Err(error), Ok(_)) => panic!("{text}: {error}"),
+            }
         }
     }
 
