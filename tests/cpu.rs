@@ -99,6 +99,18 @@ fn every_kind_of_layer_and_head_scores_as_in_the_reference() {
 }
 
 #[test]
+fn an_absorbed_layer_scores_as_in_the_reference_whatever_stands_around_it() {
+    let mut plain = bert(2, 64, 4, 96).plan();
+    (plain.embed.types, plain.embed.positions) = (None, None);
+    let mut gated = Kind::Gte.plan(3, [48, 2, 24, 80]);
+    gated.blocks[2].attention.rope = None;
+    gated.head.dense = None;
+    for plan in [plain, gated] {
+        hold_to_reference(plan, 3, &random_batch(&[1, 2, 33, 129, 300], 7));
+    }
+}
+
+#[test]
 fn the_families_score_as_in_transformers() {
     for (name, plan, batch, logits) in families() {
         for processor in Processor::here() {
@@ -110,18 +122,6 @@ fn the_families_score_as_in_transformers() {
     }
 }
 
-#[test]
-fn large_magnitudes_stay_finite_and_right() {
-    let mut plan = random_plan(bert(2, 64, 2, 128).plan(), 5);
-    plan.embed.words.values.iter_mut().for_each(|value| *value *= 1e4);
-    for Block { attention, feed_forward, .. } in &mut plan.blocks {
-        let (query, up) = (&mut attention.query.weight.values, &mut feed_forward.up.weight.values);
-        query.iter_mut().chain(up).for_each(|value| *value *= 30.0);
-    }
-    let batch = random_batch(&[1, 20, 77], 5);
-    let exact = Forward::new(&plan).unwrap().logits(&batch).unwrap();
-    for processor in Processor::here() {
-        for (precision, _) in PRECISIONS {
 #[test]
 fn a_file_that_is_overwritten_in_place_is_not_packed() {
     let place = common::small_model();
@@ -143,6 +143,18 @@ fn a_file_that_is_overwritten_in_place_is_not_packed() {
     assert!(CpuModel::new(&Model::open(place.path()).unwrap().plan, Precision::F32).is_ok());
 }
 
+#[test]
+fn large_magnitudes_stay_finite_and_right() {
+    let mut plan = random_plan(bert(2, 64, 2, 128).plan(), 5);
+    plan.embed.words.values.iter_mut().for_each(|value| *value *= 1e4);
+    for Block { attention, feed_forward, .. } in &mut plan.blocks {
+        let (query, up) = (&mut attention.query.weight.values, &mut feed_forward.up.weight.values);
+        query.iter_mut().chain(up).for_each(|value| *value *= 30.0);
+    }
+    let batch = random_batch(&[1, 20, 77], 5);
+    let exact = Forward::new(&plan).unwrap().logits(&batch).unwrap();
+    for processor in Processor::here() {
+        for (precision, _) in PRECISIONS {
             let Some(model) = model(processor, &plan, precision) else { continue };
             let found = score(&model, &batch, 1);
             assert!(found.iter().all(|logit| logit.is_finite()), "{processor:?} {precision:?}: {found:?}");
