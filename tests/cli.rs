@@ -11,7 +11,6 @@ use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 
 fn run(arguments: &[&str]) -> (i32, String, String) {
     answer(podium(arguments).output().unwrap())
@@ -206,6 +205,12 @@ fn a_model_with_other_scores_than_its_golden_pairs_is_not_served() {
     assert!(code == 64 && errors.contains("logit 100 expected"), "{code} {errors}");
     let (code, printed, errors) = run_with_input(&[&rank[..], &["--no-self-check"]].concat(), "abc\n");
     assert!(code == 0 && printed.trim_start().starts_with(&format!("{got:.6}")), "{printed} {errors}");
+    // A check scores them as a start does.
+    let check = |more: &[&str]| run(&[&["serve", "--check"], &model_only[..], more].concat());
+    let (code, printed, errors) = check(&[]);
+    assert!(code == 64 && errors.contains("logit 100 expected") && printed.is_empty(), "{code} {errors}");
+    let (code, printed, errors) = check(&["--no-self-check"]);
+    assert!(code == 0 && printed.starts_with("primary"), "{code} {errors}");
     // By flag and by key it is served, and with the right score without either.
     Serving::start(&[&model_only[..], &["--no-self-check"]].concat());
     let file = model.path().join("podium.toml");
@@ -213,9 +218,69 @@ fn a_model_with_other_scores_than_its_golden_pairs_is_not_served() {
     Serving::start(&[&model_only[..], &["--config", file.to_str().unwrap()]].concat());
     golden(&pair(got));
     Serving::start(&model_only);
+    let (code, printed, errors) = check(&[]);
+    assert!(code == 0 && printed.starts_with("primary"), "{code} {errors}");
     golden("[{}]");
     let (code, _, errors) = run(&serve);
     assert!(code == 64 && errors.contains("golden.json: missing field `query`"), "{code} {errors}");
+    golden(&pair(got).replace("\"logit\"", "\"instruction\": \"judge\", \"logit\""));
+    let (code, _, errors) = check(&[]);
+    assert!(
+        code == 64 && errors.contains("golden.json: pair 0: instruction: the model's prompt"),
+        "{code} {errors}"
+    );
+    // Without the check the file is not read.
+    golden("[{}]");
+    let (code, _, errors) = check(&["--no-self-check"]);
+    assert_eq!(code, 0, "{errors}");
+}
+
+/// A file of 4 GB that takes no room on the disk, of which only the header can be read in the time of a test.
+#[test]
+fn a_model_that_does_not_fit_is_refused_before_its_weights_are_read() {
+    let model = small_model();
+    let weights = model.path().join("model.safetensors");
+    let shape = Bert { vocabulary: 100, ..bert(2, 32, 4, 64) };
+    let small = random_plan(shape.plan(), 3).to_safetensors().unwrap();
+    let header_bytes = u64::from_le_bytes(small[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Map<String, Value> =
+        serde_json::from_slice(&small[8..][..header_bytes]).unwrap();
+    let (vocabulary, hidden) = (30_000_000_usize, 32);
+    // The tensors follow each other in f32, the table of words last.
+    let (mut at, words) = (0, "bert.embeddings.word_embeddings.weight");
+    let mut names: Vec<String> = header.keys().filter(|name| *name != "__metadata__").cloned().collect();
+    names.sort_by_key(|name| name == words);
+    for name in names {
+        let tensor = &mut header[&name];
+        if name == words {
+            tensor["shape"] = json!([vocabulary, hidden]);
+        }
+        let values: u64 =
+            tensor["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).product();
+        (tensor["dtype"], tensor["data_offsets"]) = (json!("F32"), json!([at, at + 4 * values]));
+        at += 4 * values;
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut file = fs::File::create(&weights).unwrap();
+    file.write_all(&[&(header.len() as u64).to_le_bytes()[..], &header].concat()).unwrap();
+    file.set_len(8 + header.len() as u64 + at).unwrap();
+    let config = Bert { vocabulary, ..shape }.to_config().to_string();
+    fs::write(model.path().join("config.json"), config).unwrap();
+    let serve = podium(&["serve", "--check", "--fallback", "none", "--precision", "f32", "--primary"]);
+    // `ulimit` counts in KB.
+    let limited = |flag: &str, kilobytes: u64| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit {flag} {kilobytes} && exec \"$0\" \"$@\"")]);
+        command.arg(serve.get_program()).args(serve.get_args()).arg(model.path());
+        command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        answer(command.output().unwrap())
+    };
+    for flag in ["-v", "-d"] {
+        let (code, _, errors) = limited(flag, 3_000_000);
+        let expected = "the model takes about 7.68 GB of memory, and ";
+        assert!(code == 64 && errors.contains(expected), "{flag}: {code} {errors}");
+        assert!(!errors.contains("read and hashed"), "{flag}: {errors}");
+    }
 }
 
 /// A model of 151 MB in f32, in a file of 76 MB: its maps are packed layer by layer.
@@ -248,7 +313,7 @@ fn a_model_is_in_memory_once_while_it_is_loaded() {
     assert!(found < allowed, "{found} bytes at the peak, {served} served, {allowed} allowed");
     let opened = Model::open(model.path()).unwrap();
     assert!(opened.plan.tensors().into_iter().all(|tensor| tensor.values.is_empty()));
-    let tokenizer = Arc::new(opened.read_tokenizer().unwrap());
+    let tokenizer = opened.read_tokenizer().unwrap();
     let mut batch = Packed::default();
     let reader = PairReader::new(tokenizer, opened.pair_tokens_max);
     for document in ["abc", "x y z"] {
@@ -382,6 +447,20 @@ fn lines_are_ranked_as_text_and_as_json() {
         "{\"query\": \"ab\", \"documents\": [\"abc\", \"q\"]}\n{\"query\": \"q\", \"documents\": []}\n";
     assert_eq!(rank(&["--jsonl", "--json"], requests).lines().count(), 2);
     assert_eq!(rank(&["-q", "ab"], ""), "");
+
+    // The words of a task are read, and told to have no effect on this model.
+    let instructed = "{\"query\": \"ab\", \"documents\": [\"abc\"], \"instruction\": \"judge\"}\n";
+    let arguments = ["rank", "--model", directory, "--jsonl"];
+    let (code, _, errors) = run_with_input(&arguments, &instructed.repeat(2));
+    let told = "podium: standard input:1: `instruction` was ignored: the prompt of `";
+    assert!(code == 0 && errors.starts_with(told) && errors.lines().count() == 1, "{code} {errors}");
+    let (code, _, errors) = run_with_input(&arguments, &instructed.replace("instruction", "task"));
+    assert!(code == 65 && errors.contains("unknown field `task`"), "{code} {errors}");
+    let log = model.path().join("log.jsonl");
+    fs::write(&log, instructed).unwrap();
+    let (code, _, errors) = run(&["load", "--dialect", "tei_predict", "--requests", log.to_str().unwrap()]);
+    let expected = "--requests: a request has an `instruction`, and the dialect tei_predict no field for one";
+    assert!(code == 64 && errors.contains(expected), "{code} {errors}");
 
     let (code, _, errors) = run_with_input(&["rank", "--model", directory, "--jsonl"], "{\"query\": 1}\n");
     assert!(code == 65 && errors.contains("standard input:1"), "{code} {errors}");

@@ -99,6 +99,18 @@ fn every_kind_of_layer_and_head_scores_as_in_the_reference() {
 }
 
 #[test]
+fn an_absorbed_layer_scores_as_in_the_reference_whatever_stands_around_it() {
+    let mut plain = bert(2, 64, 4, 96).plan();
+    (plain.embed.types, plain.embed.positions) = (None, None);
+    let mut gated = Kind::Gte.plan(3, [48, 2, 24, 80]);
+    gated.blocks[2].attention.rope = None;
+    gated.head.dense = None;
+    for plan in [plain, gated] {
+        hold_to_reference(plan, 3, &random_batch(&[1, 2, 33, 129, 300], 7));
+    }
+}
+
+#[test]
 fn the_families_score_as_in_transformers() {
     for (name, plan, batch, logits) in families() {
         for processor in Processor::here() {
@@ -108,6 +120,27 @@ fn the_families_score_as_in_transformers() {
             }
         }
     }
+}
+
+#[test]
+fn a_file_that_is_overwritten_in_place_is_not_packed() {
+    let place = common::small_model();
+    let path = place.path().join("model.safetensors");
+    let opened = Model::open(place.path()).unwrap();
+    assert!(CpuModel::new(&opened.plan, Precision::F32).is_ok());
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 0x80;
+    let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    // Whatever a clock's tick is.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(before + std::time::Duration::from_secs(1)).unwrap();
+    let expected = format!("{} was overwritten while the model was loaded", path.display());
+    let error = CpuModel::new(&opened.plan, Precision::F32).err().unwrap().to_string();
+    assert!(error.starts_with(&expected), "{error}");
+    let error = Forward::new(&opened.plan).err().unwrap().to_string();
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(CpuModel::new(&Model::open(place.path()).unwrap().plan, Precision::F32).is_ok());
 }
 
 #[test]

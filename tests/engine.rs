@@ -288,7 +288,10 @@ fn a_request_that_says_nothing_is_cut_as_the_server_is_configured() {
         let truncation = TruncationDefaults { policy: Overflow::Refuse, ..TruncationDefaults::default() };
         let engine = up(Setup { truncation, ..setup(Scripted::default(), None) }).await;
         let refusal = rank(&engine.handle(), Request::new(query, [document])).await.unwrap_err();
-        assert_eq!(refusal.to_string(), "documents[0]: the pair has 243 tokens, and the limit is 128");
+        assert_eq!(
+            refusal.to_string(),
+            "documents[0]: the pair has 243 tokens, of which 3 stand around its texts, and the limit is 128"
+        );
     });
 }
 
@@ -437,7 +440,8 @@ fn a_pair_that_may_not_be_cut_is_refused_only_if_a_tier_that_the_policy_needs_ca
             for policy in refused {
                 let refusal = ask(Some(policy)).await.unwrap_err().to_string();
                 assert_eq!(
-                    refusal, "documents[1]: the pair has 25 tokens, and the limit is 16",
+                    refusal,
+                    "documents[1]: the pair has 25 tokens, of which 3 stand around its texts, and the limit is 16",
                     "{policy:?}"
                 );
             }
@@ -453,7 +457,10 @@ fn a_document_that_may_not_be_cut_is_named() {
         let request =
             Request { truncation: Truncation::by(Overflow::Refuse), ..Request::new("ab", ["x", &long]) };
         let refusal = rank(&engine.handle(), request).await.unwrap_err().to_string();
-        assert_eq!(refusal, "documents[1]: the pair has 205 tokens, and the limit is 128");
+        assert_eq!(
+            refusal,
+            "documents[1]: the pair has 205 tokens, of which 3 stand around its texts, and the limit is 128"
+        );
     });
 }
 
@@ -611,29 +618,23 @@ fn a_model_s_golden_pairs_are_scored_before_it_is_ready() {
         let pair = |document: &str, logit: f32| json!({"query": "ab", "document": document, "logit": logit});
         json!([pair("abc", logits[0]), pair("x y z", logits[1])]).to_string()
     };
-    let started = |json: &str, dtype: &str, is_enforced: bool| {
+    let started = |json: &str, dtype: &str| {
         block_on(async {
             let golden = Golden::parse(json.as_bytes()).unwrap();
             let mut setup = setup(Scripted::default(), None);
             let tier = setup.tiers.primary.as_mut().unwrap();
-            let check = SelfCheck::new(
-                &golden,
-                (Tier::Primary, "m"),
-                (tier.tokenizer.clone(), 128),
-                dtype,
-                is_enforced,
-            )
-            .unwrap();
+            let (limits, tokenizer) = ((128, 4_096), tier.tokenizer.clone());
+            let check = SelfCheck::new(&golden, (Tier::Primary, "m"), tokenizer, limits, dtype).unwrap();
             tier.self_check = Some(Arc::new(check));
             let mut engine = Engine::start(setup).unwrap();
             engine.ready().await.map_err(|error| error.to_string())
         })
     };
-    assert_eq!(started(&file(right), "float32", true), Ok(()));
+    assert_eq!(started(&file(right), "float32"), Ok(()));
     let near = [right[0], right[1] + 0.01];
     // Rounding is a share of the largest logit.
-    assert_eq!(started(&file(near), "bfloat16", true), Ok(()));
-    let error = started(&file(near), "float32", true).unwrap_err();
+    assert_eq!(started(&file(near), "bfloat16"), Ok(()));
+    let error = started(&file(near), "float32").unwrap_err();
     let expected = format!(
         "the self-check of the primary m in float32 failed: 1 of 2 golden pairs have other scores than they must: pair 1 (\"ab\", \
          \"x y z\"): logit {} expected, {} got, 0.002 allowed; ",
@@ -641,30 +642,69 @@ fn a_model_s_golden_pairs_are_scored_before_it_is_ready() {
     );
     assert!(error.starts_with(&expected), "{error}");
     assert!(error.contains("--no-self-check"), "{error}");
-    assert_eq!(started(&file(near), "float32", false), Ok(()));
     // A probability, and a tolerance that the file states.
     let probability = 1.0 / (1.0 + (-right[0]).exp()) + 0.004;
     let one =
         |more: &str| format!(r#"[{{"query": "ab", "document": "abc", "probability": {probability}{more}}}]"#);
-    assert_eq!(started(&one(r#", "tolerance": 0.01"#), "float32", true), Ok(()));
-    assert!(started(&one(""), "float32", true).unwrap_err().contains("probability"));
+    assert_eq!(started(&one(r#", "tolerance": 0.01"#), "float32"), Ok(()));
+    assert!(started(&one(""), "float32").unwrap_err().contains("probability"));
+}
+
+/// Starts an engine whose scorer plays a script and that has this many golden pairs of 7 tokens, in batches of 35 tokens.
+fn start_with_golden(script: &Script, pairs: usize) -> Result<(), String> {
+    block_on(async {
+        let pair = json!({"query": "ab", "document": "ab", "logit": logit("ab", "ab")});
+        let golden = Golden::parse(json!(vec![pair; pairs]).to_string().as_bytes()).unwrap();
+        let mut setup = setup(scripted(script), None);
+        let tier = setup.tiers.primary.as_mut().unwrap();
+        let (limits, tokenizer) = ((128, 35), tier.tokenizer.clone());
+        let check = SelfCheck::new(&golden, (Tier::Primary, "m"), tokenizer, limits, "float32").unwrap();
+        tier.self_check = Some(Arc::new(check));
+        Engine::start(setup).unwrap().ready().await.map_err(|error| error.to_string())
+    })
 }
 
 #[test]
-fn a_golden_pair_without_a_score_is_told() {
-    block_on(async {
-        let script = Script::default();
-        script.extend([Play::Fail]);
-        let golden = Golden::parse(br#"[{"query": "ab", "document": "abc", "logit": 1}]"#).unwrap();
-        let mut setup = setup(scripted(&script), None);
-        let tier = setup.tiers.primary.as_mut().unwrap();
-        let check =
-            SelfCheck::new(&golden, (Tier::Primary, "m"), (tier.tokenizer.clone(), 128), "float32", true)
-                .unwrap();
-        tier.self_check = Some(Arc::new(check));
-        let error = Engine::start(setup).unwrap().ready().await.unwrap_err().to_string();
-        assert!(error.contains("golden pair 0 could not be scored: "), "{error}");
-    });
+fn golden_pairs_without_a_score_are_told() {
+    let script = Script::default();
+    script.extend([Play::Fail]);
+    let error = start_with_golden(&script, 1).unwrap_err();
+    assert!(error.contains("failed: golden pair 0 could not be scored: "), "{error}");
+    let script = Script::default();
+    script.extend([Play::Answer, Play::Fail]);
+    let error = start_with_golden(&script, 12).unwrap_err();
+    assert!(error.contains("a batch of the golden pairs 5 to 9 could not be scored: "), "{error}");
+}
+
+#[test]
+fn golden_pairs_are_scored_in_batches_of_the_lane() {
+    let script = Script::default();
+    // Three batches; a fourth one would be that of the warm-up.
+    script.extend([Play::Answer, Play::Answer, Play::Answer, Play::Fail]);
+    let error = start_with_golden(&script, 12).unwrap_err();
+    assert!(error.contains("the warm-up failed"), "{error}");
+    // A batch that the device has no memory for is divided: 5, 2, 3, and then the rest.
+    let script = Script::default();
+    script.extend([Play::OutOfMemory, Play::Answer, Play::Answer, Play::Answer, Play::Fail]);
+    let error = start_with_golden(&script, 12).unwrap_err();
+    assert!(error.contains("golden pairs 10 to 11 could not be scored"), "{error}");
+    let script = Script::default();
+    script.extend([Play::OutOfMemory]);
+    let error = start_with_golden(&script, 1).unwrap_err();
+    assert!(error.contains("golden pair 0 could not be scored: the device is out of memory"), "{error}");
+}
+
+#[test]
+fn a_golden_pair_s_instruction_has_a_place_or_is_an_error() {
+    let json = r#"[{"query": "ab", "document": "a", "logit": 1},
+        {"query": "ab", "document": "a", "instruction": "", "logit": 1}]"#;
+    let golden = Golden::parse(json.as_bytes()).unwrap();
+    let tokenizer = setup(Scripted::default(), None).tiers.primary.unwrap().tokenizer;
+    let check = SelfCheck::new(&golden, (Tier::Primary, "m"), tokenizer, (128, 128), "float32");
+    let expected = "pair 1: instruction: the model's prompt has no place for one; remove it from the pair";
+    assert_eq!(check.unwrap_err().to_string(), expected);
+    let instructed = SelfCheck::new(&golden, (Tier::Primary, "m"), instructed(), (128, 128), "float32");
+    assert!(instructed.is_ok());
 }
 
 #[test]

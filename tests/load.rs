@@ -104,7 +104,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<()> {
 }
 
 fn case() -> Case {
-    Case { query: "q".to_owned(), documents: vec!["a".to_owned()] }
+    Case { query: "q".to_owned(), documents: vec!["a".to_owned()], instruction: None }
 }
 
 fn load(address: SocketAddr, limits: ClientLimits) -> Arc<Load> {
@@ -225,8 +225,11 @@ fn a_client_without_a_free_connection_says_that_it_fell_behind() {
 fn every_dialect_gets_its_scores_from_our_own_server() {
     let server = TestServer::start(setup(Scripted::default(), None), Options::default());
     let documents = ["abc", "x y z", "b a", "q"];
-    let case =
-        Case { query: "ab".to_owned(), documents: documents.iter().map(|text| (*text).to_owned()).collect() };
+    let case = Case {
+        query: "ab".to_owned(),
+        documents: documents.iter().map(|text| (*text).to_owned()).collect(),
+        instruction: None,
+    };
     let logits = documents.map(|document| f64::from(logit("ab", document)));
     let probabilities = documents.map(|document| f64::from(sigmoid(logit("ab", document))));
     for dialect in Dialect::ALL {

@@ -94,7 +94,7 @@ fn a_pair_in_qwen3_reranker_s_prompt_has_the_ids_of_its_model_card() {
     for way in ways {
         let place = directory(&file, "qwen3", std::slice::from_ref(&way));
         let model = Model::open(place.path()).unwrap();
-        let tokenizer = Arc::new(model.read_tokenizer().unwrap());
+        let tokenizer = model.read_tokenizer().unwrap();
         for case in fixture.cases.iter().filter(|case| case.instruction.is_none()) {
             let found = ids(&tokenizer, &case.query, &case.document, case.max_tokens);
             assert_eq!(found, case.ids, "{}: {:?} {:?}", way.0, case.query, case.document);
@@ -110,7 +110,7 @@ fn a_pair_in_qwen3_reranker_s_prompt_has_the_ids_of_its_model_card() {
         let text =
             json!({"prompt": {"text": whole("{instruction}"), "instruction": instruction}}).to_string();
         let place = directory(&file, "qwen3", &[("podium.json", text)]);
-        let tokenizer = Arc::new(Model::open(place.path()).unwrap().read_tokenizer().unwrap());
+        let tokenizer = Model::open(place.path()).unwrap().read_tokenizer().unwrap();
         assert_eq!(
             ids(&tokenizer, &case.query, &case.document, case.max_tokens),
             case.ids,
@@ -179,7 +179,7 @@ fn an_instruction_of_mxbai_stands_before_the_query_and_counts_toward_its_share()
     let Some(file) = tokenizer() else { return };
     let place =
         directory(&file, "qwen2", &[("podium.json", json!({"prompt": "mxbai-rerank-v2"}).to_string())]);
-    let tokenizer = Arc::new(Model::open(place.path()).unwrap().read_tokenizer().unwrap());
+    let tokenizer = Model::open(place.path()).unwrap().read_tokenizer().unwrap();
     let found = instructed_ids(&tokenizer, "is it code?", ["why?", "because"], 8_192);
     // The package encodes the instruction, a line's end and the query together.
     let query = tokenizer.encode("instruction: is it code?\nquery: why?").unwrap();
@@ -196,7 +196,7 @@ fn an_instruction_of_mxbai_stands_before_the_query_and_counts_toward_its_share()
 fn zerank_s_prompt_has_no_place_for_an_instruction() {
     let Some(file) = tokenizer() else { return };
     let place = directory(&file, "qwen3", &[("podium.json", json!({"prompt": "zerank-2"}).to_string())]);
-    let tokenizer = Arc::new(Model::open(place.path()).unwrap().read_tokenizer().unwrap());
+    let tokenizer = Model::open(place.path()).unwrap().read_tokenizer().unwrap();
     assert!(!tokenizer.takes_instruction());
     let found = instructed_ids(&tokenizer, "judge", ["why?", "so"], 8_192);
     assert_eq!(found, ids(&tokenizer, "why?", "so", 8_192));
@@ -209,7 +209,7 @@ fn mxbai_s_pieces_are_encoded_each_by_itself() {
         directory(&file, "qwen2", &[("podium.json", json!({"prompt": "mxbai-rerank-v2"}).to_string())]);
     let model = Model::open(place.path()).unwrap();
     assert_eq!(model.pair_tokens_max, 8_192);
-    let tokenizer = Arc::new(model.read_tokenizer().unwrap());
+    let tokenizer = model.read_tokenizer().unwrap();
     let template = tokenizer.template();
     // The pieces of the package `mxbai-rerank`: 24; 1; and 1, 49 and 5 tokens.
     assert_eq!((template.before.len(), template.between.len(), template.after.len()), (24, 1, 55));
@@ -229,7 +229,7 @@ fn mxbai_s_pieces_are_encoded_each_by_itself() {
 fn zerank_s_texts_stand_in_turns_of_their_own() {
     let Some(file) = tokenizer() else { return };
     let place = directory(&file, "qwen3", &[("podium.json", json!({"prompt": "zerank-2"}).to_string())]);
-    let tokenizer = Arc::new(Model::open(place.path()).unwrap().read_tokenizer().unwrap());
+    let tokenizer = Model::open(place.path()).unwrap().read_tokenizer().unwrap();
     let whole = "<|im_start|>system\nwhy?<|im_end|>\n<|im_start|>user\nso<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(ids(&tokenizer, " why?\n", "\nso ", 8_192), *tokenizer.encode(whole).unwrap());
 }

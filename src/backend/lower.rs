@@ -86,13 +86,20 @@ pub(super) enum LastLayer {
 impl LastLayer {
     /// How the last layer of a plan is computed.
     pub fn of(plan: &Plan) -> Self {
-        let is_absorbed = Encoder::of(plan).is_ok();
         match plan.head.at {
-            Pool::First if is_absorbed => Self::Absorbed,
+            Pool::First if plan.blocks.last().is_some_and(can_be_absorbed) => Self::Absorbed,
             Pool::First | Pool::Last => Self::One,
             Pool::Mean => Self::Full,
         }
     }
+}
+
+/// Whether a last layer's keys and values can be absorbed into the first token's query: scores are products of states, of
+/// which none is masked out.
+fn can_be_absorbed(Block { norms, attention, .. }: &Block) -> bool {
+    let Attention { heads, kv_heads, query_key_norms, rope, reach, relative, .. } = attention;
+    let are_plain = query_key_norms.is_none() && rope.is_none() && relative.is_none();
+    *norms == Norms::Post && heads == kv_heads && are_plain && *reach == Reach::All
 }
 
 /// Refuses a plan with a part that the CPU engine does not run.
@@ -100,10 +107,15 @@ impl LastLayer {
 /// # Errors
 /// Says what it is.
 pub(super) fn check(plan: &Plan) -> Result<(), &'static str> {
-    if plan.blocks.is_empty() {
-        return Err("it has no layer");
-    }
+    let first = plan.blocks.first().ok_or("it has no layer")?;
     for Block { norms, attention_norm, attention, feed_forward, .. } in &plan.blocks {
+        let shape = |attention: &Attention| (attention.heads, attention.head_dim);
+        if shape(attention) != shape(&first.attention) {
+            return Err("its layers have different numbers or sizes of heads");
+        }
+        if *norms != first.norms {
+            return Err("some of its layers norm their input, and others their output");
+        }
         if *norms == Norms::Post && attention_norm.is_none() {
             return Err("it has a layer without a norm after its attention");
         }
@@ -124,4 +136,55 @@ pub(super) fn check(plan: &Plan) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Model, Rope};
+
+    fn bert() -> Plan {
+        Model::bundled().plan
+    }
+
+    #[test]
+    fn a_last_layer_is_absorbed_whatever_stands_around_it() {
+        assert_eq!(LastLayer::of(&bert()), LastLayer::Absorbed);
+        type Change = fn(&mut Plan);
+        let rows: [(Change, LastLayer); 8] = [
+            (|plan| (plan.embed.types, plan.embed.positions) = (None, None), LastLayer::Absorbed),
+            (|plan| plan.head.dense = None, LastLayer::Absorbed),
+            (|plan| plan.blocks[0].attention.rope = Some(Rope::new(100.0)), LastLayer::Absorbed),
+            (|plan| plan.blocks[1].attention.rope = Some(Rope::new(100.0)), LastLayer::One),
+            (|plan| plan.blocks[1].attention.reach = Reach::Window(9), LastLayer::One),
+            (|plan| plan.blocks[1].norms = Norms::Pre, LastLayer::One),
+            (|plan| plan.head.at = Pool::Last, LastLayer::One),
+            (|plan| plan.head.at = Pool::Mean, LastLayer::Full),
+        ];
+        for (place, (change, expected)) in rows.into_iter().enumerate() {
+            let mut plan = bert();
+            change(&mut plan);
+            assert_eq!(LastLayer::of(&plan), expected, "row {place}");
+        }
+    }
+
+    #[test]
+    fn layers_that_the_engine_takes_to_be_alike_are_alike() {
+        assert_eq!(check(&bert()), Ok(()));
+        let heads = Err("its layers have different numbers or sizes of heads");
+        type Change = fn(&mut Plan);
+        let rows: [(Change, _); 3] = [
+            (|plan| plan.blocks[1].attention.heads *= 2, heads),
+            (|plan| plan.blocks[1].attention.head_dim *= 2, heads),
+            (
+                |plan| plan.blocks[1].norms = Norms::Pre,
+                Err("some of its layers norm their input, and others their output"),
+            ),
+        ];
+        for (change, expected) in rows {
+            let mut plan = bert();
+            change(&mut plan);
+            assert_eq!(check(&plan), expected);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{Cpu, CpuModel, Precision, Reference, Scorer, Unsupported};
 use crate::base::Tier;
-use crate::model::{Forward, Model};
+use crate::model::{Forward, ForwardError, Model};
 use std::sync::Arc;
 
 /// Returns a scorer and the data type of its linear maps, for example `float16`. As in the server, a primary runs on a GPU
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// if the CPU engine does not run its plan.
 ///
 /// # Errors
-/// [`Unsupported`] if no device of this machine has the precision.
+/// [`Unsupported`] if no device of this machine has the precision, or the model's files were written to.
 pub fn open(
     tier: Tier,
     model: &Model,
@@ -28,8 +28,10 @@ pub fn open(
     let packed = match CpuModel::open(model, precision, threads, None) {
         Err(error @ Unsupported::Plan { .. }) => {
             tracing::warn!(%error, "the reference engine is used, in f32 on one thread, which is many times slower");
-            let forward =
-                Forward::new(&model.plan).expect("the tensors of an opened model have their shapes");
+            let forward = match Forward::new(&model.plan) {
+                Err(ForwardError::Changed(changed)) => return Err(changed.into()),
+                forward => forward.expect("the tensors of an opened model have their shapes"),
+            };
             return Ok((Box::new(Reference::new(Arc::new(forward))), "float32"));
         }
         packed => packed?,
@@ -45,6 +47,10 @@ fn on_gpu(model: &Model, precision: Precision) -> Option<(Box<dyn Scorer>, &'sta
     precision.half()?;
     match super::Cuda::open(0, model, precision, super::GPU_BATCH_TOKENS) {
         Ok(cuda) => {
+            if let Err(error) = model.plan.check_files() {
+                tracing::warn!(%error, "no GPU is used");
+                return None;
+            }
             let dtype = cuda.dtype();
             Some((Box::new(cuda), dtype))
         }

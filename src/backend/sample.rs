@@ -3,7 +3,6 @@
 use crate::model::Model;
 use crate::rerank::order;
 use crate::token::{Packed, PairReader, ReadError};
-use std::sync::Arc;
 use thiserror::Error;
 
 /// Questions, each with a passage that answers it, one per line.
@@ -22,7 +21,7 @@ pub struct SampleError(String);
 /// [`SampleError`].
 pub fn sample(model: &Model) -> Result<Vec<Packed>, SampleError> {
     let tokenizer = model.read_tokenizer().map_err(|error| SampleError(error.to_string()))?;
-    let reader = PairReader::new(Arc::new(tokenizer), model.pair_tokens_max);
+    let reader = PairReader::new(tokenizer, model.pair_tokens_max);
     let lines =
         || SAMPLE.lines().map(|line| line.split_once('\t').expect("a line has a question and a passage"));
     let list = |query: &str| {

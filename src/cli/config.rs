@@ -41,8 +41,8 @@ pub(super) struct Config {
     pub path_policies: BTreeMap<String, Policy>,
     /// Whether the primary answers requests for a model that is not served. Default true.
     pub any_model: bool,
-    /// Whether a model with golden pairs (`golden.json`) must give them their scores before the server is ready; otherwise a
-    /// wrong score is a warning. Default true.
+    /// Whether a model with golden pairs (`golden.json`) must give them their scores before the server is ready; otherwise
+    /// the file is not read. Default true.
     pub self_check: bool,
     /// The tenants. Default: no keys, and one tenant `anonymous`.
     pub tenants: Vec<TenantEntry>,

@@ -24,7 +24,8 @@ const DRAWN: usize = 1_000;
 /// answered, which hides the tail latency of a stalled server. --slo searches for the highest
 /// rate that meets a service level. --versus compares with a second server or setting, in turns.
 ///
-/// Without --requests or --set, requests are random. Failures are counted separately. If the
+/// A line of --requests is {"query": "...", "documents": ["...", ...]}, which may have an
+/// "instruction". Without --requests or --set, requests are random. Failures are counted separately. If the
 /// client falls behind its own schedule, the command ends with code 75: the latencies are not the
 /// server's.
 ///
@@ -153,6 +154,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let (task, pace) = task(&args)?;
     let clients = clients(&args)?;
     let (cases, requests) = cases(&args)?;
+    if cases.iter().any(|case| case.instruction.is_some()) {
+        let dialects = clients.iter().map(|(client, _)| client.target().dialect);
+        if let Some(dialect) = dialects.into_iter().find(|dialect| !dialect.takes_instruction()) {
+            let message = format!(
+                "a request has an `instruction`, and the dialect {} no field for one",
+                dialect.name()
+            );
+            return Err(Failure::usage(format!("--requests: {message}")));
+        }
+    }
     let load = |(client, kinds)| Arc::new(Load::new(client, &cases, kinds));
     let sides: Vec<Arc<Load>> = clients.into_iter().map(load).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

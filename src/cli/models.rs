@@ -3,9 +3,11 @@
 use super::Failure;
 use super::config::TierConfig;
 use super::place::place;
-use super::pool::open_model;
+use super::pool::find_model;
 use crate::base::Tier;
-use crate::model::{Attention, Block, Head, Model, NormKind, Norms, Plan, Pool, Reach, Score};
+use crate::model::{
+    Attention, Block, Golden, Head, Model, ModelError, NormKind, Norms, Plan, Pool, Reach, Score,
+};
 use crate::token::{Cut, Tokenizer};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,10 +34,13 @@ enum Command {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let Command::Inspect { model: spec } = args.command;
-    let model = open_model(&spec).map_err(|error| Failure::usage(error.to_string()))?;
+    let wrong = |error: ModelError| Failure::usage(error.to_string());
+    let found = find_model(&spec).map_err(wrong)?;
+    let golden = found.golden().map_err(wrong)?;
+    let model = found.read().map_err(wrong)?;
     let tokenizer = model.read_tokenizer().map_err(|error| Failure::usage(format!("{spec}: {error}")))?;
     let mut text = String::new();
-    describe(&mut text, &model, &tokenizer);
+    describe(&mut text, &model, golden.as_ref(), &tokenizer);
     let engine = match place(Tier::Primary, &TierConfig::new(spec), &Arc::new(model)) {
         Ok(placed) => format!("{} in {} ({})", placed.kind, placed.dtype, placed.dtype_reason),
         Err(why) => format!("none: {why}"),
@@ -48,7 +53,7 @@ fn line(text: &mut String, name: &str, value: &str) {
     writeln!(text, "{name:<14}{value}").expect("a string takes all");
 }
 
-fn describe(text: &mut String, model: &Model, tokenizer: &Tokenizer) {
+fn describe(text: &mut String, model: &Model, golden: Option<&Golden>, tokenizer: &Tokenizer) {
     let Plan { family, blocks, final_norm, head, .. } = &model.plan;
     let manifest = &model.manifest;
     let version = manifest.version();
@@ -80,7 +85,7 @@ fn describe(text: &mut String, model: &Model, tokenizer: &Tokenizer) {
     let (prompt, ids) = prompt(model, tokenizer);
     line(text, "prompt", &prompt);
     line(text, "prompt's ids", &ids);
-    let golden = match &model.golden {
+    let golden = match golden {
         Some(golden) => {
             format!("{} in golden.json, which are scored before it is served", golden.pairs().len())
         }

@@ -5,7 +5,7 @@ use super::memory;
 use crate::backend::{Cpu, CpuModel, Precision, Reference, Unsupported};
 use crate::base::Tier;
 use crate::engine::MakeScorer;
-use crate::model::{Forward, Model, Tensor};
+use crate::model::{Forward, Model, Plan, Tensor};
 use std::sync::Arc;
 
 /// The default for most tokens of a batch on a CPU, which gains nothing from larger ones.
@@ -36,27 +36,48 @@ pub(super) struct Placed {
     pub depth: usize,
 }
 
+/// Checks, before the values of a model's tensors are read, that the CPU has the memory for it where the CPU will run it.
+pub(super) fn check_memory(tier: Tier, configured: &TierConfig, plan: &Plan) -> Result<(), String> {
+    let may_use_gpus = configured.engine == EngineKind::Cuda || may_use_gpus(tier, configured);
+    if may_use_gpus && gpu::is_there() {
+        return Ok(());
+    }
+    // As `instead` does.
+    let is_replaced = configured.engine == EngineKind::Cuda || configured.precision.is_for_gpus();
+    let precision = if may_use_gpus && is_replaced { Precision::Float } else { configured.precision };
+    let checked = match configured.engine {
+        EngineKind::Reference => check_reference(plan),
+        EngineKind::Auto | EngineKind::Cpu | EngineKind::Cuda => {
+            match CpuModel::check(plan, precision, memory::available()) {
+                Err(Unsupported::Plan { .. }) => check_reference(plan),
+                checked => checked,
+            }
+        }
+    };
+    checked.map_err(|error| error.to_string())
+}
+
+/// Whether a tier runs on GPUs where it can, and else on the CPU.
+fn may_use_gpus(tier: Tier, configured: &TierConfig) -> bool {
+    let has_precision = configured.precision.half().is_some();
+    configured.engine == EngineKind::Auto && tier == Tier::Primary && has_precision && cfg!(feature = "cuda")
+}
+
 /// Places a model on the GPUs if it is configured for them and they can be used, else on the CPU with a line in the
 /// log.
 pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
     match configured.engine {
         EngineKind::Cpu => on_cpu(configured, model),
         EngineKind::Reference => on_reference(configured, model),
-        EngineKind::Auto => {
-            let half =
-                configured.precision.half().filter(|_| tier == Tier::Primary && cfg!(feature = "cuda"));
-            match half.map(|_| gpu::place(configured, model)) {
-                Some(Ok(placed)) => Ok(placed),
-                Some(Err(why)) if configured.precision.is_for_gpus() => {
-                    instead(tier, configured, model, &why)
-                }
-                Some(Err(why)) => {
-                    tracing::info!(tier = tier.name(), why, "no GPU is used");
-                    on_cpu(configured, model)
-                }
-                None => on_cpu(configured, model),
+        EngineKind::Auto if may_use_gpus(tier, configured) => match gpu::place(configured, model) {
+            Ok(placed) => Ok(placed),
+            Err(why) if configured.precision.is_for_gpus() => instead(tier, configured, model, &why),
+            Err(why) => {
+                tracing::info!(tier = tier.name(), why, "no GPU is used");
+                on_cpu(configured, model)
             }
-        }
+        },
+        EngineKind::Auto => on_cpu(configured, model),
         EngineKind::Cuda => {
             gpu::place(configured, model).or_else(|why| instead(tier, configured, model, &why))
         }
@@ -87,12 +108,18 @@ fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
     Ok(Placed { shares_prefixes, ..on(configured, &make, chosen) })
 }
 
-fn on_reference(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
-    let largest = model.plan.tensors().into_iter().map(Tensor::count).max().unwrap_or(0);
-    let needed = ((model.plan.parameters() + 2 * largest) * size_of::<f32>()) as u64;
-    if let Some(available) = memory::available().filter(|&available| available < needed) {
-        return Err(Unsupported::Memory { needed, available }.to_string());
+/// Checks that the reference engine has the memory for a plan.
+fn check_reference(plan: &Plan) -> Result<(), Unsupported> {
+    let largest = plan.tensors().into_iter().map(Tensor::count).max().unwrap_or(0);
+    let needed = ((plan.parameters() + 2 * largest) * size_of::<f32>()) as u64;
+    match memory::available().filter(|&available| available < needed) {
+        Some(available) => Err(Unsupported::Memory { needed, available }),
+        None => Ok(()),
     }
+}
+
+fn on_reference(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
+    check_reference(&model.plan).map_err(|error| error.to_string())?;
     let forward = Arc::new(Forward::new(&model.plan).map_err(|error| error.to_string())?);
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
     Ok(on(configured, &make, ("float32", "the reference engine has no other".into())))
@@ -117,6 +144,11 @@ mod gpu {
     use crate::ops::cuda::Nvidia;
     use std::sync::{Arc, Mutex};
 
+    /// Whether this machine has a GPU.
+    pub fn is_there() -> bool {
+        Nvidia::count().is_ok_and(|gpus| gpus > 0)
+    }
+
     /// One lane on each usable GPU, or the configured number on the GPUs in turn. Returns the reason if no GPU can be
     /// used, if a configured one cannot, or if the kernels do not support the model.
     pub fn place(configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
@@ -124,7 +156,9 @@ mod gpu {
         let gpus = Nvidia::count().map_err(|error| error.to_string())?;
         let tokens_max = configured.batch_tokens_max.unwrap_or(GPU_BATCH_TOKENS);
         let load = move |model: &Model, gpu: usize| -> Result<Cuda<Nvidia>, String> {
-            Cuda::open(gpu, model, precision, tokens_max).map_err(|error| error.to_string())
+            let loaded = Cuda::open(gpu, model, precision, tokens_max).map_err(|error| error.to_string())?;
+            model.plan.check_files().map_err(|error| error.to_string())?;
+            Ok(loaded)
         };
         // All models are loaded now, because there is a CPU or another GPU to fall back to only before the server
         // starts.
@@ -211,6 +245,10 @@ mod gpu {
 mod gpu {
     use super::{Model, Placed, TierConfig};
     use std::sync::Arc;
+
+    pub fn is_there() -> bool {
+        false
+    }
 
     pub fn place(_configured: &TierConfig, _model: &Arc<Model>) -> Result<Placed, String> {
         Err("this program was built without the feature cuda".to_owned())

@@ -2,10 +2,10 @@
 
 use super::Failure;
 use super::config::{Config, TenantEntry, TierConfig};
-use super::place::{Placed, place};
+use super::place::{Placed, check_memory, place};
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
 use crate::engine::{BooksSetup, Clock, LaneSetup, SelfCheck, Setup, TierSetup};
-use crate::model::{BUNDLED, Model, ModelError, Place, locate};
+use crate::model::{BUNDLED, Model, ModelError, Place, UnreadModel, locate};
 use crate::sched::TenantConfig;
 use crate::token::{Prompt, Tokenizer};
 use std::borrow::Cow;
@@ -69,16 +69,18 @@ fn open(
     self_check: bool,
     tokenizers: &mut Vec<(Files, Arc<Tokenizer>)>,
 ) -> Result<(TierSetup, Placed), String> {
-    let said = |error: &dyn std::fmt::Display| error.to_string();
-    let model = Arc::new(open_model(&configured.model).map_err(|error| said(&error))?);
+    let found = find_model(&configured.model).map_err(|error| error.to_string())?;
+    let in_model = |error: &dyn std::fmt::Display| format!("{}: {error}", configured.model);
+    check_memory(tier, configured, &found.plan).map_err(|error| in_model(&error))?;
+    // What needs no weights is told before gigabytes are read.
+    let golden = if self_check { found.golden().map_err(|error| error.to_string())? } else { None };
+    let mut model = found.read().map_err(|error| error.to_string())?;
     // Tiers with the same tokenizer share it, and so what it has read.
     let files = (model.tokenizer.clone(), model.prompt.clone());
     let tokenizer = match tokenizers.iter().find(|(known, _)| *known == files) {
         Some((_, tokenizer)) => tokenizer.clone(),
         None => {
-            let tokenizer =
-                model.read_tokenizer().map_err(|error| format!("{}: {error}", configured.model))?;
-            let tokenizer = Arc::new(tokenizer);
+            let tokenizer = model.read_tokenizer().map_err(|error| in_model(&error))?;
             tokenizers.push((files, tokenizer.clone()));
             tokenizer
         }
@@ -98,15 +100,14 @@ fn open(
             "{stated} not between {least}, which are two tokens beside the special ones, and the model's {positions} positions"
         ));
     }
-    let placed = place(tier, configured, &model).map_err(|error| format!("{}: {error}", configured.model))?;
-    let self_check = model.golden.as_ref().map(|golden| {
-        let check = SelfCheck::new(
-            golden,
-            (tier, &configured.model),
-            (tokenizer.clone(), pair_tokens_max),
-            placed.dtype,
-            self_check,
-        );
+    // Engines prepare for the pairs that are served, and not for all that the model could read.
+    (model.plan.tokens_max, model.pair_tokens_max) = (pair_tokens_max, pair_tokens_max);
+    let model = Arc::new(model);
+    let placed = place(tier, configured, &model).map_err(|error| in_model(&error))?;
+    let self_check = golden.map(|golden| {
+        let limits = (pair_tokens_max, placed.batch_tokens_max);
+        let check =
+            SelfCheck::new(&golden, (tier, &configured.model), tokenizer.clone(), limits, placed.dtype);
         check.map_err(|error| format!("{}: golden.json: {error}", configured.model))
     });
     let setup = TierSetup {
@@ -125,17 +126,18 @@ fn open(
     Ok((setup, placed))
 }
 
-/// The bundled model, or that of a directory or a hub id.
-pub(super) fn open_model(spec: &str) -> Result<Model, ModelError> {
+/// The bundled model, or that of a directory or a hub id, of whose weights only the headers are read.
+pub(super) fn find_model(spec: &str) -> Result<UnreadModel, ModelError> {
     match spec {
-        BUNDLED => Ok(Model::bundled()),
-        spec => Model::open(&locate_here(spec)?),
+        BUNDLED => Ok(UnreadModel::bundled()),
+        spec => UnreadModel::find(&locate_here(spec)?),
     }
 }
 
-/// The same for a model that a flag names.
+/// The model that a flag names.
 pub(super) fn open_given(flag: &str, spec: &str) -> Result<Model, Failure> {
-    open_model(spec).map_err(|error| Failure::usage(format!("{flag}: {error}")))
+    let opened = find_model(spec).and_then(UnreadModel::read);
+    opened.map_err(|error| Failure::usage(format!("{flag}: {error}")))
 }
 
 /// The directory of a model, from the hub where `HF_HUB_OFFLINE` does not forbid it.

@@ -21,7 +21,7 @@ const GROUP: usize = 64;
 ///
 /// Candidates are lines of the files or of standard input. Empty lines are skipped, and the
 /// printed index counts from 0 without them. With --jsonl each line is a whole request, {"query":
-/// "...", "documents": ["...", ...]}.
+/// "...", "documents": ["...", ...]}, which may have an "instruction" of its own.
 ///
 ///     printf 'Berlin has 3.5 million inhabitants.\nBerlin has museums.\n' |
 ///         podium rank --query 'how many people live in berlin?'
@@ -56,7 +56,7 @@ pub(super) struct Args {
     /// Prints one JSON object per request.
     #[arg(long)]
     json: bool,
-    /// Uses a model although its golden pairs (`golden.json`) have other scores than they must, with a warning.
+    /// Uses a model without scoring its golden pairs (`golden.json`) first; the file is not read.
     #[arg(long)]
     no_self_check: bool,
     #[command(flatten)]
@@ -72,6 +72,7 @@ pub(super) struct Args {
 struct Line {
     query: String,
     documents: Vec<String>,
+    instruction: Option<String>,
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
@@ -83,28 +84,36 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
         engine.ready().await.map_err(Failure::not_ready)?;
         let handle = engine.handle();
-        if args.instruction.is_some() {
-            for model in handle.without_instruction(Served::Full) {
-                eprintln!(
-                    "podium: --instruction was ignored: the prompt of `{}` has no place for one",
-                    model.name
-                );
-            }
+        let own = args.instruction.as_deref();
+        if own.is_some() {
+            tell_ignored(&handle, "--instruction");
         }
         if args.jsonl {
+            let mut is_told = own.is_some();
             for line in lines(&args.files)? {
                 let (place, text) = line?;
-                let Line { query, documents } = serde_json::from_str(&text)
+                let Line { query, documents, instruction } = serde_json::from_str(&text)
                     .map_err(|error| Failure::data(format!("{place}: {error}")))?;
-                one(&args, &handle, &query, &documents).await?;
+                if instruction.is_some() && !is_told {
+                    tell_ignored(&handle, &format!("{place}: `instruction`"));
+                    is_told = true;
+                }
+                one(&args, &handle, (instruction.as_deref().or(own), &query), &documents).await?;
             }
             return Ok(());
         }
         let query = args.query.clone().expect("clap asks for a query where there is no --jsonl");
         let documents =
             lines(&args.files)?.map(|line| line.map(|(_, text)| text)).collect::<Result<Vec<_>, _>>()?;
-        one(&args, &handle, &query, &documents).await
+        one(&args, &handle, (own, &query), &documents).await
     })
+}
+
+/// Says that an instruction has no effect, if so.
+fn tell_ignored(handle: &Handle, what: &str) {
+    for model in handle.without_instruction(Served::Full) {
+        eprintln!("podium: {what} was ignored: the prompt of `{}` has no place for one", model.name);
+    }
 }
 
 /// One line of --json.
@@ -130,7 +139,12 @@ impl<'a> RankedLine<'a> {
 }
 
 /// Scores one request in groups and prints the ranking.
-async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) -> Result<(), Failure> {
+async fn one(
+    args: &Args,
+    handle: &Handle,
+    (instruction, query): (Option<&str>, &str),
+    documents: &[String],
+) -> Result<(), Failure> {
     let bar = match documents.len() > GROUP && std::io::stderr().is_terminal() {
         true => ProgressBar::new(documents.len() as u64),
         false => ProgressBar::hidden(),
@@ -140,7 +154,7 @@ async fn one(args: &Args, handle: &Handle, query: &str, documents: &[String]) ->
     for group in documents.chunks(GROUP) {
         let caller = Caller { tenant: TenantId(0), arrived: handle.now(), policy: Policy::Full };
         let request = Request {
-            instruction: args.instruction.clone(),
+            instruction: instruction.map(str::to_owned),
             truncation: args.truncation.truncation(),
             ..Request::new(query, group)
         };

@@ -75,10 +75,10 @@ pub(super) struct Args {
     /// Logs JSON lines.
     #[arg(long, env = "PODIUM_LOG_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     log_json: bool,
-    /// Serves a model although its golden pairs (`golden.json`) have other scores than they must, with a warning.
+    /// Serves a model without scoring its golden pairs (`golden.json`) first; the file is not read.
     #[arg(long)]
     no_self_check: bool,
-    /// Only validates the configuration and the models, and prints the setup.
+    /// Only validates the configuration and the models, scores their golden pairs as a start does, and prints the setup.
     #[arg(long)]
     check: bool,
 }
@@ -95,7 +95,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let mut setup = pool::setup(&config, clock, BooksSetup { prices, ..BooksSetup::default() })?;
     if check {
         check_files(&config)?;
-        return super::printed(describe(&config, &addresses, &setup, std::io::stdout().lock()));
+        let mut described = Vec::new();
+        describe(&config, &addresses, &setup, &mut described).expect("a vector takes all");
+        check_golden(&config, setup)?;
+        return super::printed(std::io::stdout().lock().write_all(&described));
     }
     open_books(&config, &mut setup.books)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(IO_THREADS_MAX);
@@ -137,6 +140,16 @@ fn check_files(config: &Config) -> Result<(), Failure> {
         Some(path) => Err(Failure::usage(format!("journal: {} already exists", path.display()))),
         None => Ok(()),
     }
+}
+
+/// Starts the lanes, which score golden pairs first, and ends them.
+fn check_golden(config: &Config, setup: Setup) -> Result<(), Failure> {
+    if !config.self_check {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
+    let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
+    runtime.block_on(engine.ready()).map_err(Failure::not_ready)
 }
 
 /// Opens the ledger and the journal, which are ours from now on.

@@ -38,7 +38,7 @@ pub use handle::{Caller, Capacity, Handle, ModelInfo, State};
 pub use journal::{Entry as JournalEntry, Journal};
 pub use lane::MakeScorer;
 pub use prepare::PrepareLimits;
-pub use self_check::{Mismatch, SelfCheck, SelfCheckError};
+pub use self_check::{GoldenError, Mismatch, SelfCheck, SelfCheckError};
 
 use crate::base::{DeviceId, Ns, PerTier, Tier};
 use crate::model::Calibration;

@@ -2,10 +2,11 @@
 
 use crate::backend::{ScoreError, Scorer};
 use crate::base::Tier;
-use crate::model::{Expected, Golden};
+use crate::model::{Expected, Golden, GoldenPair};
 use crate::rerank::sigmoid;
-use crate::token::{Packed, PairReader, ReadError, Tokenizer};
+use crate::token::{Packed, Pair, PairReader, ReadError, Template, Tokenizer};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -20,17 +21,37 @@ pub struct SelfCheck {
     /// The model's tier, name and data type.
     model: Arc<str>,
     pairs: Vec<CheckedPair>,
-    /// Whether a mismatch keeps the lane from coming up; otherwise it is a warning.
-    is_enforced: bool,
+    template: Arc<Template>,
+    /// Most tokens of a batch.
+    batch_tokens_max: u64,
 }
 
 #[derive(Debug)]
 struct CheckedPair {
-    batch: Packed,
+    pair: Pair,
     /// The beginnings of both texts.
     texts: [String; 2],
     expected: Expected,
     allowed: f32,
+}
+
+/// A golden pair that the model does not read as it is stated.
+#[derive(Debug, Error)]
+pub enum GoldenError {
+    /// It cannot be tokenised.
+    #[error("pair {place}: {why}")]
+    Unread {
+        /// Its place in the file.
+        place: usize,
+        /// The cause.
+        why: ReadError,
+    },
+    /// It has an instruction that no score can depend on.
+    #[error("pair {place}: instruction: the model's prompt has no place for one; remove it from the pair")]
+    NoInstruction {
+        /// Its place in the file.
+        place: usize,
+    },
 }
 
 /// A golden pair with another score than it must have.
@@ -64,16 +85,23 @@ pub enum SelfCheckError {
         /// How many there are.
         of: usize,
     },
-    /// A pair could not be scored.
-    #[error("the self-check of {model} failed: golden pair {place} could not be scored: {why}")]
+    /// Pairs of one batch could not be scored.
+    #[error("the self-check of {model} failed: {} could not be scored: {why}", named(.places))]
     Failed {
         /// The model's tier, name and data type.
         model: Arc<str>,
-        /// Its place in the file.
-        place: usize,
+        /// Their places in the file.
+        places: Range<usize>,
         /// The cause.
         why: ScoreError,
     },
+}
+
+fn named(places: &Range<usize>) -> String {
+    match places.len() {
+        1 => format!("golden pair {}", places.start),
+        _ => format!("a batch of the golden pairs {} to {}", places.start, places.end - 1),
+    }
 }
 
 fn shown(found: &[Mismatch]) -> String {
@@ -95,18 +123,20 @@ impl fmt::Display for Mismatch {
 }
 
 impl SelfCheck {
-    /// Tokenises the golden pairs of a model that runs in this data type, for a tier; errors call it by this name.
+    /// Tokenises the golden pairs of a model that runs in this data type, for a tier; errors call it by this name. The
+    /// limits are most tokens of a pair and of a batch.
     ///
     /// # Errors
-    /// A pair that cannot be read.
+    /// A pair that the model does not read as it is stated.
     pub fn new(
         golden: &Golden,
         (tier, name): (Tier, &str),
-        (tokenizer, tokens_max): (Arc<Tokenizer>, u32),
+        tokenizer: Arc<Tokenizer>,
+        (pair_tokens_max, batch_tokens_max): (u32, u64),
         dtype: &str,
-        is_enforced: bool,
-    ) -> Result<Self, ReadError> {
-        let reader = PairReader::new(tokenizer, tokens_max);
+    ) -> Result<Self, GoldenError> {
+        let (takes_instruction, template) = (tokenizer.takes_instruction(), tokenizer.template().clone());
+        let reader = PairReader::new(tokenizer, pair_tokens_max);
         let logit = |expected: Expected| match expected {
             Expected::Logit(logit) => logit.abs(),
             Expected::Probability(_) => 0.0,
@@ -116,65 +146,94 @@ impl SelfCheck {
             Some((end, _)) => format!("{}...", &text[..end]),
             None => text.to_owned(),
         };
-        let pair = |pair: &crate::model::GoldenPair| {
-            let mut batch = Packed::default();
-            reader.push_instructed(pair.instruction.as_deref(), [&pair.query, &pair.document], &mut batch)?;
-            let rounding = match pair.expected {
+        let pair = |(place, golden): (usize, &GoldenPair)| {
+            let GoldenPair { query, document, instruction, expected, tolerance } = golden;
+            if instruction.is_some() && !takes_instruction {
+                return Err(GoldenError::NoInstruction { place });
+            }
+            let pair = reader.read(instruction.as_deref(), [query, document]);
+            let pair = pair.map_err(|why| GoldenError::Unread { place, why })?;
+            let rounding = match expected {
                 Expected::Logit(_) => rounding(dtype) * largest,
                 // A sigmoid is at most a quarter as steep as its logit.
                 Expected::Probability(_) => rounding(dtype),
             };
-            Ok(CheckedPair {
-                batch,
-                texts: [&pair.query, &pair.document].map(|text| start(text)),
-                expected: pair.expected,
-                allowed: pair.tolerance + rounding,
-            })
+            let (texts, allowed) = ([query, document].map(|text| start(text)), tolerance + rounding);
+            Ok(CheckedPair { pair, texts, expected: *expected, allowed })
         };
-        let pairs = golden.pairs().iter().map(pair).collect::<Result<_, ReadError>>()?;
+        let pairs = golden.pairs().iter().enumerate().map(pair).collect::<Result<_, GoldenError>>()?;
         let model = format!("the {} {name} in {dtype}", tier.name()).into();
-        Ok(Self { model, pairs, is_enforced })
+        Ok(Self { model, pairs, template, batch_tokens_max })
     }
 
-    /// Scores the pairs. A mismatch is logged as a warning where the check is not enforced.
+    /// Scores the pairs, in batches as large as the lane's.
     ///
     /// # Errors
     /// [`SelfCheckError`].
     pub(super) fn run(&self, scorer: &mut dyn Scorer) -> Result<(), SelfCheckError> {
-        match self.score(scorer) {
-            Err(error @ SelfCheckError::Mismatch { .. }) if !self.is_enforced => {
-                tracing::warn!(%error, "the model is served although it failed its self-check");
-                Ok(())
+        let mut logits = vec![f32::NAN; self.pairs.len()];
+        let (mut start, mut tokens) = (0, 0);
+        for (place, CheckedPair { pair, .. }) in self.pairs.iter().enumerate() {
+            let length = u64::from(pair.len());
+            if place > start && tokens + length > self.batch_tokens_max {
+                self.score(scorer, start..place, &mut logits)?;
+                (start, tokens) = (place, 0);
             }
-            result => result,
+            tokens += length;
         }
-    }
-
-    fn score(&self, scorer: &mut dyn Scorer) -> Result<(), SelfCheckError> {
-        let mut found = Vec::new();
-        for (place, pair) in self.pairs.iter().enumerate() {
-            let mut logit = [f32::NAN];
-            scorer.score(&pair.batch, &mut logit).map_err(|why| SelfCheckError::Failed {
-                model: self.model.clone(),
-                place,
-                why,
-            })?;
-            let (got, expected) = match pair.expected {
-                Expected::Logit(expected) => (logit[0], expected),
-                Expected::Probability(expected) => (sigmoid(logit[0]), expected),
-            };
-            // NaN is a mismatch too.
-            let is_near = (got - expected).abs() <= pair.allowed;
-            if !is_near {
-                let CheckedPair { texts, expected, allowed, .. } = pair;
-                let (texts, expected, allowed) = (texts.clone(), *expected, *allowed);
-                found.push(Mismatch { place, texts, expected, got, allowed });
-            }
-        }
+        self.score(scorer, start..self.pairs.len(), &mut logits)?;
+        let found: Vec<Mismatch> = self
+            .pairs
+            .iter()
+            .zip(logits)
+            .enumerate()
+            .filter_map(|(place, (pair, logit))| pair.mismatch(place, logit))
+            .collect();
         match found.is_empty() {
             true => Ok(()),
             false => Err(SelfCheckError::Mismatch { model: self.model.clone(), found, of: self.pairs.len() }),
         }
+    }
+
+    /// Scores the pairs of these places in one batch, or in more where the device has too little memory for that.
+    fn score(
+        &self,
+        scorer: &mut dyn Scorer,
+        places: Range<usize>,
+        logits: &mut [f32],
+    ) -> Result<(), SelfCheckError> {
+        let mut batch = Packed::default();
+        self.pairs[places.clone()]
+            .iter()
+            .for_each(|checked| checked.pair.push_into(&mut batch, &self.template));
+        match scorer.score(&batch, &mut logits[places.clone()]) {
+            Ok(()) => Ok(()),
+            Err(ScoreError::OutOfMemory) if places.len() > 1 => {
+                let middle = places.start + places.len() / 2;
+                self.score(scorer, places.start..middle, logits)?;
+                self.score(scorer, middle..places.end, logits)
+            }
+            Err(why) => Err(SelfCheckError::Failed { model: self.model.clone(), places, why }),
+        }
+    }
+}
+
+impl CheckedPair {
+    fn mismatch(&self, place: usize, logit: f32) -> Option<Mismatch> {
+        let (got, stated) = match self.expected {
+            Expected::Logit(stated) => (logit, stated),
+            Expected::Probability(stated) => (sigmoid(logit), stated),
+        };
+        // NaN is a mismatch too.
+        let is_near = (got - stated).abs() <= self.allowed;
+        let Self { texts, expected, allowed, .. } = self;
+        (!is_near).then(|| Mismatch {
+            place,
+            texts: texts.clone(),
+            expected: *expected,
+            got,
+            allowed: *allowed,
+        })
     }
 }
 

@@ -101,7 +101,7 @@ impl CachedScorer {
         truncation: &Truncation,
         folder: &Path,
     ) -> Result<Self, CachedScorerError> {
-        let tokenizer = Arc::new(model.read_tokenizer()?);
+        let tokenizer = model.read_tokenizer()?;
         let fit = fit(truncation, &TruncationDefaults::default(), model.pair_tokens_max);
         let name = format!("scores-{}-{dtype}-{}.bin", model.identity, name_of(&fit));
         let cache = ScoreCache::open(&folder.join(name))?;

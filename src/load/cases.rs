@@ -20,6 +20,8 @@ pub struct Case {
     pub query: String,
     /// Its candidates; at least one.
     pub documents: Vec<String>,
+    /// The task in words, for a model that reads one in its prompt.
+    pub instruction: Option<String>,
 }
 
 /// Why cases cannot be read.
@@ -42,6 +44,7 @@ pub enum CasesError {
 struct Line {
     query: String,
     documents: Vec<Document>,
+    instruction: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -52,20 +55,21 @@ enum Document {
 }
 
 /// Reads requests from lines of JSON, `{"query": …, "documents": […]}`. A document is a string or an object with
-/// `text`.
+/// `text`. A line may have an `instruction`.
 ///
 /// # Errors
 /// [`CasesError`], which names the file and the line.
 pub fn read_cases(path: &Path) -> Result<Vec<Case>, CasesError> {
     let read = |line: &str| {
-        let Line { query, documents } = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let Line { query, documents, instruction } =
+            serde_json::from_str(line).map_err(|error| error.to_string())?;
         if query.is_empty() || documents.is_empty() {
             return Err("a request needs a query and a document".to_owned());
         }
         let text = |document| match document {
             Document::Plain(text) | Document::Fields { text } => text,
         };
-        Ok(Case { query, documents: documents.into_iter().map(text).collect() })
+        Ok(Case { query, documents: documents.into_iter().map(text).collect(), instruction })
     };
     let mut cases = Vec::new();
     each_line(path, |_, line| {
@@ -83,6 +87,7 @@ pub fn judged_cases(set: &Judged, documents_max: usize) -> Vec<Case> {
     let case = |(query, found): (&String, &Vec<crate::eval::Candidate>)| Case {
         query: set.queries[query].clone(),
         documents: found.iter().take(documents_max).map(|one| set.documents[&one.document].clone()).collect(),
+        instruction: None,
     };
     set.run.iter().map(case).collect()
 }
@@ -145,7 +150,7 @@ pub fn drawn_cases(count: usize, documents: Length, words: Length, seed: u64) ->
             let words = words.draw(&mut random);
             text(words, &mut random)
         });
-        Case { query, documents: documents.collect() }
+        Case { query, documents: documents.collect(), instruction: None }
     };
     (0..count).map(|_| case()).collect()
 }
@@ -163,8 +168,15 @@ mod tests {
 
     #[test]
     fn a_log_is_read_line_by_line() {
-        let cases = read("{\"query\": \"q\", \"documents\": [\"a\", {\"text\": \"b\"}]}\n\n").unwrap();
-        assert_eq!(cases, [Case { query: "q".to_owned(), documents: vec!["a".to_owned(), "b".to_owned()] }]);
+        let plain = r#"{"query": "q", "documents": ["a", {"text": "b"}]}"#;
+        let instructed = r#"{"query": "q", "documents": ["a"], "instruction": "judge"}"#;
+        let cases = read(&format!("{plain}\n\n{instructed}\n")).unwrap();
+        let case = |documents: &[&str], instruction: Option<&str>| Case {
+            query: "q".to_owned(),
+            documents: documents.iter().map(|text| (*text).to_owned()).collect(),
+            instruction: instruction.map(str::to_owned),
+        };
+        assert_eq!(cases, [case(&["a", "b"], None), case(&["a"], Some("judge"))]);
     }
 
     #[test]

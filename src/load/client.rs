@@ -195,7 +195,8 @@ impl Client {
 
     /// Encodes a request.
     pub fn prepare(&self, case: &Case) -> Prepared {
-        let ask = Ask { query: &case.query, documents: &case.documents };
+        let Case { query, documents, instruction } = case;
+        let ask = Ask { query, documents, instruction: instruction.as_deref() };
         let body = self.target.dialect.ask(self.target.model.as_deref(), ask);
         Prepared { body: body.into(), documents: case.documents.len() }
     }

@@ -2,7 +2,6 @@
 //! be fetched or converted first.
 
 use super::arch::{Keys, Module, listed};
-use super::golden::GOLDEN;
 use super::prompt::{CHAT_TEMPLATE, PromptFiles};
 use super::stored::Content;
 use super::{ModelError, vocabulary};
@@ -39,11 +38,10 @@ pub(super) struct Files {
     pub tokens_max: Option<u32>,
     /// What may say a decoder's prompt.
     pub prompt: PromptFiles,
-    /// A `golden.json`.
-    pub golden: Option<Cow<'static, [u8]>>,
 }
 
 /// The files that a plan is made of.
+#[derive(Debug)]
 pub(super) struct Parts {
     pub config: Cow<'static, [u8]>,
     /// `podium.json`, which may be missing.
@@ -57,9 +55,11 @@ pub(super) struct Parts {
 }
 
 /// The weights' files: those of the transformer in the order of their names, then those of its modules in their order.
+#[derive(Debug)]
 pub(super) struct Shards(Vec<Shard>);
 
 /// A safetensors file.
+#[derive(Debug)]
 pub(super) struct Shard {
     pub name: Cow<'static, str>,
     pub content: Arc<Content>,
@@ -110,8 +110,7 @@ pub(super) fn files(directory: &Path) -> Result<Files, ModelError> {
         cross_encoder_config: optional(directory, CROSS_ENCODER_CONFIG)?,
         card: optional(directory, "README.md")?,
     };
-    let golden = optional(directory, GOLDEN)?.map(Cow::Owned);
-    Ok(Files { parts: parts(directory, papers, config)?, tokenizer, tokens_max, prompt, golden })
+    Ok(Files { parts: parts(directory, papers, config)?, tokenizer, tokens_max, prompt })
 }
 
 /// Reads the files of a plan alone.
@@ -261,7 +260,8 @@ fn unusable(directory: &Path, file: &str, reason: String) -> ModelError {
     ModelError::Unusable { path: directory.join(file), reason }
 }
 
-fn optional(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
+/// The content of a file, if it is there.
+pub(super) fn optional(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
     match read(directory, name) {
         Err(ModelError::Missing { .. }) => Ok(None),
         result => result.map(Some),

@@ -1,6 +1,7 @@
 //! The reference forward: interprets a plan by plain f32 operations of candle over packed pairs. All faster paths are tested
 //! against it.
 
+use super::FileChanged;
 use super::plan::{
     Activation, Attention, BatchError, Block, FeedForward, Gelu, Linear, Norm, NormKind, Norms, Plan, Pool,
     Relative, Score, Tensor as Named,
@@ -39,6 +40,9 @@ pub enum ForwardError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// The model's files were written to.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
 }
 
 /// A linear map, its weight transposed to `[in, out]`.
@@ -75,7 +79,7 @@ impl Forward {
     /// Converts a plan's tensors.
     ///
     /// # Errors
-    /// Those of candle.
+    /// Those of candle, and [`ForwardError::Changed`].
     pub fn new(plan: &Plan) -> std::result::Result<Self, ForwardError> {
         let table = |table: &Named| Tensor::from_slice(&table.values(), &table.shape[..], &Device::Cpu);
         let score = match &plan.head.score {
@@ -86,7 +90,7 @@ impl Forward {
                 Affine { weight: weight.t()?.contiguous()?, bias: None }
             }
         };
-        Ok(Self {
+        let forward = Self {
             words: table(&plan.embed.words)?,
             positions: plan.embed.positions.as_ref().map(|positions| table(&positions.table)).transpose()?,
             types: plan.embed.types.as_ref().map(table).transpose()?,
@@ -105,7 +109,9 @@ impl Forward {
             head_norm: plan.head.norm.as_ref().map(Gain::new).transpose()?,
             score,
             plan: plan.without_values(),
-        })
+        };
+        plan.check_files()?;
+        Ok(forward)
     }
 
     /// A logit for each sequence.

@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_bundled_model_has_golden_pairs() {
-        let golden = crate::model::Model::bundled().golden.unwrap();
+        let golden = crate::model::UnreadModel::bundled().golden().unwrap().unwrap();
         assert!(golden.pairs().len() >= 5);
     }
 }

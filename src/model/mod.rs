@@ -2,6 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `unread` | a model by the headers of its files, before its weights are read |
 //! | `source` | a directory or a hub id to a directory |
 //! | `directory` | the files of a directory as it is found: shards, a vocabulary alone, or what to do first |
 //! | `vocabulary` | a `tokenizer.json` for BERT's `vocab.txt` |
@@ -35,6 +36,7 @@ mod prompt;
 mod source;
 mod stored;
 mod tensor;
+mod unread;
 mod vocabulary;
 mod weights;
 
@@ -49,18 +51,17 @@ pub use plan::{
     Part, Plan, Pool, Positions, Reach, Relative, RelativeMaps, Rope, Score, Tensor,
 };
 pub use source::{Place, locate};
-pub use stored::Stored;
+pub use stored::{FileChanged, Stored};
+pub use unread::UnreadModel;
 pub use weights::WeightError;
 
-use crate::base::hex;
 use crate::token::{Prompt, Tokenizer, TokenizerError};
 use arch::{Fault, Source};
-use directory::{Files, Parts};
+use directory::{Parts, Shards};
 use manifest::Declared;
-use prompt::{Found, PromptFiles};
-use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A model whose files were read and checked.
@@ -74,11 +75,11 @@ pub struct Model {
     pub tokenizer: Cow<'static, [u8]>,
     /// The prompt around a query and a document; the tokenizer's special tokens if there is none.
     pub prompt: Option<Prompt>,
+    /// The tokenizer for pairs in the prompt, which finding the prompt has parsed.
+    prompted: Option<Arc<Tokenizer>>,
     /// The longest pair that it reads, special tokens included: as long as it has positions, or less where
     /// `tokenizer_config.json` (`model_max_length`) or `sentence_bert_config.json` (`max_seq_length`) says so.
     pub pair_tokens_max: u32,
-    /// Texts with the scores that it must give them, if there is a `golden.json`.
-    pub golden: Option<Golden>,
     /// Names all that its logits depend on: a hash of configuration, tokenizer, weights and the longest pair.
     pub identity: String,
 }
@@ -90,64 +91,23 @@ impl Model {
     /// # Errors
     /// [`ModelError`], which names the file and, where one is to blame, the key or the tensor.
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
-        Self::parse(directory, directory::files(directory)?)
+        UnreadModel::find(directory)?.read()
+    }
+
+    /// The bundled model.
+    pub fn bundled() -> Self {
+        UnreadModel::bundled().read().expect("the bundled model is whole, or its test would fail")
     }
 
     /// Its tokenizer, for pairs in its prompt.
     ///
     /// # Errors
     /// [`TokenizerError`].
-    pub fn read_tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
-        let tokenizer = Tokenizer::parse(&self.tokenizer)?;
-        match self.prompt.clone() {
-            Some(prompt) => tokenizer.with_prompt(prompt),
-            None => Ok(tokenizer),
+    pub fn read_tokenizer(&self) -> Result<Arc<Tokenizer>, TokenizerError> {
+        match &self.prompted {
+            Some(tokenizer) => Ok(tokenizer.clone()),
+            None => Ok(Arc::new(Tokenizer::parse(&self.tokenizer)?)),
         }
-    }
-
-    fn parse(directory: &Path, files: Files) -> Result<Self, ModelError> {
-        let Files { parts, tokenizer, tokens_max, prompt, golden } = files;
-        let golden = golden
-            .map(|json| Golden::parse(&json))
-            .transpose()
-            .map_err(|reason| ModelError::Unusable { path: directory.join(golden::GOLDEN), reason })?;
-        let declared = Declared::parse(parts.papers.as_deref(), directory)?;
-        let mut source = source(directory, &parts, &declared)?;
-        let found = found_prompt(&source, &declared, &prompt, &tokenizer)
-            .map_err(|fault| unusable(directory, fault))?;
-        source.answers = found.as_ref().and_then(|found| found.answers);
-        let mut plan = plan(directory, &parts, &source)?;
-        if let (Some(Found { scale, .. }), Score::Tokens { yes, no }) = (&found, &mut plan.head.score) {
-            let rows = [yes].into_iter().chain(no);
-            for row in rows {
-                row.hold();
-                row.values.iter_mut().for_each(|value| *value *= scale);
-            }
-        }
-        let manifest = Manifest::parse(parts.papers.as_deref(), directory, &parts.weights)?;
-        let positions = plan.tokens_max;
-        let by_prompt = found.as_ref().and_then(|found| found.tokens_max);
-        let pair_tokens_max = tokens_max.into_iter().chain(by_prompt).fold(positions, u32::min);
-        let prompt = found.map(|found| found.prompt);
-        let mut hashed = Sha256::new()
-            .chain_update(Sha256::digest(&parts.config))
-            .chain_update(Sha256::digest(&tokenizer))
-            .chain_update(&manifest.sha256);
-        if pair_tokens_max < positions {
-            hashed.update(pair_tokens_max.to_le_bytes());
-        }
-        // What only some models have changes no identity of others.
-        if !parts.modules.is_empty() {
-            hashed.update(Sha256::digest(&parts.modules_read));
-        }
-        if let Some(label) = &source.label {
-            hashed.update(format!("{label:?}"));
-        }
-        if let Some(prompt) = &prompt {
-            hashed.update(format!("{prompt:?} {:?}", source.answers));
-        }
-        let identity = hex(&hashed.finalize()[..8]);
-        Ok(Self { plan, manifest, tokenizer, prompt, pair_tokens_max, golden, identity })
     }
 }
 
@@ -160,24 +120,10 @@ impl Plan {
     pub fn open(directory: &Path) -> Result<Self, ModelError> {
         let parts = directory::plan_files(directory)?;
         let declared = Declared::parse(parts.papers.as_deref(), directory)?;
-        plan(directory, &parts, &source(directory, &parts, &declared)?)
+        let plan = plan(directory, &parts, &source(directory, &parts, &declared)?)?;
+        parts.weights.read(&plan).map_err(|error| weights_error(directory, &parts.weights, error))?;
+        Ok(plan)
     }
-}
-
-/// The prompt of a decoder.
-fn found_prompt(
-    source: &Source,
-    declared: &Declared,
-    files: &PromptFiles,
-    tokenizer: &[u8],
-) -> Result<Option<Found>, Fault> {
-    let declared = declared.prompt.as_ref();
-    if !source.is_decoder() {
-        return prompt::refuse(declared, files, source).map(|()| None);
-    }
-    let tokenizer = Tokenizer::parse(tokenizer)
-        .map_err(|error| Fault { file: "tokenizer.json".into(), reason: error.to_string() })?;
-    prompt::find(declared, files, &tokenizer).map(Some)
 }
 
 /// What the files say about a model's plan.
@@ -187,16 +133,21 @@ fn source(directory: &Path, parts: &Parts, declared: &Declared) -> Result<Source
     Ok(Source { modules, label: declared.label.clone(), ..source })
 }
 
-/// The plan, with its values.
+/// The plan, whose values are in the files and not read yet.
 fn plan(directory: &Path, parts: &Parts, source: &Source) -> Result<Plan, ModelError> {
     let mut plan = source.describe().map_err(|fault| unusable(directory, fault))?;
-    plan.fill_from(&parts.weights).map_err(|reason| {
-        let listed_in = parts.weights.listed_in();
-        let file =
-            reason.folder().map_or(listed_in.to_owned(), |folder| format!("{folder}/{}", directory::WEIGHTS));
-        ModelError::Unusable { path: directory.join(file), reason: reason.to_string() }
-    })?;
+    plan.find_in(&parts.weights).map_err(|error| weights_error(directory, &parts.weights, error))?;
     Ok(plan)
+}
+
+fn weights_error(directory: &Path, weights: &Shards, error: WeightError) -> ModelError {
+    if let WeightError::Changed(changed) = error {
+        return changed.into();
+    }
+    let listed_in = weights.listed_in();
+    let file =
+        error.folder().map_or(listed_in.to_owned(), |folder| format!("{folder}/{}", directory::WEIGHTS));
+    ModelError::Unusable { path: directory.join(file), reason: error.to_string() }
 }
 
 fn unusable(directory: &Path, Fault { file, reason }: Fault) -> ModelError {
@@ -284,6 +235,9 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of weights was written to while the model was loaded.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// A hub id has no files here, and none could be fetched.
     #[error(
         "model `{id}` is neither a directory nor in the hub cache, and cannot be fetched ({reason}); \

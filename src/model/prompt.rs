@@ -48,6 +48,7 @@ pub(super) struct PromptFiles {
 }
 
 /// A decoder's prompt, and what it says about the score.
+#[derive(Debug)]
 pub(super) struct Found {
     pub prompt: Prompt,
     pub answers: Option<Answers>,
@@ -164,7 +165,10 @@ impl DeclaredText {
         if between.contains("{instruction}") || after.contains("{instruction}") {
             return Err(in_podium("prompt.text: {instruction} must stand before {query}".to_owned()));
         }
-        let place = before.split_once("{instruction}").filter(|(_, rest)| !rest.contains("{instruction}"));
+        let place = before.split_once("{instruction}");
+        if place.is_some_and(|(_, rest)| rest.contains("{instruction}")) {
+            return Err(in_podium("prompt.text: {instruction} is there twice".to_owned()));
+        }
         let [own, empty] =
             [&*self.instruction, ""].map(|instruction| before.replace("{instruction}", instruction));
         let instructed =
@@ -179,6 +183,14 @@ impl DeclaredText {
         let text = PromptText { before: &own, between, after, is_trimmed: false, instructed };
         let prompt = Prompt::of_text(tokenizer, &text);
         let prompt = prompt.map_err(|error| in_podium(format!("prompt.text: {error}")))?;
+        if place.is_some() && prompt.instructed.is_none() {
+            return Err(in_podium(
+                "prompt.text: the tokens of a request's instruction would mix with those around {instruction}; put a \
+                 special token, or a colon and a space, between {instruction} and {query}, or write the words of the \
+                 instruction in place of {instruction}"
+                    .to_owned(),
+            ));
+        }
         Ok(Found { prompt, answers, scale: 1.0, tokens_max: None })
     }
 }
@@ -510,17 +522,26 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_has_no_place_where_it_cannot_be_cut_from_the_query() {
-        for (text, is_place) in [
-            ("[CLS] {instruction}: {query} [SEP] {document} [SEP]", true),
-            ("[CLS] {instruction} [SEP] {query} [SEP] {document} [SEP]", true),
-            ("[CLS] {instruction}, {query} [SEP] {document} [SEP]", false),
-            ("[CLS] {instruction}: {instruction}: {query} [SEP] {document} [SEP]", false),
-            ("[CLS] {query} [SEP] {document} [SEP]", false),
+    fn a_place_for_an_instruction_that_cannot_be_cut_from_the_query_is_an_error() {
+        let mixed = Err("podium.json: prompt.text: the tokens of a request's instruction would mix with");
+        for (text, expected) in [
+            ("[CLS] {instruction}: {query} [SEP] {document} [SEP]", Ok(true)),
+            ("[CLS] {instruction} [SEP] {query} [SEP] {document} [SEP]", Ok(true)),
+            ("[CLS] {query} [SEP] {document} [SEP]", Ok(false)),
+            ("[CLS] {instruction}, {query} [SEP] {document} [SEP]", mixed),
+            (
+                "[CLS] {instruction}: {instruction}: {query} [SEP] {document} [SEP]",
+                Err("podium.json: prompt.text: {instruction} is there twice"),
+            ),
         ] {
             let json = json!({"text": text, "instruction": "judge", "yes": "yes"}).to_string();
-            let found = find_here(declared(&json).as_ref(), &PromptFiles::default()).unwrap();
-            assert_eq!(found.prompt.instructed.is_some(), is_place, "{text}");
+            match (find_here(declared(&json).as_ref(), &PromptFiles::default()), expected) {
+                (Ok(found), expected) => {
+                    assert_eq!(Ok(found.prompt.instructed.is_some()), expected, "{text}")
+                }
+                (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{error}"),
+                (Err(error), Ok(_)) => panic!("{text}: {error}"),
+            }
         }
     }
 

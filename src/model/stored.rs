@@ -6,9 +6,12 @@ use safetensors::{Dtype, SafeTensorError};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+use thiserror::Error;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
@@ -21,22 +24,68 @@ pub(super) enum Content {
     /// Its bytes.
     Memory(Cow<'static, [u8]>),
     /// Opened once, so that a file that is replaced meanwhile stays the same.
-    Disk { file: File, path: PathBuf, bytes: u64 },
+    Disk(Disk),
+}
+
+/// A file on disk, as it was when it was opened.
+#[derive(Debug)]
+pub(super) struct Disk {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    modified: SystemTime,
+    /// Why a part of it could not be read again.
+    failed: OnceLock<String>,
+}
+
+/// A file of a model is no longer the one that was opened, so that its values and its hash may be of different contents.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{} {reason} while the model was loaded; load it again when the file is complete", .path.display())]
+pub struct FileChanged {
+    path: PathBuf,
+    reason: String,
+}
+
+impl Disk {
+    /// Whether it has been written to. A write changes the length or the time of modification before its bytes can be
+    /// read, so that all that was read before this call is of the file that was opened; but for a file that another write
+    /// had changed in the same tick of the system's clock, a few milliseconds before it was opened.
+    fn check(&self) -> Result<(), FileChanged> {
+        let reason = match (
+            self.failed.get(),
+            self.file.metadata().and_then(|now| Ok((now.len(), now.modified()?))),
+        ) {
+            (Some(reason), _) => format!("could not be read again ({reason})"),
+            (None, Err(error)) => format!("could not be read again ({error})"),
+            (None, Ok(now)) if now == (self.bytes, self.modified) => return Ok(()),
+            (None, Ok(_)) => "was overwritten".to_owned(),
+        };
+        Err(FileChanged { path: self.path.clone(), reason })
+    }
 }
 
 impl Content {
     /// Opens a file.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Self::Disk { file, path: path.to_owned(), bytes })
+        let metadata = file.metadata()?;
+        let (bytes, modified) = (metadata.len(), metadata.modified()?);
+        Ok(Self::Disk(Disk { file, path: path.to_owned(), bytes, modified, failed: OnceLock::new() }))
+    }
+
+    /// Whether it is still what was opened.
+    pub fn check(&self) -> Result<(), FileChanged> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::Disk(disk) => disk.check(),
+        }
     }
 
     /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
-            Self::Disk { bytes, .. } => *bytes,
+            Self::Disk(disk) => disk.bytes,
         }
     }
 
@@ -48,7 +97,7 @@ impl Content {
                 to.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
                 Ok(())
             }
-            Self::Disk { file, .. } => file.read_exact_at(to, at),
+            Self::Disk(disk) => disk.file.read_exact_at(to, at),
         }
     }
 
@@ -63,12 +112,12 @@ impl Content {
         Ok(found == start)
     }
 
-    /// Passes its bytes on, chunk by chunk.
-    pub fn each_chunk(&self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut chunk = vec![0; CHUNK];
-        let mut at = 0;
-        while at < self.bytes() {
-            let now = &mut chunk[..(self.bytes() - at).min(CHUNK as u64) as usize];
+    /// Passes a range of its bytes on, in chunks of whole values of each [`Width`].
+    pub fn each_chunk(&self, range: Range<u64>, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let Range { start: mut at, end } = range;
+        let mut chunk = vec![0; end.saturating_sub(at).min(CHUNK as u64) as usize];
+        while at < end {
+            let now = &mut chunk[..(end - at).min(CHUNK as u64) as usize];
             self.read(at, now)?;
             take(now);
             at += now.len() as u64;
@@ -146,7 +195,8 @@ impl Width {
         }
     }
 
-    fn convert(self, bytes: &[u8], mut take: impl FnMut(f32)) {
+    /// Passes on the values of whole bytes.
+    pub fn convert(self, bytes: &[u8], mut take: impl FnMut(f32)) {
         match self {
             Self::F32 => bytes.as_chunks().0.iter().for_each(|&b| take(f32::from_le_bytes(b))),
             Self::F16 => bytes.as_chunks().0.iter().for_each(|&b| take(f16::from_le_bytes(b).to_f32())),
@@ -156,33 +206,26 @@ impl Width {
 }
 
 impl Stored {
-    /// Passes the values on, in order.
-    pub(super) fn each(&self, mut take: impl FnMut(f32)) -> io::Result<()> {
-        let mut chunk = vec![0; CHUNK.min(self.count * self.dtype.bytes() as usize)];
-        let (mut at, end) = (self.at, self.at + self.count as u64 * self.dtype.bytes());
-        while at < end {
-            let now = &mut chunk[..(end - at).min(CHUNK as u64) as usize];
-            self.content.read(at, now)?;
-            self.dtype.convert(now, &mut take);
-            at += now.len() as u64;
-        }
-        Ok(())
+    /// Its bytes in the file.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.at..self.at + self.count as u64 * self.dtype.bytes()
     }
 
-    /// The values.
-    ///
-    /// # Panics
-    /// If the file cannot be read any more: it was read and checked when the model was opened, and has been cut short or
-    /// its device has failed since.
+    /// Whether its file is still what was opened.
+    pub(super) fn check(&self) -> Result<(), FileChanged> {
+        self.content.check()
+    }
+
+    /// The values; NaN for those that cannot be read any more, because the file was cut short or its device has failed.
+    /// [`Content::check`] is then an error.
     pub(super) fn values(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.count);
-        if let Err(error) = self.each(|value| values.push(value)) {
-            let path = match &*self.content {
-                Content::Disk { path, .. } => path.display().to_string(),
-                Content::Memory(_) => "memory".to_owned(),
-            };
-            panic!("{path} was read when the model was opened, and cannot be read again: {error}");
+        let take = |chunk: &[u8]| self.dtype.convert(chunk, |value| values.push(value));
+        let read = self.content.each_chunk(self.range(), take);
+        if let (Err(error), Content::Disk(disk)) = (read, &*self.content) {
+            let _ = disk.failed.set(error.to_string());
         }
+        values.resize(self.count, f32::NAN);
         values
     }
 }
@@ -221,7 +264,7 @@ mod tests {
         let bytes = file(&values);
         let (_file, content) = on_disk(&bytes);
         let mut read = Vec::new();
-        content.each_chunk(|chunk| read.extend_from_slice(chunk)).unwrap();
+        content.each_chunk(0..content.bytes(), |chunk| read.extend_from_slice(chunk)).unwrap();
         assert!(read == bytes);
         assert!(stored(content, values.len()).values() == values);
         assert!(stored(Content::Memory(bytes.into()), values.len()).values() == values);
@@ -234,15 +277,31 @@ mod tests {
         let other = tempfile::NamedTempFile::new_in(place.path().parent().unwrap()).unwrap();
         std::fs::rename(other.path(), place.path()).unwrap();
         assert_eq!(stored.values(), [1.0, 2.0]);
+        assert_eq!(stored.content.check(), Ok(()));
     }
 
     #[test]
-    #[should_panic(expected = "was read when the model was opened, and cannot be read again")]
-    fn a_file_that_is_cut_short_meanwhile_is_told() {
+    fn a_file_that_is_overwritten_in_place_is_told() {
         let (place, content) = on_disk(&file(&[1.0, 2.0]));
+        assert_eq!(content.check(), Ok(()));
+        let later = SystemTime::UNIX_EPOCH;
+        File::options().write(true).open(place.path()).unwrap().set_modified(later).unwrap();
+        let error = content.check().unwrap_err().to_string();
+        let expected = " was overwritten while the model was loaded; load it again when the file is complete";
+        assert_eq!(error, format!("{}{expected}", place.path().display()));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_meanwhile_is_told() {
+        let bytes = file(&[1.0, 2.0]);
+        let (place, content) = on_disk(&bytes);
         let stored = stored(content, 2);
         std::fs::write(place.path(), b"").unwrap();
-        stored.values();
+        assert!(stored.values().iter().all(|value| value.is_nan()));
+        // The same bytes come too late: some were missing when they were read.
+        std::fs::write(place.path(), &bytes).unwrap();
+        let error = stored.content.check().unwrap_err().to_string();
+        assert!(error.contains("could not be read again (failed to fill whole buffer) while"), "{error}");
     }
 
     #[test]

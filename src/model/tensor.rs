@@ -129,15 +129,13 @@ impl Tensor {
         Self { name: self.name.clone(), shape, part: Some(Part { first, of }), ..Self::default() }
     }
 
-    /// Its values, read from their file where they are in one.
-    ///
-    /// # Panics
-    /// If that cannot be read any more.
+    /// Its values, read from their file where they are in one. [`Plan::check_files`](super::Plan::check_files) then says
+    /// whether that is still the file that was opened.
     pub fn values(&self) -> Cow<'_, [f32]> {
         self.stored.as_ref().map_or(Cow::Borrowed(&self.values), |stored| Cow::Owned(stored.values()))
     }
 
-    /// Reads its values into memory, where they can be changed.
+    /// Reads its values into memory, where they can be changed. As for [`Tensor::values`], the file is to be checked then.
     pub fn hold(&mut self) {
         if let Some(stored) = self.stored.take() {
             self.values = stored.values();

@@ -2,9 +2,12 @@
 
 use super::directory::{Shard, Shards};
 use super::plan::{Part, Plan, Tensor};
-use super::stored::{Stored, Width};
+use super::stored::{FileChanged, Stored, Width};
+use crate::base::hex;
 use safetensors::{Dtype, SafeTensorError};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Why weights do not fit the configuration.
@@ -63,13 +66,16 @@ pub enum WeightError {
     /// Tensors that the model does not use.
     #[error("the configuration has no place for {}", .0.join(", "))]
     LeftOver(Vec<String>),
+    /// A file was written to while it was read.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
 }
 
 impl WeightError {
     /// The folder of the module whose weights these are, if they are not the model's own.
     pub(super) fn folder(&self) -> Option<&str> {
         let name = match self {
-            Self::Format(_) => return None,
+            Self::Format(_) | Self::Changed(_) => return None,
             Self::Shard { file, .. } => file,
             Self::Missing(name)
             | Self::Twice { name, .. }
@@ -88,7 +94,8 @@ impl Plan {
     /// # Errors
     /// [`WeightError`], which names the tensor.
     pub fn fill(&mut self, bytes: &[u8]) -> Result<(), WeightError> {
-        self.fill_from(&Shards::one(bytes.to_vec())).map_err(|error| match error {
+        let shards = Shards::one(bytes.to_vec());
+        self.find_in(&shards).and_then(|()| shards.read(self)).map_err(|error| match error {
             WeightError::Shard { reason, .. } => WeightError::Format(reason),
             error => error,
         })?;
@@ -96,8 +103,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Finds the tensors in the files of a model, one or several, and checks their values. They stay in the files.
-    pub(super) fn fill_from(&mut self, shards: &Shards) -> Result<(), WeightError> {
+    /// Finds the tensors by the headers of a model's files, one or several. Their values stay there, and are not read yet.
+    pub(super) fn find_in(&mut self, shards: &Shards) -> Result<(), WeightError> {
         let mut tensors: BTreeMap<String, Entry> = BTreeMap::new();
         for shard in shards.iter() {
             let damaged = |reason| WeightError::Shard { file: shard.name.to_string(), reason };
@@ -174,28 +181,72 @@ impl<'a> Found<'a> {
 }
 
 impl Entry<'_> {
-    /// Where the values of a plan's tensor are; they are finite.
+    /// Where the values of a plan's tensor are.
     fn stored(&self, tensor: &Tensor) -> Result<Stored, WeightError> {
         let name = || tensor.name.clone();
         let dtype = Width::of(self.dtype).ok_or(WeightError::Type { name: name(), found: self.dtype })?;
-        let first = tensor.part.map_or(0, |part| part.first * (tensor.count() / tensor.shape[0]));
-        let at = self.at + first as u64 * dtype.bytes();
-        let stored = Stored { content: self.shard.content.clone(), dtype, at, count: tensor.count() };
-        let (mut index, mut wrong) = (first, None);
-        let read = stored.each(|value| {
-            if !value.is_finite() && wrong.is_none() {
-                wrong = Some((index, value));
-            }
-            index += 1;
-        });
-        read.map_err(|error| WeightError::Shard {
-            file: self.shard.name.to_string(),
-            reason: SafeTensorError::IoError(error),
-        })?;
-        match wrong {
-            Some((index, value)) => Err(WeightError::NonFinite { name: name(), index, value }),
-            None => Ok(stored),
+        let at = self.at + first_value(tensor) as u64 * dtype.bytes();
+        Ok(Stored { content: self.shard.content.clone(), dtype, at, count: tensor.count() })
+    }
+}
+
+/// The place of a tensor's first value in the tensor of the files that it is a part of.
+fn first_value(tensor: &Tensor) -> usize {
+    tensor.part.map_or(0, |part| part.first * (tensor.count() / tensor.shape[0]))
+}
+
+impl Shards {
+    /// Reads all files once, from their first byte to their last: checks that a plan's values are finite, and returns the
+    /// sha256 of the files, one after the other, in hex.
+    pub(super) fn read(&self, plan: &Plan) -> Result<String, WeightError> {
+        let mut hashed = Sha256::new();
+        for shard in self.iter() {
+            let read = shard.read(plan, &mut hashed);
+            // Of a file that was written to meanwhile that is the reason of whatever was found.
+            shard.content.check()?;
+            read?;
         }
+        Ok(hex(&hashed.finalize()))
+    }
+}
+
+impl Shard {
+    fn read(&self, plan: &Plan, hashed: &mut Sha256) -> Result<(), WeightError> {
+        let mut found: Vec<(&Tensor, &Stored)> = plan
+            .tensors()
+            .into_iter()
+            .filter_map(|tensor| Some((tensor, tensor.stored.as_ref()?)))
+            .filter(|(_, stored)| Arc::ptr_eq(&stored.content, &self.content))
+            .collect();
+        found.sort_by_key(|(_, stored)| stored.at);
+        let failed = |error| WeightError::Shard {
+            file: self.name.to_string(),
+            reason: SafeTensorError::IoError(error),
+        };
+        let mut place = 0;
+        for (tensor, stored) in found {
+            let range = stored.range();
+            // Tensors may be rows of one that was read.
+            let from = range.start.max(place);
+            self.content.each_chunk(place..from, |chunk| hashed.update(chunk)).map_err(failed)?;
+            let mut index = first_value(tensor) + ((from - range.start) / stored.dtype.bytes()) as usize;
+            let mut wrong = None;
+            let check = |chunk: &[u8]| {
+                hashed.update(chunk);
+                stored.dtype.convert(chunk, |value| {
+                    if !value.is_finite() && wrong.is_none() {
+                        wrong = Some((index, value));
+                    }
+                    index += 1;
+                });
+            };
+            self.content.each_chunk(from..range.end, check).map_err(failed)?;
+            if let Some((index, value)) = wrong {
+                return Err(WeightError::NonFinite { name: tensor.name.clone(), index, value });
+            }
+            place = place.max(range.end);
+        }
+        self.content.each_chunk(place..self.content.bytes(), |chunk| hashed.update(chunk)).map_err(failed)
     }
 }
 
@@ -214,7 +265,7 @@ fn older_name(name: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::model::plan::{Activation, Gelu};
-    use crate::model::{Bert, Family};
+    use crate::model::{Bert, Family, Score};
     use safetensors::tensor::TensorView;
 
     fn bert() -> Bert {
@@ -288,6 +339,24 @@ mod tests {
         let expected: usize = shapes().values().map(|(shape, _)| shape.iter().product::<usize>()).sum();
         assert_eq!(plan.parameters(), expected);
         assert!(plan.tensors().into_iter().all(|tensor| tensor.values.len() == tensor.count()));
+    }
+
+    #[test]
+    fn a_checksum_is_that_of_all_bytes_whatever_the_plan_uses_of_them() {
+        let bytes = file(&shapes());
+        let shards = Shards::one(bytes.clone());
+        let whole = hex(&Sha256::digest(&bytes));
+        let mut plan = bert().plan();
+        // Before the tensors are found none is checked.
+        assert_eq!(shards.read(&plan).unwrap(), whole);
+        plan.find_in(&shards).unwrap();
+        assert_eq!(shards.read(&plan).unwrap(), whole);
+        // Parts that lie in each other, and one that is found twice.
+        let words = &plan.embed.words;
+        let stored = words.stored.clone().map(|whole| Stored { at: whole.at + 8, count: 4, ..whole });
+        let rows = Tensor { stored, ..words.rows(1, 2) };
+        plan.head.score = Score::Tokens { yes: rows.clone(), no: Some(rows) };
+        assert_eq!(shards.read(&plan).unwrap(), whole);
     }
 
     #[test]

@@ -95,7 +95,9 @@ impl Fit {
                 Err(FitError::QueryTooLong { tokens: query, limit: room })
             }
             Cut::DocumentOnly => Ok((query, room - query)),
-            Cut::Nothing => Err(FitError::PairTooLong { tokens: query + document + specials, limit }),
+            Cut::Nothing => {
+                Err(FitError::PairTooLong { tokens: query + document + specials, specials, limit })
+            }
         }
     }
 }
@@ -122,10 +124,14 @@ pub enum FitError {
         limit: u32,
     },
     /// The pair is too long and nothing may be cut.
-    #[error("the pair has {tokens} tokens, and the limit is {limit}")]
+    #[error(
+        "the pair has {tokens} tokens, of which {specials} stand around its texts, and the limit is {limit}"
+    )]
     PairTooLong {
-        /// The pair's tokens, special tokens included.
+        /// The pair's tokens, with those around its texts.
         tokens: u32,
+        /// Special tokens and those of a prompt.
+        specials: u32,
         /// The limit.
         limit: u32,
     },
@@ -182,7 +188,17 @@ impl Pair {
         };
         let (_, asked, _) = template.before_query(instruction.as_deref());
         let asked = asked.len() as u32;
-        let (q_kept, d_kept) = fit.kept([q, d], specials, asked)?;
+        let (q_kept, d_kept) = fit.kept([q, d], specials, asked).map_err(|error| match error {
+            // Texts are counted without the template's tokens in their pieces.
+            FitError::QueryTooLong { tokens, limit } => FitError::QueryTooLong {
+                tokens: tokens.saturating_sub(q_end),
+                limit: limit.saturating_sub(q_end),
+            },
+            FitError::PairTooLong { tokens, specials, limit } => {
+                FitError::PairTooLong { tokens, specials: specials + q_end + d_end, limit }
+            }
+            FitError::InstructionTooLong { .. } | FitError::LimitTooShort { .. } => error,
+        })?;
         let kept = |whole: u32, kept: u32, end: u32| match fit.side {
             Side::Left => (whole - kept..whole, 0),
             // A template's tokens after a text are no part of it that may be lost.
@@ -327,7 +343,7 @@ mod tests {
     #[test]
     fn each_policy_keeps_its_own_share_of_each_text() {
         let long_query = |tokens, limit| Err(FitError::QueryTooLong { tokens, limit });
-        let long_pair = |tokens, limit| Err(FitError::PairTooLong { tokens, limit });
+        let long_pair = |tokens, limit| Err(FitError::PairTooLong { tokens, specials: 3, limit });
         let rows = [
             // Whatever fits stays whole, a query beyond its share too.
             (SHARE, 9, 4, 16, Ok((9, 4))),
@@ -509,6 +525,20 @@ mod tests {
         let [query, document] = texts();
         let without = Pair::fit(query, document, &template(), &fit).unwrap();
         assert_eq!((packed(&with), with.len()), (packed(&without), without.len()));
+    }
+
+    #[test]
+    fn an_error_counts_the_prompt_s_tokens_apart_from_those_of_the_texts() {
+        let template = Template { query_end: Arc::new([90, 91]), document_end: Arc::new([92]), ..template() };
+        let said = |query: u32, document: u32| {
+            let texts = [ids(100..100 + query + 2), ids(200..200 + document + 1)];
+            let fit = Fit::new(16, Cut::Nothing);
+            Pair::instructed(None, texts, &template, &fit).unwrap_err().to_string()
+        };
+        let long = "the pair has 17 tokens, of which 6 stand around its texts, and the limit is 16";
+        assert_eq!(said(6, 5), long);
+        let expected = "the query has 12 tokens and must have fewer than 11 to leave room for a document";
+        assert_eq!(said(12, 1), expected);
     }
 
     #[test]

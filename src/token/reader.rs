@@ -38,12 +38,19 @@ impl PairReader {
         [query, document]: [&str; 2],
         batch: &mut Packed,
     ) -> Result<(), ReadError> {
+        self.read(instruction, [query, document])?.push_into(batch, self.tokenizer.template());
+        Ok(())
+    }
+
+    /// Tokenises a pair, with a request's instruction if the prompt has a place for one.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read(&self, instruction: Option<&str>, [query, document]: [&str; 2]) -> Result<Pair, ReadError> {
         let tokenizer = &self.tokenizer;
         let instruction = instruction.map(|text| tokenizer.encode_instruction(text)).transpose()?.flatten();
         let texts = [tokenizer.encode_query(query)?, tokenizer.encode_document(document)?];
-        let template = tokenizer.template();
-        Pair::instructed(instruction, texts, template, &self.fit)?.push_into(batch, template);
-        Ok(())
+        Ok(Pair::instructed(instruction, texts, tokenizer.template(), &self.fit)?)
     }
 }
 

@@ -17,6 +17,17 @@ pub struct Tokenizer {
     template: Arc<Template>,
 }
 
+impl std::fmt::Debug for Tokenizer {
+    /// Without the vocabulary.
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self { prompt, template, .. } = self;
+        f.debug_struct("Tokenizer")
+            .field("prompt", prompt)
+            .field("template", template)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a tokenizer cannot be used.
 #[derive(Debug, Error)]
 pub enum TokenizerError {

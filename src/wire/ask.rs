@@ -11,6 +11,8 @@ pub struct Ask<'a> {
     pub query: &'a str,
     /// Its candidates.
     pub documents: &'a [String],
+    /// The task in words; only for dialects with a field for it ([`Dialect::takes_instruction`]).
+    pub instruction: Option<&'a str>,
 }
 
 impl Ask<'_> {
@@ -24,6 +26,11 @@ impl Dialect {
     /// Whether a request must name a model.
     pub const fn needs_model(self) -> bool {
         self.spec().needs_model
+    }
+
+    /// Whether a request has a field for an instruction.
+    pub fn takes_instruction(self) -> bool {
+        self == Self::Oip || self.spec().fields.contains(&"instruction")
     }
 
     /// The path of a client's requests.
@@ -41,6 +48,11 @@ impl Dialect {
         // The Open Inference Protocol names the model in the path.
         if let Some(model) = model.filter(|_| self.spec().fields.contains(&"model")) {
             body["model"] = json!(model);
+        }
+        match ask.instruction {
+            Some(text) if self == Self::Oip => body["parameters"]["instruction"] = json!(text),
+            Some(text) => body["instruction"] = json!(text),
+            None => {}
         }
         body.to_string().into_bytes()
     }
@@ -169,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_model_goes_where_the_dialect_has_it() {
-        let ask = Ask { query: "q", documents: &["a".to_owned()] };
+        let ask = Ask { query: "q", documents: &["a".to_owned()], instruction: None };
         assert_eq!(Dialect::Oip.ask_path(Some("a b/c")), "/v2/models/a%20b/c/infer");
         for dialect in Dialect::ALL {
             let body: Value = serde_json::from_slice(&dialect.ask(Some("m"), ask)).unwrap();

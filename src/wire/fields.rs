@@ -4,7 +4,7 @@
 use super::{ApiError, Code, Dialect};
 use crate::base::Ns;
 use crate::rerank::{Options, Policy, Priority, Query, ScoreForm};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -95,9 +95,10 @@ impl Fields {
         self.known.iter().filter(|(name, _)| !known.contains(name)).count()
     }
 
-    /// Fields that a dialect does not know.
+    /// Fields that a dialect does not know. One that another dialect knows is absent if it is null.
     pub fn unknown(&self, known: &[&str]) -> Vec<String> {
-        let foreign = self.known.iter().map(|(name, _)| *name).filter(|name| !known.contains(name));
+        let stated = self.known.iter().filter(|(_, field)| !matches!(field, Field::Null));
+        let foreign = stated.map(|(name, _)| *name).filter(|name| !known.contains(name));
         self.unknown.iter().cloned().chain(foreign.map(str::to_owned)).collect()
     }
 
@@ -295,17 +296,29 @@ pub(super) const INSTRUCTION: &str = "x-podium-instruction";
 /// Reads the header of an instruction: UTF-8, plain or percent-encoded. A `%` that no two hexadecimal digits follow is
 /// plain.
 pub(super) fn instruction(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(INSTRUCTION) else { return Ok(None) };
+    let Some(value) = only(headers, INSTRUCTION)? else { return Ok(None) };
     let text = percent_encoding::percent_decode(value.as_bytes()).decode_utf8();
     let text = text.map_err(|_| ApiError::invalid(INSTRUCTION, "is not UTF-8, plain or percent-encoded"))?;
     Ok(Some(text.trim().to_owned()))
+}
+
+/// A header's value. A client that sends two and a proxy that adds its own may mean different ones.
+pub(super) fn only<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> Result<Option<&'a HeaderValue>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (found, None) => Ok(found),
+        (_, Some(_)) => Err(ApiError::invalid(name, "is there twice; send one such header")),
+    }
 }
 
 pub(super) fn header<'a>(
     headers: &'a HeaderMap,
     name: &'static str,
 ) -> Result<Option<(&'static str, &'a str)>, ApiError> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
+    let Some(value) = only(headers, name)? else { return Ok(None) };
     let text = value.to_str().map_err(|_| ApiError::invalid(name, "is not ASCII text"))?;
     Ok(Some((name, text.trim())))
 }

@@ -6,7 +6,7 @@
 
 use super::ask::{Ask, Rows, parse};
 use super::error::ApiError;
-use super::fields::{POLICIES, PRIORITIES, budget, one_of, shared_query, whole, without_bom};
+use super::fields::{POLICIES, PRIORITIES, budget, one_of, only, shared_query, whole, without_bom};
 use super::path::Place;
 use super::spec::{Read, Spec, Whole, Written};
 use super::{Answered, Code};
@@ -46,7 +46,7 @@ const PARAMETERS: &[&str] = &[
 ];
 
 /// The length of the JSON part of a binary body.
-const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+const JSON_LENGTH: &str = "inference-header-content-length";
 
 #[derive(Deserialize)]
 struct Body {
@@ -110,8 +110,10 @@ fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiErr
     let head = without_bom(head);
     let text = std::str::from_utf8(head)
         .map_err(|error| invalid(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
-    let body: Body =
+    let mut body: Body =
         serde_json::from_str(text).map_err(|error| invalid(format!("the body is not valid: {error}")))?;
+    // Null is the same as absent, as in other dialects.
+    body.parameters.retain(|_, value| !value.is_null());
     let (mut queries, mut passages) = (None, None);
     for tensor in body.inputs {
         let name = tensor.name.clone();
@@ -155,14 +157,14 @@ fn read(place: &Place, headers: &HeaderMap, body: &[u8]) -> Result<Whole, ApiErr
 }
 
 fn split<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ApiError> {
-    let Some(value) = headers.get(JSON_LENGTH) else { return Ok((body, &[])) };
+    let Some(value) = only(headers, JSON_LENGTH)? else { return Ok((body, &[])) };
     let length = value.to_str().ok().and_then(|text| text.parse::<usize>().ok());
     match length.filter(|&length| length <= body.len()) {
         Some(length) => Ok(body.split_at(length)),
         None => {
             let limit = body.len();
             let message = format!("must be a number of bytes of at most {limit}, the body's length");
-            Err(ApiError::invalid(JSON_LENGTH.as_str(), message))
+            Err(ApiError::invalid(JSON_LENGTH, message))
         }
     }
 }
@@ -361,7 +363,7 @@ fn write(answer: &Answered) -> Written {
     let mut written = Written::json(&head);
     if wanted.outputs.iter().any(|(_, is_binary)| *is_binary) {
         written.content_type = "application/octet-stream";
-        written.headers.push((JSON_LENGTH, HeaderValue::from(written.body.len())));
+        written.headers.push((HeaderName::from_static(JSON_LENGTH), HeaderValue::from(written.body.len())));
         written.body.extend(binary);
     }
     written

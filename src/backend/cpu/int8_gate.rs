@@ -42,8 +42,7 @@ pub(super) fn open(model: &Model, threads: usize, available: Option<u64>) -> Res
     if let Verdict::NotUsed(said) = verdict {
         return Ok(with(in_float(said), finer));
     }
-    let group = if float.precision == Precision::Bf16 { 2 } else { 1 };
-    let left = available.map(|available| available.saturating_sub(peak_bytes(plan, group)));
+    let left = available.map(|available| available.saturating_sub(peak_bytes(plan, float.precision)));
     let int8 = match CpuModel::within(plan, Precision::Int8, left) {
         Ok(int8) => int8,
         Err(error) => return Ok(with(in_float(format!("was not tested: {error}")), finer)),

@@ -12,9 +12,8 @@ mod prefix;
 mod size;
 mod stack;
 
-use super::lower::check;
-use super::{Precision, ScoreError, Scorer};
-use crate::model::{Model, Plan};
+use super::{Precision, ScoreError, Scorer, lower};
+use crate::model::{FileChanged, Model, Plan};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
 use crate::ops::{Bf16, Emulated, F32, Int8, Portable};
@@ -22,6 +21,7 @@ use crate::token::Packed;
 use auto::{Choice, choose};
 pub use int8_gate::keeps_order_in_int8;
 use prefix::{End, PART_TOKENS_MIN, Prefixes, Span};
+use size::peak_bytes;
 use stack::{Forward, Stack, Workspace};
 use std::ops::Range;
 use std::sync::Arc;
@@ -96,7 +96,8 @@ pub enum Unsupported {
     Gpu(&'static str),
     /// The machine has too little memory for it.
     #[error(
-        "the model takes about {} of memory, and {} are available; take a smaller model or precision, or free memory",
+        "the model takes about {} of memory, and {} are available; take a smaller model or precision, free memory, or raise \
+         the limit of the container or of `ulimit`",
         gigabytes(*.needed), gigabytes(*.available)
     )]
     Memory {
@@ -105,6 +106,9 @@ pub enum Unsupported {
         /// Bytes that can be taken.
         available: u64,
     },
+    /// The model's files were written to.
+    #[error(transparent)]
+    Changed(#[from] FileChanged),
     /// The model is of another kind.
     #[error("the CPU engine does not run {family}: {reason}")]
     Plan {
@@ -144,7 +148,9 @@ impl CpuModel {
         available: Option<u64>,
     ) -> Result<Self, Unsupported> {
         match precision {
-            Precision::Auto if check(&model.plan).is_ok() => int8_gate::open(model, threads, available),
+            Precision::Auto if lower::check(&model.plan).is_ok() => {
+                int8_gate::open(model, threads, available)
+            }
             precision => Self::within(&model.plan, precision, available),
         }
     }
@@ -187,26 +193,31 @@ impl CpuModel {
         Self::packed(processor, plan, precision, None)
     }
 
+    /// Checks, before the values of a plan's tensors are read, that this engine runs it here and that packing takes no
+    /// more than these bytes of memory.
+    ///
+    /// # Errors
+    /// [`Unsupported`], which says what.
+    pub fn check(plan: &Plan, precision: Precision, available: Option<u64>) -> Result<(), Unsupported> {
+        let checked = |precision| choice(Processor::here()[0], plan, precision, available).map(drop);
+        match (precision, checked(precision)) {
+            // It may be int8, which takes less.
+            (Precision::Auto, Err(Unsupported::Memory { .. })) => checked(Precision::Int8),
+            (_, checked) => checked,
+        }
+    }
+
     fn packed(
         processor: Processor,
         plan: &Plan,
         precision: Precision,
         available: Option<u64>,
     ) -> Result<Self, Unsupported> {
-        check(plan).map_err(|reason| Unsupported::Plan { family: plan.family, reason })?;
         let missing = "the caller asks for what `Processor::here` lists";
-        let (precision, reason) = match precision {
-            Precision::Auto | Precision::Float => {
-                let Choice { precision, reason, .. } = choose(processor, plan);
-                (precision, reason.into())
-            }
-            Precision::Bf16 if !processor.has_bf16() => return Err(Unsupported::Bf16),
-            precision if precision.is_for_gpus() => return Err(Unsupported::Gpu(precision.name())),
-            precision => (precision, "configured".into()),
-        };
+        let Choice { precision, reason, .. } = choice(processor, plan, precision, available)?;
         macro_rules! stack {
             ($simd:expr, $linear:ty, $attention:ty) => {
-                Stack::<_, $linear, $attention>::within($simd, plan, available)?
+                Arc::new(Stack::<_, $linear, $attention>::new($simd, plan))
             };
         }
         // In f32 a processor's levels are the same program.
@@ -250,7 +261,14 @@ impl CpuModel {
             (Processor::Emulated, Precision::Int8) => stack!(Emulated::default(), Int8, Bf16),
             (Processor::Emulated, _) => stack!(Emulated::default(), Bf16, Bf16),
         };
-        Ok(Self { forward, plan: Arc::new(plan.without_values()), precision, processor, reason })
+        plan.check_files()?;
+        Ok(Self {
+            forward,
+            plan: Arc::new(plan.without_values()),
+            precision,
+            processor,
+            reason: reason.into(),
+        })
     }
 
     /// The instruction sets that it runs on.
@@ -275,6 +293,27 @@ impl CpuModel {
             Precision::Int8 => "int8",
             _ => "float32",
         }
+    }
+}
+
+/// The precision that a plan runs in, if it runs on a processor within these bytes of memory.
+fn choice(
+    processor: Processor,
+    plan: &Plan,
+    precision: Precision,
+    available: Option<u64>,
+) -> Result<Choice, Unsupported> {
+    lower::check(plan).map_err(|reason| Unsupported::Plan { family: plan.family, reason })?;
+    let choice = match precision {
+        Precision::Auto | Precision::Float => choose(processor, plan),
+        Precision::Bf16 if !processor.has_bf16() => return Err(Unsupported::Bf16),
+        precision if precision.is_for_gpus() => return Err(Unsupported::Gpu(precision.name())),
+        precision => Choice { precision, reason: "configured".to_owned(), speeds: None },
+    };
+    let needed = peak_bytes(plan, choice.precision);
+    match available.filter(|&available| available < needed) {
+        Some(available) => Err(Unsupported::Memory { needed, available }),
+        None => Ok(choice),
     }
 }
 

@@ -1,5 +1,6 @@
 //! How much memory a model takes when it is packed.
 
+use crate::backend::Precision;
 use crate::model::{Block, Plan, Tensor};
 
 /// Maps of up to this size are laid end to end across layers, because the third-level cache may hold them, and a layer's last
@@ -13,7 +14,12 @@ pub(super) fn map_bytes(plan: &Plan, group: usize) -> usize {
 }
 
 /// Bytes that packing takes at its peak: the maps, all else in f32, and the largest tensor as it is read.
-pub(super) fn peak_bytes(plan: &Plan, group: usize) -> u64 {
+pub(super) fn peak_bytes(plan: &Plan, precision: Precision) -> u64 {
+    let group = match precision {
+        Precision::Int8 => 4,
+        Precision::Bf16 => 2,
+        Precision::Auto | Precision::Float | Precision::F32 | Precision::F16 | Precision::Fp8 => 1,
+    };
     let largest = plan.tensors().into_iter().map(Tensor::count).max().unwrap_or(0);
     let others = plan.parameters() - map_values(plan);
     (map_bytes(plan, group) + (others + largest) * size_of::<f32>()) as u64

@@ -1,9 +1,8 @@
 //! The forward of a model in one dtype on one kind of processor, by the fused operations.
 
-use super::Unsupported;
 use super::layer::{GAP, Mixer, NextInput, Operands, Rest, SharedAngles, norm, projections, read_states};
 use super::prefix::{End, Sharing, Span};
-use super::size::{TOGETHER_BYTES_MAX, map_bytes, peak_bytes};
+use super::size::{TOGETHER_BYTES_MAX, map_bytes};
 use crate::backend::layout::{Width, pad};
 use crate::backend::lower::LastLayer;
 use crate::model::{self, Norms, Plan, Pool, Reach, Score};
@@ -14,7 +13,6 @@ use crate::ops::{
 };
 use crate::token::Packed;
 use std::any::TypeId;
-use std::sync::Arc;
 
 /// Rows of queries, keys and values beyond the last token's, which tiles read.
 const BEYOND: usize = 32;
@@ -99,20 +97,8 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
     /// Enough rows for the register tiles, few enough for the second-level cache.
     const CHUNK_TOKENS: usize = if L::ON_TILES { 256 } else { 128 };
 
-    /// Packs a model's weights, if that takes no more than these bytes of memory.
-    pub fn within(simd: S, plan: &Plan, available: Option<u64>) -> Result<Arc<dyn Forward>, Unsupported>
-    where
-        Self: 'static,
-    {
-        let needed = peak_bytes(plan, L::GROUP);
-        match available.filter(|&available| available < needed) {
-            Some(available) => Err(Unsupported::Memory { needed, available }),
-            None => Ok(Arc::new(Self::new(simd, plan))),
-        }
-    }
-
     /// Packs a model's weights.
-    fn new(simd: S, plan: &Plan) -> Self {
+    pub fn new(simd: S, plan: &Plan) -> Self {
         let hidden = Width::plain(plan.hidden());
         let last = LastLayer::of(plan);
         let positions = plan.tokens_max as usize;

@@ -2,10 +2,10 @@
 //! 2020). They differ in the names of tensors, in the first position, and in token types.
 
 use super::keys::Keys;
+use super::post_norm::PostNorm;
 use super::{Fault, Source};
 use crate::model::plan::{
-    Activation, Attention, Block, Embed, FeedForward, Gelu, Head, Linear, Norm, Norms, Plan, Pool, Positions,
-    Reach, Score, Tensor,
+    Activation, Block, Embed, Gelu, Head, Linear, Norm, Plan, Pool, Positions, Score, Tensor,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -205,33 +205,9 @@ impl Bert {
     }
 
     fn block(&self, layer: usize) -> Block {
-        let (h, i, eps) = (self.hidden, self.intermediate, self.layer_norm_eps);
-        let name = |part: &str| format!("{}.encoder.layer.{layer}.{part}", self.family.name());
-        let to_heads = |part: &str| Linear::new(&name(&format!("attention.self.{part}")), h, h);
-        Block {
-            norms: Norms::Post,
-            attention_norm: Some(Norm::layer(&name("attention.output.LayerNorm"), h, eps)),
-            attention: Attention {
-                heads: self.heads,
-                kv_heads: self.heads,
-                head_dim: h / self.heads,
-                query: to_heads("query"),
-                key: to_heads("key"),
-                value: to_heads("value"),
-                out: Linear::new(&name("attention.output.dense"), h, h),
-                query_key_norms: None,
-                rope: None,
-                reach: Reach::All,
-                relative: None,
-            },
-            feed_forward_norm: Norm::layer(&name("output.LayerNorm"), h, eps),
-            feed_forward: FeedForward {
-                activation: self.activation,
-                gate: None,
-                up: Linear::new(&name("intermediate.dense"), i, h),
-                down: Linear::new(&name("output.dense"), h, i),
-            },
-        }
+        let Self { hidden, heads, intermediate, layer_norm_eps: eps, activation, .. } = *self;
+        let layer = format!("{}.encoder.layer.{layer}", self.family.name());
+        PostNorm { hidden, heads, intermediate, eps, activation }.block(&layer, ["query", "key", "value"])
     }
 
     /// The shape of a plan, if it is one of these families' and has one label.

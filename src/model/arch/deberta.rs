@@ -2,35 +2,17 @@
 //! positions.
 
 use super::keys::{GELU_OR_SILU, Keys};
+use super::post_norm::PostNorm;
 use super::{Fault, Source};
 use crate::model::plan::{
-    Activation, Attention, Block, Embed, FeedForward, Head, Linear, Norm, Norms, Plan, Pool, Reach, Relative,
-    RelativeMaps, Score, Tensor,
+    Activation, Block, Embed, Head, Linear, Norm, Plan, Pool, Relative, RelativeMaps, Score, Tensor,
 };
-
-/// What the layers have in common.
-struct Shape {
-    hidden: usize,
-    heads: usize,
-    intermediate: usize,
-    eps: f64,
-    activation: Activation,
-    /// Whether relative positions go through the maps of queries and keys.
-    shares_maps: bool,
-}
 
 pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
     let keys = &source.keys;
     source.has_no_modules()?;
-    let hidden = keys.size("hidden_size")?;
-    let shape = Shape {
-        hidden,
-        heads: keys.heads(hidden)?,
-        intermediate: keys.size("intermediate_size")?,
-        eps: keys.positive_or("layer_norm_eps", 1e-7)?,
-        activation: keys.one_of("hidden_act", &GELU_OR_SILU)?,
-        shares_maps: keys.flag("share_att_key")?,
-    };
+    let shape = PostNorm::read(keys, 1e-7)?;
+    let (hidden, shares_maps) = (shape.hidden, keys.flag("share_att_key")?);
     keys.must_be("relative_attention", true, false)?;
     keys.must_be("position_biased_input", false, true)?;
     if keys.size_or("embedding_size", Some(hidden))? != hidden {
@@ -54,7 +36,7 @@ pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
             norm: Some(Norm::layer("deberta.embeddings.LayerNorm", hidden, shape.eps)),
         },
         relative: Some(relative(keys, &shape, tokens_max)?),
-        blocks: (0..keys.size("num_hidden_layers")?).map(|layer| shape.block(layer)).collect(),
+        blocks: (0..keys.size("num_hidden_layers")?).map(|layer| block(&shape, shares_maps, layer)).collect(),
         final_norm: None,
         head: Head {
             at: Pool::First,
@@ -89,7 +71,7 @@ fn has_both_terms(keys: &Keys) -> Result<(), String> {
 }
 
 /// The table of relative positions, which all layers read.
-fn relative(keys: &Keys, shape: &Shape, tokens_max: u32) -> Result<Relative, String> {
+fn relative(keys: &Keys, shape: &PostNorm, tokens_max: u32) -> Result<Relative, String> {
     let buckets = keys.size("position_buckets")?;
     if buckets < 2 {
         return Err(format!("position_buckets: {buckets} is not served; 2 and more are"));
@@ -107,36 +89,13 @@ fn relative(keys: &Keys, shape: &Shape, tokens_max: u32) -> Result<Relative, Str
     })
 }
 
-impl Shape {
-    fn block(&self, layer: usize) -> Block {
-        let (h, i) = (self.hidden, self.intermediate);
-        let name = |part: &str| format!("deberta.encoder.layer.{layer}.{part}");
-        let to_heads = |part: &str| Linear::new(&name(&format!("attention.self.{part}_proj")), h, h);
-        Block {
-            norms: Norms::Post,
-            attention_norm: Some(Norm::layer(&name("attention.output.LayerNorm"), h, self.eps)),
-            attention: Attention {
-                heads: self.heads,
-                kv_heads: self.heads,
-                head_dim: h / self.heads,
-                query: to_heads("query"),
-                key: to_heads("key"),
-                value: to_heads("value"),
-                out: Linear::new(&name("attention.output.dense"), h, h),
-                query_key_norms: None,
-                rope: None,
-                reach: Reach::All,
-                relative: Some(RelativeMaps {
-                    own: (!self.shares_maps).then(|| ["pos_query", "pos_key"].map(to_heads)),
-                }),
-            },
-            feed_forward_norm: Norm::layer(&name("output.LayerNorm"), h, self.eps),
-            feed_forward: FeedForward {
-                activation: self.activation,
-                gate: None,
-                up: Linear::new(&name("intermediate.dense"), i, h),
-                down: Linear::new(&name("output.dense"), h, i),
-            },
-        }
-    }
+/// A layer; where it shares maps, relative positions go through its own of queries and keys.
+fn block(shape: &PostNorm, shares_maps: bool, layer: usize) -> Block {
+    let layer = format!("deberta.encoder.layer.{layer}");
+    let to_heads =
+        |part: &str| Linear::new(&format!("{layer}.attention.self.{part}_proj"), shape.hidden, shape.hidden);
+    let own = (!shares_maps).then(|| ["pos_query", "pos_key"].map(to_heads));
+    let mut block = shape.block(&layer, ["query_proj", "key_proj", "value_proj"]);
+    block.attention.relative = Some(RelativeMaps { own });
+    block
 }

@@ -1,21 +1,11 @@
 //! mGTE (Zhang et al. 2024), model type `new`: BERT's layers with rotary positions and gated feed-forward parts.
 
-use super::keys::{GELU_OR_SILU, Keys};
+use super::keys::Keys;
+use super::post_norm::PostNorm;
 use super::{Fault, Source};
 use crate::model::plan::{
-    Activation, Attention, Block, Embed, FeedForward, Head, Linear, Norm, Norms, Plan, Pool, Reach, Rope,
-    Score, Tensor,
+    Activation, Attention, Block, Embed, FeedForward, Head, Linear, Norm, Plan, Pool, Rope, Score, Tensor,
 };
-
-/// What the layers have in common.
-struct Shape {
-    hidden: usize,
-    heads: usize,
-    intermediate: usize,
-    eps: f64,
-    activation: Activation,
-    rope: Rope,
-}
 
 pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
     let keys = &source.keys;
@@ -24,17 +14,8 @@ pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
     keys.must_be("logn_attention_scale", false, false)?;
     keys.one_of("position_embedding_type", &[("rope", ())])?;
     keys.one_of("layer_norm_type", &[("layer_norm", ())])?;
-    let h = keys.size("hidden_size")?;
-    let heads = keys.heads(h)?;
-    let eps = keys.positive_or("layer_norm_eps", 1e-12)?;
-    let shape = Shape {
-        hidden: h,
-        heads,
-        intermediate: keys.size("intermediate_size")?,
-        eps,
-        activation: keys.one_of("hidden_act", &GELU_OR_SILU)?,
-        rope: rope(keys, h / heads)?,
-    };
+    let shape = PostNorm::read(keys, 1e-12)?;
+    let (h, eps, rope) = (shape.hidden, shape.eps, rope(keys, shape.hidden / shape.heads)?);
     let table =
         |name: &str, rows: usize| Tensor::new(format!("new.embeddings.{name}_embeddings.weight"), &[rows, h]);
     let types = match keys.get("type_vocab_size").and_then(serde_json::Value::as_u64) {
@@ -51,7 +32,7 @@ pub(super) fn describe(source: &Source) -> Result<Plan, Fault> {
             norm: Some(Norm::layer("new.embeddings.LayerNorm", h, eps)),
         },
         relative: None,
-        blocks: (0..keys.size("num_hidden_layers")?).map(|layer| shape.block(layer)).collect(),
+        blocks: (0..keys.size("num_hidden_layers")?).map(|layer| block(&shape, rope, layer)).collect(),
         final_norm: None,
         head: Head {
             at: Pool::First,
@@ -78,35 +59,29 @@ fn rope(keys: &Keys, head_dim: usize) -> Result<Rope, String> {
     Ok(Rope { theta: theta * factor, scale: factor.powf(-2.0 / head_dim as f64) })
 }
 
-impl Shape {
-    fn block(&self, layer: usize) -> Block {
-        let (h, i) = (self.hidden, self.intermediate);
-        let name = |part: &str| format!("new.encoder.layer.{layer}.{part}");
-        let packed = Linear::new(&name("attention.qkv_proj"), 3 * h, h);
-        let gated = Linear::unbiased(&name("mlp.up_gate_proj"), 2 * i, h);
-        Block {
-            norms: Norms::Post,
-            attention_norm: Some(Norm::layer(&name("attn_ln"), h, self.eps)),
-            attention: Attention {
-                heads: self.heads,
-                kv_heads: self.heads,
-                head_dim: h / self.heads,
-                query: packed.rows(0, h),
-                key: packed.rows(h, h),
-                value: packed.rows(2 * h, h),
-                out: Linear::new(&name("attention.o_proj"), h, h),
-                query_key_norms: None,
-                rope: Some(self.rope),
-                reach: Reach::All,
-                relative: None,
-            },
-            feed_forward_norm: Norm::layer(&name("mlp_ln"), h, self.eps),
-            feed_forward: FeedForward {
-                activation: self.activation,
-                gate: Some(gated.rows(i, i)),
-                up: gated.rows(0, i),
-                down: Linear::new(&name("mlp.down_proj"), h, i),
-            },
-        }
+fn block(shape: &PostNorm, rope: Rope, layer: usize) -> Block {
+    let (h, i) = (shape.hidden, shape.intermediate);
+    let name = |part: &str| format!("new.encoder.layer.{layer}.{part}");
+    let packed = Linear::new(&name("attention.qkv_proj"), 3 * h, h);
+    let gated = Linear::unbiased(&name("mlp.up_gate_proj"), 2 * i, h);
+    let plain = shape.block(&name(""), [""; 3]);
+    Block {
+        attention_norm: Some(Norm::layer(&name("attn_ln"), h, shape.eps)),
+        attention: Attention {
+            query: packed.rows(0, h),
+            key: packed.rows(h, h),
+            value: packed.rows(2 * h, h),
+            out: Linear::new(&name("attention.o_proj"), h, h),
+            rope: Some(rope),
+            ..plain.attention
+        },
+        feed_forward_norm: Norm::layer(&name("mlp_ln"), h, shape.eps),
+        feed_forward: FeedForward {
+            gate: Some(gated.rows(i, i)),
+            up: gated.rows(0, i),
+            down: Linear::new(&name("mlp.down_proj"), h, i),
+            ..plain.feed_forward
+        },
+        ..plain
     }
 }

@@ -7,6 +7,7 @@
 //! | `deberta` | DeBERTa-v2: mxbai-rerank-v1 |
 //! | `gte` | mGTE: gte-multilingual-reranker |
 //! | `qwen` | Qwen3 and Qwen2: Qwen3-Reranker, zerank, mxbai-rerank-v2 |
+//! | `post_norm` | the layers that BERT, DeBERTa-v2 and mGTE have in common |
 //! | `keys` | the keys of a configuration, read |
 //! | `modules` | the modules of sentence-transformers that follow an encoder |
 
@@ -16,6 +17,7 @@ mod gte;
 mod keys;
 mod modernbert;
 mod modules;
+mod post_norm;
 mod qwen;
 
 pub use bert::{Bert, Family};
@@ -46,6 +48,7 @@ const SERVED: [(&str, Describe); 11] = [
 ];
 
 /// What a model is described by, besides its weights.
+#[derive(Debug)]
 pub(super) struct Source {
     /// The first name in `architectures`; `none` if there is no name.
     pub architecture: String,

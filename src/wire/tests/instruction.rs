@@ -2,7 +2,7 @@
 
 use super::{decode, decoded, oip_json, try_decode};
 use crate::rerank::Refusal;
-use crate::wire::{Decoded, Dialect, Settings};
+use crate::wire::{Ask, Decoded, Dialect, Settings};
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
@@ -69,6 +69,62 @@ fn an_instruction_is_a_parameter_of_the_open_inference_protocol() {
     assert_eq!(refused(&decoded), "parameters.instruction: is too long");
     let (_, error) = try_decode(path, &body(json!(7))).unwrap_err();
     assert_eq!(error, "parameters.instruction: must be a string");
+}
+
+#[test]
+fn a_client_of_ours_writes_it_where_its_dialect_has_it() {
+    let documents = ["a".to_owned()];
+    let ask = Ask { query: "q", documents: &documents, instruction: Some("judge") };
+    for dialect in Dialect::ALL.into_iter().filter(|dialect| dialect.takes_instruction()) {
+        let path = dialect.ask_path(Some("m"));
+        let decoded =
+            decode(&path, &HeaderMap::new(), &dialect.ask(Some("m"), ask), &Settings::default()).unwrap();
+        assert_eq!(decoded.request.instruction.as_deref(), Some("judge"), "{}", dialect.name());
+    }
+    let without = Dialect::ALL.map(|dialect| (!dialect.takes_instruction()).then(|| dialect.name()));
+    let without: Vec<&str> = without.into_iter().flatten().collect();
+    assert_eq!(without, ["cohere", "cohere_v2", "jina", "voyage", "tei_predict", "infinity", "nim"]);
+}
+
+#[test]
+fn an_instruction_that_is_null_is_absent_in_every_dialect() {
+    let rows = [
+        ("/v1/rank", with(documents(), "instruction", Value::Null)),
+        ("/v1/rerank", with(documents(), "instruction", Value::Null)),
+        ("/rerank", with(texts(), "instruct", Value::Null)),
+        ("/score", json!({"text_1": "q", "text_2": "a", "instruct": null})),
+        ("/predict", json!({"inputs": ["q", "a"], "instruction": null})),
+        ("/v1/ranking", json!({"query": {"text": "q"}, "passages": [{"text": "a"}], "instruction": null})),
+        ("/v2/models/m/infer", with(oip_json(), "parameters", json!({"instruction": null, "top_k": null}))),
+    ];
+    for (path, body) in rows {
+        let decoded = decoded(path, &body);
+        assert_eq!(decoded.request.instruction, None, "{path}");
+        assert!(decoded.warnings.is_empty(), "{path}: {:?}", decoded.warnings);
+    }
+}
+
+#[test]
+fn a_header_that_is_read_once_may_not_be_there_twice() {
+    for name in [
+        "x-podium-instruction",
+        "x-podium-latency-budget-ms",
+        "x-podium-priority",
+        "x-podium-policy",
+        "x-podium-top-k",
+        "x-podium-truncation",
+        "x-podium-truncation-side",
+        "x-podium-pair-tokens-max",
+        "x-podium-query-tokens-max",
+        "x-podium-document-tokens-max",
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.append(name, HeaderValue::from_static("1"));
+        headers.append(name, HeaderValue::from_static("1"));
+        let body = serde_json::to_vec(&documents()).unwrap();
+        let (_, error) = decode("/v1/rank", &headers, &body, &Settings::default()).unwrap_err();
+        assert_eq!(error.full_message(), format!("{name}: is there twice; send one such header"));
+    }
 }
 
 #[test]

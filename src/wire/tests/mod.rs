@@ -172,7 +172,8 @@ fn a_field_of_a_wrong_type_is_refused_or_warned_of() {
         };
         for name in fields {
             for wrong in [json!({"no": 1}), json!([7]), json!("no such word"), json!(true), json!(1.5)] {
-                let ask = dialect.ask(Some("m"), Ask { query: "q", documents: &documents });
+                let ask =
+                    dialect.ask(Some("m"), Ask { query: "q", documents: &documents, instruction: None });
                 let mut body: Value = serde_json::from_slice(&ask).unwrap();
                 if below.is_empty() {
                     body[*name] = wrong.clone();
@@ -252,7 +253,7 @@ fn every_dialect_s_fields_and_answer_are_described() {
         assert_eq!(names(&schema(dialect, "request")["properties"]), known, "{}", dialect.name());
         // What our own client asks.
         let settings = Settings { pins: pins(dialect), ..Settings::default() };
-        let body = dialect.ask(Some("m"), Ask { query: "q", documents: &documents });
+        let body = dialect.ask(Some("m"), Ask { query: "q", documents: &documents, instruction: None });
         let decoded = decode(&dialect.ask_path(Some("m")), &HeaderMap::new(), &body, &settings).unwrap();
         assert_eq!(decoded.reply.dialect(), dialect);
         let answer: Value = serde_json::from_slice(&encode(&decoded, &[0.0]).body).unwrap();
