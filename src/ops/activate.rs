@@ -106,7 +106,7 @@ impl<S: Simd, A: Float<S>> Kernel<S> for ToBytes<'_, A> {
                 let (inverse, shift) = (simd.splat(1.0 / *scale), simd.splat(GELU_SHIFT / *scale));
                 for at in (0..self.values).step_by(S::LANES) {
                     let byte = simd.fma(A::load(simd, from.as_ptr(), at), inverse, shift);
-                    simd.store_bytes(to.as_mut_ptr().cast::<u8>().add(at), byte);
+                    simd.store_bytes(to.as_mut_ptr(), at, byte);
                 }
             }
         }

@@ -170,6 +170,7 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     b_step: S::LANES,
                     b_apart: groups * S::LANES,
                     start: zeros(),
+                    ahead: std::ptr::null(),
                 };
                 let scores = Scores { to: scratch.scores.floats_mut().as_mut_ptr(), stride: score_stride };
                 let seen = projected.keys(row, rows, S::LANES);
@@ -209,6 +210,7 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                         b_step: heads.size,
                         b_apart: S::LANES,
                         start: zeros(),
+                        ahead: std::ptr::null(),
                     };
                     tiles::<S, A, _, 2>(simd, rows, (0, column), product, out);
                 }

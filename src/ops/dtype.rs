@@ -253,7 +253,7 @@ impl<S: SimdBf16> Float<S> for Bf16 {
 }
 
 impl<S: Simd> Dtype<S> for Int8 {
-    const GROUP: usize = 4;
+    const GROUP: usize = S::BYTES_TO_WORD;
     const ON_TILES: bool = S::Tiles::HERE;
     #[inline(always)]
     unsafe fn multiply(block: &Block) {
@@ -273,7 +273,15 @@ impl<S: Simd> Dtype<S> for Int8 {
         let largest = row.iter().fold(TINY, |largest, weight| largest.max(weight.abs()));
         let scale = largest / 127.0;
         let bytes: Vec<i8> = row.iter().map(|weight| (weight / scale).round() as i8).collect();
-        let words = bytes.as_chunks().0.iter().map(|four| u32::from_le_bytes(four.map(i8::cast_unsigned)));
+        let word = |values: &[i8]| match *values {
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d].map(i8::cast_unsigned)),
+            [a, b] => {
+                let bits = |value: i8| u32::from(i16::from(value).cast_unsigned());
+                bits(a) | bits(b) << 16
+            }
+            _ => unreachable!("a word holds four bytes or two values of 16 bits"),
+        };
+        let words = bytes.chunks_exact(S::BYTES_TO_WORD).map(word);
         let sum: i32 = bytes.iter().map(|&byte| i32::from(byte)).sum();
         let (start, bias) = match input {
             Input::Signed => (-ZERO * sum, bias),
@@ -294,7 +302,7 @@ impl<S: Simd> Dtype<S> for Int8 {
             // SAFETY: the caller promises both rows.
             unsafe {
                 let byte = simd.fma(A::load(simd, from, at), inverse, zero);
-                simd.store_bytes(to.cast::<u8>().add(at), byte);
+                simd.store_bytes(to, at, byte);
             }
         }
         largest / 127.0

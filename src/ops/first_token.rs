@@ -208,6 +208,7 @@ impl<S: Simd> Kernel<S> for Mix<'_> {
                     b_step: S::LANES,
                     b_apart: S::LANES,
                     start: zeros(),
+                    ahead: std::ptr::null(),
                 };
                 let to = Place { to: scores.floats_mut().as_mut_ptr(), stride: wide };
                 tiles::<S, F32, _, 1>(simd, tokens, (0, head), product, to);
@@ -233,6 +234,7 @@ impl<S: Simd> Kernel<S> for Mix<'_> {
                     b_step: hidden,
                     b_apart: S::LANES,
                     start: zeros(),
+                    ahead: std::ptr::null(),
                 };
                 let to = Scaled {
                     to: Place { to: mixed.as_mut_ptr(), stride: hidden },

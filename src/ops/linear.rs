@@ -155,6 +155,7 @@ pub fn linear<S: Simd, D: Dtype<S>, E: Epilogue<S>>(
             b_step: width,
             b_apart: S::LANES,
             start: map.start.words()[column..].as_ptr(),
+            ahead: map.words()[(column + width) * map.groups..].as_ptr(),
         };
         // SAFETY: the input has its rows, the map its panels, and the epilogue said that the result fits.
         unsafe { tiles::<S, D, _, WIDE>(simd, input.count, (0, column), product, finish) };
@@ -208,7 +209,12 @@ pub(super) struct Product {
     pub b_step: usize,
     pub b_apart: usize,
     pub start: *const u32,
+    /// What is read next, as large as `b`, which the first tiles fetch; null for nothing.
+    pub ahead: *const u32,
 }
+
+/// Words of half a line of the cache: one prefetch for each group of a tile.
+const AHEAD: usize = 8;
 
 /// For accumulators that start from zero.
 pub(super) fn zeros() -> *const u32 {
@@ -235,6 +241,12 @@ pub(super) unsafe fn tiles<S: Simd, D: Dtype<S>, E: Epilogue<S>, const N: usize>
         let mut product = product;
         // SAFETY: the caller promises the rows.
         product.a = unsafe { product.a.add(done * product.a_stride) };
+        // So many tiles fetch all of it.
+        let fetches = !product.ahead.is_null() && tile < product.b_step / AHEAD;
+        product.ahead = match fetches {
+            true => product.ahead.wrapping_add(tile * product.groups * AHEAD),
+            false => std::ptr::null(),
+        };
         let place = (row + done, column);
         // Only heights that the processor has registers for are compiled.
         macro_rules! heights {
@@ -263,7 +275,9 @@ impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kerne
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        let Product { groups, mut a, a_stride, mut b, b_step, b_apart, start } = self.product;
+        let Product { groups, mut a, a_stride, mut b, b_step, b_apart, start, ahead } = self.product;
+        // Without a branch in the loop: what is read now is fetched again.
+        let (mut ahead, ahead_step) = if ahead.is_null() { (b, 0) } else { (ahead, AHEAD) };
         // SAFETY: `tiles` passes on what its caller promises about every pointer here.
         unsafe {
             let mut sums = [[simd.splat(0.0); N]; M];
@@ -282,6 +296,8 @@ impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kerne
                         *sum = D::dot(simd, *sum, word, vector);
                     }
                 }
+                simd.prefetch(ahead);
+                ahead = ahead.wrapping_add(ahead_step);
                 a = a.add(1);
                 b = b.add(b_step);
             }

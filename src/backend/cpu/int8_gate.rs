@@ -30,7 +30,8 @@ enum Verdict {
 /// A model in int8 if that is faster and keeps its order, else in f32 or bf16, whichever is faster.
 pub(super) fn open(model: &Model, threads: usize, available: Option<u64>) -> Result<CpuModel, Unsupported> {
     let plan = &model.plan;
-    let float = choose(Processor::here()[0], plan);
+    let processor = Processor::here()[0];
+    let float = choose(processor, plan);
     let with = |reason: String, packed: CpuModel| CpuModel { reason: reason.into(), ..packed };
     let in_int8 = |said: String| format!("int8 {said}");
     let in_float = |said: String| format!("{}; int8 {said}", float.reason);
@@ -42,7 +43,8 @@ pub(super) fn open(model: &Model, threads: usize, available: Option<u64>) -> Res
     if let Verdict::NotUsed(said) = verdict {
         return Ok(with(in_float(said), finer));
     }
-    let left = available.map(|available| available.saturating_sub(peak_bytes(plan, float.precision)));
+    let left =
+        available.map(|available| available.saturating_sub(peak_bytes(plan, float.precision, processor)));
     let int8 = match CpuModel::within(plan, Precision::Int8, left) {
         Ok(int8) => int8,
         Err(error) => return Ok(with(in_float(format!("was not tested: {error}")), finer)),

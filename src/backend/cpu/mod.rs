@@ -310,7 +310,7 @@ fn choice(
         precision if precision.is_for_gpus() => return Err(Unsupported::Gpu(precision.name())),
         precision => Choice { precision, reason: "configured".to_owned(), speeds: None },
     };
-    let needed = peak_bytes(plan, choice.precision);
+    let needed = peak_bytes(plan, choice.precision, processor);
     match available.filter(|&available| available < needed) {
         Some(available) => Err(Unsupported::Memory { needed, available }),
         None => Ok(choice),

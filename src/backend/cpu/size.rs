@@ -1,5 +1,6 @@
 //! How much memory a model takes when it is packed.
 
+use super::Processor;
 use crate::backend::Precision;
 use crate::model::{Block, Plan, Tensor};
 
@@ -14,8 +15,10 @@ pub(super) fn map_bytes(plan: &Plan, group: usize) -> usize {
 }
 
 /// Bytes that packing takes at its peak: the maps, all else in f32, and the largest tensor as it is read.
-pub(super) fn peak_bytes(plan: &Plan, precision: Precision) -> u64 {
+pub(super) fn peak_bytes(plan: &Plan, precision: Precision, processor: Processor) -> u64 {
     let group = match precision {
+        // `Simd::BYTES_TO_WORD`.
+        Precision::Int8 if processor == Processor::Avx2 => 2,
         Precision::Int8 => 4,
         Precision::Bf16 => 2,
         Precision::Auto | Precision::Float | Precision::F32 | Precision::F16 | Precision::Fp8 => 1,

@@ -3,17 +3,16 @@
 use super::tiles::NoTiles;
 use super::{Kernel, Simd};
 use std::arch::x86_64::{
-    __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps,
-    _mm_movehl_ps, _mm_packus_epi16, _mm_storel_epi64, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps,
-    _mm256_and_si256, _mm256_blendv_ps, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps,
-    _mm256_castsi256_si128, _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_div_ps,
-    _mm256_dpbusd_avx_epi32, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_floor_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_ps, _mm256_min_ps,
-    _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute2x128_si256, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16,
-    _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
-    _mm256_sub_ps, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32,
-    _mm256_unpacklo_epi64,
+    __m256, __m256i, _MM_HINT_T1, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_max_ps, _mm_max_ss,
+    _mm_movehdup_ps, _mm_movehl_ps, _mm_packus_epi16, _mm_prefetch, _mm_storel_epi64, _mm_storeu_si128,
+    _mm_unpacklo_epi64, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_blendv_ps,
+    _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128,
+    _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_dpbusd_avx_epi32,
+    _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_floor_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32,
+    _mm256_permute2x128_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps,
+    _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
 };
 use std::marker::PhantomData;
 
@@ -35,6 +34,8 @@ pub trait Level: Copy + Send + Sync + 'static {
     /// # Safety
     /// [`Level::is_here`].
     unsafe fn launch<K: Kernel<Ymm<Self>>>(simd: Ymm<Self>, kernel: K) -> K::Output;
+    /// [`Simd::BYTES_TO_WORD`].
+    const BYTES_TO_WORD: usize;
     /// [`Simd::dot_bytes`].
     ///
     /// # Safety
@@ -47,6 +48,8 @@ pub trait Level: Copy + Send + Sync + 'static {
 pub struct Plain;
 
 impl Level for Plain {
+    // `maddubs` saturates; the products of 16-bit values do not.
+    const BYTES_TO_WORD: usize = 2;
     fn is_here() -> bool {
         is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
     }
@@ -61,15 +64,7 @@ impl Level for Plain {
     }
     #[inline(always)]
     unsafe fn dot_bytes(c: __m256i, a: __m256i, b: __m256i) -> __m256i {
-        // Even and odd bytes apart, as 16-bit values: `maddubs` would saturate.
-        lanes!({
-            let low = _mm256_set1_epi16(0xff);
-            let (a_even, a_odd) = (_mm256_and_si256(a, low), _mm256_srli_epi16::<8>(a));
-            let b_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
-            let b_odd = _mm256_srai_epi16::<8>(b);
-            let even = _mm256_add_epi32(c, _mm256_madd_epi16(a_even, b_even));
-            _mm256_add_epi32(even, _mm256_madd_epi16(a_odd, b_odd))
-        })
+        lanes!(_mm256_add_epi32(c, _mm256_madd_epi16(a, b)))
     }
 }
 
@@ -78,6 +73,7 @@ impl Level for Plain {
 pub struct WithVnni;
 
 impl Level for WithVnni {
+    const BYTES_TO_WORD: usize = 4;
     fn is_here() -> bool {
         Plain::is_here() && is_x86_feature_detected!("avxvnni")
     }
@@ -117,6 +113,7 @@ impl<L: Level> Simd for Ymm<L> {
     type V = __m256;
     type W = __m256i;
     const LANES: usize = 8;
+    const BYTES_TO_WORD: usize = L::BYTES_TO_WORD;
     const ROWS: usize = 6;
 
     #[inline(always)]
@@ -230,16 +227,25 @@ impl<L: Level> Simd for Ymm<L> {
         lanes!(_mm256_loadu_si256(from.cast()))
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8, a: __m256) {
+    unsafe fn store_bytes(self, row: *mut u32, at: usize, a: __m256) {
         // Saturating both times; each half of the register packs on its own, so they are joined first.
         lanes!({
             let capped = _mm256_min_ps(_mm256_max_ps(a, _mm256_setzero_ps()), _mm256_set1_ps(255.0));
             let words = _mm256_cvtps_epi32(capped);
             let shorts = _mm256_packs_epi32(words, words);
             let (low, high) = (_mm256_castsi256_si128(shorts), _mm256_extracti128_si256::<1>(shorts));
-            let bytes = _mm_packus_epi16(std::arch::x86_64::_mm_unpacklo_epi64(low, high), low);
-            _mm_storel_epi64(to.cast(), bytes);
+            let all = _mm_unpacklo_epi64(low, high);
+            let to = row.add(at / L::BYTES_TO_WORD).cast();
+            if L::BYTES_TO_WORD == 2 {
+                _mm_storeu_si128(to, all);
+            } else {
+                _mm_storel_epi64(to, _mm_packus_epi16(all, low));
+            }
         })
+    }
+    #[inline(always)]
+    fn prefetch(self, address: *const u32) {
+        lanes!(_mm_prefetch::<_MM_HINT_T1>(address.cast()));
     }
     #[inline(always)]
     unsafe fn transpose(self, from: *const u32, stride: usize, rows: usize, to: *mut u32) {

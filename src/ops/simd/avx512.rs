@@ -4,15 +4,15 @@ use super::amx::{HardwareTiles, tiles_permission};
 use super::tiles::{NoTiles, Tiles};
 use super::{Kernel, Simd, SimdBf16};
 use std::arch::x86_64::{
-    __m256i, __m512, __m512bh, __m512i, _mm_storeu_si128, _mm256_loadu_si256, _mm256_storeu_si256,
-    _mm512_abs_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
-    _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32, _mm512_cvtusepi32_epi8, _mm512_div_ps,
-    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mask_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_ps, _mm512_scalef_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    __m256i, __m512, __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm_storeu_si128, _mm256_loadu_si256,
+    _mm256_storeu_si256, _mm512_abs_ps, _mm512_add_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32,
+    _mm512_cvtusepi32_epi8, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_ps, _mm512_max_epi32, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_ps,
+    _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::marker::PhantomData;
 
@@ -221,11 +221,15 @@ impl<L: Level> Simd for Zmm<L> {
         lanes!(_mm512_loadu_si512(from.cast()))
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8, a: __m512) {
+    unsafe fn store_bytes(self, row: *mut u32, at: usize, a: __m512) {
         lanes!({
             let whole = _mm512_max_epi32(_mm512_cvtps_epi32(a), _mm512_setzero_si512());
-            _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(whole));
+            _mm_storeu_si128(row.cast::<u8>().add(at).cast(), _mm512_cvtusepi32_epi8(whole));
         })
+    }
+    #[inline(always)]
+    fn prefetch(self, address: *const u32) {
+        lanes!(_mm_prefetch::<_MM_HINT_T1>(address.cast()));
     }
     #[inline(always)]
     unsafe fn transpose(self, from: *const u32, stride: usize, rows: usize, to: *mut u32) {

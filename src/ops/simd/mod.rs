@@ -39,6 +39,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Rows of the register tile: as many as leave registers for two vectors of the other operand.
     const ROWS: usize;
 
+    /// Values that a word of int8 holds: four bytes, or two values of 16 bits where the products of bytes would saturate.
+    const BYTES_TO_WORD: usize = 4;
+
     /// Whether [`Simd::scale`] takes exponents that are too small for a number.
     const SCALES_TO_ZERO: bool = false;
 
@@ -82,7 +85,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn as_words(self, a: Self::V) -> Self::W;
     /// Signed integers to floats.
     fn to_floats(self, a: Self::W) -> Self::V;
-    /// c plus the dot product of four unsigned bytes of `a` and four signed ones of `b`, exactly.
+    /// c plus the dot product of the unsigned bytes of `a` and the signed ones of `b`, [`Simd::BYTES_TO_WORD`] to a word,
+    /// exactly.
     fn dot_bytes(self, c: Self::W, a: Self::W, b: Self::W) -> Self::W;
 
     /// Reads floats.
@@ -100,11 +104,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `LANES` words lie behind `from`.
     unsafe fn load_words(self, from: *const u32) -> Self::W;
-    /// Writes values from 0 to 255 as bytes, rounded to the nearest; values beyond are cut to that.
+    /// Writes values from 0 to 255 as [`Simd::BYTES_TO_WORD`] values to a word, the first being value `at` of the row, rounded
+    /// to the nearest; values beyond are cut to that.
     ///
     /// # Safety
-    /// `LANES` bytes may be written from `to` on.
-    unsafe fn store_bytes(self, to: *mut u8, a: Self::V);
+    /// `LANES` values from there on may be written, and `at` is a multiple of `LANES`.
+    unsafe fn store_bytes(self, row: *mut u32, at: usize, a: Self::V);
+    /// Fetches what lies behind an address into the second-level cache, where the processor can. Any address is allowed.
+    #[inline(always)]
+    fn prefetch(self, _address: *const u32) {}
     /// Writes the transpose of a square of `LANES` by `LANES` words; rows from `rows` on are zeros.
     ///
     /// # Safety

@@ -157,10 +157,10 @@ impl<const LANES: usize, T: Tiles + Copy + Send + Sync + 'static> Simd for Plain
         unsafe { from.cast::<Self::W>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8, a: Self::V) {
+    unsafe fn store_bytes(self, row: *mut u32, at: usize, a: Self::V) {
         let bytes = each(a, |value| value.round_ties_even() as u8);
         // SAFETY: the caller promises the lanes.
-        unsafe { to.cast::<[u8; LANES]>().write_unaligned(bytes) }
+        unsafe { row.cast::<u8>().add(at).cast::<[u8; LANES]>().write_unaligned(bytes) }
     }
     #[inline(always)]
     unsafe fn transpose(self, from: *const u32, stride: usize, rows: usize, to: *mut u32) {
