@@ -49,9 +49,11 @@ impl<S: Simd, D: Dtype<S>> Kernel<S> for Peak<D> {
     #[inline(always)]
     fn run(self, simd: S) -> f32 {
         let mut sums = [simd.splat(0.0); SUMS];
-        let (a, b) = std::hint::black_box((simd.splat_word(0x0101_0101), simd.splat_word(0x0102_0102)));
+        let a = simd.splat_word(0x0101_0101);
+        let vectors = [simd.splat_word(0x0102_0102); SUMS];
         for _ in 0..self.steps {
-            for sum in &mut sums {
+            // Read anew, so that no product is computed once for all steps.
+            for (sum, &b) in sums.iter_mut().zip(std::hint::black_box(&vectors)) {
                 *sum = D::dot(simd, *sum, a, b);
             }
         }
