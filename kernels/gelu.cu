@@ -1,4 +1,4 @@
-// x = gelu(x + bias), in place or to an E4M3 output, computed in f32 (Hendrycks and Gimpel 2016). `x: [rows, width]`, eight
+// x = gelu(x + bias), if there is a bias, in place or to an E4M3 output, computed in f32 (Hendrycks and Gimpel 2016). `x: [rows, width]`, eight
 // values per thread; `count` points to the number of rows.
 
 // x Phi(x) within 3e-5, below the rounding error of f16. Phi(x) - 1/2 is odd, and within 6e-6 of 1/2 beyond 4.4, so x is
@@ -24,9 +24,9 @@ INLINE void gelu(const u32* count, T* x, const float* bias, u32 width, u32 is_ta
     const u32 row = index / groups, column = index % groups * 8;
     if (row >= *count) return;
     const size_t place = size_t(row) * width + column;
-    float values[8], constant[8];
+    float values[8], constant[8] = {};
     load_eight(values, x + place);
-    load_eight(constant, bias + column);
+    if (bias) load_eight(constant, bias + column);
 #pragma unroll
     for (int i = 0; i < 8; i++) values[i] += constant[i];
     if (is_tanh) {

@@ -1,7 +1,8 @@
 //! A model's maps, padded for the operations: widths to multiples of [`PAD`], each head by itself.
 
-use crate::model::{Linear, Norm};
+use crate::model::{Attention, Linear, Norm, Score};
 use crate::ops::{Dense, Heads, PAD};
+use std::f32::consts::LOG2_E;
 
 /// How a width of values is laid out: in `count` parts of `size`, each padded to `padded`.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +105,42 @@ pub(super) fn join<const N: usize>(maps: [Dense; N]) -> Dense {
         joined.bias.extend(map.bias);
     }
     joined
+}
+
+/// What queries are multiplied with for a softmax in powers of two.
+pub(super) fn softmax_scale(attention: &Attention) -> f32 {
+    LOG2_E / (attention.head_dim as f32).sqrt()
+}
+
+/// To queries, keys and values. Queries are scaled for a softmax in powers of two, where a norm does not follow.
+pub(super) fn projections(attention: &Attention) -> [Dense; 3] {
+    let Attention { heads, kv_heads, head_dim, query, key, value, .. } = attention;
+    let hidden = Width::plain(query.inputs());
+    let plain = |count: usize| Width::heads(count, *head_dim);
+    let turned = |count: usize| match attention.rope {
+        Some(_) => Width::rotated(count, *head_dim),
+        None => plain(count),
+    };
+    let scale = if attention.query_key_norms.is_some() { 1.0 } else { softmax_scale(attention) };
+    [
+        pad(query, turned(*heads), hidden, scale),
+        pad(key, turned(*kv_heads), hidden, 1.0),
+        pad(value, plain(*kv_heads), hidden, 1.0),
+    ]
+}
+
+/// What a state is multiplied with for its logit, and what is added.
+pub(super) fn score_weights(score: &Score) -> (Vec<f32>, f32) {
+    match score {
+        Score::Linear(linear) => (linear.weight.values().into_owned(), linear.bias_values()[0]),
+        Score::Tokens { yes, no } => {
+            let mut weights = yes.values().into_owned();
+            if let Some(no) = no {
+                weights.iter_mut().zip(&*no.values()).for_each(|(yes, no)| *yes -= no);
+            }
+            (weights, 0.0)
+        }
+    }
 }
 
 #[cfg(test)]

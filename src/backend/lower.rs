@@ -1,76 +1,10 @@
 //! What the fused engines run of a plan, or why they do not.
 //!
-//! The CPU engine runs all that [`check`] lets through; the GPU engine runs an [`Encoder`].
+//! The CPU engine runs all that [`check`] lets through, the GPU engine what [`check_for_gpu`] does.
 
-use crate::model::{
-    Activation, Attention, Block, Head, Linear, Norm, NormKind, Norms, Plan, Pool, Positions, Reach, Score,
-    Tensor,
-};
-use crate::ops::Gelu;
-
-/// A plan of BERT's kind: post-norm layers with biases over learned positions, all tokens seeing all, read at the first
-/// token through a dense map with tanh.
-pub(super) struct Encoder<'a> {
-    pub plan: &'a Plan,
-    pub heads: usize,
-    pub head_dim: usize,
-    pub positions: &'a Positions,
-    pub types: &'a Tensor,
-    pub embedding_norm: &'a Norm,
-    pub gelu: Gelu,
-    pub pooler: &'a Linear,
-    pub classifier: &'a Linear,
-}
-
-impl<'a> Encoder<'a> {
-    /// The parts of a plan, if it is of this kind; else what in it is not.
-    pub fn of(plan: &'a Plan) -> Result<Self, &'static str> {
-        let first = plan.blocks.first().ok_or("it has no layer")?;
-        let Attention { heads, head_dim, .. } = first.attention;
-        let Head { at: Pool::First, dense: Some((pooler, Activation::Tanh)), norm: None, score } = &plan.head
-        else {
-            return Err("its head is not a dense map with tanh at the first token");
-        };
-        let Score::Linear(classifier) = score else { return Err("its score is that of tokens") };
-        let activation = first.feed_forward.activation;
-        let Activation::Gelu(gelu) = activation else { return Err("its activation is not GELU") };
-        if plan.final_norm.is_some() {
-            return Err("it norms its last states");
-        }
-        for Block { norms, attention_norm, attention, feed_forward_norm, feed_forward } in &plan.blocks {
-            let is_layer_norm = |norm: &Norm| norm.kind == NormKind::Layer;
-            let has_norms =
-                attention_norm.as_ref().is_some_and(is_layer_norm) && is_layer_norm(feed_forward_norm);
-            if *norms != Norms::Post || !has_norms {
-                return Err("its layers norm their input");
-            }
-            let is_plain = attention.kv_heads == heads && attention.query_key_norms.is_none();
-            if !is_plain || (attention.heads, attention.head_dim) != (heads, head_dim) {
-                return Err("its heads of queries and keys differ");
-            }
-            if attention.relative.is_some() {
-                return Err("its attention has relative positions");
-            }
-            if attention.rope.is_some() || attention.reach != Reach::All {
-                return Err("its attention has rotary positions or a mask");
-            }
-            if feed_forward.gate.is_some() || feed_forward.activation != activation {
-                return Err("its feed-forward part is gated");
-            }
-        }
-        Ok(Self {
-            plan,
-            heads,
-            head_dim,
-            positions: plan.embed.positions.as_ref().ok_or("it has no learned positions")?,
-            types: plan.embed.types.as_ref().ok_or("it has no token types")?,
-            embedding_norm: plan.embed.norm.as_ref().ok_or("its embeddings are not normed")?,
-            gelu,
-            pooler,
-            classifier,
-        })
-    }
-}
+use crate::model::{Activation, Attention, Block, FeedForward, Norms, Plan, Pool, Reach};
+use crate::ops::PAD;
+use crate::ops::cuda::{HEAD_MAX, PLACES_MAX, ROW_MAX, STRIDE_MAX};
 
 /// How a model's last layer is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +18,20 @@ pub(super) enum LastLayer {
 }
 
 impl LastLayer {
-    /// How the last layer of a plan is computed.
+    /// How the CPU engine computes the last layer of a plan.
     pub fn of(plan: &Plan) -> Self {
         match plan.head.at {
             Pool::First if plan.blocks.last().is_some_and(can_be_absorbed) => Self::Absorbed,
             Pool::First | Pool::Last => Self::One,
             Pool::Mean => Self::Full,
+        }
+    }
+
+    /// The same of the GPU engine, which does not absorb keys of wide states.
+    pub fn on_gpu(plan: &Plan) -> Self {
+        match Self::of(plan) {
+            Self::Absorbed if plan.hidden().next_multiple_of(PAD) > STRIDE_MAX => Self::One,
+            last => last,
         }
     }
 }
@@ -136,6 +78,38 @@ pub(super) fn check(plan: &Plan) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+/// Refuses a plan with a part that the GPU engine does not run; pairs have at most `tokens` tokens.
+///
+/// # Errors
+/// Says what it is.
+pub fn check_for_gpu(plan: &Plan, tokens: u32) -> Result<(), String> {
+    check(plan)?;
+    let hidden = plan.hidden();
+    let head_dim = plan.blocks.iter().map(|block| block.attention.head_dim).max().unwrap_or(0);
+    if head_dim > HEAD_MAX {
+        return Err(format!("its heads have {head_dim} values, and the GPU kernels read at most {HEAD_MAX}"));
+    }
+    if hidden > ROW_MAX {
+        return Err(format!("its states have {hidden} values, and the GPU kernels read at most {ROW_MAX}"));
+    }
+    if tokens > PLACES_MAX {
+        return Err(format!(
+            "its pairs have up to {tokens} tokens, and the GPU kernels read at most {PLACES_MAX}"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the GPU engine has a plan's linear maps in E4M3 too: those of layers that norm their output, whose tokens see all
+/// others without rotary positions, and whose feed-forward part is not gated.
+pub fn has_fp8(plan: &Plan) -> bool {
+    let is_plain = |block: &Block| {
+        let FeedForward { gate, .. } = &block.feed_forward;
+        can_be_absorbed(block) && gate.is_none()
+    };
+    LastLayer::on_gpu(plan) == LastLayer::Absorbed && plan.blocks.iter().all(is_plain)
 }
 
 #[cfg(test)]

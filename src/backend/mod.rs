@@ -12,6 +12,7 @@ mod scripted;
 
 pub use cpu::{Cpu, CpuModel, Processor, Unsupported, keeps_order_in_int8};
 pub use cuda::{Cuda, GPU_BATCH_TOKENS, LoadError};
+pub use lower::{check_for_gpu, has_fp8};
 pub use open::open;
 pub use precision::Precision;
 pub use reference::Reference;

@@ -10,7 +10,8 @@ pub enum Precision {
     /// As `float`; but int8 on a CPU where it is measured to be faster and keeps the model's order.
     #[default]
     Auto,
-    /// f16 on a GPU; on a CPU bf16 if it is measured to be faster than f32, else f32.
+    /// On a GPU f16, or bf16 if a score is not finite in f16; on a CPU bf16 if it is measured to be faster than f32, else
+    /// f32.
     Float,
     /// f32, on a CPU.
     F32,

@@ -141,7 +141,7 @@ fn on(configured: &TierConfig, make: &MakeScorer, (dtype, dtype_reason): (&'stat
 mod gpu {
     use super::{MakeScorer, Model, Placed, Precision, TierConfig};
     use crate::backend::{Cuda, GPU_BATCH_TOKENS, Scorer};
-    use crate::ops::cuda::Nvidia;
+    use crate::ops::cuda::{Half, Nvidia};
     use std::sync::{Arc, Mutex};
 
     /// Whether this machine has a GPU.
@@ -194,8 +194,13 @@ mod gpu {
         let kind = configured.device.clone().unwrap_or_else(|| "gpu".to_owned());
         let depth = configured.depth.unwrap_or(super::GPU_DEPTH);
         let dtype_reason = match precision {
+            Precision::Auto | Precision::Float if dtype == Half::Bf16.dtype() => {
+                "a score was not finite in float16"
+            }
             Precision::Auto | Precision::Float => "what it is on a GPU",
-            Precision::Fp8 => "configured; float16 where fp8 failed on the sample, or the GPU has none",
+            Precision::Fp8 => {
+                "configured; float16 where fp8 failed on the sample, or the GPU or the model has none"
+            }
             _ => "configured",
         };
         let dtype_reason = dtype_reason.into();

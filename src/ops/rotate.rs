@@ -44,6 +44,11 @@ impl Angles {
         }
         Self { size, head_dim, cosines, sines, positions }
     }
+
+    /// Cosines and sines, `[positions, size / 2]` each, where `size` is that of a padded head.
+    pub fn values(&self) -> [&[f32]; 2] {
+        [&self.cosines, &self.sines].map(|values| &values.floats()[..self.positions * self.size / 2])
+    }
 }
 
 impl Rotation {

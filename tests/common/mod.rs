@@ -423,24 +423,26 @@ pub fn random_batch(lengths: &[usize], seed: u64) -> Packed {
     batch
 }
 
-/// Small random models of each family, with sequences and the logits that Python's `transformers` gives them.
+/// Small random models of BERT's families, with sequences and the logits that Python's `transformers` gives them.
 pub fn families() -> Vec<(&'static str, Plan, Packed, Vec<f32>)> {
+    ["bert", "bert_tanh", "roberta", "xlm_roberta"].map(fixture).into()
+}
+
+/// The same of one model of `tests/fixtures/encoders`.
+pub fn fixture(name: &'static str) -> (&'static str, Plan, Packed, Vec<f32>) {
     #[derive(serde::Deserialize)]
     struct Case {
         ids: Vec<u32>,
         types: Vec<u8>,
         logit: f32,
     }
-    let family = |name: &'static str| {
-        let place = root().join("tests/fixtures/encoders").join(name);
-        let file = |name: &str| std::fs::read(place.join(name)).unwrap();
-        let plan = Plan::open(&place).unwrap();
-        let cases: Vec<Case> = serde_json::from_slice(&file("cases.json")).unwrap();
-        let mut batch = Packed::default();
-        cases.iter().for_each(|case| batch.push(case.ids.iter().copied().zip(case.types.iter().copied())));
-        (name, plan, batch, cases.iter().map(|case| case.logit).collect())
-    };
-    ["bert", "bert_tanh", "roberta", "xlm_roberta"].map(family).into()
+    let place = root().join("tests/fixtures/encoders").join(name);
+    let file = |name: &str| std::fs::read(place.join(name)).unwrap();
+    let plan = Plan::open(&place).unwrap();
+    let cases: Vec<Case> = serde_json::from_slice(&file("cases.json")).unwrap();
+    let mut batch = Packed::default();
+    cases.iter().for_each(|case| batch.push(case.ids.iter().copied().zip(case.types.iter().copied())));
+    (name, plan, batch, cases.iter().map(|case| case.logit).collect())
 }
 
 /// Runs the program with arguments.

@@ -1,12 +1,11 @@
 //! The parts of a layer, packed for one kind of processor.
 
-use crate::backend::layout::{Width, absorb, join, pad, spread};
+use crate::backend::layout::{Width, absorb, join, pad, projections, softmax_scale, spread};
 use crate::model::{self, NormKind, Norms};
 use crate::ops::{
-    Activation, AddTo, Angles, Buffer, Dense, Dtype, Float, Gelu, Input, Keep, Linear, Norm, Operand, Reach,
+    Activation, AddTo, Angles, Buffer, Dtype, Float, Gelu, Input, Keep, Linear, Norm, Operand, Reach,
     Rotation, Rows, ScaleAndAddTo, Simd, gate, layer_norm, layer_norm_into, linear, norm_into,
 };
-use std::f32::consts::LOG2_E;
 use std::sync::Arc;
 
 /// Words between the rows of what a map gives, beyond what they hold.
@@ -240,28 +239,6 @@ pub(super) fn read_states<S: Simd, L: Dtype<S>>(
         Some(norm) => norm_into::<S, L>(simd, norm, states, (operand, row), scratch),
         None => operand.fill_at::<S, L>(simd, states, row),
     }
-}
-
-/// What queries are multiplied with for a softmax in powers of two.
-fn softmax_scale(attention: &model::Attention) -> f32 {
-    LOG2_E / (attention.head_dim as f32).sqrt()
-}
-
-/// To queries, keys and values. Queries are scaled for a softmax in powers of two, where a norm does not follow.
-pub(super) fn projections(attention: &model::Attention) -> [Dense; 3] {
-    let model::Attention { heads, kv_heads, head_dim, query, key, value, .. } = attention;
-    let hidden = Width::plain(query.inputs());
-    let plain = |count: usize| Width::heads(count, *head_dim);
-    let turned = |count: usize| match attention.rope {
-        Some(_) => Width::rotated(count, *head_dim),
-        None => plain(count),
-    };
-    let scale = if attention.query_key_norms.is_some() { 1.0 } else { softmax_scale(attention) };
-    [
-        pad(query, turned(*heads), hidden, scale),
-        pad(key, turned(*kv_heads), hidden, 1.0),
-        pad(value, plain(*kv_heads), hidden, 1.0),
-    ]
 }
 
 /// A norm with its gain and bias.

@@ -1,11 +1,11 @@
 //! The forward of a model in one dtype on one kind of processor, by the fused operations.
 
-use super::layer::{GAP, Mixer, NextInput, Operands, Rest, SharedAngles, norm, projections, read_states};
+use super::layer::{GAP, Mixer, NextInput, Operands, Rest, SharedAngles, norm, read_states};
 use super::prefix::{End, Sharing, Span};
 use super::size::{TOGETHER_BYTES_MAX, map_bytes};
-use crate::backend::layout::{Width, pad};
+use crate::backend::layout::{Width, pad, projections, score_weights};
 use crate::backend::lower::LastLayer;
-use crate::model::{self, Norms, Plan, Pool, Reach, Score};
+use crate::model::{self, Norms, Plan, Pool, Reach};
 use crate::ops::{
     Buffer, Dtype, FirstScratch, FirstToken, Float, Head, HeadScratch, Heads, Keep, Norm, Operand, Projected,
     Scratch, Simd, Table, attention, embed, first_token_attention, lay_together, layer_norm, layer_norm_into,
@@ -362,15 +362,6 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Forward for Stack<S, L, A> {
 fn head<S: Simd>(head: &model::Head, hidden: Width) -> Head<S> {
     let dense = head.dense.as_ref().map(|(map, activation)| (pad(map, hidden, hidden, 1.0), *activation));
     let dense = dense.as_ref().map(|(map, activation)| (map, *activation));
-    let (weight, bias) = match &head.score {
-        Score::Linear(linear) => (linear.weight.values().into_owned(), linear.bias_values()[0]),
-        Score::Tokens { yes, no } => {
-            let mut weight = yes.values().into_owned();
-            if let Some(no) = no {
-                weight.iter_mut().zip(&*no.values()).for_each(|(yes, no)| *yes -= no);
-            }
-            (weight, 0.0)
-        }
-    };
+    let (weight, bias) = score_weights(&head.score);
     Head::new(dense, head.norm.as_ref().map(norm), &weight, bias)
 }

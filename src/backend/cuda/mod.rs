@@ -4,11 +4,15 @@
 //! A batch takes one copy to the device, the launches of its bucket, and one copy of its logits back. While one batch is
 //! running the next is queued behind it. All memory is allocated when the engine starts.
 
+mod arena;
 mod buckets;
 mod fp8;
+mod load;
 mod stack;
 
-use super::lower::Encoder;
+use super::lower::check_for_gpu;
+#[cfg(feature = "cuda")]
+use super::lower::has_fp8;
 use super::{DeviceState, ScoreError, Scorer};
 #[cfg(feature = "cuda")]
 use super::{
@@ -16,17 +20,16 @@ use super::{
     sample::{Agreement, SampleError, sample},
 };
 use crate::base::DeviceNs;
-#[cfg(feature = "cuda")]
-use crate::model::Model;
 use crate::model::Plan;
 #[cfg(feature = "cuda")]
+use crate::model::{Model, Norms};
+#[cfg(feature = "cuda")]
 use crate::ops::cuda::Nvidia;
-use crate::ops::cuda::{
-    Array, Bucket, Device, DeviceError, Half, Launcher, STRIDE_MAX, Vocabulary, fill_words,
-};
+use crate::ops::cuda::{Array, Bucket, Device, DeviceError, Half, Launcher, Vocabulary, fill_words};
 use crate::token::Packed;
+use arena::Arena;
 use buckets::{buckets, fits, runs};
-use stack::{Arena, InputMaxima, Stack};
+use stack::{InputMaxima, Stack};
 use std::collections::VecDeque;
 use std::ops::Range;
 use thiserror::Error;
@@ -85,8 +88,9 @@ pub enum LoadError {
 
 #[cfg(feature = "cuda")]
 impl Cuda<Nvidia> {
-    /// Loads a model on a GPU and runs every bucket once. Batches have at most `tokens_max` tokens. With
-    /// [`Precision::Fp8`] it falls back to f16 if fp8 fails or orders a sample otherwise, and logs which one is used.
+    /// Loads a model on a GPU and runs every bucket once. Batches have at most `tokens_max` tokens. [`Precision::Auto`] and
+    /// `Float` are bf16 if f16 has too small a range, [`Precision::Fp8`] is f16 if fp8 fails or orders a sample otherwise. The
+    /// log says so.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -99,9 +103,20 @@ impl Cuda<Nvidia> {
         let half = precision.half().ok_or_else(|| {
             LoadError::Shape(format!("a GPU computes in f16, bf16 or fp8, not in {}", precision.name()))
         })?;
-        let plan = &model.plan;
+        // Pairs may be shorter than what the model reads, and need less memory then.
+        let plan = &Plan { tokens_max: model.pair_tokens_max, ..model.plan.clone() };
+        if matches!(precision, Precision::Auto | Precision::Float) {
+            // States that layers do not norm may grow beyond f16. Without a sample warming up alone decides.
+            let may_grow = plan.blocks.iter().any(|block| block.norms == Norms::Pre);
+            let lists = if may_grow { sample(model).unwrap_or_default() } else { Vec::new() };
+            return Self::auto(|| Nvidia::open(ordinal), plan, lists.first(), tokens_max);
+        }
         let mut halves = Self::new(Nvidia::open(ordinal)?, plan, half, tokens_max)?.warmed()?;
         if precision != Precision::Fp8 {
+            return Ok(halves);
+        }
+        if !has_fp8(plan) {
+            tracing::warn!("f16 is used: {} has layers that the GPU engine does not run in fp8", plan.family);
             return Ok(halves);
         }
         let needed = Agreement::MIN;
@@ -135,6 +150,32 @@ impl<D: Device> Cuda<D> {
         Self::load(device, plan, (half, None), tokens_max)
     }
 
+    /// Loads a model in f16 and runs every bucket once; in bf16, with a warning, if a score of those or of `list` is not
+    /// finite in f16.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn auto(
+        open: impl Fn() -> Result<D, DeviceError>,
+        plan: &Plan,
+        list: Option<&Packed>,
+        tokens_max: u64,
+    ) -> Result<Self, LoadError> {
+        let mut in_f16 = Self::new(open()?, plan, Half::F16, tokens_max)?.warmed();
+        if let (Ok(engine), Some(list)) = (&mut in_f16, list)
+            && let Err(error) = engine.check_finite(list)
+        {
+            in_f16 = Err(error);
+        }
+        match in_f16 {
+            Err(error @ LoadError::NonFinite(..)) => {
+                tracing::warn!(%error, "bf16 is used");
+                Self::new(open()?, plan, Half::Bf16, tokens_max)?.warmed()
+            }
+            loaded => loaded,
+        }
+    }
+
     /// As [`Cuda::new`]; with maps in E4M3 if the input maxima of all layers but the last are given.
     fn load(
         device: D,
@@ -142,14 +183,13 @@ impl<D: Device> Cuda<D> {
         (half, maxima): (Half, Option<&[InputMaxima]>),
         tokens_max: u64,
     ) -> Result<Self, LoadError> {
-        let encoder = &Encoder::of(plan).map_err(|reason| {
+        check_for_gpu(plan, plan.tokens_max).map_err(|reason| {
             LoadError::Shape(format!("the GPU engine does not run {}: {reason}", plan.family))
         })?;
-        Self::check(encoder)?;
         let longest = plan.tokens_max;
         let buckets = buckets(u32::try_from(tokens_max).unwrap_or(u32::MAX).max(longest));
         let bucket = *buckets.last().expect("there is a bucket");
-        let stack = Stack::load(&device, encoder, half, maxima)?;
+        let stack = Stack::load(&device, plan, half, maxima)?;
         let arena = stack.arena(&device, bucket)?;
         let batch = Array::new(&device, 4 * bucket.words())?;
         let submission = |_| device.submission(bucket.words(), 4 * bucket.sequences as usize);
@@ -182,13 +222,22 @@ impl<D: Device> Cuda<D> {
             for start in (0..tokens).step_by(length) {
                 batch.push((start..tokens.min(start + length)).map(|_| (0, 0)));
             }
-            let mut logits = vec![0.0; batch.len()];
-            self.run_all(&batch, &mut logits)?;
-            if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
-                return Err(LoadError::NonFinite(*logit, self.half.name()));
-            }
+            self.check_finite(&batch)?;
         }
         Ok(self)
+    }
+
+    /// Scores a batch.
+    ///
+    /// # Errors
+    /// [`LoadError`] if a score is not finite.
+    fn check_finite(&mut self, batch: &Packed) -> Result<(), LoadError> {
+        let mut logits = vec![0.0; batch.len()];
+        self.run_all(batch, &mut logits)?;
+        match logits.iter().find(|logit| !logit.is_finite()) {
+            Some(logit) => Err(LoadError::NonFinite(*logit, self.half.name())),
+            None => Ok(()),
+        }
     }
 
     /// The data type of its linear maps, for example `float16`.
@@ -199,26 +248,6 @@ impl<D: Device> Cuda<D> {
     /// The device that it runs on.
     pub fn device(&self) -> &D {
         &self.device
-    }
-
-    /// Refuses a shape that the kernels do not support.
-    ///
-    /// # Errors
-    /// [`LoadError::Shape`].
-    fn check(encoder: &Encoder<'_>) -> Result<(), LoadError> {
-        let head = encoder.head_dim;
-        if head > 64 {
-            return Err(LoadError::Shape(format!(
-                "the model's head size is {head}; the GPU kernels support at most 64"
-            )));
-        }
-        let hidden = encoder.plan.hidden();
-        if hidden > STRIDE_MAX {
-            return Err(LoadError::Shape(format!(
-                "the model's hidden size is {hidden}; the GPU kernels support at most {STRIDE_MAX}"
-            )));
-        }
-        Ok(())
     }
 
     /// Scores a batch and waits for it.

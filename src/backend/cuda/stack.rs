@@ -1,53 +1,115 @@
-//! An encoder's weights on a device, its activation buffers, and its forward.
+//! A model's weights on a device, and its forward.
 
-use crate::backend::layout::{Width, join, pad};
-use crate::backend::lower::Encoder;
-use crate::model;
+use super::arena::{Arena, Sizes};
+use super::load::Loader;
+use crate::backend::lower::LastLayer;
+use crate::model::{Plan, Pool};
 use crate::ops::cuda::{
-    Array, Bucket, Device, DeviceError, Embeddings, Half, Head, Launcher, Linear, Norm, Quantised, Rows,
-    Scales, e4m3,
+    Array, Bucket, Device, DeviceError, Embeddings, Half, Head, Launcher, Linear, Mixing, Norm, Rotation,
+    Rows, Scoring,
 };
-use crate::ops::{Dense, Gelu, Heads};
-use std::f32::consts::LOG2_E;
+use crate::ops::{Activation, Gelu};
 
-/// An encoder on a device.
+/// A model on a device.
 pub(super) struct Stack<D: Device> {
-    widths: Widths,
-    gelu: Gelu,
-    embeddings: Embeddings<D>,
-    embedding_norm: Norm<D>,
-    /// All layers but the last.
-    full: Vec<(Linear<D>, AfterAttention<D>)>,
-    last: LastLayer<D>,
-    head: Head<D>,
+    pub sizes: Sizes,
+    pub embeddings: Embeddings<D>,
+    pub embedding_norm: Option<Norm<D>>,
+    /// Cosines and sines of places, one pair for each base of rotary positions: `[places, size / 2]` f32.
+    pub angles: Vec<[Array<D>; 2]>,
+    pub places: usize,
+    /// All layers whose attention is computed for all tokens.
+    pub layers: Vec<(Mixer<D>, Rest<D>)>,
+    pub last: Last<D>,
+    pub pool: Pool,
+    pub final_norm: Option<Norm<D>>,
+    pub head: Reading<D>,
 }
 
-/// Row widths, with padding.
+/// What comes before a layer's attention.
+pub(super) struct Mixer<D: Device> {
+    /// Of the states, where the layer norms its input.
+    pub norm: Option<Norm<D>>,
+    /// To queries, keys and values.
+    pub projection: Linear<D>,
+    pub rotation: Option<Rotated<D>>,
+    pub mixing: Mixing,
+}
+
+/// What is done to queries and keys.
+pub(super) struct Rotated<D: Device> {
+    /// The place of its angles in the stack.
+    pub angles: usize,
+    /// The gains of norms of queries and keys, and what is added to mean squares.
+    pub norms: Option<([Array<D>; 2], f32)>,
+    pub head_dim: usize,
+}
+
+/// What follows a layer's attention. The maps have no bias; the operation after each map adds it in f32.
+pub(super) struct Rest<D: Device> {
+    pub out: Linear<D>,
+    pub out_bias: Option<Array<D>>,
+    pub norms: RestNorms<D>,
+    /// To the inner activations, or to those and before them to their gate.
+    pub up: Linear<D>,
+    pub up_bias: Option<Array<D>>,
+    pub activation: Inner,
+    /// Of the inner activations.
+    pub width: usize,
+    pub down: Linear<D>,
+    pub down_bias: Option<Array<D>>,
+}
+
+/// The norms that follow a layer's attention.
+pub(super) enum RestNorms<D: Device> {
+    /// After attention, and after the feed-forward part.
+    Post([Norm<D>; 2]),
+    /// Of the feed-forward part's input.
+    Pre(Norm<D>),
+}
+
+/// How a feed-forward part is activated.
 #[derive(Clone, Copy)]
-struct Widths {
-    hidden: usize,
-    heads: Heads,
-    inner: usize,
+pub(super) enum Inner {
+    Plain(Gelu),
+    Gated(Activation),
 }
 
-/// The last layer, computed for first tokens only: keys are absorbed into queries, values applied to mixed states.
-struct LastLayer<D: Device> {
-    query: Linear<D>,
-    key: Linear<D>,
-    value: Linear<D>,
-    rest: AfterAttention<D>,
+/// The last layer.
+pub(super) enum Last<D: Device> {
+    Absorbed(Box<Absorbed<D>>),
+    /// Among the others; what follows its attention is computed for the token that the head reads.
+    One,
+    /// Among the others.
+    Full,
 }
 
-/// The part of a layer after its attention. The maps have no bias; the operation after each map adds it in f32.
-struct AfterAttention<D: Device> {
-    out: Linear<D>,
-    out_bias: Array<D>,
-    attention_norm: Norm<D>,
-    up: Linear<D>,
-    up_bias: Array<D>,
-    down: Linear<D>,
-    down_bias: Array<D>,
-    out_norm: Norm<D>,
+/// A last layer that is computed for first tokens only: keys are absorbed into queries, values applied to mixed states.
+pub(super) struct Absorbed<D: Device> {
+    pub query: Linear<D>,
+    pub key: Linear<D>,
+    pub value: Linear<D>,
+    pub mixing: Mixing,
+    pub rest: Rest<D>,
+}
+
+/// From the row that a head reads to the logit.
+pub(super) enum Reading<D: Device> {
+    Pooled(Head<D>),
+    Scoring(Scoring<D>),
+}
+
+impl<D: Device> Rest<D> {
+    /// Whether it norms the feed-forward part's input into a buffer of its own.
+    pub fn is_pre(&self) -> bool {
+        matches!(self.norms, RestNorms::Pre(_))
+    }
+}
+
+/// What reads a layer's output.
+struct Next<'a, D: Device> {
+    map: Option<&'a Linear<D>>,
+    norm: Option<&'a Norm<D>>,
 }
 
 /// The largest input magnitude of each map of a layer, in order: qkv, attention output, up, down.
@@ -56,124 +118,51 @@ pub(super) type InputMaxima = [f32; 4];
 /// Called with the input of each map of all layers but the last: `[tokens, width]` in the half type, and the width.
 pub(super) type Observe<'a, D> = dyn FnMut(&Array<D>, usize) -> Result<(), DeviceError> + 'a;
 
-/// The activation buffers, sized for the largest bucket and allocated once.
-pub(super) struct Arena<D: Device> {
-    /// `[tokens, hidden]`.
-    states: Array<D>,
-    /// `[tokens, 3 heads]`.
-    qkv: Array<D>,
-    /// `[tokens, heads]`.
-    context: Array<D>,
-    /// `[tokens, hidden]`: the residual branch, added by a layer norm.
-    update: Array<D>,
-    /// `[tokens, inner]`.
-    inner: Array<D>,
-    /// Inputs of the maps that read E4M3.
-    fp8: Option<Fp8Inputs<D>>,
-    /// `[sequences, hidden]`.
-    firsts: Array<D>,
-    /// `[sequences, heads, hidden]` f32.
-    absorbed: Array<D>,
-    /// `[sequences, heads, hidden]`.
-    mixed: Array<D>,
-    /// `[sequences, hidden / 32]` f32: contributions to the logits by 32 pooler outputs each.
-    parts: Array<D>,
-    /// `[sequences]` f32.
-    pub logits: Array<D>,
-}
-
-/// States, contexts and inner activations in E4M3, shaped as in [`Arena`].
-struct Fp8Inputs<D: Device> {
-    states: Array<D>,
-    context: Array<D>,
-    inner: Array<D>,
-}
-
-/// Copies a model's parts to a device.
-struct Loader<'a, D> {
-    device: &'a D,
-    half: Half,
-    encoder: &'a Encoder<'a>,
-    hidden: Width,
-    heads: Width,
-    inner: Width,
-}
-
 impl<D: Device> Stack<D> {
-    /// Copies weights to a device. If the input maxima are given, the maps of all layers but the last are in E4M3.
+    /// Copies weights to a device. If the input maxima are given, the maps of all layers but the last are in E4M3; only
+    /// plans with [`crate::backend::has_fp8`] may have them.
     pub fn load(
         device: &D,
-        encoder: &Encoder<'_>,
+        plan: &Plan,
         half: Half,
         maxima: Option<&[InputMaxima]>,
     ) -> Result<Self, DeviceError> {
-        let loader = Loader {
-            device,
-            half,
-            encoder,
-            hidden: Width::plain(encoder.plan.hidden()),
-            heads: Width::heads(encoder.heads, encoder.head_dim),
-            inner: Width::plain(encoder.plan.intermediate()),
+        let mut loader = Loader::new(device, plan, half);
+        let last_layer = LastLayer::on_gpu(plan);
+        let (final_block, others) = plan.blocks.split_last().expect("a model has a layer");
+        let is_absorbed = last_layer == LastLayer::Absorbed;
+        let full = others.iter().chain((!is_absorbed).then_some(final_block)).enumerate();
+        let layers = full.map(|(index, block)| loader.layer(block, maxima.map(|maxima| maxima[index])));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let last = match last_layer {
+            LastLayer::Absorbed => Last::Absorbed(Box::new(loader.absorbed(final_block)?)),
+            LastLayer::One => Last::One,
+            LastLayer::Full => Last::Full,
         };
-        let (last, full) = encoder.plan.blocks.split_last().expect("a model has a layer");
-        let [query, key, value] = loader.projections(last);
-        let full = full.iter().enumerate().map(|(index, layer)| {
-            let maxima = maxima.map(|maxima| maxima[index]);
-            let qkv = join(loader.projections(layer));
-            let bias = Some(loader.halves(&qkv.bias)?);
-            let qkv = Linear { bias, ..loader.map(&qkv, maxima.map(|[qkv, ..]| qkv))? };
-            Ok((qkv, loader.after_attention(layer, maxima)?))
-        });
-        Ok(Self {
-            widths: Widths {
-                hidden: loader.hidden.padded(),
-                heads: loader.heads.as_heads(),
-                inner: loader.inner.padded(),
-            },
-            gelu: encoder.gelu,
+        let mut stack = Self {
+            sizes: Sizes::default(),
             embeddings: loader.embeddings()?,
-            embedding_norm: loader.norm(encoder.embedding_norm)?,
-            full: full.collect::<Result<_, DeviceError>>()?,
-            last: LastLayer {
-                query: loader.biased(&query)?,
-                key: loader.unbiased(&key)?,
-                value: loader.unbiased(&value)?,
-                rest: loader.after_attention(last, None)?,
-            },
+            embedding_norm: plan.embed.norm.as_ref().map(|norm| loader.norm(norm)).transpose()?,
+            layers,
+            last,
+            pool: plan.head.at,
+            final_norm: plan.final_norm.as_ref().map(|norm| loader.norm(norm)).transpose()?,
             head: loader.head()?,
-        })
+            places: plan.tokens_max as usize,
+            angles: loader.angles(),
+        };
+        stack.sizes = Sizes::of(&stack);
+        Ok(stack)
     }
 
     /// Whether its maps are in E4M3.
     pub fn is_fp8(&self) -> bool {
-        self.full.first().is_some_and(|(qkv, _)| qkv.scales.is_some())
+        self.layers.first().is_some_and(|(mixer, _)| mixer.projection.scales.is_some())
     }
 
     /// Buffers for batches up to this bucket.
     pub fn arena(&self, device: &D, largest: Bucket) -> Result<Arena<D>, DeviceError> {
-        let (tokens, sequences) = (largest.tokens as usize, largest.sequences as usize);
-        let Widths { hidden, heads, inner, .. } = self.widths;
-        let halves = |count: usize| Array::new(device, 2 * count);
-        let fp8_inputs = || -> Result<Fp8Inputs<D>, DeviceError> {
-            Ok(Fp8Inputs {
-                states: Array::new(device, tokens * hidden)?,
-                context: Array::new(device, tokens * heads.width())?,
-                inner: Array::new(device, tokens * inner)?,
-            })
-        };
-        Ok(Arena {
-            fp8: self.is_fp8().then(fp8_inputs).transpose()?,
-            states: halves(tokens * hidden)?,
-            qkv: halves(tokens * 3 * heads.width())?,
-            context: halves(tokens * heads.width())?,
-            update: halves(tokens * hidden)?,
-            inner: halves(tokens * inner)?,
-            firsts: halves(sequences * hidden)?,
-            absorbed: Array::new(device, 4 * sequences * heads.count * hidden)?,
-            mixed: halves(sequences * heads.count * hidden)?,
-            parts: Array::new(device, sequences * hidden / 8)?,
-            logits: Array::new(device, 4 * sequences)?,
-        })
+        Arena::new(device, self.sizes, self.is_fp8(), largest)
     }
 
     /// Queues the forward of the launcher's batch into the arena's logits. `observe` is called with each map's input once
@@ -184,209 +173,160 @@ impl<D: Device> Stack<D> {
         arena: &Arena<D>,
         observe: &mut Observe<'_, D>,
     ) -> Result<(), DeviceError> {
-        let Arena { states, qkv, context, firsts, absorbed, mixed, parts, logits, .. } = arena;
-        let Widths { hidden, heads, .. } = self.widths;
-        let first = arena.quantised(self.full.first().map(|(projection, _)| projection), |fp8| &fp8.states);
-        launcher.embed(&self.embeddings, &self.embedding_norm, states, first.as_ref())?;
-        for (index, (projection, rest)) in self.full.iter().enumerate() {
-            observe(states, hidden)?;
-            launcher.linear(
-                Rows::Tokens,
-                projection,
-                arena.input(projection, states, |fp8| &fp8.states),
-                qkv,
-            )?;
-            let quantised = arena.quantised(Some(&rest.out), |fp8| &fp8.context);
-            launcher.attention(qkv, context, heads, quantised.as_ref())?;
-            observe(context, heads.width())?;
-            let next = self.full.get(index + 1).map(|(projection, _)| projection);
-            self.after_attention((launcher, Rows::Tokens), (rest, next), arena, observe)?;
+        let Arena { states, qkv, context, read, .. } = arena;
+        let hidden = self.sizes.hidden;
+        let first = self.layers.first();
+        let quantised = arena.quantised(first.map(|(mixer, _)| &mixer.projection), |fp8| &fp8.states);
+        launcher.embed(&self.embeddings, self.embedding_norm.as_ref(), states, quantised.as_ref())?;
+        if let Some(norm) = first.and_then(|(mixer, _)| mixer.norm.as_ref()) {
+            launcher.add_and_norm(Rows::Tokens, (states, hidden), None, Some((norm, arena.normed())))?;
         }
-        let LastLayer { query, key, value, rest } = &self.last;
-        // The queries of first tokens reuse the qkv buffer.
-        launcher.first_rows(states, hidden, firsts)?;
-        launcher.linear(Rows::Sequences, query, firsts, qkv)?;
-        launcher.absorb_keys(qkv, key, absorbed, heads)?;
-        launcher.first_token((absorbed, states), mixed, (heads.count, hidden))?;
-        launcher.apply_values(mixed, value, context, heads)?;
-        self.after_attention((launcher, Rows::Sequences), (rest, None), arena, &mut |_, _| Ok(()))?;
-        launcher.head(firsts, &self.head, parts, logits)
+        for (index, (mixer, rest)) in self.layers.iter().enumerate() {
+            let Mixer { norm, projection, rotation, mixing } = mixer;
+            let input = if norm.is_some() { arena.normed() } else { states };
+            observe(input, hidden)?;
+            let input = arena.input(projection, input, |fp8| &fp8.states);
+            launcher.linear(Rows::Tokens, projection, input, qkv)?;
+            if let Some(rotated) = rotation {
+                launcher.rotate(qkv, *mixing, &self.rotation(rotated))?;
+            }
+            let quantised = arena.quantised(Some(&rest.out), |fp8| &fp8.context);
+            launcher.attention(qkv, context, *mixing, quantised.as_ref())?;
+            let width = mixing.heads.width();
+            let is_last = index + 1 == self.layers.len();
+            let next = self.next(index);
+            if is_last && matches!(self.last, Last::One) {
+                // The contexts that are read take the place of queries, keys and values.
+                self.pick(launcher, context, width, qkv)?;
+                self.pick(launcher, states, hidden, read)?;
+                self.rest((launcher, Rows::Sequences), (rest, qkv), &next, arena, &mut |_, _| Ok(()))?;
+            } else {
+                observe(context, width)?;
+                self.rest((launcher, Rows::Tokens), (rest, context), &next, arena, observe)?;
+            }
+        }
+        if let Last::Absorbed(absorbed_layer) = &self.last {
+            let Absorbed { query, key, value, mixing, rest } = &**absorbed_layer;
+            // The queries of first tokens take the place of queries, keys and values.
+            let [absorbed, mixed] = arena.absorbed();
+            launcher.first_rows(states, hidden, read)?;
+            launcher.linear(Rows::Sequences, query, read, qkv)?;
+            launcher.absorb_keys(qkv, key, absorbed, mixing.heads)?;
+            launcher.first_token((absorbed, states), mixed, (mixing.heads.count, hidden))?;
+            launcher.apply_values(mixed, value, context, mixing.heads)?;
+            let next = Next { map: None, norm: self.final_norm.as_ref() };
+            self.rest((launcher, Rows::Sequences), (rest, context), &next, arena, &mut |_, _| Ok(()))?;
+        }
+        let is_normed = self.final_norm.is_some();
+        let rows = match self.last {
+            Last::Full => {
+                launcher.mean_rows(if is_normed { arena.normed() } else { states }, hidden, read)?;
+                read
+            }
+            Last::One | Last::Absorbed(_) if is_normed => arena.normed(),
+            Last::One | Last::Absorbed(_) => read,
+        };
+        match &self.head {
+            Reading::Pooled(head) => launcher.head(rows, head, arena.head(), &arena.logits),
+            Reading::Scoring(head) => {
+                let mapped = head.dense.as_ref().map(|_| arena.head());
+                launcher.score(rows, head, mapped, &arena.logits)
+            }
+        }
     }
 
-    /// From contexts to the layer's output, for all tokens or the first ones. `next` is the map that reads the output.
-    fn after_attention(
+    /// What reads the output of a layer that is computed for all tokens.
+    fn next(&self, index: usize) -> Next<'_, D> {
+        match (self.layers.get(index + 1), &self.last) {
+            (Some((mixer, _)), _) => Next { map: Some(&mixer.projection), norm: mixer.norm.as_ref() },
+            (None, Last::Absorbed(_)) => Next { map: None, norm: None },
+            (None, Last::One | Last::Full) => Next { map: None, norm: self.final_norm.as_ref() },
+        }
+    }
+
+    fn rotation<'a>(&'a self, rotated: &'a Rotated<D>) -> Rotation<'a, D> {
+        let Rotated { angles, norms, head_dim } = rotated;
+        Rotation {
+            angles: self.angles[*angles].each_ref(),
+            places: self.places,
+            norms: norms.as_ref().map(|(gains, epsilon)| (gains, *epsilon)),
+            head_dim: *head_dim,
+        }
+    }
+
+    /// Copies the rows of the tokens that the head reads.
+    fn pick(
+        &self,
+        launcher: &Launcher<'_, D>,
+        from: &Array<D>,
+        width: usize,
+        to: &Array<D>,
+    ) -> Result<(), DeviceError> {
+        match self.pool {
+            Pool::First => launcher.first_rows(from, width, to),
+            Pool::Last => launcher.last_rows(from, width, to),
+            Pool::Mean => unreachable!("a head that reads the mean needs all rows"),
+        }
+    }
+
+    /// From contexts to the layer's output, for all tokens or those that are read.
+    fn rest(
         &self,
         (launcher, rows): (&Launcher<'_, D>, Rows),
-        (rest, next): (&AfterAttention<D>, Option<&Linear<D>>),
+        (rest, context): (&Rest<D>, &Array<D>),
+        next: &Next<'_, D>,
         arena: &Arena<D>,
         observe: &mut Observe<'_, D>,
     ) -> Result<(), DeviceError> {
-        let Arena { context, update, inner, .. } = arena;
-        let AfterAttention { out, up, down, .. } = rest;
-        let states = if rows == Rows::Tokens { &arena.states } else { &arena.firsts };
+        let Arena { update, inner, .. } = arena;
+        let Rest { out, norms, up, down, width, .. } = rest;
+        let hidden = self.sizes.hidden;
+        let states = if rows == Rows::Tokens { &arena.states } else { &arena.read };
+        let out_bias = rest.out_bias.as_ref();
         launcher.linear(rows, out, arena.input(out, context, |fp8| &fp8.context), update)?;
-        let quantised = arena.quantised(Some(up), |fp8| &fp8.states);
-        let norm = &rest.attention_norm;
-        launcher.add_layer_norm(rows, (states, update), &rest.out_bias, norm, quantised.as_ref())?;
-        observe(states, self.widths.hidden)?;
-        launcher.linear(rows, up, arena.input(up, states, |fp8| &fp8.states), inner)?;
-        let quantised = arena.quantised(Some(down), |fp8| &fp8.inner);
-        let width = self.widths.inner;
-        launcher.gelu(rows, inner, (&rest.up_bias, width), self.gelu, quantised.as_ref())?;
-        observe(inner, width)?;
+        let input = match norms {
+            RestNorms::Post([norm, _]) => {
+                let quantised = arena.quantised(Some(up), |fp8| &fp8.states);
+                launcher.add_layer_norm(rows, (states, update), out_bias, norm, quantised.as_ref())?;
+                states
+            }
+            RestNorms::Pre(norm) => {
+                let normed = arena.normed();
+                let update = Some((update, out_bias));
+                launcher.add_and_norm(rows, (states, hidden), update, Some((norm, normed)))?;
+                normed
+            }
+        };
+        observe(input, hidden)?;
+        let input = arena.input(up, input, |fp8| &fp8.states);
+        let up_bias = rest.up_bias.as_ref();
+        match rest.activation {
+            Inner::Plain(gelu) => {
+                launcher.linear(rows, up, input, inner)?;
+                let quantised = arena.quantised(Some(down), |fp8| &fp8.inner);
+                launcher.gelu(rows, inner, (up_bias, *width), gelu, quantised.as_ref())?;
+            }
+            Inner::Gated(activation) => {
+                launcher.linear(rows, up, input, arena.both())?;
+                launcher.gate(rows, (arena.both(), up_bias), activation, (inner, *width))?;
+            }
+        }
+        observe(inner, *width)?;
         launcher.linear(rows, down, arena.input(down, inner, |fp8| &fp8.inner), update)?;
-        let quantised = arena.quantised(next, |fp8| &fp8.states);
-        let norm = &rest.out_norm;
-        launcher.add_layer_norm(rows, (states, update), &rest.down_bias, norm, quantised.as_ref())
-    }
-}
-
-impl<D: Device> Arena<D> {
-    /// The buffer that a map reads: its input in the half type or in E4M3.
-    fn input<'a>(
-        &'a self,
-        map: &Linear<D>,
-        halves: &'a Array<D>,
-        select: impl Fn(&'a Fp8Inputs<D>) -> &'a Array<D>,
-    ) -> &'a Array<D> {
-        self.fp8.as_ref().filter(|_| map.scales.is_some()).map_or(halves, select)
-    }
-
-    /// The E4M3 output for a map's input, if the map reads E4M3.
-    fn quantised<'a>(
-        &'a self,
-        map: Option<&'a Linear<D>>,
-        select: impl Fn(&'a Fp8Inputs<D>) -> &'a Array<D>,
-    ) -> Option<Quantised<'a, D>> {
-        let factor = &map?.scales.as_ref()?.factor;
-        Some(Quantised { to: select(self.fp8.as_ref()?), factor })
-    }
-}
-
-impl<D: Device> Loader<'_, D> {
-    /// The maps to queries, keys and values. Queries are scaled for a softmax in powers of two. The key bias is dropped: it
-    /// adds the same to all scores of a query. The value bias is dropped here and folded into the output map
-    /// (`after_attention`).
-    fn projections(&self, block: &model::Block) -> [Dense; 3] {
-        let model::Attention { head_dim, query, key, value, .. } = &block.attention;
-        let scale = LOG2_E / (*head_dim as f32).sqrt();
-        [(query, scale, 1.0), (key, 1.0, 0.0), (value, 1.0, 0.0)].map(|(map, factor, keep)| {
-            let mut map = pad(map, self.heads, self.hidden, factor);
-            map.bias.iter_mut().for_each(|bias| *bias *= keep);
-            map
-        })
-    }
-
-    fn after_attention(
-        &self,
-        block: &model::Block,
-        maxima: Option<InputMaxima>,
-    ) -> Result<AfterAttention<D>, DeviceError> {
-        let model::Block { attention, feed_forward, attention_norm, feed_forward_norm, .. } = block;
-        let attention_norm = attention_norm.as_ref().expect("a post-norm layer has both norms");
-        let mut out = pad(&attention.out, self.hidden, self.heads, 1.0);
-        // Softmax weights sum to one, so the value bias passes through attention unchanged.
-        let value = pad(&attention.value, self.heads, self.hidden, 1.0).bias;
-        for (bias, row) in out.bias.iter_mut().zip(out.weight.chunks_exact(out.inputs)) {
-            *bias += row.iter().zip(&value).map(|(weight, value)| weight * value).sum::<f32>();
-        }
-        let up = pad(&feed_forward.up, self.inner, self.hidden, 1.0);
-        let down = pad(&feed_forward.down, self.hidden, self.inner, 1.0);
-        Ok(AfterAttention {
-            out: self.map(&out, maxima.map(|[_, out, _, _]| out))?,
-            out_bias: self.floats(&out.bias)?,
-            attention_norm: self.norm(attention_norm)?,
-            up: self.map(&up, maxima.map(|[_, _, up, _]| up))?,
-            up_bias: self.floats(&up.bias)?,
-            down: self.map(&down, maxima.map(|[.., down]| down))?,
-            down_bias: self.floats(&down.bias)?,
-            out_norm: self.norm(feed_forward_norm)?,
-        })
-    }
-
-    fn embeddings(&self) -> Result<Embeddings<D>, DeviceError> {
-        let Encoder { plan, positions, types, .. } = *self.encoder;
-        let (hidden, stride) = (plan.hidden(), self.hidden.padded());
-        let table = |table: &model::Tensor| {
-            let mut padded = vec![0.0; table.shape[0] * stride];
-            for (to, from) in padded.chunks_exact_mut(stride).zip(table.values().chunks_exact(hidden)) {
-                to[..hidden].copy_from_slice(from);
+        let down_bias = rest.down_bias.as_ref();
+        let norm = next.norm.map(|norm| (norm, arena.normed()));
+        match norms {
+            RestNorms::Post([_, own]) => {
+                let quantised = arena.quantised(next.map, |fp8| &fp8.states);
+                launcher.add_layer_norm(rows, (states, update), down_bias, own, quantised.as_ref())?;
+                match norm {
+                    Some(norm) => launcher.add_and_norm(rows, (states, hidden), None, Some(norm)),
+                    None => Ok(()),
+                }
             }
-            self.halves(&padded)
-        };
-        Ok(Embeddings {
-            words: table(&plan.embed.words)?,
-            positions: table(&positions.table)?,
-            types: table(types)?,
-            position_offset: positions.offset as u32,
-            rows: [plan.vocabulary(), positions.table.shape[0], types.shape[0]],
-        })
-    }
-
-    fn head(&self) -> Result<Head<D>, DeviceError> {
-        let Encoder { pooler, classifier, .. } = *self.encoder;
-        let pooler = pad(pooler, self.hidden, self.hidden, 1.0);
-        let stride = pooler.inputs;
-        let turned: Vec<f32> = (0..stride * stride)
-            .map(|place| pooler.weight[place % stride * stride + place / stride])
-            .collect();
-        Ok(Head {
-            pooler: self.floats(&turned)?,
-            pooler_bias: self.floats(&pooler.bias)?,
-            classifier: self.padded(&classifier.weight.values())?,
-            classifier_bias: classifier.bias_values()[0],
-            stride: self.hidden.padded(),
-        })
-    }
-
-    fn norm(&self, norm: &model::Norm) -> Result<Norm<D>, DeviceError> {
-        Ok(Norm {
-            gain: self.padded(&norm.gain.values())?,
-            bias: self.padded(&norm.bias_values())?,
-            epsilon: norm.eps as f32,
-            hidden: self.encoder.plan.hidden(),
-            stride: self.hidden.padded(),
-        })
-    }
-
-    fn biased(&self, map: &Dense) -> Result<Linear<D>, DeviceError> {
-        Ok(Linear { bias: Some(self.halves(&map.bias)?), ..self.unbiased(map)? })
-    }
-
-    fn unbiased(&self, map: &Dense) -> Result<Linear<D>, DeviceError> {
-        self.map(map, None)
-    }
-
-    /// A map without its bias; in E4M3 if the largest input magnitude is given.
-    fn map(&self, map: &Dense, largest: Option<f32>) -> Result<Linear<D>, DeviceError> {
-        let (weight, scales) = match largest {
-            None => (self.halves(&map.weight)?, None),
-            Some(largest_input) => {
-                let (bytes, largest_weight) = e4m3(&map.weight);
-                let scales = Scales::new(self.device, largest_input, largest_weight)?;
-                (Array::of_bytes(self.device, &bytes)?, Some(scales))
+            RestNorms::Pre(_) => {
+                launcher.add_and_norm(rows, (states, hidden), Some((update, down_bias)), norm)
             }
-        };
-        Ok(Linear { weight, scales, bias: None, outputs: map.outputs, inputs: map.inputs })
-    }
-
-    /// `[hidden]` values, padded with zeros.
-    fn padded(&self, values: &[f32]) -> Result<Array<D>, DeviceError> {
-        let mut padded = values.to_vec();
-        padded.resize(self.hidden.padded(), 0.0);
-        self.floats(&padded)
-    }
-
-    fn floats(&self, values: &[f32]) -> Result<Array<D>, DeviceError> {
-        Array::of_floats(self.device, values)
-    }
-
-    fn halves(&self, values: &[f32]) -> Result<Array<D>, DeviceError> {
-        let max = self.half.max();
-        if let Some(value) = values.iter().find(|value| value.abs() > max) {
-            let half = self.half.name();
-            return Err(DeviceError::Failed(format!("a weight of {value} is too large for {half}")));
         }
-        Array::of_halves(self.device, self.half, values)
     }
 }

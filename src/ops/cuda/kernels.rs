@@ -7,17 +7,22 @@ use super::{Argument, Half};
 use std::marker::PhantomData;
 
 const BASE: &str = include_str!("../../../kernels/base.cuh");
+const LAYER_NORM_FILE: &str = include_str!("../../../kernels/layer_norm.cu");
+const ROWS_FILE: &str = include_str!("../../../kernels/rows.cu");
 const ATTENTION: &str = include_str!("../../../kernels/attention.cu");
 const FIRST_TOKEN_FILE: &str = include_str!("../../../kernels/first_token.cu");
 const HEAD_FILE: &str = include_str!("../../../kernels/head.cu");
 
 /// The source of all kernels, in the order of `kernels/kernels.cu`.
 #[cfg(any(test, all(feature = "cuda", not(podium_fatbin))))]
-pub(super) const SOURCES: [&str; 7] = [
+pub(super) const SOURCES: [&str; 10] = [
     BASE,
-    include_str!("../../../kernels/layer_norm.cu"),
+    LAYER_NORM_FILE,
     include_str!("../../../kernels/embed.cu"),
+    ROWS_FILE,
     include_str!("../../../kernels/gelu.cu"),
+    include_str!("../../../kernels/gate.cu"),
+    include_str!("../../../kernels/rotate.cu"),
     ATTENTION,
     FIRST_TOKEN_FILE,
     HEAD_FILE,
@@ -39,7 +44,21 @@ pub(super) const ASKED_PAD: u32 = constant(FIRST_TOKEN_FILE, "ASKED_PAD");
 pub(super) const POOL_THREADS: u32 = constant(HEAD_FILE, "POOL_THREADS");
 /// Sequences of a block of `pool`.
 pub(super) const POOLED: u32 = constant(HEAD_FILE, "POOLED");
-/// The widest row that the kernels hold, in values.
+/// Threads of a block of a kernel whose teams are warps or blocks (`layer_norm.cu`).
+pub(super) const NORM_THREADS: u32 = constant(LAYER_NORM_FILE, "NORM_THREADS");
+/// The widest row whose team is a warp, in values.
+pub(super) const WARP_ROW_MAX: u32 = constant(LAYER_NORM_FILE, "WARP_ROW_MAX");
+/// The widest head whose attention has its shared memory without asking for it.
+pub(super) const STATIC_HEAD_MAX: usize = constant(ATTENTION, "STATIC_HEAD_MAX") as usize;
+/// Threads of a block of `mean_rows`.
+pub(super) const MEAN_THREADS: u32 = constant(ROWS_FILE, "MEAN_THREADS");
+/// Columns of a block of `mean_rows`.
+pub(super) const MEAN_COLUMNS: u32 = constant(ROWS_FILE, "MEAN_COLUMNS");
+/// The widest row of states that the kernels read, in values.
+pub const ROW_MAX: usize = constant(LAYER_NORM_FILE, "ROW_MAX") as usize;
+/// The widest head that attention has kernels for, in values.
+pub const HEAD_MAX: usize = 128;
+/// The widest row that `first_token` and `pool` read, in values.
 pub const STRIDE_MAX: usize = constant(FIRST_TOKEN_FILE, "STRIDE_MAX") as usize;
 
 /// Defines, for each set of parameters, a struct with its kernels; and the list of all kernels.
@@ -110,9 +129,13 @@ kernels! {
         /// `embed.cu`.
         EMBED: Embed = "embed",
     }
-    FirstRows { batch: Batch, states: Halves, stride: u32, firsts: Halves } of {
-        /// `embed.cu`.
+    ReadRows { batch: Batch, rows: Halves, stride: u32, read: Halves } of {
+        /// `rows.cu`.
         FIRST_ROWS: FirstRows = "first_rows",
+        /// `rows.cu`.
+        LAST_ROWS: LastRows = "last_rows",
+        /// `rows.cu`.
+        MEAN_ROWS: MeanRows = "mean_rows",
     }
     AddLayerNorm {
         count: Words, states: Halves, update: Halves, update_bias: Floats, norm: NormParameters, quantised: E4m3s,
@@ -120,22 +143,61 @@ kernels! {
         /// `layer_norm.cu`.
         ADD_LAYER_NORM: AddLayerNorm = "add_layer_norm",
     }
+    AddAndNorm {
+        count: Words, states: Halves, update: Halves, update_bias: Floats, norm: NormParameters, normed: Halves,
+    } of {
+        /// `layer_norm.cu`.
+        ADD_AND_NORM: AddAndNorm = "add_and_norm",
+    }
     Gelu { count: Words, x: Halves, bias: Floats, width: u32, is_tanh: u32, quantised: E4m3s } of {
         /// `gelu.cu`.
         GELU: Gelu = "gelu",
     }
-    Attention { batch: Batch, qkv: Halves, context: Halves, heads: u32, quantised: E4m3s } of {
+    Gate { count: Words, both: Halves, bias: Floats, width: u32, activation: u32, inner: Halves } of {
+        /// `gate.cu`.
+        GATE: Gate = "gate",
+    }
+    Rotate {
+        batch: Batch, qkv: Halves, cosines: Floats, sines: Floats, query_gain: Floats, key_gain: Floats, epsilon: f32,
+        head_dim: u32, heads: u32, kv_heads: u32,
+    } of {
+        /// `rotate.cu`, heads of 32.
+        ROTATE_32: Rotate32 = "rotate_32",
+        /// `rotate.cu`, heads of 64.
+        ROTATE_64: Rotate64 = "rotate_64",
+        /// `rotate.cu`, heads of 96.
+        ROTATE_96: Rotate96 = "rotate_96",
+        /// `rotate.cu`, heads of 128.
+        ROTATE_128: Rotate128 = "rotate_128",
+    }
+    Attention { batch: Batch, qkv: Halves, context: Halves, heads: u32, kv_heads: u32, quantised: E4m3s } of {
         /// `attention.cu`, heads of 32.
         ATTENTION_32: Attention32 = "attention_32",
         /// `attention.cu`, heads of 64.
         ATTENTION_64: Attention64 = "attention_64",
+        /// `attention.cu`, heads of 96.
+        ATTENTION_96: Attention96 = "attention_96",
+        /// `attention.cu`, heads of 128.
+        ATTENTION_128: Attention128 = "attention_128",
+    }
+    BandedAttention {
+        batch: Batch, qkv: Halves, context: Halves, heads: u32, kv_heads: u32, before: u32, after: u32,
+    } of {
+        /// `attention.cu`, heads of 32 that see a band of keys.
+        BANDED_32: Banded32 = "attention_banded_32",
+        /// `attention.cu`, heads of 64 that see a band of keys.
+        BANDED_64: Banded64 = "attention_banded_64",
+        /// `attention.cu`, heads of 96 that see a band of keys.
+        BANDED_96: Banded96 = "attention_banded_96",
+        /// `attention.cu`, heads of 128 that see a band of keys.
+        BANDED_128: Banded128 = "attention_banded_128",
     }
     FirstToken { batch: Batch, absorbed: Floats, states: Halves, mixed: Halves, heads: u32, stride: u32 } of {
         /// `first_token.cu`.
         FIRST_TOKEN: FirstToken = "first_token",
     }
     Pool {
-        batch: Batch, firsts: Halves, pooler: Floats, pooler_bias: Floats, classifier: Floats, stride: u32,
+        batch: Batch, rows: Halves, pooler: Floats, pooler_bias: Floats, classifier: Floats, stride: u32,
         parts: Floats,
     } of {
         /// `head.cu`.
@@ -144,6 +206,20 @@ kernels! {
     Head { batch: Batch, parts: Floats, count: u32, bias: f32, logits: Floats } of {
         /// `head.cu`.
         HEAD: Head = "head",
+    }
+    Dense {
+        batch: Batch, rows: Halves, weights: Floats, dense_bias: Floats, activation: u32, stride: u32,
+        mapped_rows: Floats,
+    } of {
+        /// `head.cu`.
+        DENSE: Dense = "dense",
+    }
+    Score {
+        batch: Batch, rows: Halves, mapped_rows: Floats, norm: NormParameters, weights: Floats, constant: f32,
+        logits: Floats,
+    } of {
+        /// `head.cu`.
+        SCORE: Score = "score",
     }
 }
 
@@ -191,13 +267,13 @@ macro_rules! parameter {
     };
 }
 
-/// The address of f16 or bf16 values.
-#[derive(Clone, Copy)]
+/// The address of f16 or bf16 values; 0 for none.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Halves(pub u64);
 parameter!(Halves, "T* NAME", |address| [Argument::Address(address.0)]);
 
-/// The address of f32 values.
-#[derive(Clone, Copy)]
+/// The address of f32 values; 0 for none.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Floats(pub u64);
 parameter!(Floats, "float* NAME", |address| [Argument::Address(address.0)]);
 
@@ -226,16 +302,22 @@ pub(super) struct NormParameters {
     pub gain: Floats,
     pub bias: Floats,
     pub epsilon: f32,
+    pub is_rms: u32,
     pub hidden: u32,
     pub stride: u32,
 }
-parameter!(NormParameters, "float* gain, float* bias, float epsilon, u32 hidden, u32 stride", |norm| [
-    Argument::Address(norm.gain.0),
-    Argument::Address(norm.bias.0),
-    Argument::Float(norm.epsilon),
-    Argument::Word(norm.hidden),
-    Argument::Word(norm.stride)
-]);
+parameter!(
+    NormParameters,
+    "float* gain, float* bias, float epsilon, u32 is_rms, u32 hidden, u32 stride",
+    |norm| [
+        Argument::Address(norm.gain.0),
+        Argument::Address(norm.bias.0),
+        Argument::Float(norm.epsilon),
+        Argument::Word(norm.is_rms),
+        Argument::Word(norm.hidden),
+        Argument::Word(norm.stride)
+    ]
+);
 
 /// `Quantised` of `base.cuh`: the addresses of the E4M3 output and of its factor; null for no output.
 #[derive(Default)]
@@ -295,7 +377,7 @@ mod tests {
             let (parameters, _) = rest.split_once(')').expect("parentheses are closed");
             let words: Vec<&str> =
                 parameters.split_whitespace().filter(|word| *word != "\\" && *word != "const").collect();
-            for size in ["32", "64"] {
+            for size in ["32", "64", "96", "128"] {
                 let stem = stem.replace("##D##", size).trim_end_matches('_').to_owned();
                 found.insert(stem, words.join(" "));
             }

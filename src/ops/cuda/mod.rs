@@ -4,7 +4,10 @@
 //! |---|---|
 //! | `words` | the device layout of a batch |
 //! | `kernels` | the kernels of `kernels/`: symbols, parameters, constants |
-//! | `launch` | launches of those kernels, shapes checked |
+//! | `launch` | what launches of those kernels have in common |
+//! | `elementwise` | launches: embeddings, norms, activations |
+//! | `mix` | launches: attention, rotary positions |
+//! | `read` | launches: from states to logits |
 //! | `product` | matrix products, shapes checked |
 //! | `halves` | f16 and bf16 |
 //! | `fp8` | E4M3 and its scales |
@@ -17,25 +20,31 @@
 
 #[cfg(feature = "cuda")]
 mod blas;
+mod elementwise;
 mod fp8;
 mod halves;
 #[cfg(feature = "cuda")]
 mod image;
 mod kernels;
 mod launch;
+mod mix;
 #[cfg(feature = "cuda")]
 mod nvidia;
 mod product;
+mod read;
 mod words;
 
+pub use elementwise::{Embeddings, Table};
 pub use fp8::{E4M3_MAX, Scales, e4m3};
 pub use halves::Half;
-pub use kernels::{Kernel, STRIDE_MAX};
-pub use launch::{Embeddings, Head, Launcher, Norm, Quantised, Rows};
+pub use kernels::{HEAD_MAX, Kernel, ROW_MAX, STRIDE_MAX};
+pub use launch::{Launcher, Norm, Quantised, Rows};
+pub use mix::{Mixing, Rotation};
 #[cfg(feature = "cuda")]
 pub use nvidia::Nvidia;
 pub use product::Linear;
-pub use words::{Bucket, Vocabulary, fill_words};
+pub use read::{Dense, Head, Scoring};
+pub use words::{Bucket, PLACES_MAX, Vocabulary, fill_words};
 
 use crate::base::DeviceNs;
 use std::ffi::c_void;

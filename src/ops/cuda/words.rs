@@ -5,6 +5,9 @@ use super::kernels::TILE;
 /// The header: numbers of tokens, sequences and tiles, and an unused word.
 const HEADER: usize = 4;
 
+/// Most tokens of a sequence: a tile names its sequence's length in 16 bits.
+pub const PLACES_MAX: u32 = u16::MAX as u32;
+
 /// The upper bounds of a batch. All batches of a bucket have the same launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
@@ -63,7 +66,7 @@ pub fn fill_words(
     for (bounds, to_start) in starts.windows(2).zip(&mut *to_starts) {
         let (start, length) = (bounds[0] - first, bounds[1] - bounds[0]);
         assert!((1..=vocabulary.places).contains(&length), "a sequence has places");
-        assert!(length < 1 << 16, "a length has 16 bits");
+        assert!(length <= PLACES_MAX, "a length has 16 bits");
         *to_start = start;
         let tokens = start as usize..(start + length) as usize;
         for ((to_place, &kind), place) in to_places[tokens.clone()].iter_mut().zip(&types[tokens]).zip(0..) {
