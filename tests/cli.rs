@@ -342,10 +342,24 @@ fn a_model_is_shown_with_its_parts_its_prompt_and_its_engine() {
         "golden pairs  6 in golden.json",
         "instruction   a request's `instruction` is ignored: the prompt has no place for one\n",
         "longest pair  512 tokens; a longer one is cut as the server is configured\n",
+        "on a GPU      runs in f16, bf16 or fp8\n",
         "engine        cpu in ",
     ] {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
+    let places = ["deberta_v2", "modernbert_cls"].map(|name| format!("tests/fixtures/encoders/{name}"));
+    let [deberta, modern] = places.each_ref().map(|place| common::root().join(place));
+    let on_gpu = |place: &Path| {
+        let model = small_model();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(place.join(file), model.path().join(file)).unwrap();
+        }
+        let (code, printed, errors) = run(&["models", "inspect", model.path().to_str().unwrap()]);
+        assert_eq!(code, 0, "{errors}");
+        printed.lines().find_map(|line| line.strip_prefix("on a GPU      ")).unwrap().to_owned()
+    };
+    assert_eq!(on_gpu(&deberta), "does not run: its attention has relative positions");
+    assert_eq!(on_gpu(&modern), "runs in f16 or bf16");
     let (code, _, errors) = run(&["models", "inspect", "nowhere"]);
     assert!(code == 64 && errors.contains("there is no directory nowhere"), "{errors}");
 }

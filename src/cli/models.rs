@@ -4,6 +4,7 @@ use super::Failure;
 use super::config::TierConfig;
 use super::place::place;
 use super::pool::find_model;
+use crate::backend::{check_for_gpu, has_fp8};
 use crate::base::Tier;
 use crate::model::{
     Attention, Block, Golden, Head, Model, ModelError, NormKind, Norms, Plan, Pool, Reach, Score,
@@ -41,6 +42,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let tokenizer = model.read_tokenizer().map_err(|error| Failure::usage(format!("{spec}: {error}")))?;
     let mut text = String::new();
     describe(&mut text, &model, golden.as_ref(), &tokenizer);
+    let on_gpu = match check_for_gpu(&model.plan, model.pair_tokens_max) {
+        Ok(()) if has_fp8(&model.plan) => "runs in f16, bf16 or fp8".to_owned(),
+        Ok(()) => "runs in f16 or bf16".to_owned(),
+        Err(reason) => format!("does not run: {reason}"),
+    };
+    line(&mut text, "on a GPU", &on_gpu);
     let engine = match place(Tier::Primary, &TierConfig::new(spec), &Arc::new(model)) {
         Ok(placed) => format!("{} in {} ({})", placed.kind, placed.dtype, placed.dtype_reason),
         Err(why) => format!("none: {why}"),
