@@ -2,7 +2,8 @@
 //!
 //!     cargo bench --bench cuda --features cuda [-- --rounds 50] [--only "f16 L12 H384"]
 //!
-//! Weights are random, because speed does not depend on them. Lengths are lognormal with a mean of 107 tokens. Reported
+//! Models have the shapes of MiniLM, BERT-base, ModernBERT-base and Qwen3-0.6B. Weights are random, because speed does not
+//! depend on them. Lengths are lognormal with a mean of 107 tokens. Reported
 //! are medians of three times: wall time from packed ids to logits on the host, device time by events, and the time
 //! from batch to batch if the next one is queued while one runs. The floor of a batch is its FLOPs (2 per parameter and
 //! token for linear maps, plus attention, `flops`) at the rate of a square product of 8192 in the same half type,
@@ -13,9 +14,9 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use common::{bert, random_batch, random_plan};
-use podium::backend::{Cuda, Scorer};
-use podium::model::Bert;
+use common::{Kind, bert, random_batch, random_plan};
+use podium::backend::{Cuda, Scorer, has_fp8};
+use podium::model::{Plan, Pool, Reach};
 use podium::ops::cuda::{Array, Bucket, DeviceError, Half, Launcher, Linear, Nvidia, Rows};
 use podium::token::Packed;
 use rand_distr::{Distribution, LogNormal};
@@ -44,9 +45,11 @@ fn main() -> Result<(), DeviceError> {
     }
     println!("{}", Nvidia::open(0)?.name()?);
     let models = [
-        ("L2 H128", bert(2, 128, 2, 512)),
-        ("L12 H384", bert(12, 384, 12, 1536)),
-        ("L12 H768", bert(12, 768, 12, 3072)),
+        ("L2 H128", bert(2, 128, 2, 512).plan()),
+        ("L12 H384", bert(12, 384, 12, 1536).plan()),
+        ("L12 H768", bert(12, 768, 12, 3072).plan()),
+        ("ModernBERT", modern_bert()),
+        ("Qwen3", Kind::Qwen3.plan(28, [1024, 16, 128, 3072])),
     ];
     for (precision, half) in [("f16", Half::F16), ("bf16", Half::Bf16), ("fp8", Half::F16)] {
         let peak = peak(half, rounds)?;
@@ -56,7 +59,11 @@ fn main() -> Result<(), DeviceError> {
             if !only.is_none_or(is_wanted) {
                 continue;
             }
-            let plan = random_plan(shape.plan(), 1);
+            if precision == "fp8" && !has_fp8(shape) {
+                println!("    {name}: SKIPPED, it has no fp8");
+                continue;
+            }
+            let plan = random_plan(shape.clone(), 1);
             let largest = SATURATED_TOKENS[SATURATED_TOKENS.len() - 1] as u64;
             let cuda = Cuda::new(Nvidia::open(0)?, &plan, half, largest);
             let mut cuda = cuda.and_then(Cuda::warmed).expect("the model fits");
@@ -78,7 +85,7 @@ fn main() -> Result<(), DeviceError> {
                 let queued = queued(&mut cuda, &packed, rounds);
                 let tokens: usize = batch.iter().sum();
                 println!(
-                    "    {name:<9} {:>4} pairs, {tokens:>5} tokens: {:.3} ms ({:.3} on the device, {:.3} one behind another), {:.0} pairs/s, {:.1}% of the floor",
+                    "    {name:<10} {:>4} pairs, {tokens:>5} tokens: {:.3} ms ({:.3} on the device, {:.3} one behind another), {:.0} pairs/s, {:.1}% of the floor",
                     batch.len(),
                     time * 1e3,
                     device * 1e3,
@@ -105,12 +112,28 @@ fn lengths(count: usize, tokens_max: usize) -> Vec<usize> {
         .collect()
 }
 
+/// ModernBERT-base: every third layer sees all tokens, the others 64 to either side.
+fn modern_bert() -> Plan {
+    let mut plan = Kind::ModernBert(Pool::First).plan(22, [768, 12, 64, 1152]);
+    let windows = plan.blocks.iter_mut().filter(|block| block.attention.reach != Reach::All);
+    windows.for_each(|block| block.attention.reach = Reach::Window(64));
+    plan
+}
+
 /// FLOPs of a whole forward; the last layer counts as all others.
-fn flops(shape: &Bert, lengths: &[usize]) -> f64 {
-    let (hidden, inner) = (shape.hidden as f64, shape.intermediate as f64);
+fn flops(shape: &Plan, lengths: &[usize]) -> f64 {
     let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
-    let squares: f64 = lengths.iter().map(|&length| (length as f64).powi(2)).sum();
-    shape.layers as f64 * (2.0 * (4.0 * hidden + 2.0 * inner) * hidden * tokens + 4.0 * hidden * squares)
+    let seen = |reach: Reach| -> f64 {
+        let keys =
+            |length: usize| (0..length).map(|query| reach.keys(query, length).len() as f64).sum::<f64>();
+        lengths.iter().map(|&length| keys(length)).sum()
+    };
+    let layers = shape.blocks.iter().map(|block| {
+        let maps: f64 = block.maps().map(|map| 2.0 * (map.outputs() * map.inputs()) as f64).sum();
+        let attention = &block.attention;
+        maps * tokens + 4.0 * (attention.heads * attention.head_dim) as f64 * seen(attention.reach)
+    });
+    layers.sum()
 }
 
 /// Seconds of a batch from ids to logits, and the device's part; medians.
