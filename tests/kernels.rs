@@ -849,6 +849,18 @@ fn every_kind_of_layer_and_head_scores_as_in_the_reference() {
 }
 
 #[test]
+fn states_too_wide_to_absorb_keys_score_as_in_the_reference() {
+    let mut plan = random_plan(bert(1, 1056, 11, 64).plan(), 3);
+    plan.tokens_max = 16;
+    let batch = random_batch(&[1, 3, 16], 3);
+    let exact = Forward::new(&plan).unwrap().logits(&batch).unwrap();
+    on_every_device!(|device| {
+        let error = largest_error(&score(&mut engine(device, &plan, Half::F16, 1), &batch), &exact);
+        assert!(error < 0.01, "{error}");
+    });
+}
+
+#[test]
 fn warming_runs_every_bucket() {
     let Some(mut shim) = Shim::here() else { return };
     shim.replayed = Arc::default();
