@@ -238,7 +238,7 @@ fn the_example_configuration_has_every_key() {
     ];
     for (path, name) in [
         ("src/cli/config.rs", "Config"),
-        ("src/cli/config.rs", "TierConfig"),
+        ("src/cli/tier.rs", "TierConfig"),
         ("src/cli/config.rs", "TenantEntry"),
         ("src/wire/settings.rs", "Settings"),
         ("src/wire/select.rs", "Pins"),

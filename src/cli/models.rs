@@ -1,9 +1,9 @@
 //! `podium models`: what a model is, before it is served.
 
 use super::Failure;
-use super::config::TierConfig;
 use super::place::place;
 use super::pool::find_model;
+use super::tier::TierConfig;
 use crate::base::Tier;
 use crate::model::{
     Attention, Block, Golden, Head, Model, ModelError, NormKind, Norms, Plan, Pool, Reach, Score,

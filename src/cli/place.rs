@@ -1,7 +1,7 @@
 //! Chooses the engine of a tier on this machine.
 
-use super::config::{EngineKind, TierConfig};
 use super::memory;
+use super::tier::{EngineKind, TierConfig};
 use crate::backend::{Cpu, CpuModel, Precision, Reference, Unsupported};
 use crate::base::Tier;
 use crate::engine::MakeScorer;

@@ -1,6 +1,7 @@
 //! `podium serve`: starts a server from its configuration, and ends it.
 
-use super::config::{Config, TierConfig};
+use super::config::Config;
+use super::tier::TierConfig;
 use super::{Failure, pool};
 use crate::backend::Precision;
 use crate::base::{TenantId, Tier};
