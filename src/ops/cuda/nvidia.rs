@@ -143,7 +143,6 @@ impl Nvidia {
             up: RefCell::new((up, false)),
             down: RefCell::new(down),
             memory_bytes: Cell::new(WORKSPACE_BYTES as u64),
-            // C's characters are signed on x86 and unsigned on Arm.
             monitor: monitor(&context.uuid().map_err(failed)?.bytes.map(|byte| byte.to_ne_bytes()[0])),
             stream,
             context,

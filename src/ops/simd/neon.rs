@@ -315,6 +315,7 @@ impl<L: Level> Simd for Quad<L> {
 impl<L: HasBf16> SimdBf16 for Quad<L> {
     #[inline(always)]
     fn dot_bf16(self, mut c: float32x4_t, a: FirstLane, b: uint32x4_t) -> float32x4_t {
+        // Both products' sum, and then `c` plus it, are each rounded to odd, and subnormals are zeros, whatever the mode.
         lanes!({
             asm!("bfdot {c:v}.4s, {b:v}.8h, {a:v}.2h[0]", c = inout(vreg) c, a = in(vreg) a.0, b = in(vreg) b,
                 options(pure, nomem, nostack, preserves_flags));
