@@ -54,6 +54,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/"]),
     ("indicatif", &["src/cli/"]),
     ("rayon", &["src/distill/train.rs"]),
+    ("rustix", &["src/cli/cores.rs"]),
     ("minijinja", &["src/model/prompt.rs"]),
     ("minijinja_contrib", &["src/model/prompt.rs"]),
 ];

@@ -34,6 +34,10 @@ pub(super) struct TierConfig {
     /// one hardware thread is left for connections.
     #[serde(default = "compute_threads")]
     pub threads: usize,
+    /// Whether each lane on a CPU is pinned to physical cores of its own, as many as it has threads: a primary's lanes to the
+    /// first cores, a fallback's to the last. Default false.
+    #[serde(default)]
+    pub pin: bool,
     /// Lanes: scorers with their own thread. Default: 1 on a CPU, one per GPU.
     #[serde(default)]
     pub lanes: Option<usize>,
@@ -75,6 +79,7 @@ impl TierConfig {
             engine: EngineKind::Auto,
             precision: Precision::Auto,
             threads: compute_threads(),
+            pin: false,
             lanes: None,
             batch_tokens_max: None,
             depth: None,
