@@ -8,7 +8,8 @@
 //!     cargo bench --bench cpu -- --quick              the engine alone, in bf16 and int8
 //!     cargo bench --bench cpu -- Prefix               what a decoder saves where pairs share a prefix
 //!     cargo bench --bench cpu -- --processor avx2     uses only these instructions: amx, avx512,
-//!                                                     avx512vnni, avxvnni, avx2 or portable
+//!                                                     avx512vnni, avxvnni, avx2, neonbf16, neondot, neon
+//!                                                     or portable
 //!
 //! W1 is 100 pairs with a query of 11 tokens and documents of lognormal length (median pair 90 tokens, at most 256). W2
 //! is 100 pairs of 43 tokens. Times are medians: CPU time on one thread, wall time on two. The floor is the time for
@@ -25,7 +26,7 @@ use common::{Kind, bert, random_batch, random_plan};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Processor, Reference, Scorer};
 use podium::model::{Attention, Block, FeedForward, Forward, Linear, Plan, Pool, Reach};
-use podium::ops::{Bf16, Dtype, F32, Int8, Simd, multiply_on_tiles};
+use podium::ops::{Bf16, Dtype, F32, Int8, Simd, SimdBf16, multiply_on_tiles};
 use podium::token::Packed;
 use shared::{Peak, lognormal, median};
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -358,36 +359,39 @@ fn multiplications(plan: &Plan, lengths: &[usize]) -> (f64, f64) {
 /// Multiplications per second in f32, bf16 and int8: on register operands, for tiles on the L1 cache.
 fn peak_rates(processor: Processor) -> [f64; 3] {
     #[cfg(target_arch = "x86_64")]
-    {
-        use podium::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni};
-        let here = "the processor is among those that are here";
-        let without_bf16 = |f32_rate: f64, int8_rate: f64| [f32_rate, f32_rate, int8_rate];
-        match processor {
-            Processor::Amx => {
-                let simd = Amx::detect().expect(here);
-                return [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)];
-            }
-            Processor::Avx512 => {
-                let simd = Avx512::detect().expect(here);
-                return [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)];
-            }
-            Processor::Avx512Vnni => {
-                let simd = Avx512Vnni::detect().expect(here);
-                return without_bf16(rate::<_, F32>(simd), rate::<_, Int8>(simd));
-            }
-            Processor::AvxVnni => {
-                let simd = AvxVnni::detect().expect(here);
-                return without_bf16(rate::<_, F32>(simd), rate::<_, Int8>(simd));
-            }
-            Processor::Avx2 => {
-                let simd = Avx2::detect().expect(here);
-                return without_bf16(rate::<_, F32>(simd), rate::<_, Int8>(simd));
-            }
-            Processor::Portable | Processor::Emulated => {}
-        }
+    use podium::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni};
+    #[cfg(target_arch = "aarch64")]
+    use podium::ops::{Neon, NeonBf16, NeonDot};
+    let here = "the processor is among those that are here";
+    match processor {
+        #[cfg(target_arch = "x86_64")]
+        Processor::Amx => rates(Amx::detect().expect(here)),
+        #[cfg(target_arch = "x86_64")]
+        Processor::Avx512 => rates(Avx512::detect().expect(here)),
+        #[cfg(target_arch = "x86_64")]
+        Processor::Avx512Vnni => rates_without_bf16(Avx512Vnni::detect().expect(here)),
+        #[cfg(target_arch = "x86_64")]
+        Processor::AvxVnni => rates_without_bf16(AvxVnni::detect().expect(here)),
+        #[cfg(target_arch = "x86_64")]
+        Processor::Avx2 => rates_without_bf16(Avx2::detect().expect(here)),
+        #[cfg(target_arch = "aarch64")]
+        Processor::NeonBf16 => rates(NeonBf16::detect().expect(here)),
+        #[cfg(target_arch = "aarch64")]
+        Processor::NeonDot => rates_without_bf16(NeonDot::detect().expect(here)),
+        #[cfg(target_arch = "aarch64")]
+        Processor::Neon => rates_without_bf16(Neon::detect().expect(here)),
+        Processor::Portable | Processor::Emulated => rates(podium::ops::Portable::default()),
+        _ => unreachable!("{here}"),
     }
-    let simd = podium::ops::Portable::default();
+}
+
+fn rates<S: SimdBf16>(simd: S) -> [f64; 3] {
     [rate::<_, F32>(simd), rate::<_, Bf16>(simd), rate::<_, Int8>(simd)]
+}
+
+fn rates_without_bf16<S: Simd>(simd: S) -> [f64; 3] {
+    let in_f32 = rate::<_, F32>(simd);
+    [in_f32, in_f32, rate::<_, Int8>(simd)]
 }
 
 fn rate<S: Simd, D: Dtype<S>>(simd: S) -> f64 {

@@ -72,6 +72,19 @@ fn measure(criterion: &mut Criterion) {
             return without_bf16(criterion, simd);
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    {
+        use podium::ops::{Neon, NeonBf16, NeonDot};
+        if let Some(simd) = NeonBf16::detect() {
+            return with_bf16(criterion, simd);
+        }
+        if let Some(simd) = NeonDot::detect() {
+            return without_bf16(criterion, simd);
+        }
+        if let Some(simd) = Neon::detect() {
+            return without_bf16(criterion, simd);
+        }
+    }
     without_bf16(criterion, podium::ops::Portable::default());
 }
 

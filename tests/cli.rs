@@ -680,6 +680,23 @@ fn tiers_on_one_device_give_it_one_price() {
     assert!(code == 64 && log.contains("cpu is `fast` to one tier and `slow` to the other"), "{log}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn lanes_are_pinned_where_there_are_cores_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("podium.toml");
+    fs::write(&file, "[primary]\nlanes = 256\nthreads = 256\npin = true\n").unwrap();
+    let (code, _, log) = run(&["serve", "--check", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 64, "{log}");
+    if log.contains("the system does not say which cores") {
+        return eprintln!("SKIPPED: this system has no list of cores");
+    }
+    assert!(log.contains("pin: 256 lane(s) of 256 thread(s) need 65536 physical cores"), "{log}");
+    let (code, _, log) = run(&["serve", "--check", "--pin"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("the lanes are pinned to hardware threads"), "{log}");
+}
+
 #[test]
 fn a_name_is_listened_on_with_all_its_addresses() {
     let (code, printed, log) = run(&["serve", "--check", "--listen", "localhost:8123"]);

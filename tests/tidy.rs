@@ -54,6 +54,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("clap", &["src/cli/"]),
     ("indicatif", &["src/cli/"]),
     ("rayon", &["src/distill/train.rs"]),
+    ("rustix", &["src/cli/cores.rs"]),
     ("minijinja", &["src/model/prompt.rs"]),
     ("minijinja_contrib", &["src/model/prompt.rs"]),
 ];
@@ -238,7 +239,7 @@ fn the_example_configuration_has_every_key() {
     ];
     for (path, name) in [
         ("src/cli/config.rs", "Config"),
-        ("src/cli/config.rs", "TierConfig"),
+        ("src/cli/tier.rs", "TierConfig"),
         ("src/cli/config.rs", "TenantEntry"),
         ("src/wire/settings.rs", "Settings"),
         ("src/wire/select.rs", "Pins"),

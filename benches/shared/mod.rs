@@ -49,7 +49,7 @@ impl<S: Simd, D: Dtype<S>> Kernel<S> for Peak<D> {
     #[inline(always)]
     fn run(self, simd: S) -> f32 {
         let mut sums = [simd.splat(0.0); SUMS];
-        let a = simd.splat_word(0x0101_0101);
+        let a = simd.broadcast(0x0101_0101);
         let vectors = [simd.splat_word(0x0102_0102); SUMS];
         for _ in 0..self.steps {
             // Read anew, so that no product is computed once for all steps.

@@ -15,6 +15,7 @@ mod serve;
 mod server_fields;
 mod shown;
 mod simulate;
+mod tier;
 mod truncation;
 mod variables;
 

@@ -1,9 +1,9 @@
 //! `podium models`: what a model is, before it is served.
 
 use super::Failure;
-use super::config::TierConfig;
 use super::place::place;
 use super::pool::find_model;
+use super::tier::TierConfig;
 use crate::backend::{check_for_gpu, has_fp8};
 use crate::base::Tier;
 use crate::model::{

@@ -1,7 +1,7 @@
 //! Chooses the engine of a tier on this machine.
 
-use super::config::{EngineKind, TierConfig};
-use super::memory;
+use super::tier::{EngineKind, TierConfig};
+use super::{cores, memory};
 use crate::backend::{Cpu, CpuModel, Precision, Reference, Unsupported};
 use crate::base::Tier;
 use crate::engine::MakeScorer;
@@ -67,17 +67,17 @@ fn may_use_gpus(tier: Tier, configured: &TierConfig) -> bool {
 /// log.
 pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> Result<Placed, String> {
     match configured.engine {
-        EngineKind::Cpu => on_cpu(configured, model),
-        EngineKind::Reference => on_reference(configured, model),
+        EngineKind::Cpu => on_cpu(tier, configured, model),
+        EngineKind::Reference => on_reference(tier, configured, model),
         EngineKind::Auto if may_use_gpus(tier, configured) => match gpu::place(configured, model) {
             Ok(placed) => Ok(placed),
             Err(why) if configured.precision.is_for_gpus() => instead(tier, configured, model, &why),
             Err(why) => {
                 tracing::info!(tier = tier.name(), why, "no GPU is used");
-                on_cpu(configured, model)
+                on_cpu(tier, configured, model)
             }
         },
-        EngineKind::Auto => on_cpu(configured, model),
+        EngineKind::Auto => on_cpu(tier, configured, model),
         EngineKind::Cuda => {
             gpu::place(configured, model).or_else(|why| instead(tier, configured, model, &why))
         }
@@ -87,25 +87,25 @@ pub(super) fn place(tier: Tier, configured: &TierConfig, model: &Arc<Model>) -> 
 /// Places on the CPU, in a precision of the CPU, what was configured for a GPU.
 fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Result<Placed, String> {
     let precision = Precision::Float;
-    let placed = on_cpu(&TierConfig { precision, device: None, ..configured.clone() }, model)?;
+    let placed = on_cpu(tier, &TierConfig { precision, device: None, ..configured.clone() }, model)?;
     let (tier, dtype) = (tier.name(), placed.dtype);
     tracing::warn!(tier, why, dtype, "the tier runs on the CPU and is priced as `cpu`: no GPU can be used");
     Ok(placed)
 }
 
-fn on_cpu(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
+fn on_cpu(tier: Tier, configured: &TierConfig, model: &Model) -> Result<Placed, String> {
     let threads = configured.threads;
     let packed = match CpuModel::open(model, configured.precision, threads, memory::available()) {
         Err(error @ Unsupported::Plan { .. }) => {
             tracing::warn!(%error, "the model runs on the reference engine, in f32 on one thread, which is many times slower");
-            return on_reference(configured, model);
+            return on_reference(tier, configured, model);
         }
         packed => packed.map_err(|error| error.to_string())?,
     };
     let chosen = (packed.dtype(), packed.reason().clone());
     let shares_prefixes = packed.shares_prefixes();
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads))));
-    Ok(Placed { shares_prefixes, ..on(configured, &make, chosen) })
+    Ok(Placed { shares_prefixes, ..on((tier, configured), make, chosen)? })
 }
 
 /// Checks that the reference engine has the memory for a plan.
@@ -118,23 +118,41 @@ fn check_reference(plan: &Plan) -> Result<(), Unsupported> {
     }
 }
 
-fn on_reference(configured: &TierConfig, model: &Model) -> Result<Placed, String> {
+fn on_reference(tier: Tier, configured: &TierConfig, model: &Model) -> Result<Placed, String> {
     check_reference(&model.plan).map_err(|error| error.to_string())?;
     let forward = Arc::new(Forward::new(&model.plan).map_err(|error| error.to_string())?);
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Reference::new(forward.clone()))));
-    Ok(on(configured, &make, ("float32", "the reference engine has no other".into())))
+    on((tier, configured), make, ("float32", "the reference engine has no other".into()))
 }
 
-fn on(configured: &TierConfig, make: &MakeScorer, (dtype, dtype_reason): (&'static str, Arc<str>)) -> Placed {
-    Placed {
-        lanes: vec![(CPU.into(), make.clone()); configured.lanes.unwrap_or(1)],
+fn on(
+    (tier, configured): (Tier, &TierConfig),
+    make: MakeScorer,
+    (dtype, dtype_reason): (&'static str, Arc<str>),
+) -> Result<Placed, String> {
+    let count = configured.lanes.unwrap_or(1);
+    let lanes = match configured.pin {
+        false => vec![(CPU.into(), make); count],
+        true => {
+            let pinned = |to: Vec<usize>| -> (Arc<str>, MakeScorer) {
+                let make = make.clone();
+                // This runs on the lane's thread, which starts the others.
+                (CPU.into(), Arc::new(move || cores::pin(&to).and_then(|()| make())))
+            };
+            let cores = cores::of_lanes(tier, count, configured.threads)?;
+            tracing::info!(tier = tier.name(), ?cores, "the lanes are pinned to hardware threads");
+            cores.into_iter().map(pinned).collect()
+        }
+    };
+    Ok(Placed {
+        lanes,
         dtype,
         dtype_reason,
         shares_prefixes: false,
         kind: configured.device.clone().unwrap_or_else(|| "cpu".to_owned()),
         batch_tokens_max: configured.batch_tokens_max.unwrap_or(CPU_BATCH_TOKENS),
         depth: configured.depth.unwrap_or(CPU_DEPTH),
-    }
+    })
 }
 
 #[cfg(feature = "cuda")]

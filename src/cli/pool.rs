@@ -1,8 +1,9 @@
 //! Builds an engine's setup from the configuration: opens and checks models, and places them on lanes.
 
 use super::Failure;
-use super::config::{Config, TenantEntry, TierConfig};
+use super::config::{Config, TenantEntry};
 use super::place::{Placed, check_memory, place};
+use super::tier::TierConfig;
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
 use crate::engine::{BooksSetup, Clock, LaneSetup, SelfCheck, Setup, TierSetup};
 use crate::model::{BUNDLED, Model, ModelError, Place, UnreadModel, locate};

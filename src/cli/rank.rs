@@ -1,6 +1,7 @@
 //! `podium rank`: orders lines by a query, without a server.
 
-use super::config::{Config, TierConfig};
+use super::config::Config;
+use super::tier::TierConfig;
 use super::truncation::TruncationArgs;
 use super::{Failure, pool};
 use crate::backend::Precision;

@@ -1,6 +1,7 @@
 //! `podium serve`: starts a server from its configuration, and ends it.
 
-use super::config::{Config, TierConfig};
+use super::config::Config;
+use super::tier::TierConfig;
 use super::{Failure, pool};
 use crate::backend::Precision;
 use crate::base::{TenantId, Tier};
@@ -50,6 +51,9 @@ pub(super) struct Args {
     /// else bf16 if measured faster than f32), f32, f16 or fp8 (on a GPU, only the primary), bf16 or int8.
     #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
     precision: Option<Precision>,
+    /// Pins the lanes on the CPU to physical cores: `pin` of both tiers.
+    #[arg(long, env = "PODIUM_PIN", value_parser = clap::builder::BoolishValueParser::new())]
+    pin: bool,
     /// The address to listen on; a host name stands for all of its addresses. Repeat the flag for several [default:
     /// 127.0.0.1:8080].
     #[arg(long, env = "PODIUM_LISTEN", value_name = "HOST:PORT", value_delimiter = ',')]
@@ -196,6 +200,9 @@ fn merge(args: Args) -> Result<Config, Failure> {
         let fallback = config.fallback.as_mut().filter(|_| !precision.is_for_gpus());
         let tiers = config.primary.as_mut().into_iter().chain(fallback);
         tiers.for_each(|tier| tier.precision = precision);
+    }
+    for tier in config.primary.iter_mut().chain(&mut config.fallback) {
+        tier.pin |= args.pin;
     }
     if !args.listen.is_empty() {
         // A wrong key is told although the flag replaces it.

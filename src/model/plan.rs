@@ -350,8 +350,8 @@ impl Plan {
     /// # Errors
     /// [`FileChanged`] for the first file that was written to.
     pub fn check_files(&self) -> Result<(), FileChanged> {
-        let stored = self.tensors().into_iter().filter_map(|tensor| tensor.stored.as_ref());
-        stored.map(Stored::check).collect()
+        let mut stored = self.tensors().into_iter().filter_map(|tensor| tensor.stored.as_ref());
+        stored.try_for_each(Stored::check)
     }
 
     /// Checks that every token and position of a batch has an embedding.

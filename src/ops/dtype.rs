@@ -64,8 +64,8 @@ pub trait Dtype<S: Simd>: Copy + Send + Sync + 'static {
     unsafe fn multiply(_block: &Block) {
         unreachable!("this dtype has no products on tiles here")
     }
-    /// Sums plus the products of the values in each word of `a` and `b`.
-    fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V;
+    /// Sums plus the products of the values in `a` and in each word of `b`.
+    fn dot(simd: S, sums: S::V, a: S::Broadcast, b: S::W) -> S::V;
     /// Converts sums to values by a row's scale and the columns' scales and biases. Sums of floats are values already.
     #[inline(always)]
     fn finish(_simd: S, sums: S::V, _row_scale: f32, _scale: S::V, _bias: S::V) -> S::V {
@@ -133,8 +133,8 @@ unsafe fn encode_float<S: Simd, D: Float<S>, A: Float<S>>(
 impl<S: Simd> Dtype<S> for F32 {
     const GROUP: usize = 1;
     #[inline(always)]
-    fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
-        simd.fma(simd.as_floats(a), simd.as_floats(b), sums)
+    fn dot(simd: S, sums: S::V, a: S::Broadcast, b: S::W) -> S::V {
+        simd.dot_f32(sums, a, b)
     }
     fn encode_weights(row: &[f32], bias: f32, _: Input) -> WeightRow {
         let words = row.iter().map(|weight| weight.to_bits()).collect();
@@ -195,7 +195,7 @@ impl<S: SimdBf16> Dtype<S> for Bf16 {
         unsafe { S::Tiles::bf16(block) }
     }
     #[inline(always)]
-    fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
+    fn dot(simd: S, sums: S::V, a: S::Broadcast, b: S::W) -> S::V {
         simd.dot_bf16(sums, a, b)
     }
     fn encode_weights(row: &[f32], bias: f32, _: Input) -> WeightRow {
@@ -261,7 +261,7 @@ impl<S: Simd> Dtype<S> for Int8 {
         unsafe { S::Tiles::bytes(block) }
     }
     #[inline(always)]
-    fn dot(simd: S, sums: S::V, a: S::W, b: S::W) -> S::V {
+    fn dot(simd: S, sums: S::V, a: S::Broadcast, b: S::W) -> S::V {
         simd.as_floats(simd.dot_bytes(simd.as_words(sums), a, b))
     }
     #[inline(always)]
@@ -283,10 +283,11 @@ impl<S: Simd> Dtype<S> for Int8 {
         };
         let words = bytes.chunks_exact(S::BYTES_TO_WORD).map(word);
         let sum: i32 = bytes.iter().map(|&byte| i32::from(byte)).sum();
-        let (start, bias) = match input {
-            Input::Signed => (-ZERO * sum, bias),
+        let (zero, bias) = match input {
+            Input::Signed => (ZERO, bias),
             Input::Activated => (0, bias - GELU_SHIFT * scale * sum as f32),
         };
+        let start = (i32::from(S::BYTE_OFFSET) - zero) * sum;
         WeightRow { words: words.collect(), start: start.cast_unsigned(), scale, bias }
     }
     #[inline(always)]

@@ -291,7 +291,7 @@ impl<S: Simd, D: Dtype<S>, E: Epilogue<S>, const M: usize, const N: usize> Kerne
                     *vector = simd.load_words(b.add(n * b_apart));
                 }
                 for (m, sums) in sums.iter_mut().enumerate() {
-                    let word = simd.splat_word(*a.add(m * a_stride));
+                    let word = simd.load_broadcast(a, m * a_stride);
                     for (sum, &vector) in sums.iter_mut().zip(&vectors) {
                         *sum = D::dot(simd, *sum, word, vector);
                     }

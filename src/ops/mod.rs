@@ -2,7 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `simd` | what an operation needs of a processor: AVX-512 with or without AMX tiles, AVX2, or plain Rust |
+//! | `simd` | what an operation needs of a processor: AVX-512 with or without AMX tiles, AVX2, NEON, or plain Rust |
 //! | `operand` | rows of words, as linear maps read them |
 //! | `dtype` | f32, bf16 and bytes: how numbers lie in words |
 //! | `linear`, `on_tiles` | matrix products: on vectors, and on AMX tiles |
@@ -67,6 +67,8 @@ pub use rotate::{Angles, Rotation, rotate};
 #[cfg(target_arch = "x86_64")]
 pub use simd::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
 pub use simd::{Emulated, Kernel, Portable, Simd, SimdBf16, Tiles};
+#[cfg(target_arch = "aarch64")]
+pub use simd::{Neon, NeonBf16, NeonDot};
 
 /// Widths are multiples of this: two vectors of the widest processor.
 pub const PAD: usize = 32;

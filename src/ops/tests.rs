@@ -3,9 +3,10 @@
 
 use super::{
     Activation, AddTo, Angles, Before, Bf16, Buffer, Dense, Dtype, F32, FirstScratch, FirstToken, Float,
-    Gelu, Head, HeadScratch, Heads, Input, Int8, Linear, Norm, Operand, PAD, Portable, Projected, Reach,
-    Rotation, Scratch, Simd, attention, attention_reference, first_token_attention, gate, gelu_reference,
-    layer_norm, layer_norm_into, layer_norm_reference, linear, linear_reference, norm_into, rotate,
+    Gelu, Head, HeadScratch, Heads, Input, Int8, Kernel, Linear, Norm, Operand, PAD, Portable, Projected,
+    Reach, Rotation, Scratch, Simd, attention, attention_reference, first_token_attention, gate,
+    gelu_reference, layer_norm, layer_norm_into, layer_norm_reference, linear, linear_reference, norm_into,
+    rotate,
 };
 use half::bf16;
 use rand::RngExt;
@@ -41,6 +42,18 @@ macro_rules! on_every_processor {
                 $body
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if let Some($simd) = crate::ops::Neon::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::NeonDot::detect() {
+                $body
+            }
+            if let Some($simd) = crate::ops::NeonBf16::detect() {
+                $body
+            }
+        }
     }};
 }
 pub(super) use on_every_processor;
@@ -62,6 +75,12 @@ macro_rules! on_every_bf16 {
                 $body
             }
             if let Some($simd) = crate::ops::Amx::detect() {
+                $body
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if let Some($simd) = crate::ops::NeonBf16::detect() {
                 $body
             }
         }
@@ -137,6 +156,42 @@ fn bytes_are_the_same_on_every_processor() {
         // The products are exact; the last step of AVX rounds once less.
         assert!(error(&product::<_, Int8>(simd, &x, &dense, Input::Signed), &expected) < 1e-6);
     });
+}
+
+/// Multiplies words of each byte by words of each signed byte and another one.
+struct BytePairs;
+
+impl<S: Simd> Kernel<S> for BytePairs {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let (mut row, mut sums) = ([0_u32; 16], [0.0; 16]);
+        for value in 0..=255_u8 {
+            // SAFETY: there is room for a vector of the widest processor.
+            unsafe { simd.store_bytes(row.as_mut_ptr(), 0, simd.splat(value.into())) };
+            for weight in i8::MIN..=i8::MAX {
+                let weights = &[weight, -127, weight, weight][..S::BYTES_TO_WORD];
+                let bits = 32 / S::BYTES_TO_WORD;
+                let word = weights.iter().enumerate().fold(0, |word, (place, &weight)| {
+                    let weight = i32::from(weight).cast_unsigned() & (u32::MAX >> (32 - bits));
+                    word | weight << (place * bits)
+                });
+                let sum = simd.dot_bytes(simd.splat_word(7), simd.broadcast(row[0]), simd.splat_word(word));
+                // SAFETY: as above.
+                unsafe { simd.store(sums.as_mut_ptr(), simd.as_floats(sum)) };
+                let of_weights: i32 = weights.iter().map(|&weight| i32::from(weight)).sum();
+                let expected = 7 + (i32::from(value) - i32::from(S::BYTE_OFFSET)) * of_weights;
+                for sum in &sums[..S::LANES] {
+                    assert_eq!(sum.to_bits().cast_signed(), expected, "{value} by {weights:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_bytes_are_exact() {
+    on_every_processor!(|simd| simd.launch(BytePairs));
 }
 
 #[test]

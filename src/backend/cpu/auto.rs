@@ -76,6 +76,12 @@ fn times((processor, inputs, outputs): Shape) -> Option<Times> {
         Processor::AvxVnni => Some(without_bf16(crate::ops::AvxVnni::detect()?, inputs, outputs)),
         #[cfg(target_arch = "x86_64")]
         Processor::Avx2 => Some(without_bf16(crate::ops::Avx2::detect()?, inputs, outputs)),
+        #[cfg(target_arch = "aarch64")]
+        Processor::NeonBf16 => Some(with_bf16(crate::ops::NeonBf16::detect()?, inputs, outputs)),
+        #[cfg(target_arch = "aarch64")]
+        Processor::NeonDot => Some(without_bf16(crate::ops::NeonDot::detect()?, inputs, outputs)),
+        #[cfg(target_arch = "aarch64")]
+        Processor::Neon => Some(without_bf16(crate::ops::Neon::detect()?, inputs, outputs)),
         _ => None,
     }
 }
@@ -103,7 +109,7 @@ fn judge(times: Option<Times>, (_, inputs, outputs): Shape) -> Choice {
     Choice { precision, reason, speeds: Some(Speeds { float: speed(float), int8: speed(int8) }) }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn with_bf16<S: SimdBf16>(simd: S, inputs: usize, outputs: usize) -> Times {
     let [f32, bf16, int8] = least([
         &mut map::<S, F32>(simd, inputs, outputs),
@@ -113,7 +119,7 @@ fn with_bf16<S: SimdBf16>(simd: S, inputs: usize, outputs: usize) -> Times {
     Times { f32, bf16: Some(bf16), int8 }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn without_bf16<S: Simd>(simd: S, inputs: usize, outputs: usize) -> Times {
     let [f32, int8] =
         least([&mut map::<S, F32>(simd, inputs, outputs), &mut map::<S, Int8>(simd, inputs, outputs)]);

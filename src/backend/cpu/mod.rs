@@ -9,6 +9,7 @@ mod auto;
 mod int8_gate;
 mod layer;
 mod prefix;
+mod processor;
 mod size;
 mod stack;
 
@@ -17,73 +18,19 @@ use crate::model::{FileChanged, Model, Plan};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
 use crate::ops::{Bf16, Emulated, F32, Int8, Portable};
+#[cfg(target_arch = "aarch64")]
+use crate::ops::{Neon, NeonBf16, NeonDot};
 use crate::token::Packed;
 use auto::{Choice, choose};
 pub use int8_gate::keeps_order_in_int8;
 use prefix::{End, PART_TOKENS_MIN, Prefixes, Span};
+pub use processor::Processor;
 use size::peak_bytes;
 use stack::{Forward, Stack, Workspace};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use thiserror::Error;
-
-/// An instruction set that the operations are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Processor {
-    /// AVX-512 with VNNI, BF16, and AMX tiles that this process may use.
-    Amx,
-    /// AVX-512 with VNNI and BF16.
-    Avx512,
-    /// AVX-512 with VNNI.
-    Avx512Vnni,
-    /// AVX2 with FMA and AVX-VNNI.
-    AvxVnni,
-    /// AVX2 with FMA.
-    Avx2,
-    /// Any.
-    Portable,
-    /// Any, with tiles as AMX has them in plain Rust: slow, for tests.
-    Emulated,
-}
-
-impl Processor {
-    /// Those that this machine is, best first.
-    pub fn here() -> Vec<Self> {
-        let mut here = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            here.extend(Amx::detect().map(|_| Self::Amx));
-            here.extend(Avx512::detect().map(|_| Self::Avx512));
-            here.extend(Avx512Vnni::detect().map(|_| Self::Avx512Vnni));
-            here.extend(AvxVnni::detect().map(|_| Self::AvxVnni));
-            here.extend(Avx2::detect().map(|_| Self::Avx2));
-        }
-        here.extend([Self::Portable, Self::Emulated]);
-        here
-    }
-
-    /// What of it matters, for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Amx => "AMX",
-            Self::Avx512 => "AVX-512 with bf16",
-            Self::Avx512Vnni => "AVX-512",
-            Self::AvxVnni => "AVX2 with VNNI",
-            Self::Avx2 => "AVX2",
-            Self::Portable => "any",
-            Self::Emulated => "emulated tiles",
-        }
-    }
-
-    /// Whether there is bf16.
-    pub fn has_bf16(self) -> bool {
-        match self {
-            Self::Amx | Self::Avx512 | Self::Portable | Self::Emulated => true,
-            Self::Avx512Vnni | Self::AvxVnni | Self::Avx2 => false,
-        }
-    }
-}
 
 /// What this engine does not run here.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -253,6 +200,20 @@ impl CpuModel {
                 | Processor::Avx2,
                 _,
             ) => panic!("{missing}"),
+            #[cfg(target_arch = "aarch64")]
+            (Processor::NeonBf16 | Processor::NeonDot | Processor::Neon, Precision::F32) => {
+                stack!(Neon::detect().expect(missing), F32, F32)
+            }
+            #[cfg(target_arch = "aarch64")]
+            (Processor::NeonBf16, Precision::Int8) => stack!(NeonBf16::detect().expect(missing), Int8, Bf16),
+            #[cfg(target_arch = "aarch64")]
+            (Processor::NeonBf16, _) => stack!(NeonBf16::detect().expect(missing), Bf16, Bf16),
+            #[cfg(target_arch = "aarch64")]
+            (Processor::NeonDot, _) => stack!(NeonDot::detect().expect(missing), Int8, F32),
+            #[cfg(target_arch = "aarch64")]
+            (Processor::Neon, _) => stack!(Neon::detect().expect(missing), Int8, F32),
+            #[cfg(not(target_arch = "aarch64"))]
+            (Processor::NeonBf16 | Processor::NeonDot | Processor::Neon, _) => panic!("{missing}"),
             (Processor::Portable | Processor::Emulated, Precision::F32) => {
                 stack!(Portable::default(), F32, F32)
             }

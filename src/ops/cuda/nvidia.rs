@@ -143,7 +143,7 @@ impl Nvidia {
             up: RefCell::new((up, false)),
             down: RefCell::new(down),
             memory_bytes: Cell::new(WORKSPACE_BYTES as u64),
-            monitor: monitor(&context.uuid().map_err(failed)?.bytes.map(|byte| byte as u8)),
+            monitor: monitor(&context.uuid().map_err(failed)?.bytes.map(|byte| byte.to_ne_bytes()[0])),
             stream,
             context,
         })

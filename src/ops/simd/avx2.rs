@@ -112,6 +112,7 @@ impl<L: Level> Simd for Ymm<L> {
     type Tiles = NoTiles;
     type V = __m256;
     type W = __m256i;
+    type Broadcast = __m256i;
     const LANES: usize = 8;
     const BYTES_TO_WORD: usize = L::BYTES_TO_WORD;
     const ROWS: usize = 6;
@@ -208,6 +209,14 @@ impl<L: Level> Simd for Ymm<L> {
     #[inline(always)]
     fn to_floats(self, a: __m256i) -> __m256 {
         lanes!(_mm256_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn broadcast(self, word: u32) -> __m256i {
+        self.splat_word(word)
+    }
+    #[inline(always)]
+    fn dot_f32(self, c: __m256, a: __m256i, b: __m256i) -> __m256 {
+        self.fma(self.as_floats(a), self.as_floats(b), c)
     }
     #[inline(always)]
     fn dot_bytes(self, c: __m256i, a: __m256i, b: __m256i) -> __m256i {

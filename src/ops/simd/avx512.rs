@@ -119,6 +119,7 @@ impl<L: Level> Simd for Zmm<L> {
     type Tiles = L::Tiles;
     type V = __m512;
     type W = __m512i;
+    type Broadcast = __m512i;
     const LANES: usize = 16;
     const ROWS: usize = 12;
     const SCALES_TO_ZERO: bool = true;
@@ -202,6 +203,14 @@ impl<L: Level> Simd for Zmm<L> {
     #[inline(always)]
     fn to_floats(self, a: __m512i) -> __m512 {
         lanes!(_mm512_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn broadcast(self, word: u32) -> __m512i {
+        self.splat_word(word)
+    }
+    #[inline(always)]
+    fn dot_f32(self, c: __m512, a: __m512i, b: __m512i) -> __m512 {
+        self.fma(self.as_floats(a), self.as_floats(b), c)
     }
     #[inline(always)]
     fn dot_bytes(self, c: __m512i, a: __m512i, b: __m512i) -> __m512i {

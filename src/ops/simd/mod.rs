@@ -10,6 +10,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 pub(super) mod tiles;
 
@@ -19,6 +21,8 @@ pub use amx::{TilesMissing, tiles_permission};
 pub use avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
 pub use avx512::{Amx, Avx512, Avx512Vnni};
+#[cfg(target_arch = "aarch64")]
+pub use neon::{Neon, NeonBf16, NeonDot};
 pub use portable::{Emulated, Portable};
 pub use tiles::Tiles;
 
@@ -34,6 +38,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     /// `LANES` words of 32 bits.
     type W: Copy;
+    /// One word that a dot product multiplies with every lane of a vector.
+    type Broadcast: Copy;
     /// Lanes of a vector.
     const LANES: usize;
     /// Rows of the register tile: as many as leave registers for two vectors of the other operand.
@@ -44,6 +50,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// Whether [`Simd::scale`] takes exponents that are too small for a number.
     const SCALES_TO_ZERO: bool = false;
+    /// Subtracted from bytes by [`Simd::store_bytes`]: 128 where [`Simd::dot_bytes`] multiplies signed bytes only.
+    const BYTE_OFFSET: u8 = 0;
 
     /// Runs a kernel compiled for this processor.
     fn launch<K: Kernel<Self>>(self, kernel: K) -> K::Output;
@@ -85,9 +93,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn as_words(self, a: Self::V) -> Self::W;
     /// Signed integers to floats.
     fn to_floats(self, a: Self::W) -> Self::V;
-    /// c plus the dot product of the unsigned bytes of `a` and the signed ones of `b`, [`Simd::BYTES_TO_WORD`] to a word,
-    /// exactly.
-    fn dot_bytes(self, c: Self::W, a: Self::W, b: Self::W) -> Self::W;
+    /// The word for every lane.
+    fn broadcast(self, word: u32) -> Self::Broadcast;
+    /// c plus the product of the floats `a` and `b`, rounded once where the processor can.
+    fn dot_f32(self, c: Self::V, a: Self::Broadcast, b: Self::W) -> Self::V;
+    /// c plus the dot product of the bytes of `a` and the signed ones of `b`, [`Simd::BYTES_TO_WORD`] to a word, exactly.
+    /// Those of `a` are unsigned if [`Simd::BYTE_OFFSET`] is 0, else signed.
+    fn dot_bytes(self, c: Self::W, a: Self::Broadcast, b: Self::W) -> Self::W;
 
     /// Reads floats.
     ///
@@ -104,8 +116,17 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `LANES` words lie behind `from`.
     unsafe fn load_words(self, from: *const u32) -> Self::W;
-    /// Writes values from 0 to 255 as [`Simd::BYTES_TO_WORD`] values to a word, the first being value `at` of the row, rounded
-    /// to the nearest; values beyond are cut to that.
+    /// Reads the word `at` words behind `from`, for every lane.
+    ///
+    /// # Safety
+    /// There is such a word.
+    #[inline(always)]
+    unsafe fn load_broadcast(self, from: *const u32, at: usize) -> Self::Broadcast {
+        // SAFETY: the caller promises the word.
+        self.broadcast(unsafe { *from.add(at) })
+    }
+    /// Writes values from 0 to 255, less [`Simd::BYTE_OFFSET`], as [`Simd::BYTES_TO_WORD`] values to a word, the first being
+    /// value `at` of the row, rounded to the nearest; values beyond are cut to that.
     ///
     /// # Safety
     /// `LANES` values from there on may be written, and `at` is a multiple of `LANES`.
@@ -124,7 +145,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
 /// A processor with bf16: two to a word, the first in the lower half.
 pub trait SimdBf16: Simd {
     /// c plus the dot product of both bf16 of `a` and `b`.
-    fn dot_bf16(self, c: Self::V, a: Self::W, b: Self::W) -> Self::V;
+    fn dot_bf16(self, c: Self::V, a: Self::Broadcast, b: Self::W) -> Self::V;
     /// Reads bf16.
     ///
     /// # Safety

@@ -41,6 +41,7 @@ impl<const LANES: usize, T: Tiles + Copy + Send + Sync + 'static> Simd for Plain
     type Tiles = T;
     type V = [f32; LANES];
     type W = [u32; LANES];
+    type Broadcast = [u32; LANES];
     const LANES: usize = LANES;
     const ROWS: usize = 4;
 
@@ -130,6 +131,14 @@ impl<const LANES: usize, T: Tiles + Copy + Send + Sync + 'static> Simd for Plain
     #[inline(always)]
     fn to_floats(self, a: Self::W) -> Self::V {
         each(a, |word| word.cast_signed() as f32)
+    }
+    #[inline(always)]
+    fn broadcast(self, word: u32) -> Self::W {
+        [word; LANES]
+    }
+    #[inline(always)]
+    fn dot_f32(self, c: Self::V, a: Self::W, b: Self::W) -> Self::V {
+        self.fma(self.as_floats(a), self.as_floats(b), c)
     }
     #[inline(always)]
     fn dot_bytes(self, c: Self::W, a: Self::W, b: Self::W) -> Self::W {

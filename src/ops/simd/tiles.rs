@@ -213,6 +213,7 @@ mod tests {
         sums
     }
 
+    #[cfg(target_arch = "x86_64")]
     fn bf16_pair(random: &mut Pcg64) -> u32 {
         let mut half = || {
             let magnitude = 2.0_f32.powi(random.random_range(-6..6));
