@@ -210,6 +210,8 @@ fn mxbai_s_pieces_are_encoded_each_by_itself() {
     let model = Model::open(place.path()).unwrap();
     assert_eq!(model.pair_tokens_max, 8_192);
     let tokenizer = model.read_tokenizer().unwrap();
+    // It was parsed to find the prompt, and is not parsed again.
+    assert!(Arc::ptr_eq(&tokenizer, &model.read_tokenizer().unwrap()));
     let template = tokenizer.template();
     // The pieces of the package `mxbai-rerank`: 24; 1; and 1, 49 and 5 tokens.
     assert_eq!((template.before.len(), template.between.len(), template.after.len()), (24, 1, 55));
