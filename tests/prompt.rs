@@ -210,8 +210,6 @@ fn mxbai_s_pieces_are_encoded_each_by_itself() {
     let model = Model::open(place.path()).unwrap();
     assert_eq!(model.pair_tokens_max, 8_192);
     let tokenizer = model.read_tokenizer().unwrap();
-    // It was parsed to find the prompt, and is not parsed again.
-    assert!(Arc::ptr_eq(&tokenizer, &model.read_tokenizer().unwrap()));
     let template = tokenizer.template();
     // The pieces of the package `mxbai-rerank`: 24; 1; and 1, 49 and 5 tokens.
     assert_eq!((template.before.len(), template.between.len(), template.after.len()), (24, 1, 55));
@@ -225,6 +223,18 @@ fn mxbai_s_pieces_are_encoded_each_by_itself() {
     let found = ids(&tokenizer, &"a ".repeat(400), "b c", 400);
     let document = tokenizer.encode("document: b c").unwrap().len();
     assert_eq!(found.len(), 24 + 300 + 1 + document + 55);
+}
+
+#[test]
+fn a_decoder_s_tokenizer_is_parsed_once() {
+    let letters = common::small_model();
+    let prompt = json!({"text": "q: {query} d: {document} z", "yes": "a", "no": "b"});
+    let files = [("podium.json", json!({"prompt": prompt}).to_string())];
+    let place = directory(&letters.path().join("tokenizer.json"), "qwen3", &files);
+    let model = Model::open(place.path()).unwrap();
+    let tokenizer = model.read_tokenizer().unwrap();
+    assert!(Arc::ptr_eq(&tokenizer, &model.read_tokenizer().unwrap()), "finding the prompt has parsed it");
+    assert_eq!(ids(&tokenizer, "ab", "c", 64), *tokenizer.encode("q: ab d: c z").unwrap());
 }
 
 #[test]
