@@ -226,6 +226,18 @@ fn mxbai_s_pieces_are_encoded_each_by_itself() {
 }
 
 #[test]
+fn a_decoder_s_tokenizer_is_parsed_once() {
+    let letters = common::small_model();
+    let prompt = json!({"text": "q: {query} d: {document} z", "yes": "a", "no": "b"});
+    let files = [("podium.json", json!({"prompt": prompt}).to_string())];
+    let place = directory(&letters.path().join("tokenizer.json"), "qwen3", &files);
+    let model = Model::open(place.path()).unwrap();
+    let tokenizer = model.read_tokenizer().unwrap();
+    assert!(Arc::ptr_eq(&tokenizer, &model.read_tokenizer().unwrap()), "finding the prompt has parsed it");
+    assert_eq!(ids(&tokenizer, "ab", "c", 64), *tokenizer.encode("q: ab d: c z").unwrap());
+}
+
+#[test]
 fn zerank_s_texts_stand_in_turns_of_their_own() {
     let Some(file) = tokenizer() else { return };
     let place = directory(&file, "qwen3", &[("podium.json", json!({"prompt": "zerank-2"}).to_string())]);

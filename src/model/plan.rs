@@ -1,7 +1,6 @@
 //! One model as neutral data: its parts in the order in which they run, with their tensors. `arch` describes, `weights`
 //! fills in the tensors' values, `forward` interprets, and the engines lower what they support.
 
-use super::stored::{FileChanged, Stored};
 pub use super::tensor::{Linear, Norm, NormKind, Part, Tensor};
 pub use crate::ops::{Activation, Gelu, Reach};
 use crate::token::Packed;
@@ -342,16 +341,6 @@ impl Plan {
         plan.tensors_mut().into_iter().for_each(Tensor::hold);
         self.check_files().unwrap_or_else(|changed| panic!("{changed}"));
         plan
-    }
-
-    /// Checks that the files of the weights are those that were opened and hashed. To be called after values were read,
-    /// and before they are used.
-    ///
-    /// # Errors
-    /// [`FileChanged`] for the first file that was written to.
-    pub fn check_files(&self) -> Result<(), FileChanged> {
-        let mut stored = self.tensors().into_iter().filter_map(|tensor| tensor.stored.as_ref());
-        stored.try_for_each(Stored::check)
     }
 
     /// Checks that every token and position of a batch has an embedding.

@@ -23,8 +23,10 @@ const LARGE_BYTES: u64 = 1_000_000_000;
 pub struct UnreadModel {
     /// Its parts, with the shapes of their tensors.
     pub plan: Plan,
-    /// [`BUNDLED`], or where its files are.
+    /// Where its files are, or [`BUNDLED`].
     directory: PathBuf,
+    /// The golden pairs of the bundled model; others have theirs in their directory.
+    golden: Option<&'static [u8]>,
     parts: Parts,
     source: Source,
     tokenizer: Cow<'static, [u8]>,
@@ -38,16 +40,16 @@ impl UnreadModel {
     /// # Errors
     /// As [`Model::open`].
     pub fn find(directory: &Path) -> Result<Self, ModelError> {
-        Self::parse(directory.to_owned(), directory::files(directory)?)
+        Self::parse(directory.to_owned(), directory::files(directory)?, None)
     }
 
     /// The bundled model.
     pub fn bundled() -> Self {
-        let found = Self::parse(BUNDLED.into(), bundled::files());
+        let found = Self::parse(BUNDLED.into(), bundled::files(), Some(bundled::GOLDEN));
         found.expect("the bundled model is whole, or its test would fail")
     }
 
-    fn parse(directory: PathBuf, files: Files) -> Result<Self, ModelError> {
+    fn parse(directory: PathBuf, files: Files, golden: Option<&'static [u8]>) -> Result<Self, ModelError> {
         let Files { parts, tokenizer, tokens_max, prompt } = files;
         let declared = Declared::parse(parts.papers.as_deref(), &directory)?;
         let mut source = source(&directory, &parts, &declared)?;
@@ -55,7 +57,7 @@ impl UnreadModel {
         let prompt = prompt.map_err(|fault| unusable(&directory, fault))?;
         source.answers = prompt.as_ref().and_then(|(found, _)| found.answers);
         let plan = plan(&directory, &parts, &source)?;
-        Ok(Self { plan, directory, parts, source, tokenizer, tokens_max, prompt })
+        Ok(Self { plan, directory, golden, parts, source, tokenizer, tokens_max, prompt })
     }
 
     /// Texts with the scores that the model must give them, if there is a `golden.json`.
@@ -63,9 +65,9 @@ impl UnreadModel {
     /// # Errors
     /// The file cannot be read, or is wrong.
     pub fn golden(&self) -> Result<Option<Golden>, ModelError> {
-        let json: Option<Cow<[u8]>> = match self.directory.as_os_str() == BUNDLED {
-            true => Some(bundled::GOLDEN.into()),
-            false => directory::optional(&self.directory, golden::GOLDEN)?.map(Cow::Owned),
+        let json: Option<Cow<[u8]>> = match self.golden {
+            Some(bundled) => Some(bundled.into()),
+            None => directory::optional(&self.directory, golden::GOLDEN)?.map(Cow::Owned),
         };
         let path = || self.directory.join(golden::GOLDEN);
         let parsed = json.map(|json| Golden::parse(&json)).transpose();
@@ -77,7 +79,7 @@ impl UnreadModel {
     /// # Errors
     /// As [`Model::open`].
     pub fn read(self) -> Result<Model, ModelError> {
-        let Self { mut plan, directory, parts, source, tokenizer, tokens_max, prompt } = self;
+        let Self { mut plan, directory, parts, source, tokenizer, tokens_max, prompt, .. } = self;
         let bytes: u64 = parts.weights.iter().map(|shard| shard.content.bytes()).sum();
         if bytes > LARGE_BYTES {
             let gigabytes = format!("{:.1}", bytes as f64 / 1e9);

@@ -129,6 +129,16 @@ impl Plan {
         self.take(&Found(tensors))
     }
 
+    /// Checks that the files of the weights are those that were opened and hashed. To be called after values were read,
+    /// and before they are used.
+    ///
+    /// # Errors
+    /// [`FileChanged`] for the first file that was written to.
+    pub fn check_files(&self) -> Result<(), FileChanged> {
+        let mut stored = self.tensors().into_iter().filter_map(|tensor| tensor.stored.as_ref());
+        stored.try_for_each(Stored::check)
+    }
+
     fn take(&mut self, found: &Found) -> Result<(), WeightError> {
         let mut used = BTreeSet::new();
         for tensor in self.tensors_mut() {

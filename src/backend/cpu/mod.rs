@@ -6,6 +6,7 @@
 //! it runs, so that it depends neither on its neighbours, nor on the threads, nor on what is shared.
 
 mod auto;
+mod choice;
 mod int8_gate;
 mod layer;
 mod prefix;
@@ -14,61 +15,23 @@ mod size;
 mod stack;
 
 use super::{Precision, ScoreError, Scorer, lower};
-use crate::model::{FileChanged, Model, Plan};
+use crate::model::{Model, Plan};
 #[cfg(target_arch = "x86_64")]
 use crate::ops::{Amx, Avx2, Avx512, Avx512Vnni, AvxVnni, TilesMissing, tiles_permission};
 use crate::ops::{Bf16, Emulated, F32, Int8, Portable};
 #[cfg(target_arch = "aarch64")]
 use crate::ops::{Neon, NeonBf16, NeonDot};
 use crate::token::Packed;
-use auto::{Choice, choose};
+use auto::Choice;
+pub use choice::Unsupported;
+use choice::choice;
 pub use int8_gate::keeps_order_in_int8;
 use prefix::{End, PART_TOKENS_MIN, Prefixes, Span};
 pub use processor::Processor;
-use size::peak_bytes;
 use stack::{Forward, Stack, Workspace};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use thiserror::Error;
-
-/// What this engine does not run here.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum Unsupported {
-    /// Only some have it.
-    #[error("this processor has no bf16; f32 and int8 run here")]
-    Bf16,
-    /// No CPU is served with it.
-    #[error("{0} is for GPUs; f32, int8 and, where the processor has it, bf16 run on a CPU")]
-    Gpu(&'static str),
-    /// The machine has too little memory for it.
-    #[error(
-        "the model takes about {} of memory, and {} are available; take a smaller model or precision, free memory, or raise \
-         the limit of the container or of `ulimit`",
-        gigabytes(*.needed), gigabytes(*.available)
-    )]
-    Memory {
-        /// Bytes that loading takes at its peak.
-        needed: u64,
-        /// Bytes that can be taken.
-        available: u64,
-    },
-    /// The model's files were written to.
-    #[error(transparent)]
-    Changed(#[from] FileChanged),
-    /// The model is of another kind.
-    #[error("the CPU engine does not run {family}: {reason}")]
-    Plan {
-        /// The architecture's family.
-        family: &'static str,
-        /// What is unlike the models that it runs.
-        reason: &'static str,
-    },
-}
-
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.2} GB", bytes as f64 / 1e9)
-}
 
 /// A model packed for this processor; its scorers share it.
 #[derive(Clone)]
@@ -254,27 +217,6 @@ impl CpuModel {
             Precision::Int8 => "int8",
             _ => "float32",
         }
-    }
-}
-
-/// The precision that a plan runs in, if it runs on a processor within these bytes of memory.
-fn choice(
-    processor: Processor,
-    plan: &Plan,
-    precision: Precision,
-    available: Option<u64>,
-) -> Result<Choice, Unsupported> {
-    lower::check(plan).map_err(|reason| Unsupported::Plan { family: plan.family, reason })?;
-    let choice = match precision {
-        Precision::Auto | Precision::Float => choose(processor, plan),
-        Precision::Bf16 if !processor.has_bf16() => return Err(Unsupported::Bf16),
-        precision if precision.is_for_gpus() => return Err(Unsupported::Gpu(precision.name())),
-        precision => Choice { precision, reason: "configured".to_owned(), speeds: None },
-    };
-    let needed = peak_bytes(plan, choice.precision, processor);
-    match available.filter(|&available| available < needed) {
-        Some(available) => Err(Unsupported::Memory { needed, available }),
-        None => Ok(choice),
     }
 }
 
