@@ -39,8 +39,19 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("hdrhistogram", &["src/load/tally.rs"]),
     ("candle_core", &["src/model/forward.rs", "src/model/positions.rs", "src/distill/"]),
     ("candle_nn", &["src/model/forward.rs"]),
-    // Of tokio the engine has only the one-shot reply and `Notify`.
-    ("tokio", &["src/http/", "src/load/", "src/compare/ask.rs", "src/cli/", "src/engine/"]),
+    // Of tokio the engine has only the one-shot reply and `Notify`, and the exporter of spans a handle of the server's
+    // runtime.
+    (
+        "tokio",
+        &[
+            "src/http/",
+            "src/load/",
+            "src/compare/ask.rs",
+            "src/cli/",
+            "src/engine/",
+            "src/telemetry/spans.rs",
+        ],
+    ),
     // Scripted scorers sleep on a channel, the ledger's thread has a queue, and a load's pacer sleeps on a channel until the
     // next send.
     (
