@@ -102,7 +102,8 @@ fn on_cpu(tier: Tier, configured: &TierConfig, model: &Model) -> Result<Placed, 
         }
         packed => packed.map_err(|error| error.to_string())?,
     };
-    let chosen = (packed.dtype(), packed.reason().clone());
+    let reason = format!("{}; {}", packed.processor().name(), packed.reason());
+    let chosen = (packed.dtype(), reason.into());
     let shares_prefixes = packed.shares_prefixes();
     let make: MakeScorer = Arc::new(move || Ok(Box::new(Cpu::new(packed.clone(), threads))));
     Ok(Placed { shares_prefixes, ..on((tier, configured), make, chosen)? })

@@ -63,7 +63,7 @@ impl Processor {
             Self::NeonBf16 => "NEON with bf16",
             Self::NeonDot => "NEON with dot products",
             Self::Neon => "NEON",
-            Self::Portable => "any",
+            Self::Portable => "plain code",
             Self::Emulated => "emulated tiles",
         }
     }
