@@ -27,7 +27,8 @@ pub(super) struct TierConfig {
     #[serde(default)]
     pub engine: EngineKind,
     /// The precision of its linear maps. Default `auto`: int8 on a CPU if it is measured to be faster and keeps the
-    /// model's order, else `float`: f16 on a GPU; on a CPU bf16 if it is measured to be faster than f32, else f32.
+    /// model's order, else `float`: f16 on a GPU, or bf16 if a score is not finite in f16; on a CPU bf16 if it is measured to
+    /// be faster than f32, else f32.
     #[serde(default)]
     pub precision: Precision,
     /// Threads of each lane. Default: one per physical core that the process and its container's quota may use; at least
