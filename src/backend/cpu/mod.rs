@@ -47,7 +47,7 @@ pub struct CpuModel {
 impl CpuModel {
     /// Packs a model for the best processor that this machine is, if it takes no more than these bytes of memory. With
     /// [`Precision::Auto`] it is in int8 where that is faster and keeps the model's order; a sample of pairs is scored on
-    /// `threads` threads for that, for three seconds at most, unless `podium.json` says it.
+    /// `threads` threads for that, for five seconds at most, unless `podium.json` says it.
     ///
     /// # Errors
     /// [`Unsupported`], which says what.
