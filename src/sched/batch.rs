@@ -239,17 +239,22 @@ impl Scheduler {
         out.push(Action::Dispatch(Dispatch { lane: lane_id, batch: id, slices }));
     }
 
-    /// A lane's oldest batch begins now: sets its timer, and the times at which it ends if they are later than was predicted
-    /// when it was dispatched. A batch behind it gets its timer when it begins.
-    pub(super) fn begins(&mut self, lane_id: LaneId) {
+    /// A lane's oldest batch begins behind another, which has ended: later than was predicted at its dispatch, it ends later.
+    pub(super) fn follows(&mut self, lane_id: LaneId) {
         let lane = &mut self.lanes[lane_id.0 as usize];
         let predictor = &self.predictors[lane.tier];
-        let Some(batch) = lane.running.front_mut() else { return };
-        let after = |took: Ns| self.now.saturating_add(took);
-        batch.ends = batch.ends.max(after(predictor.predict(&batch.load)));
-        batch.ends_p99 = batch.ends_p99.max(after(predictor.p99(&batch.load)));
-        let (batch, until) = (batch.id, after(batch.stall_bound));
-        self.set_timer(until, Timer::Stall(lane_id, batch));
+        if let Some(batch) = lane.running.front_mut() {
+            batch.ends = batch.ends.max(self.now.saturating_add(predictor.predict(&batch.load)));
+            batch.ends_p99 = batch.ends_p99.max(self.now.saturating_add(predictor.p99(&batch.load)));
+        }
+        self.begins(lane_id);
+    }
+
+    /// Sets the timer of a lane's oldest batch, which begins now. A batch behind it gets its timer when it begins.
+    fn begins(&mut self, lane: LaneId) {
+        let Some(batch) = self.lanes[lane.0 as usize].running.front() else { return };
+        let (batch, until) = (batch.id, self.now.saturating_add(batch.stall_bound));
+        self.set_timer(until, Timer::Stall(lane, batch));
     }
 }
 

@@ -16,7 +16,7 @@ impl Scheduler {
             Ok(()) => self.succeeded(done, &batch, out),
             Err(fault) => self.faulted(done.lane, fault, done.device, batch, out),
         }
-        self.begins(done.lane);
+        self.follows(done.lane);
     }
 
     fn succeeded(&mut self, done: &Done, batch: &Batch, out: &mut Vec<Action>) {
