@@ -1,4 +1,4 @@
-//! Hours of the calendar, in UTC.
+//! Hours and seconds of the calendar, in UTC.
 
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -12,6 +12,25 @@ impl Hour {
     /// The hour of a time in seconds since 1970.
     pub const fn at(unix_seconds: u64) -> Self {
         Self(unix_seconds / 3600)
+    }
+}
+
+/// A second of the calendar, counted from 1970; displayed as `2026-11-24T05:06:07Z`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub u64);
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = civil(self.0 / 86_400);
+        let second = self.0 % 86_400;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -75,6 +94,17 @@ fn days((year, month, day): (u64, u64, u64)) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_is_written_as_a_date_and_a_time() {
+        for (second, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_868_799, "2000-02-29T23:59:59Z"),
+            (1_795_500_367, "2026-11-24T06:06:07Z"),
+        ] {
+            assert_eq!(Timestamp(second).to_string(), text);
+        }
+    }
 
     #[test]
     fn an_hour_is_read_as_it_is_written() {

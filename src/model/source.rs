@@ -6,6 +6,7 @@ use super::directory::{
     CROSS_ENCODER_CONFIG, INDEX, MODULES, SENTENCE_CONFIG, TOKENIZER_CONFIG, WEIGHTS, shard_names,
 };
 use super::prompt::CHAT_TEMPLATE;
+use crate::base::ModelRef;
 use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
 use std::path::{Path, PathBuf};
@@ -96,14 +97,15 @@ fn directory_of(file: &Path) -> PathBuf {
 
 /// Parses `owner/name` or `owner/name@revision`; anything else is a path.
 fn hub_repo(spec: &str) -> Option<Repo> {
-    let (id, revision) = spec.split_once('@').unwrap_or((spec, "main"));
+    let ModelRef { name: id, version } = spec.parse().ok()?;
+    let revision = version.unwrap_or_else(|| "main".to_owned());
     let plain = |part: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         !part.is_empty() && !part.starts_with('.') && part.chars().all(allowed)
     };
     let (owner, name) = id.split_once('/')?;
-    let is_id = plain(owner) && plain(name) && plain(revision);
-    is_id.then(|| Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned()))
+    let is_id = plain(owner) && plain(name) && plain(&revision);
+    is_id.then(|| Repo::with_revision(id.clone(), RepoType::Model, revision))
 }
 
 #[cfg(test)]

@@ -42,11 +42,12 @@ mod truncation;
 mod vllm;
 mod voyage;
 
+pub use crate::base::ModelRef;
 pub use ask::Ask;
 pub use error::{ApiError, Code, encode_error};
 pub use fields::whole;
 pub use openapi::openapi;
-pub use path::{ModelRef, Place};
+pub use path::Place;
 pub use select::Pins;
 pub use settings::Settings;
 pub use tei::LABEL;

@@ -1,6 +1,7 @@
 //! A request's path, parsed once.
 
 use super::Dialect;
+use crate::base::ModelRef;
 
 /// A path of a dialect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,15 +10,6 @@ pub struct Place {
     pub(super) path: &'static str,
     /// The model in a path of the Open Inference Protocol.
     pub(super) model: Option<ModelRef>,
-}
-
-/// A model, and optionally its version, as a path names them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelRef {
-    /// The model's name; may have slashes.
-    pub name: String,
-    /// The version, if the path has one.
-    pub version: Option<String>,
 }
 
 /// The last parts of paths below a model.
