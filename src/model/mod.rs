@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `unread` | a model by the headers of its files, before its weights are read |
 //! | `source` | a directory or a hub id to a directory |
+//! | `repository` | a folder of models with versions: what can be used, what is served, what has changed |
 //! | `directory` | the files of a directory as it is found: shards, a vocabulary alone, or what to do first |
 //! | `vocabulary` | a `tokenizer.json` for BERT's `vocab.txt` |
 //! | `bundled` | the model that is in the program |
@@ -33,6 +34,7 @@ mod manifest;
 mod plan;
 mod positions;
 mod prompt;
+pub mod repository;
 mod source;
 mod stored;
 mod tensor;
