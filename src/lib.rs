@@ -15,6 +15,7 @@
 //! | 5 | [`sim`]: the simulated server, which drives the same scheduler |
 //! | 4 | [`backend`]: models on CPUs and GPUs, behind one trait |
 //! | 3 | [`sched`]: the scheduler, pure: events in, actions out |
+//! | 2 | [`deployments`]: which versions are live on which route, on disk
 //! | 2 | [`forecast`]: predicted device time |
 //! | 2 | [`ledger`]: device time, priced and charged |
 //! | 2 | [`model`]: model files, architectures, and the reference forward |
@@ -30,6 +31,7 @@ pub mod backend;
 pub mod base;
 pub mod cli;
 pub mod compare;
+pub mod deployments;
 pub mod distill;
 pub mod engine;
 pub mod eval;
