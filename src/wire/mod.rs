@@ -10,6 +10,7 @@
 //! | `infinity` | `/rerank` |
 //! | `nim` | `/v1/ranking` |
 //! | `oip` | `/v2/models/{model}/infer`, JSON and binary tensors |
+//! | `repository` | `/v2/repository/...`: Triton's extension that lists, loads and unloads models |
 //! | `select` | selects the dialect of a body on a path that several dialects share |
 //! | `settings` | the configuration: limits, paths and pins |
 //! | `spec` | the definition of a dialect: a file with a constant `SPEC`, and a row of [`Dialect`] |
@@ -32,6 +33,7 @@ mod oip;
 mod openapi;
 mod path;
 mod podium;
+pub mod repository;
 mod select;
 mod settings;
 mod spec;

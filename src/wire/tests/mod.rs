@@ -10,6 +10,7 @@ mod jina;
 mod nim;
 mod oip;
 mod podium;
+mod repository;
 mod settings;
 mod tei;
 mod vllm;
