@@ -247,12 +247,17 @@ fn the_example_configuration_has_every_key() {
         "tls",
         "prices",
         "devices",
+        "routes",
+        "models",
         "path_policies",
     ];
     for (path, name) in [
         ("src/cli/config.rs", "Config"),
         ("src/cli/tier.rs", "TierConfig"),
         ("src/cli/config.rs", "TenantEntry"),
+        ("src/cli/routes.rs", "RouteEntry"),
+        ("src/cli/routes.rs", "ModelEntry"),
+        ("src/cli/routes.rs", "DeviceEntry"),
         ("src/wire/settings.rs", "Settings"),
         ("src/wire/select.rs", "Pins"),
         ("src/http/server.rs", "ServerLimits"),

@@ -1,6 +1,7 @@
 //! The configuration of a server: flags win over `PODIUM_*` variables, and those over `podium.toml`.
 
 use super::Failure;
+use super::routes::{DeviceEntry, ModelEntry, NONE, RepositoryMode, RouteEntry};
 use super::tier::TierConfig;
 use crate::engine::PrepareLimits;
 use crate::http::{ServerLimits, TlsFiles};
@@ -18,8 +19,6 @@ use std::path::{Path, PathBuf};
 
 /// The configuration file that is read by default, if it exists.
 const FILE: &str = "podium.toml";
-/// The name of the fallback's model that disables the fallback.
-const NONE: &str = "none";
 
 /// `podium.toml`. Every key may be left out.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,6 +31,22 @@ pub(super) struct Config {
     /// The small model that answers if the primary cannot. Default: the bundled one, unless that is the primary. A
     /// model `none` disables it.
     pub fallback: Option<TierConfig>,
+    /// Names under which models are served, instead of `[primary]` and `[fallback]`. Default none.
+    pub routes: Vec<RouteEntry>,
+    /// The models of routes. Default: those of the repository, each with default settings.
+    pub models: Vec<ModelEntry>,
+    /// Devices with their memory and prices. Default: those of this machine.
+    pub devices: Vec<DeviceEntry>,
+    /// A folder of models, each with versions: `NAME/VERSION/...`. Default none.
+    pub model_repository: Option<PathBuf>,
+    /// How the server follows its repository. Default `none`: it is read once, at the start.
+    pub repository_mode: RepositoryMode,
+    /// How often the repository is read if it is polled, in milliseconds. Default 5000.
+    pub repository_poll_ms: u64,
+    /// How long the files of a version must be unchanged before it is taken, in milliseconds. Default 10000.
+    pub repository_still_ms: u64,
+    /// The file that records which versions are live on which route. Default: a restart serves the configured ones.
+    pub deployments: Option<PathBuf>,
     /// The latency budget of requests without their own, in milliseconds. Default: no limit.
     pub latency_budget_ms: Option<f64>,
     /// The policy of requests without their own. Default `auto`.
@@ -98,6 +113,14 @@ impl Default for Config {
             listen: vec!["127.0.0.1:8080".to_owned()],
             primary: None,
             fallback: None,
+            routes: Vec::new(),
+            models: Vec::new(),
+            devices: Vec::new(),
+            model_repository: None,
+            repository_mode: RepositoryMode::None,
+            repository_poll_ms: 5_000,
+            repository_still_ms: 10_000,
+            deployments: None,
             latency_budget_ms: None,
             default_policy: Policy::Auto,
             path_policies: BTreeMap::new(),
@@ -131,8 +154,11 @@ impl Config {
         toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
     }
 
-    /// Sets the bundled model if none is configured.
+    /// Sets the bundled model if none is configured, and no route.
     pub fn complete(&mut self) {
+        if self.has_routes() {
+            return;
+        }
         let primary = self.primary.get_or_insert_with(|| TierConfig::new(BUNDLED.to_owned()));
         if self.fallback.is_none() && primary.model != BUNDLED {
             self.fallback = Some(TierConfig::new(BUNDLED.to_owned()));
@@ -196,7 +222,21 @@ impl Config {
             ("wire.documents_max", self.wire.documents_max as u64, 1),
             ("prepare.threads", self.prepare.threads as u64, 1),
             ("prepare.queued_max", self.prepare.queued_max as u64, 1),
+            ("repository_poll_ms", self.repository_poll_ms, 100),
         ];
+        let times = [
+            ("repository_poll_ms", self.repository_poll_ms),
+            ("repository_still_ms", self.repository_still_ms),
+        ];
+        if let Some((key, value)) = times.iter().find(|(_, value)| *value > 3_600_000) {
+            return wrong(format!("{key}: {value} is more than 3600000"));
+        }
+        if self.deployments.is_some() && !self.has_routes() {
+            return wrong("deployments: only routes have deployments, and there are none".to_owned());
+        }
+        if self.repository_mode != RepositoryMode::None && self.model_repository.is_none() {
+            return wrong("repository_mode: there is no model_repository to follow".to_owned());
+        }
         if self.prepare.threads > 256 {
             return wrong(format!("prepare.threads: {} is more than 256", self.prepare.threads));
         }
@@ -238,7 +278,9 @@ impl Config {
             all.extend(tenant.default_policy.map(|policy| (key(), policy)));
         }
         let needs_fallback = |policy: Policy| matches!(policy, Policy::TopK | Policy::Fallback);
-        match all.iter().find(|(_, policy)| needs_fallback(*policy) && self.fallback.is_none()) {
+        // Routes have fallbacks of their own.
+        let has_fallback = self.fallback.is_some() || self.has_routes();
+        match all.iter().find(|(_, policy)| needs_fallback(*policy) && !has_fallback) {
             Some((key, policy)) => {
                 Err(Failure::usage(format!("{key}: `{}` needs a fallback, and there is none", policy.name())))
             }

@@ -5,7 +5,7 @@ use super::config::{Config, TenantEntry};
 use super::place::{Placed, check_memory, place};
 use super::tier::TierConfig;
 use crate::base::{DeviceNs, Ns, PerTier, Tier};
-use crate::engine::{BooksSetup, Clock, LaneSetup, SelfCheck, Setup, TierSetup};
+use crate::engine::{BooksSetup, Clock, Engine, LaneSetup, SelfCheck, Setup, TierSetup};
 use crate::model::{BUNDLED, Model, ModelError, Place, UnreadModel, locate};
 use crate::sched::TenantConfig;
 use crate::token::{Prompt, Tokenizer};
@@ -49,6 +49,16 @@ pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<
     };
     setup.check().map_err(|error| Failure::usage(error.to_string()))?;
     Ok(setup)
+}
+
+/// Starts the lanes, which score golden pairs first, and ends them.
+pub(super) fn check_golden(config: &Config, setup: Setup) -> Result<(), Failure> {
+    if !config.self_check {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
+    let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
+    runtime.block_on(engine.ready()).map_err(Failure::not_ready)
 }
 
 /// The tenants as the scheduler wants them; without any, everybody is one.

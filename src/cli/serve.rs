@@ -1,6 +1,7 @@
 //! `podium serve`: starts a server from its configuration, and ends it.
 
 use super::config::Config;
+use super::routes::RepositoryMode;
 use super::tier::TierConfig;
 use super::{Failure, pool};
 use crate::backend::Precision;
@@ -47,6 +48,16 @@ pub(super) struct Args {
     /// bundled].
     #[arg(long, env = "PODIUM_FALLBACK", value_name = "DIR_OR_HUB_ID")]
     fallback: Option<String>,
+    /// A folder of models, each with versions (NAME/VERSION/...), instead of --primary and --fallback.
+    #[arg(long, env = "PODIUM_MODEL_REPOSITORY", value_name = "DIR")]
+    model_repository: Option<PathBuf>,
+    /// How the server follows its repository: none (it is read once), poll, or explicit (models are loaded on request)
+    /// [default: none].
+    #[arg(long, env = "PODIUM_REPOSITORY_MODE", value_name = "MODE", hide_possible_values = true)]
+    repository_mode: Option<RepositoryMode>,
+    /// The SQLite file that records which versions are live on which route, for `podium models history`.
+    #[arg(long, env = "PODIUM_DEPLOYMENTS", value_name = "FILE")]
+    deployments: Option<PathBuf>,
     /// The precision of the models: auto (int8 if it is faster and keeps a sample's order, else float), float (f16 on a GPU;
     /// else bf16 if measured faster than f32), f32, f16 or fp8 (on a GPU, only the primary), bf16 or int8.
     #[arg(long, env = "PODIUM_PRECISION", value_name = "PRECISION", value_parser = super::precision)]
@@ -91,6 +102,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     init_log(&args.log, args.log_json)?;
     let (check, config) = (args.check, merge(args)?);
     config.check()?;
+    config.check_routes(check)?;
     let addresses = config.addresses()?;
     let tls = config.tls.as_ref().map(|files| files.load()).transpose();
     let tls = tls.map_err(|message| Failure::usage(format!("tls: {message}")))?;
@@ -101,7 +113,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         check_files(&config)?;
         let mut described = Vec::new();
         describe(&config, &addresses, &setup, &mut described).expect("a vector takes all");
-        check_golden(&config, setup)?;
+        pool::check_golden(&config, setup)?;
         return super::printed(std::io::stdout().lock().write_all(&described));
     }
     open_books(&config, &mut setup.books)?;
@@ -146,16 +158,6 @@ fn check_files(config: &Config) -> Result<(), Failure> {
     }
 }
 
-/// Starts the lanes, which score golden pairs first, and ends them.
-fn check_golden(config: &Config, setup: Setup) -> Result<(), Failure> {
-    if !config.self_check {
-        return Ok(());
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing");
-    let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
-    runtime.block_on(engine.ready()).map_err(Failure::not_ready)
-}
-
 /// Opens the ledger and the journal, which are ours from now on.
 fn open_books(config: &Config, books: &mut BooksSetup) -> Result<(), Failure> {
     if let Some(path) = &config.ledger {
@@ -192,6 +194,9 @@ fn merge(args: Args) -> Result<Config, Failure> {
             }
         }
     };
+    config.model_repository = args.model_repository.or(config.model_repository);
+    config.repository_mode = args.repository_mode.unwrap_or(config.repository_mode);
+    config.deployments = args.deployments.or(config.deployments);
     tier(&mut config.primary, args.primary);
     tier(&mut config.fallback, args.fallback);
     config.complete();
