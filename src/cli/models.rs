@@ -1,9 +1,10 @@
-//! `podium models`: what a model is, before it is served.
+//! `podium models`: what a model is, before it is served, and what was served.
 
 use super::Failure;
 use super::place::place;
 use super::pool::find_model;
 use super::tier::TierConfig;
+use super::{deployments, repository};
 use crate::backend::{check_for_gpu, has_fp8};
 use crate::base::Tier;
 use crate::model::{
@@ -12,11 +13,14 @@ use crate::model::{
 use crate::token::{Cut, Tokenizer};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Shows a model: its parts, its prompt, and the engine that will run it.
+/// Shows and checks models before they are served, and the history of routes.
 ///
 ///     podium models inspect models/podium-student-L2-H128
+///     podium models list /var/lib/podium/models
+///     podium models verify /var/lib/podium/models/large/3
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Args {
@@ -26,15 +30,58 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Reads a model and shows what it is.
+    /// Lists the models of a repository with their versions, and why some cannot be used.
+    List {
+        /// A folder of models: NAME/VERSION/...
+        repository: PathBuf,
+    },
+    /// Reads a model and shows what it is: its parts, its prompt, and the engine that will run it.
     Inspect {
         /// A directory in Hugging Face layout, a hub id, or `bundled`.
         model: String,
     },
+    /// Checks weights against the sha256 in podium.json, and scores the golden pairs on the engine that would serve.
+    Verify {
+        /// A folder of models, a model in it, or a version: DIR[/NAME[/VERSION]].
+        path: PathBuf,
+    },
+    /// Shows what is live on the routes, and the swaps that made it so, newest first.
+    History {
+        /// Only this route.
+        route: Option<String>,
+        /// The file that `podium serve --deployments` writes.
+        #[arg(long, env = "PODIUM_DEPLOYMENTS", value_name = "FILE")]
+        deployments: PathBuf,
+    },
+    /// Makes live what was live before on a route, while no server runs: the next start serves it.
+    Rollback {
+        /// The route.
+        route: String,
+        /// The file that `podium serve --deployments` writes.
+        #[arg(long, env = "PODIUM_DEPLOYMENTS", value_name = "FILE")]
+        deployments: PathBuf,
+        /// The reason, for the history.
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        /// The author, for the history [default: $USER].
+        #[arg(long, value_name = "NAME")]
+        who: Option<String>,
+    },
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let Command::Inspect { model: spec } = args.command;
+    match args.command {
+        Command::List { repository } => repository::list(&repository),
+        Command::Inspect { model } => inspect(model),
+        Command::Verify { path } => repository::verify(&path),
+        Command::History { route, deployments } => deployments::history(&deployments, route.as_deref()),
+        Command::Rollback { route, deployments, why, who } => {
+            deployments::roll_back(&deployments, &route, who, &why)
+        }
+    }
+}
+
+fn inspect(spec: String) -> Result<(), Failure> {
     let wrong = |error: ModelError| Failure::usage(error.to_string());
     let found = find_model(&spec).map_err(wrong)?;
     let golden = found.golden().map_err(wrong)?;
