@@ -2,16 +2,16 @@
 //!
 //!     cargo bench --bench scheduler        the floor is a million steps per second
 //!
-//! Jobs of 16 candidates arrive one by one while a primary and a fallback lane work. Each step is an arrival or the end
-//! of a batch. The number of queued jobs is held at that of the row.
+//! Jobs of 16 candidates arrive one by one while a primary and a fallback lane work, or those of 25 routes. Each step is
+//! an arrival or the end of a batch. The number of queued jobs is held at that of the row.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
-use podium::base::{DeviceId, DeviceNs, Ns, PerTier, TenantId, Tier};
+use podium::base::{DeviceId, DeviceNs, ModelId, Ns, TenantId};
 use podium::forecast::predict::{Load, Measured};
 use podium::rerank::{Policy, Priority};
 use podium::sched::{
-    Action, Arrival, Config, Done, Event, JobId, LaneConfig, LaneId, Limits, Scheduler, TenantConfig,
+    Action, Arrival, Ask, Config, Done, Event, JobId, LaneConfig, LaneId, Limits, Scheduler, TenantConfig,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,22 +26,23 @@ const STEPS: u64 = 1_000_000;
 const ROUNDS: usize = 5;
 
 fn main() {
-    let mut results = Vec::new();
-    for queued in [10, 100, 1_000, 10_000, 100_000] {
-        let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| steps_per_second(queued)).collect();
+    let mut first = None;
+    for (routes, queued) in
+        [(1, 10), (1, 100), (1, 1_000), (1, 10_000), (1, 100_000), (25, 100), (25, 1_000), (25, 10_000)]
+    {
+        let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| steps_per_second(routes, queued)).collect();
         rounds.sort_by(f64::total_cmp);
-        results.push((queued, rounds[ROUNDS / 2]));
-    }
-    let (_, first) = results[0];
-    for (queued, rate) in results {
-        let (ns, ratio) = (1e9 / rate, first / rate);
-        println!("{queued:>7} queued: {rate:>9.0} steps/s, {ns:>5.0} ns a step, {ratio:.2} times that of 10");
+        let rate = rounds[ROUNDS / 2];
+        let (models, ns, ratio) = (2 * routes, 1e9 / rate, *first.get_or_insert(rate) / rate);
+        println!(
+            "{models:>2} models, {queued:>6} queued: {rate:>9.0} steps/s, {ns:>5.0} ns a step, {ratio:.2} times that of 10"
+        );
     }
 }
 
-/// Steps per second with about this many queued jobs.
-fn steps_per_second(queued: u64) -> f64 {
-    let mut world = World::new();
+/// Steps per second with about this many queued jobs, on as many routes.
+fn steps_per_second(routes: u32, queued: u64) -> f64 {
+    let mut world = World::new(routes);
     while world.sched.len() < queued as usize {
         world.arrive();
     }
@@ -57,6 +58,7 @@ fn steps_per_second(queued: u64) -> f64 {
 
 struct World {
     sched: Scheduler,
+    routes: u32,
     now: Ns,
     jobs: u64,
     steps: u64,
@@ -66,8 +68,13 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        let lane = |tier| LaneConfig { tier, on: DeviceId(tier as u32), batch_tokens_max: 16_384, depth: 2 };
+    fn new(routes: u32) -> Self {
+        let lane = |model| LaneConfig {
+            model: ModelId(model),
+            on: DeviceId(model),
+            batch_tokens_max: 16_384,
+            depth: 2,
+        };
         let seeds = |pair_ns: u64| {
             let measured = |power: u64| {
                 let load = Load::of(vec![100; 1 << power]);
@@ -76,13 +83,14 @@ impl World {
             (0..8).map(measured).collect()
         };
         let config = Config {
-            lanes: vec![lane(Tier::Primary), lane(Tier::Fallback)],
+            lanes: (0..2 * routes).map(lane).collect(),
             tenants: vec![TenantConfig::default(); 4],
-            seeds: PerTier { primary: seeds(150_000), fallback: seeds(15_000) },
+            seeds: (0..routes).flat_map(|_| [seeds(150_000), seeds(15_000)]).collect(),
             limits: Limits { jobs_max: 1 << 20, wait_ns_max: Ns::MAX, ..Limits::default() },
         };
         let mut world = Self {
             sched: Scheduler::new(&config),
+            routes,
             now: Ns::ZERO,
             jobs: 0,
             steps: 0,
@@ -90,7 +98,7 @@ impl World {
             running: VecDeque::new(),
             actions: Vec::new(),
         };
-        for lane in 0..2 {
+        for lane in 0..2 * routes {
             world.step(Event::LaneUp { lane: LaneId(lane) });
         }
         world
@@ -115,6 +123,8 @@ impl World {
 
     fn arrive(&mut self) {
         self.jobs += 1;
+        let primary = 2 * (self.jobs % u64::from(self.routes)) as u32;
+        let ask = |model| Ask { model: ModelId(model), prefix: 0, lengths: self.lengths.clone() };
         // Deadlines are far away, so that the queue is measured and not the hedges.
         let deadline = Some(self.now + Ns::from_millis(3_600_000 + self.jobs % 1_000));
         self.step(Event::Arrive(vec![Arrival {
@@ -125,8 +135,9 @@ impl World {
             arrived: self.now,
             deadline,
             top_k: None,
-            prefixes: PerTier::default(),
-            lengths: PerTier { primary: self.lengths.clone(), fallback: self.lengths.clone() },
+            pairs: PAIRS as u32,
+            primaries: [ask(primary)].into(),
+            fallback: Some(ask(primary + 1)),
         }]));
     }
 

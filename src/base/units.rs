@@ -114,6 +114,28 @@ impl From<Ns> for Duration {
 #[serde(transparent)]
 pub struct TenantId(pub u32);
 
+/// A served version of a model. Each version that is loaded gets the next number; none is used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ModelId(pub u32);
+
+impl From<ModelId> for u32 {
+    fn from(model: ModelId) -> Self {
+        model.0
+    }
+}
+
+/// A lane. Each lane that is added gets the next number; none is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LaneId(pub u32);
+
+impl From<LaneId> for u32 {
+    fn from(lane: LaneId) -> Self {
+        lane.0
+    }
+}
+
 /// A device of this machine, by position. It has time and memory of its own; lanes may share it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -48,7 +48,7 @@ pub(super) fn measure(
         points.push((Load::of(batch.lengths()), best.max(1) as f64));
     }
     let [c0, c1, c2] = fit(&points);
-    Ok(Device { tier, c0, c1, c2, noise: 0.1, batch_tokens_max: 4_096, depth: 1 })
+    Ok(Device { tier, place: 0, c0, c1, c2, noise: 0.1, batch_tokens_max: 4_096, depth: 1 })
 }
 
 /// The non-negative coefficients with the least relative error: a negative one is left out and the others are fitted
@@ -202,8 +202,16 @@ mod tests {
 
     #[test]
     fn a_budget_is_met_by_answering_with_less() {
-        let device =
-            |tier, c1| Device { tier, c0: 1e5, c1, c2: 0.0, noise: 0.05, batch_tokens_max: 4_096, depth: 1 };
+        let device = |tier, c1| Device {
+            tier,
+            place: 0,
+            c0: 1e5,
+            c1,
+            c2: 0.0,
+            noise: 0.05,
+            batch_tokens_max: 4_096,
+            depth: 1,
+        };
         let mut service = Service {
             requests: vec![vec![100; 50].into(), vec![60; 80].into()],
             primary: device(Tier::Primary, 50e3),

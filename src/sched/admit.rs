@@ -1,11 +1,12 @@
 //! Admission: full, top-k, fallback or refuse, by predicted finish times.
 
-use super::event::{Action, Answer, Arrival};
+use super::event::{Action, Answer, Arrival, Ask, Line};
 use super::job::Job;
-use super::lane::{Health, Lane};
+use super::lane::Health;
+use super::model::Model;
 use super::stage::Stage;
 use super::{Scheduler, Timer};
-use crate::base::{DeviceNs, Ns, PerTier, TenantId, Tier, Used};
+use crate::base::{DeviceNs, ModelId, Ns, PerTier, TenantId, Tier, Used};
 use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 
@@ -39,30 +40,42 @@ struct Start {
 }
 
 impl Scheduler {
-    pub(super) fn admit(&mut self, arrival: Arrival, out: &mut Vec<Action>) {
+    pub(super) fn admit(&mut self, mut arrival: Arrival, out: &mut Vec<Action>) {
         self.stats.arrived += 1;
         self.hedges.earn();
-        let job = Job::new(arrival, &self.limits, |tier, load| self.predictors[tier].predict(load));
+        // Models that were released meanwhile.
+        arrival.primaries.retain(|ask| self.models.get(ask.model).is_some());
+        arrival.fallback = arrival.fallback.filter(|ask| self.models.get(ask.model).is_some());
+        let primaries = arrival.primaries.clone();
+        let mut job =
+            Job::new(arrival, &self.limits, |model, load| self.models[model].predictor.predict(load));
         let id = job.id;
         if let Err(refusal) = self.door(&job) {
             self.stats.refused += 1;
             out.push(Action::Refuse { job: id, refusal });
             return;
         }
-        if job.pairs() == 0 {
+        if job.pairs == 0 {
             self.stats.answered += 1;
-            let answer =
-                Answer { served: Served::Full, degraded: None, charged: Used::default(), compute: Ns::ZERO };
+            let answer = Answer {
+                served: Served::Full,
+                degraded: None,
+                charged: Used::default(),
+                compute: Ns::ZERO,
+                line: job.line,
+            };
             out.push(Action::Answer { job: id, answer });
             return;
         }
+        self.choose_primary(&mut job, &primaries);
         let mut prospects = PerTier::from_fn(|tier| self.prospect(&job, tier));
         let mut plan = self.plan(&job, prospects);
         if matches!(plan, Ok(Start { tried: Some(_), .. })) && !self.pay_for_try() {
             prospects = PerTier::from_fn(|tier| prospects[tier].without_a_try());
             plan = self.plan(&job, prospects);
         }
-        self.pairs += u64::from(job.pairs());
+        self.pairs += u64::from(job.pairs);
+        self.count_inside(job.line, |inside| *inside += 1);
         let deadline = job.deadline;
         self.jobs.insert(id, job);
         match plan {
@@ -79,6 +92,48 @@ impl Scheduler {
         }
     }
 
+    /// Of several primaries, the first that fits the budget: on all candidates, else on the best of them. If none does, the
+    /// preferred one that is available.
+    fn choose_primary(&self, job: &mut Job, primaries: &[Ask]) {
+        if primaries.len() < 2 {
+            return;
+        }
+        let mut passed_over = None;
+        for ask in primaries {
+            job.set_primary(ask);
+            let prospect = self.prospect(job, Tier::Primary);
+            if prospect == Prospect::InTime || prospect != Prospect::Unavailable && self.fits_top_k(job) {
+                job.passed_over = passed_over;
+                return;
+            }
+            passed_over = passed_over.or(Some(match prospect {
+                Prospect::Unavailable => Degradation::PrimaryUnavailable,
+                Prospect::InTime | Prospect::WorthATry | Prospect::Late => Degradation::PredictedLate,
+            }));
+        }
+        let available = primaries.iter().position(|ask| self.is_available(ask.model));
+        let place = available.unwrap_or(0);
+        job.set_primary(&primaries[place]);
+        job.passed_over = (place > 0).then_some(Degradation::PrimaryUnavailable);
+    }
+
+    /// Whether the primary of a job with a budget is predicted to be in time with the best of its candidates, as many as a
+    /// top-k has, after the fallback has scored all.
+    fn fits_top_k(&self, job: &Job) -> bool {
+        let (Some(primary), Some(deadline)) = (job.line.primary, job.deadline) else { return false };
+        let is_allowed = matches!(job.policy, Policy::Auto | Policy::TopK);
+        let Some(fallback) = job.line.fallback.filter(|_| is_allowed) else { return false };
+        if self.prospect(job, Tier::Fallback) != Prospect::InTime {
+            return false;
+        }
+        let ranked = self.finish(fallback, job.tenant, job.due, &job.loads.fallback);
+        let free = self.finish(primary, job.tenant, job.due, &Load::default());
+        // Which ones are the best is not known yet: the first ones stand for them.
+        let k = job.top_k.unwrap_or(self.limits.top_k_default).min(job.pairs) as usize;
+        let best = Load::behind(job.prefixes.primary, job.lengths.primary[..k].iter().copied());
+        ranked.max(free).saturating_add(self.models[primary].predictor.surely(&best)) <= deadline
+    }
+
     /// Reasons to refuse a job before any prediction.
     fn door(&mut self, job: &Job) -> Result<(), Refusal> {
         if self.draining {
@@ -88,9 +143,9 @@ impl Scheduler {
             return Err(Refusal::BudgetSpent { needed: self.needed(job) });
         }
         let room = self.jobs.len() < self.limits.jobs_max
-            && self.pairs + u64::from(job.pairs()) <= self.limits.pairs_max;
+            && self.pairs + u64::from(job.pairs) <= self.limits.pairs_max;
         if !room {
-            return Err(Refusal::Overloaded { retry_after: self.drained_in() });
+            return Err(Refusal::Overloaded { retry_after: self.drained_in(&job.line) });
         }
         self.quotas[job.tenant.0 as usize].check(self.now)
     }
@@ -136,7 +191,7 @@ impl Scheduler {
     }
 
     pub(super) fn too_late(&self, job: &Job) -> Refusal {
-        let retry_after = self.drained_in();
+        let retry_after = self.drained_in(&job.line);
         let Some(deadline) = job.deadline else { return Refusal::Overloaded { retry_after } };
         let needed = self.needed(job);
         if job.arrived.saturating_add(needed) > deadline.saturating_add(self.limits.answer_ns_margin) {
@@ -153,67 +208,64 @@ impl Scheduler {
             Policy::Fallback | Policy::TopK => &[Tier::Fallback],
             Policy::Auto => &Tier::ALL,
         };
-        let tiers = tiers.iter().filter(|&&tier| !job.lengths[tier].is_empty() && self.is_available(tier));
-        let alone = |&tier: &Tier| self.predictors[tier].p99(&job.loads[tier]);
+        let up = |&tier: &Tier| {
+            job.line[tier].filter(|&model| self.is_available(model)).map(|model| (tier, model))
+        };
+        let alone = |(tier, model)| self.models[model].predictor.p99(&job.loads[tier]);
         let spent = self.now.saturating_sub(job.arrived).saturating_add(self.limits.answer_ns_margin);
-        tiers.map(alone).min().unwrap_or(Ns::ZERO).saturating_add(spent)
+        tiers.iter().filter_map(up).map(alone).min().unwrap_or(Ns::ZERO).saturating_add(spent)
     }
 
     fn prospect(&self, job: &Job, tier: Tier) -> Prospect {
-        if job.lengths[tier].is_empty() || !self.is_available(tier) {
+        let Some(model) = job.line[tier].filter(|&model| self.is_available(model)) else {
             return Prospect::Unavailable;
-        }
+        };
         let load = &job.loads[tier];
-        let finish = self.finish(tier, job.tenant, job.due, load);
+        let finish = self.finish(model, job.tenant, job.due, load);
         // Without a deadline the wait for other jobs is bounded, but not the job's own time.
         let bound = || self.now.saturating_add(self.limits.wait_ns_max);
-        let latest = job.deadline.unwrap_or_else(|| bound().saturating_add(self.predictors[tier].p99(load)));
+        let latest =
+            job.deadline.unwrap_or_else(|| bound().saturating_add(self.models[model].predictor.p99(load)));
         match finish <= latest {
             true => Prospect::InTime,
             // Never without a deadline: an idle tier finishes within the bound.
-            false if self.is_worth_a_try(tier, load, latest) => Prospect::WorthATry,
+            false if self.is_worth_a_try(model, load, latest) => Prospect::WorthATry,
             false => Prospect::Late,
         }
     }
 
-    /// Whether a tier has a working lane, or a probing lane without work to probe with.
-    pub(super) fn is_available(&self, tier: Tier) -> bool {
-        self.lanes_of(tier).any(|lane| lane.health == Health::Up)
-            || (self.queues[tier].jobs() == 0
-                && self.lanes_of(tier).any(|lane| lane.health == Health::Probing && lane.has_room()))
-    }
-
-    /// The lanes among which a tier's work is divided.
-    pub(super) fn working_lanes(&self, tier: Tier) -> impl Iterator<Item = &Lane> {
-        self.lanes_of(tier).filter(|lane| matches!(lane.health, Health::Up | Health::Probing))
-    }
-
-    /// When a tier is predicted, with its margin, to finish some new work.
-    pub(super) fn finish(&self, tier: Tier, tenant: TenantId, due: Ns, load: &Load) -> Ns {
-        let predictor = &self.predictors[tier];
+    /// When a model is predicted, with its margin, to finish some new work.
+    pub(super) fn finish(&self, model: ModelId, tenant: TenantId, due: Ns, load: &Load) -> Ns {
+        let Model { queue, predictor, .. } = &self.models[model];
         let own = predictor.predict(load);
         let margin = predictor.p99(load).saturating_sub(own);
         let (mut lanes, mut free_at) = (0, Ns::MAX);
-        for lane in self.working_lanes(tier) {
+        for lane in self.working_lanes(model) {
             lanes += 1;
             free_at = free_at.min(lane.free_at(self.now));
         }
         if lanes == 0 {
             return Ns::MAX;
         }
-        let ahead = Ns(self.queues[tier].ahead(self.now, tenant, due, own).0 / lanes);
+        let ahead = Ns(queue.ahead(self.now, tenant, due, own).0 / lanes);
         free_at.saturating_add(ahead).saturating_add(own).saturating_add(margin)
     }
 
-    /// When the backlog is predicted to be empty; at least a millisecond, to avoid a busy loop of retries.
-    fn drained_in(&self) -> Ns {
-        let drained = |tier: Tier| {
-            let up = || self.lanes_of(tier).filter(|lane| lane.health == Health::Up);
+    /// When the backlog of a job's models is predicted to be empty; at least a millisecond, to avoid a busy loop of retries.
+    fn drained_in(&self, line: &Line) -> Ns {
+        let drained = |model: ModelId| {
+            let up = || self.lanes_of(model).filter(|lane| lane.health == Health::Up);
             let free_at = up().map(|lane| lane.free_at(self.now)).min();
             let busy = free_at.map_or(Ns::ZERO, |at| at.saturating_sub(self.now));
-            busy.saturating_add(Ns(self.queues[tier].work().0 / up().count().max(1) as u64))
+            busy.saturating_add(Ns(self.models[model].queue.work().0 / up().count().max(1) as u64))
         };
-        Tier::ALL.map(drained).into_iter().max().unwrap_or(Ns::ZERO).max(Ns::from_millis(1))
+        Tier::ALL
+            .into_iter()
+            .filter_map(|tier| line[tier])
+            .map(drained)
+            .max()
+            .unwrap_or(Ns::ZERO)
+            .max(Ns::from_millis(1))
     }
 }
 
@@ -262,7 +314,8 @@ mod tests {
     use crate::sched::config::{Config, LaneConfig};
     use crate::sched::event::{Event, Fault, JobId};
     use crate::sched::tests::{
-        FALLBACK, MS, PRIMARY, World, config, config_without_tries, dispatched, dispatched_to,
+        FALLBACK, MS, PRIMARY, STUDENT, TEACHER, THIRD, World, config, config_without_tries, dispatched,
+        dispatched_to,
     };
 
     #[test]
@@ -289,6 +342,7 @@ mod tests {
         assert_eq!(none.check(Ns::ZERO), Ok(()));
     }
 
+    const LINE: Line = PerTier { primary: Some(TEACHER), fallback: Some(STUDENT) };
     const DOWN: Health = Health::Resting { until: Ns::MAX };
 
     /// Two primary lanes and a fallback lane.
@@ -319,12 +373,12 @@ mod tests {
                 world.arrive(2, 10, None, Policy::Full);
             }
             let lanes = &mut world.sched.lanes;
-            lanes[0].health = health;
-            lanes[2].health = DOWN;
+            lanes[PRIMARY].health = health;
+            lanes[THIRD].health = DOWN;
             if !busy {
-                lanes[0].running.clear();
+                lanes[PRIMARY].running.clear();
             }
-            let found = world.sched.is_available(Tier::Primary);
+            let found = world.sched.is_available(TEACHER);
             assert_eq!(found, available, "{health:?}, busy {busy}, waiting {waiting}");
         }
     }
@@ -335,37 +389,41 @@ mod tests {
         world.arrive(8, 10, None, Policy::Full);
         world.now = Ns(4 * MS);
         world.arrive(9, 10, None, Policy::Full);
-        let own = world.sched.predictors.primary.p99(&load(4));
-        let finish = |world: &World| world.sched.finish(Tier::Primary, TenantId(0), Ns::MAX, &load(4));
+        let own = world.sched.models[TEACHER].predictor.p99(&load(4));
+        let finish = |world: &World| world.sched.finish(TEACHER, TenantId(0), Ns::MAX, &load(4));
         assert_eq!(finish(&world), Ns(10 * MS) + own, "the first lane is free at 10 ms");
         world.arrive(1, 10, None, Policy::Full);
-        let waiting = world.sched.queues.primary.work().0;
+        let waiting = world.sched.models[TEACHER].queue.work().0;
         assert_eq!(finish(&world), Ns(10 * MS + waiting / 2) + own);
         // Work that is due later is not ahead.
-        assert_eq!(world.sched.finish(Tier::Primary, TenantId(0), Ns::ZERO, &load(4)), Ns(10 * MS) + own);
-        world.sched.lanes[0].health = DOWN;
+        assert_eq!(world.sched.finish(TEACHER, TenantId(0), Ns::ZERO, &load(4)), Ns(10 * MS) + own);
+        world.sched.lanes[PRIMARY].health = DOWN;
         assert_eq!(finish(&world), Ns(14 * MS + waiting) + own, "a lane that is down does not count");
-        world.sched.lanes[0].health = Health::Probing;
+        world.sched.lanes[PRIMARY].health = Health::Probing;
         assert_eq!(finish(&world), Ns(10 * MS + waiting / 2) + own);
-        world.sched.lanes.iter_mut().for_each(|lane| lane.health = DOWN);
+        world.sched.lanes.values_mut().for_each(|lane| lane.health = DOWN);
         assert_eq!(finish(&world), Ns::MAX);
     }
 
     #[test]
     fn a_refused_client_retries_when_the_slowest_tier_is_predicted_to_be_empty() {
         let mut world = World::new(config_of_three());
-        assert_eq!(world.sched.drained_in(), Ns(MS), "at once is a millisecond");
+        assert_eq!(world.sched.drained_in(&LINE), Ns(MS), "at once is a millisecond");
         world.arrive(8, 10, None, Policy::Full);
         world.now = Ns(4 * MS);
         world.arrive(9, 10, None, Policy::Full);
-        assert_eq!(world.sched.drained_in(), Ns(6 * MS), "the first lane is free at 10 ms");
+        assert_eq!(world.sched.drained_in(&LINE), Ns(6 * MS), "the first lane is free at 10 ms");
         world.arrive(1, 10, None, Policy::Full);
-        let waiting = world.sched.queues.primary.work().0;
-        assert_eq!(world.sched.drained_in(), Ns(6 * MS + waiting / 2));
-        world.sched.lanes[0].health = DOWN;
-        assert_eq!(world.sched.drained_in(), Ns(10 * MS + waiting), "a lane that is down does not count");
-        world.sched.lanes[2].health = DOWN;
-        assert_eq!(world.sched.drained_in(), Ns(waiting));
+        let waiting = world.sched.models[TEACHER].queue.work().0;
+        assert_eq!(world.sched.drained_in(&LINE), Ns(6 * MS + waiting / 2));
+        world.sched.lanes[PRIMARY].health = DOWN;
+        assert_eq!(
+            world.sched.drained_in(&LINE),
+            Ns(10 * MS + waiting),
+            "a lane that is down does not count"
+        );
+        world.sched.lanes[THIRD].health = DOWN;
+        assert_eq!(world.sched.drained_in(&LINE), Ns(waiting));
     }
 
     #[test]
@@ -391,10 +449,10 @@ mod tests {
     fn without_the_primary_a_request_for_less_is_answered_by_the_fallback_with_the_reason() {
         for policy in [Policy::TopK, Policy::Auto] {
             let mut world = World::new(config());
-            world.sched.lanes[0].health = DOWN;
+            world.sched.lanes[PRIMARY].health = DOWN;
             let batch = dispatched_to(&world.arrive(1, 4, None, policy), FALLBACK).batch;
             // It comes up too late to be asked.
-            world.sched.lanes[0].health = Health::Up;
+            world.sched.lanes[PRIMARY].health = Health::Up;
             world.done(FALLBACK, batch, Ok(()));
             assert_eq!(
                 world.answers(),

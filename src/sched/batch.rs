@@ -4,10 +4,11 @@
 //! batch cheaper, until it is full or the lane is about to become idle, which is its latest useful start. No window is
 //! configured (as in Symphony, arXiv 2308.07470).
 
-use super::event::{Action, BatchId, Dispatch, JobId, LaneId, Slice};
-use super::lane::{Batch, Health, Lane, Member};
+use super::event::{Action, BatchId, Dispatch, JobId, Slice};
+use super::lane::{Batch, Health, Member};
+use super::model::Model;
 use super::{Scheduler, Timer};
-use crate::base::{Ns, TenantId, Tier};
+use crate::base::{LaneId, ModelId, Ns, TenantId};
 use crate::forecast::predict::Load;
 
 /// The lead time before a lane becomes idle: the host's share of a dispatch.
@@ -47,29 +48,35 @@ impl Scheduler {
 
     /// Whether a lane is idle and could work.
     pub(super) fn idles(&self) -> bool {
-        let idles =
-            |lane: &Lane| lane.running.is_empty() && lane.has_room() && self.queues[lane.tier].jobs() > 0;
-        self.lanes.iter().any(idles)
+        let idles = |&lane: &LaneId| self.lanes[lane].running.is_empty() && self.lanes[lane].has_room();
+        self.models.values().any(|model| model.queue.jobs() > 0 && model.lanes.iter().any(idles))
     }
 
     fn fill_each(&mut self, out: &mut Vec<Action>) {
-        for index in 0..self.lanes.len() {
-            let tier = self.lanes[index].tier;
-            while self.queues[tier].jobs() > 0 && self.lanes[index].has_room() && self.is_time(index) {
-                if !self.fill(LaneId(index as u32), out) {
-                    break;
+        for place in 0..self.models.len() {
+            let model = self.models.id_at(place);
+            if self.models[model].queue.jobs() == 0 {
+                continue;
+            }
+            for nth in 0..self.models[model].lanes.len() {
+                let lane = self.models[model].lanes[nth];
+                while self.models[model].queue.jobs() > 0 && self.lanes[lane].has_room() && self.is_time(lane)
+                {
+                    if !self.fill(lane, out) {
+                        break;
+                    }
                 }
             }
         }
     }
 
     /// Whether a lane with room should take a batch now.
-    fn is_time(&mut self, index: usize) -> bool {
-        let lane = &self.lanes[index];
+    fn is_time(&mut self, lane: LaneId) -> bool {
+        let lane = &self.lanes[lane];
         let Some(running) = lane.running.back() else { return true };
         let dry = running.ends.saturating_sub(REFILL_LEAD);
-        let queue = &self.queues[lane.tier];
-        let grown = queue.tokens() >= lane.tokens_max || queue.work() >= self.worthwhile_ns(lane.tier);
+        let queue = &self.models[lane.model].queue;
+        let grown = queue.tokens() >= lane.tokens_max || queue.work() >= self.worthwhile_ns(lane.model);
         // Work of a tenant beyond its share waits until the last moment, which leaves room for others.
         if dry <= self.now || grown && queue.all_within_share(self.now) {
             return true;
@@ -82,14 +89,14 @@ impl Scheduler {
     }
 
     /// The predicted time of a batch that has grown enough.
-    fn worthwhile_ns(&self, tier: Tier) -> Ns {
-        Ns(self.predictors[tier].fixed().0.saturating_mul(OVERHEAD_MULTIPLE))
+    fn worthwhile_ns(&self, model: ModelId) -> Ns {
+        Ns(self.models[model].predictor.fixed().0.saturating_mul(OVERHEAD_MULTIPLE))
     }
 
     /// Forms a batch and dispatches it; false when nothing was left to run.
     fn fill(&mut self, lane_id: LaneId, out: &mut Vec<Action>) -> bool {
-        let lane = &self.lanes[lane_id.0 as usize];
-        let (tier, probing) = (lane.tier, lane.health == Health::Probing);
+        let lane = &self.lanes[lane_id];
+        let (model, probing) = (lane.model, lane.health == Health::Probing);
         let starts = lane.free_at(self.now);
         let tokens_max = if probing { lane.tokens_max.min(PROBE_TOKENS_MAX) } else { lane.tokens_max };
         let mut draft = Draft {
@@ -98,7 +105,7 @@ impl Scheduler {
             members: Vec::new(),
             tightest: Ns::MAX,
             // Half of it, so that a within-share tenant that arrives now waits less.
-            ns_max: match self.queues[tier].disturbs(self.now) {
+            ns_max: match self.models[model].queue.disturbs(self.now) {
                 true => Ns(self.limits.batch_ns_max.0 / 2),
                 false => self.limits.batch_ns_max,
             },
@@ -106,13 +113,14 @@ impl Scheduler {
             has_first: false,
             starts,
         };
-        let worthwhile = self.worthwhile_ns(tier);
-        while let Some((tenant, id)) = self.queues[tier].front(self.now) {
-            let first = self.queues[tier].goes_first(self.now, tenant);
+        let worthwhile = self.worthwhile_ns(model);
+        while let Some((tenant, id)) = self.models[model].queue.front(self.now) {
+            let first = self.models[model].queue.goes_first(self.now, tenant);
             // A tenant within its share does not wait for the pairs that a flood adds to its batch.
-            if draft.has_first && !first && self.predictors[tier].predict(&draft.load) >= worthwhile {
+            if draft.has_first && !first && self.models[model].predictor.predict(&draft.load) >= worthwhile {
                 break;
             }
+            let tier = self.jobs[&id].tier_of(model);
             if self.give_up_late(id, tier, (starts, draft.load), out) {
                 continue;
             }
@@ -134,11 +142,11 @@ impl Scheduler {
 
     /// Moves pairs of one job into the draft of a lane's batch. Returns false when the draft is full.
     fn take(&mut self, draft: &mut Draft, lane: LaneId, tenant: TenantId, id: JobId) -> bool {
-        let tier = self.lanes[lane.0 as usize].tier;
-        let predictor = &self.predictors[tier];
+        let Model { queue, predictor, .. } = &mut self.models[self.lanes[lane].model];
         let job = self.jobs.get_mut(&id).expect("a queued job is inside");
+        let tier = job.tier_of(self.lanes[lane].model);
         let range = job.parts[tier].todo.first().cloned().expect("a queued part has something to do");
-        let allowance = self.queues[tier].allowance(tenant);
+        let allowance = queue.allowance(tenant);
         // The first pairs of a job on each lane carry its prefix; the queue counts it with the first of all.
         let (queued, mut before) = (job.prefix(tier), draft.load);
         if !job.parts[tier].lanes.contains(&lane) {
@@ -205,7 +213,6 @@ impl Scheduler {
         if job.batches == 1 {
             job.busy_since = self.now;
         }
-        let queue = &mut self.queues[tier];
         if finished {
             queue.remove(tenant, ticket, (tokens, work));
         } else {
@@ -213,15 +220,15 @@ impl Scheduler {
         }
         queue.charge(self.now, tenant, work.0 as i64);
         let slice = Slice { job: id, range: range.start..end, order };
-        draft.members.push(Member { slice, tenant, work });
+        draft.members.push(Member { slice, tenant, tier, work });
         !full
     }
 
     fn dispatch(&mut self, lane_id: LaneId, draft: Draft, out: &mut Vec<Action>) {
         self.batch_seq += 1;
         let id = BatchId(self.batch_seq);
-        let lane = &mut self.lanes[lane_id.0 as usize];
-        let predictor = &self.predictors[lane.tier];
+        let lane = &mut self.lanes[lane_id];
+        let predictor = &self.models[lane.model].predictor;
         let predicted = predictor.predict(&draft.load);
         let slices = draft.members.iter().map(|member| member.slice.clone()).collect();
         lane.running.push_back(Batch {
@@ -241,8 +248,8 @@ impl Scheduler {
 
     /// A lane's oldest batch begins behind another, which has ended: later than was predicted at its dispatch, it ends later.
     pub(super) fn follows(&mut self, lane_id: LaneId) {
-        let lane = &mut self.lanes[lane_id.0 as usize];
-        let predictor = &self.predictors[lane.tier];
+        let lane = &mut self.lanes[lane_id];
+        let predictor = &self.models[lane.model].predictor;
         if let Some(batch) = lane.running.front_mut() {
             batch.ends = batch.ends.max(self.now.saturating_add(predictor.predict(&batch.load)));
             batch.ends_p99 = batch.ends_p99.max(self.now.saturating_add(predictor.p99(&batch.load)));
@@ -252,7 +259,7 @@ impl Scheduler {
 
     /// Sets the timer of a lane's oldest batch, which begins now. A batch behind it gets its timer when it begins.
     fn begins(&mut self, lane: LaneId) {
-        let Some(batch) = self.lanes[lane.0 as usize].running.front() else { return };
+        let Some(batch) = self.lanes[lane].running.front() else { return };
         let (batch, until) = (batch.id, self.now.saturating_add(batch.stall_bound));
         self.set_timer(until, Timer::Stall(lane, batch));
     }
@@ -265,7 +272,7 @@ mod tests {
     use crate::sched::config::{Config, Limits};
     use crate::sched::event::{Event, Fault};
     use crate::sched::tests::{
-        FALLBACK, MS, PRIMARY, World, config, config_without_tries, dispatched, dispatched_to,
+        FALLBACK, MS, PRIMARY, TEACHER, World, config, config_without_tries, dispatched, dispatched_to,
         seeds_with_overhead,
     };
     use std::cmp::Reverse;
@@ -277,7 +284,7 @@ mod tests {
     /// A batch of the primary takes 2 ms and half a millisecond for each pair. It has grown enough at 16 ms.
     fn config_with_overhead(depth: usize) -> Config {
         let mut config = config();
-        config.seeds.primary = seeds_with_overhead();
+        config.seeds[0] = seeds_with_overhead();
         config.lanes[0].depth = depth;
         config.limits = Limits::default();
         config
@@ -285,7 +292,7 @@ mod tests {
 
     /// Uses up all savings of a tenant.
     fn spend(world: &mut World, tenant: TenantId) {
-        world.sched.queues.primary.charge(world.now, tenant, 2_000_000_000);
+        world.sched.models[TEACHER].queue.charge(world.now, tenant, 2_000_000_000);
     }
 
     /// The jobs of a batch with their pairs.
@@ -309,7 +316,7 @@ mod tests {
     fn a_busy_lane_takes_little_work_just_before_it_is_idle() {
         let mut world = World::new(config_with_overhead(2));
         world.arrive(1, 20, None, Policy::Full);
-        let ends = world.sched.lanes[0].running[0].ends;
+        let ends = world.sched.lanes[PRIMARY].running[0].ends;
         for job in [2, 3] {
             assert_eq!(dispatched(&world.arrive(job, 2, None, Policy::Full)), None);
         }
@@ -325,9 +332,11 @@ mod tests {
         assert_eq!(pairs(&behind), [(2, 2), (3, 2)]);
         // It starts when the first one ends.
         let load = Load::of([100; 4]);
-        let (predicted, p99) =
-            (world.sched.predictors.primary.predict(&load), world.sched.predictors.primary.p99(&load));
-        let batch = &world.sched.lanes[0].running[1];
+        let (predicted, p99) = (
+            world.sched.models[TEACHER].predictor.predict(&load),
+            world.sched.models[TEACHER].predictor.p99(&load),
+        );
+        let batch = &world.sched.lanes[PRIMARY].running[1];
         assert_eq!((batch.ends, batch.ends_p99), (ends + predicted, ends + p99));
     }
 
@@ -336,9 +345,9 @@ mod tests {
         // By time.
         let mut world = World::new(config_with_overhead(2));
         world.arrive(0, 20, None, Policy::Full);
-        let worthwhile = world.sched.worthwhile_ns(Tier::Primary);
+        let worthwhile = world.sched.worthwhile_ns(TEACHER);
         assert!((Ns(15 * MS)..Ns(17 * MS)).contains(&worthwhile), "{worthwhile:?}");
-        let marginal = world.sched.predictors.primary.marginal(&Load::of([100]));
+        let marginal = world.sched.models[TEACHER].predictor.marginal(&Load::of([100]));
         let mut waiting = Ns::ZERO;
         for job in 1.. {
             waiting += marginal;
@@ -352,7 +361,7 @@ mod tests {
         for (tokens_max, is_dispatched) in [(201, false), (200, true)] {
             let mut world = World::new(config_with_overhead(2));
             world.arrive(1, 1, None, Policy::Full);
-            world.sched.lanes[0].tokens_max = tokens_max;
+            world.sched.lanes[PRIMARY].tokens_max = tokens_max;
             assert_eq!(dispatched(&world.arrive(2, 2, None, Policy::Full)).is_some(), is_dispatched);
         }
         // Not beyond the share of its tenant.
@@ -369,7 +378,7 @@ mod tests {
             world.now = Ns(MS);
             world.step(Event::Tick);
             if was_active {
-                world.sched.queues.primary.charge(world.now, CALM, 1);
+                world.sched.models[TEACHER].queue.charge(world.now, CALM, 1);
             }
             world.wait(waits_ms);
             spend(&mut world, FLOOD);
@@ -428,8 +437,9 @@ mod tests {
 
     #[test]
     fn a_batch_grows_no_further_than_its_tightest_deadline_allows() {
-        let surely =
-            |world: &World, pairs: usize| world.sched.predictors.primary.surely(&Load::of(vec![100; pairs]));
+        let surely = |world: &World, pairs: usize| {
+            world.sched.models[TEACHER].predictor.surely(&Load::of(vec![100; pairs]))
+        };
         // Job 1 ends in the batch and leaves time for seven pairs; job 2 has more time, or as much as it wants.
         for (limits, expected) in [
             ([None, None], vec![(1, 2), (2, 3), (3, 5)]),

@@ -1,27 +1,27 @@
 //! The scheduler's configuration: lanes, tenants and limits.
 
-use crate::base::{DeviceId, DeviceNs, Ns, PerTier, Tier};
+use crate::base::{DeviceId, DeviceNs, ModelId, Ns};
 use crate::forecast::predict::Measured;
 use serde::{Deserialize, Serialize};
 
 /// The inputs of a scheduler. Equal inputs and events give equal decisions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
-    /// The lanes; a [`LaneId`](super::LaneId) is a position in this list.
+    /// The lanes; the first [`LaneId`](super::LaneId)s are positions in this list.
     pub lanes: Vec<LaneConfig>,
     /// The tenants; a [`TenantId`](crate::base::TenantId) is a position in this list. Never empty.
     pub tenants: Vec<TenantConfig>,
-    /// Warm-up runs that seed the predictors.
-    pub seeds: PerTier<Vec<Measured>>,
+    /// The models, each with the warm-up runs that seed its predictor; the first [`ModelId`]s are positions in this list.
+    pub seeds: Vec<Vec<Measured>>,
     /// The limits.
     pub limits: Limits,
 }
 
 /// A lane: a scorer with its own thread.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LaneConfig {
-    /// The tier of its model.
-    pub tier: Tier,
+    /// Its model.
+    pub model: ModelId,
     /// Its device.
     pub on: DeviceId,
     /// Most tokens of a batch.

@@ -1,8 +1,11 @@
 //! The scheduler's events and actions. Plain data: ids, lengths and times, never text.
 
-use crate::base::{DeviceId, DeviceNs, Ns, PerTier, TenantId, Tier, Used};
+use super::config::LaneConfig;
+use crate::base::{DeviceId, DeviceNs, LaneId, ModelId, Ns, PerTier, TenantId, Tier, Used};
+use crate::forecast::predict::Measured;
 use crate::rerank::{Degradation, Policy, Priority, Refusal, Served};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,10 +15,9 @@ use std::sync::Arc;
 #[serde(transparent)]
 pub struct JobId(pub u64);
 
-/// A lane's position in the configuration's list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct LaneId(pub u32);
+/// The models of a job, fixed when it is admitted, so that scores of two primaries never mix. A tier that has no part in
+/// the job has none.
+pub type Line = PerTier<Option<ModelId>>;
 
 /// A batch; numbers increase with each dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,6 +48,20 @@ pub enum Event {
         /// The lane.
         lane: LaneId,
     },
+    /// A model's lanes are loaded and warm: it takes work from now on.
+    ModelUp {
+        /// Its id, which is not used before or after.
+        model: ModelId,
+        /// Its warm-up runs, which seed its predictor.
+        seeds: Vec<Measured>,
+        /// Its lanes; their ids are not used before or after.
+        lanes: Vec<(LaneId, LaneConfig)>,
+    },
+    /// No later job names the model. Its lanes are released once no job that does is inside.
+    Retire {
+        /// The model.
+        model: ModelId,
+    },
     /// Time has passed; sent at [`next_wake`](super::Scheduler::next_wake).
     Tick,
     /// No job is admitted from now on.
@@ -69,13 +85,24 @@ pub struct Arrival {
     pub deadline: Option<Ns>,
     /// Most candidates that the primary scores in a top-k.
     pub top_k: Option<u32>,
-    /// Tokens that all pairs have in common, where a tier's scorers compute them once for a request and keep them for its
-    /// next batch. Journals of earlier versions have none.
-    #[serde(default)]
-    pub prefixes: PerTier<u32>,
-    /// Tokens of each pair beyond the prefix, by each tier's tokenizer. Both tiers have the same number of pairs; a tier that
-    /// is not configured, or whose model cannot read one of the pairs, has none.
-    pub lengths: PerTier<Arc<[u32]>>,
+    /// Number of candidates.
+    pub pairs: u32,
+    /// The models that may answer as the primary, the preferred one first. One that cannot read one of the pairs is left out.
+    pub primaries: SmallVec<[Ask; 1]>,
+    /// The model that may answer as the fallback; none of the primaries.
+    pub fallback: Option<Ask>,
+}
+
+/// A request as one model reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// The model.
+    pub model: ModelId,
+    /// Tokens that all pairs have in common, where its scorers compute them once for a request and keep them for its next
+    /// batch.
+    pub prefix: u32,
+    /// Tokens of each pair beyond the prefix; one for each candidate.
+    pub lengths: Arc<[u32]>,
 }
 
 /// The end of a batch.
@@ -149,10 +176,17 @@ pub enum Action {
         /// The fault.
         fault: Fault,
     },
+    /// Ends a lane of a retired model, which holds no batch.
+    Release {
+        /// The lane.
+        lane: LaneId,
+    },
     /// Books the device time of the lane's oldest batch, which was given up, to the house; no [`Done`] will report it.
     GaveUp {
         /// The lane.
         lane: LaneId,
+        /// What its model is to the first job in the batch.
+        tier: Tier,
     },
     /// Books device time that no response includes: a lost race, a fault, a cancelled job.
     Discard {
@@ -160,6 +194,8 @@ pub enum Action {
         tenant: Option<TenantId>,
         /// The tier.
         tier: Tier,
+        /// Its model.
+        model: ModelId,
         /// The device.
         on: DeviceId,
         /// The time.
@@ -232,6 +268,8 @@ pub struct Answer {
     pub charged: Used,
     /// Time in which a lane worked on the job.
     pub compute: Ns,
+    /// Its models.
+    pub line: Line,
 }
 
 #[cfg(test)]
@@ -254,17 +292,5 @@ mod tests {
         let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
         [rank(1)][..].hash(&mut hasher);
         assert_eq!(digest(&[rank(1)]), hasher.finish());
-    }
-
-    #[test]
-    fn an_arrival_of_an_earlier_journal_has_no_prefixes() {
-        let (prefixes, lengths) =
-            (PerTier { primary: 70, fallback: 0 }, PerTier::from_fn(|_| Arc::from([10])));
-        let (job, tenant, priority, policy) = (JobId(1), TenantId(0), Priority::Normal, Policy::Full);
-        let (arrived, deadline, top_k) = (Ns::ZERO, None, None);
-        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
-        let mut old = serde_json::to_value(&arrival).unwrap();
-        assert!(old.as_object_mut().unwrap().remove("prefixes").is_some());
-        assert_eq!(serde_json::from_value::<Arrival>(old).unwrap().prefixes, PerTier::default());
     }
 }

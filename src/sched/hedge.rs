@@ -15,7 +15,7 @@ use super::job::Job;
 use super::lane::Health;
 use super::stage::Stage;
 use super::{Scheduler, Timer};
-use crate::base::{Ns, Tier};
+use crate::base::{ModelId, Ns, Tier};
 use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy};
 
@@ -60,14 +60,12 @@ impl Scheduler {
     pub(super) fn arm_hedge(&mut self, id: JobId) {
         let job = &self.jobs[&id];
         let Some(deadline) = job.deadline else { return };
-        if job.policy != Policy::Auto || job.lengths.fallback.is_empty() {
-            return;
-        }
+        let Some(fallback) = job.line.fallback.filter(|_| job.policy == Policy::Auto) else { return };
         let load = &job.loads.fallback;
         // A fallback that is down may be up by then.
-        let takes = match self.is_available(Tier::Fallback) {
-            true => self.finish(Tier::Fallback, job.tenant, job.due, load).saturating_sub(self.now),
-            false => self.predictors.fallback.p99(load),
+        let takes = match self.is_available(fallback) {
+            true => self.finish(fallback, job.tenant, job.due, load).saturating_sub(self.now),
+            false => self.models[fallback].predictor.p99(load),
         };
         // A busy lane may have just begun a batch at that moment.
         let reserve = takes.saturating_add(self.limits.batch_ns_max);
@@ -101,8 +99,9 @@ impl Scheduler {
     /// When the primary is predicted, with margin, to finish a job that it has.
     fn primary_ends(&self, id: JobId) -> Ns {
         let job = &self.jobs[&id];
+        let primary = job.line.primary.expect("a job on the primary has one");
         let part = &job.parts.primary;
-        let running = (self.lanes_of(Tier::Primary).flat_map(|lane| &lane.running))
+        let running = (self.lanes_of(primary).flat_map(|lane| &lane.running))
             .filter(|batch| batch.members.iter().any(|member| member.slice.job == id))
             // A batch that is already overdue gives no information about its end.
             .map(|batch| if batch.ends_p99 <= self.now { Ns::MAX } else { batch.ends_p99 })
@@ -114,20 +113,21 @@ impl Scheduler {
         let mut rest = Load::default();
         job.add_waiting(Tier::Primary, &mut rest);
         // `finish` counts the job's own queued work as ahead of it, so its part of that is subtracted.
-        let finish = self.finish(Tier::Primary, job.tenant, job.due, &rest);
-        let lanes = self.working_lanes(Tier::Primary).count().max(1) as u64;
+        let finish = self.finish(primary, job.tenant, job.due, &rest);
+        let lanes = self.working_lanes(primary).count().max(1) as u64;
         running.max(finish.saturating_sub(Ns(part.work.0 / lanes)))
     }
 
-    /// Whether a tier has an idle lane and an empty queue.
-    fn is_idle(&self, tier: Tier) -> bool {
-        self.queues[tier].jobs() == 0
-            && self.lanes_of(tier).any(|lane| lane.health == Health::Up && lane.running.is_empty())
+    /// Whether a model has an idle lane and an empty queue.
+    fn is_idle(&self, model: ModelId) -> bool {
+        self.models[model].queue.jobs() == 0
+            && self.lanes_of(model).any(|lane| lane.health == Health::Up && lane.running.is_empty())
     }
 
-    /// Whether a tier that is predicted to miss `latest` is idle, and meets it by the optimistic bound of the prediction.
-    pub(super) fn is_worth_a_try(&self, tier: Tier, load: &Load, latest: Ns) -> bool {
-        self.is_idle(tier) && self.now.saturating_add(self.predictors[tier].at_best(load, self.now)) <= latest
+    /// Whether a model that is predicted to miss `latest` is idle, and meets it by the optimistic bound of the prediction.
+    pub(super) fn is_worth_a_try(&self, model: ModelId, load: &Load, latest: Ns) -> bool {
+        self.is_idle(model)
+            && self.now.saturating_add(self.models[model].predictor.at_best(load, self.now)) <= latest
     }
 
     /// Takes the token of a try. Returns false if there is none.
@@ -161,7 +161,8 @@ impl Scheduler {
         let part = &job.parts[tier];
         let mut load = before;
         job.add_waiting(tier, &mut load);
-        if starts.saturating_add(self.predictors[tier].p99(&load)) <= deadline {
+        let model = job.line[tier].expect("a job that a batch takes has its model");
+        if starts.saturating_add(self.models[model].predictor.p99(&load)) <= deadline {
             return false;
         }
         let is_certain = starts.saturating_add(part.work) > deadline;
@@ -176,7 +177,8 @@ mod tests {
     use crate::sched::config::LaneConfig;
     use crate::sched::event::{Event, Fault};
     use crate::sched::tests::{
-        FALLBACK, MS, PRIMARY, World, config, config_without_tries, dispatched, dispatched_to,
+        FALLBACK, MS, PRIMARY, TEACHER, THIRD, World, config, config_without_tries, dispatched,
+        dispatched_to, model_of,
     };
 
     #[test]
@@ -210,7 +212,7 @@ mod tests {
     const JOB: JobId = JobId(1);
 
     fn p99(world: &World, tier: Tier, pairs: usize) -> Ns {
-        world.sched.predictors[tier].p99(&Load::of(vec![100; pairs]))
+        world.sched.predictor(model_of(tier)).p99(&Load::of(vec![100; pairs]))
     }
 
     #[test]
@@ -312,7 +314,7 @@ mod tests {
         assert_eq!(world.sched.primary_ends(JOB), Ns(10 * MS) + p99(&world, Tier::Primary, 5));
         // A batch with other jobs too ends for each of them, and no other batch matters.
         world.arrive(2, 10, Some(500), Policy::Auto);
-        let mine = world.sched.lanes[0].running.front_mut().unwrap();
+        let mine = world.sched.lanes[PRIMARY].running.front_mut().unwrap();
         mine.ends_p99 = Ns(12 * MS);
         assert_eq!(world.sched.primary_ends(JOB), Ns(4 * MS) + p99(&world, Tier::Primary, 10));
         assert!(world.sched.primary_ends(JobId(2)) > Ns(20 * MS));
@@ -329,19 +331,20 @@ mod tests {
             world.now = Ns(MS);
             world.step(Event::Tick);
             set(&mut world);
-            let latest = world.now + world.sched.predictors.primary.at_best(&load, world.now) - Ns(short);
-            world.sched.is_worth_a_try(Tier::Primary, &load, latest)
+            let latest =
+                world.now + world.sched.models[TEACHER].predictor.at_best(&load, world.now) - Ns(short);
+            world.sched.is_worth_a_try(TEACHER, &load, latest)
         };
         assert!(tried(&|_| {}, 0), "one of two lanes is idle");
         assert!(!tried(&|_| {}, 1), "too late by a nanosecond");
-        assert!(!tried(&|world| world.sched.lanes[2].health = Health::Probing, 0), "it is not up");
+        assert!(!tried(&|world| world.sched.lanes[THIRD].health = Health::Probing, 0), "it is not up");
         let busy = |world: &mut World| {
             world.arrive(8, 10, None, Policy::Full);
         };
         assert!(!tried(&busy, 0), "both lanes are busy");
         let queued = |world: &mut World| {
             world.arrive(8, 30, None, Policy::Full);
-            world.sched.lanes[2].running.clear();
+            world.sched.lanes[THIRD].running.clear();
         };
         assert!(!tried(&queued, 0), "work waits");
     }

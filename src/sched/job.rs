@@ -1,9 +1,9 @@
 //! The state of a job: which tier works on what, and which scores are back.
 
 use super::config::Limits;
-use super::event::{Arrival, JobId, LaneId};
+use super::event::{Arrival, Ask, JobId, Line};
 use super::stage::Stage;
-use crate::base::{Ns, PerTier, TenantId, Tier, Used};
+use crate::base::{LaneId, ModelId, Ns, PerTier, TenantId, Tier, Used};
 use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Priority};
 use smallvec::SmallVec;
@@ -33,6 +33,9 @@ pub(super) struct Job {
     pub deadline: Option<Ns>,
     /// The sort key in its tenant's queue, earliest first; not a deadline.
     pub due: Ns,
+    /// Number of candidates.
+    pub pairs: u32,
+    pub line: Line,
     pub prefixes: PerTier<u32>,
     pub lengths: PerTier<Arc<[u32]>>,
     /// The load of all pairs in one batch, by tier.
@@ -44,6 +47,8 @@ pub(super) struct Job {
     pub is_hedged: bool,
     pub parts: PerTier<Part>,
     pub degraded: Option<Degradation>,
+    /// Why the preferred primary has no part in it, if another one has.
+    pub passed_over: Option<Degradation>,
     pub charged: Used,
     /// Tiers that failed on this job once; each gets one more attempt.
     pub failed: PerTier<bool>,
@@ -120,23 +125,38 @@ impl Part {
     }
 }
 
+/// The load of all pairs in one batch.
+fn load(ask: &Ask) -> Load {
+    match ask.lengths.is_empty() {
+        true => Load::default(),
+        false => Load::behind(ask.prefix, ask.lengths.iter().copied()),
+    }
+}
+
 impl Job {
-    /// `predict` gives the device time of a load alone on a tier; it is called for jobs without a deadline.
-    pub fn new(arrival: Arrival, limits: &Limits, predict: impl FnOnce(Tier, &Load) -> Ns) -> Self {
-        let loads = PerTier::from_fn(|tier| match arrival.lengths[tier].is_empty() {
-            true => Load::default(),
-            false => Load::behind(arrival.prefixes[tier], arrival.lengths[tier].iter().copied()),
-        });
-        // The best tier that its policy and its lengths allow.
+    /// Its primary is the preferred one. `predict` gives the device time of a load alone on a model; it is called for jobs without a deadline.
+    pub fn new(arrival: Arrival, limits: &Limits, predict: impl FnOnce(ModelId, &Load) -> Ns) -> Self {
+        let pairs = arrival.pairs;
+        let asks = PerTier { primary: arrival.primaries.into_iter().next(), fallback: arrival.fallback };
+        let line = PerTier::from_fn(|tier| Some(asks[tier].as_ref()?.model));
+        let loads = PerTier::from_fn(|tier| asks[tier].as_ref().map_or_else(Load::default, load));
+        let prefixes = PerTier::from_fn(|tier| asks[tier].as_ref().map_or(0, |ask| ask.prefix));
+        let PerTier { primary, fallback } = asks;
+        let lengths = |ask: Option<Ask>| ask.map_or_else(Arc::default, |ask| ask.lengths);
+        let lengths = PerTier { primary: lengths(primary), fallback: lengths(fallback) };
+        // The best tier that its policy and its models allow.
         let best = match arrival.policy {
             Policy::Fallback => Tier::Fallback,
-            _ if arrival.lengths.primary.is_empty() => Tier::Fallback,
+            _ if line.primary.is_none() => Tier::Fallback,
             Policy::Full | Policy::TopK | Policy::Auto => Tier::Primary,
         };
         let deadline = arrival.deadline.map(|deadline| deadline.saturating_sub(limits.answer_ns_margin));
         let lead = match deadline {
             Some(deadline) => Ns(deadline.saturating_sub(arrival.arrived).0 / SLACK_PART),
-            None => Ns(predict(best, &loads[best]).0.saturating_mul(STRETCH)).min(limits.wait_ns_max),
+            None => {
+                let alone = line[best].map_or(Ns::ZERO, |model| predict(model, &loads[best]));
+                Ns(alone.0.saturating_mul(STRETCH)).min(limits.wait_ns_max)
+            }
         };
         // Priorities scale the lead, so that a low one rises as it waits and none starves.
         let due = match arrival.priority {
@@ -152,14 +172,17 @@ impl Job {
             top_k: arrival.top_k,
             deadline,
             due: arrival.arrived.saturating_add(due),
-            prefixes: arrival.prefixes,
-            lengths: arrival.lengths,
+            pairs,
+            line,
+            prefixes,
+            lengths,
             loads,
             stage: Stage::Full,
             tried: PerTier::default(),
             is_hedged: false,
             parts: PerTier::default(),
             degraded: None,
+            passed_over: None,
             charged: Used::default(),
             failed: PerTier::default(),
             batches: 0,
@@ -168,9 +191,17 @@ impl Job {
         }
     }
 
-    /// Number of candidates.
-    pub fn pairs(&self) -> u32 {
-        self.lengths.primary.len().max(self.lengths.fallback.len()) as u32
+    /// Makes a model its primary; before it is admitted.
+    pub fn set_primary(&mut self, ask: &Ask) {
+        self.line.primary = Some(ask.model);
+        self.prefixes.primary = ask.prefix;
+        self.lengths.primary = ask.lengths.clone();
+        self.loads.primary = load(ask);
+    }
+
+    /// What a model of its line is to the job.
+    pub fn tier_of(&self, model: ModelId) -> Tier {
+        if self.line.primary == Some(model) { Tier::Primary } else { Tier::Fallback }
     }
 
     /// Whether the fallback has scored every candidate.
@@ -209,6 +240,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sched::tests::asks;
 
     #[test]
     fn the_prefix_ends_at_the_first_gap() {
@@ -247,15 +279,23 @@ mod tests {
     fn the_sort_key_follows_budget_size_and_priority() {
         let limits = Limits { wait_ns_max: Ns(50_000), answer_ns_margin: Ns(100), ..Limits::default() };
         let due = |deadline: Option<u64>, priority, policy, has_primary: bool| {
-            let lengths = PerTier {
-                primary: if has_primary { Arc::from([10, 20]) } else { Arc::default() },
-                fallback: Arc::from([1, 2]),
-            };
+            let primary = if has_primary { &[10, 20][..] } else { &[] };
+            let (pairs, asks) = (2, asks(PerTier { primary, fallback: &[1, 2] }));
+            let (primaries, fallback) = (asks.primary.into_iter().collect(), asks.fallback);
             let (arrived, deadline) = (Ns(1_000), deadline.map(Ns));
             let (job, tenant, top_k) = (JobId(0), TenantId(0), None);
-            let prefixes = PerTier::default();
-            let arrival =
-                Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
+            let arrival = Arrival {
+                job,
+                tenant,
+                priority,
+                policy,
+                arrived,
+                deadline,
+                top_k,
+                pairs,
+                primaries,
+                fallback,
+            };
             let job = Job::new(arrival, &limits, |_, load| Ns(load.tokens));
             (job.due.0 - 1_000, job.deadline.map(|deadline| deadline.0))
         };
@@ -275,17 +315,17 @@ mod tests {
             assert_eq!(found, (lead, answered_by), "{deadline:?}, {priority:?}, {policy:?}");
         }
         let limits = Limits { wait_ns_max: Ns(7), ..limits };
-        let lengths = PerTier { primary: Arc::from([10]), fallback: Arc::default() };
+        let primaries = asks(PerTier { primary: &[10], fallback: &[] }).primary.into_iter().collect();
         let (job, tenant, priority, policy) = (JobId(0), TenantId(0), Normal, Auto);
-        let (arrived, deadline, top_k) = (Ns(1_000), None, None);
-        let prefixes = PerTier::default();
-        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
+        let (arrived, deadline, top_k, pairs, fallback) = (Ns(1_000), None, None, 1, None);
+        let arrival =
+            Arrival { job, tenant, priority, policy, arrived, deadline, top_k, pairs, primaries, fallback };
         let job = Job::new(arrival, &limits, |_, load| Ns(load.tokens));
         assert_eq!(job.due, Ns(1_007), "no job without a budget waits longer than the bound");
-        assert_eq!(job.pairs(), 1);
+        assert_eq!(job.pairs, 1);
         let lengths = PerTier { primary: Arc::default(), fallback: Arc::from([10, 20]) };
         let mut job = Job { lengths, ..job };
-        assert_eq!((job.pairs(), job.length(Tier::Fallback, 0)), (2, 10));
+        assert_eq!(job.length(Tier::Fallback, 0), 10);
         job.parts.fallback.order = Some(Arc::from([1, 0]));
         assert_eq!(job.length(Tier::Fallback, 0), 20);
     }

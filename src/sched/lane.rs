@@ -2,14 +2,14 @@
 
 use super::config::{LaneConfig, Limits};
 use super::event::{BatchId, Slice};
-use crate::base::{DeviceId, DeviceNs, Ns, TenantId, Tier};
+use crate::base::{DeviceId, DeviceNs, ModelId, Ns, TenantId, Tier};
 use crate::forecast::predict::Load;
 use std::collections::VecDeque;
 
 /// One lane.
 #[derive(Debug)]
 pub(super) struct Lane {
-    pub tier: Tier,
+    pub model: ModelId,
     pub on: DeviceId,
     pub running: VecDeque<Batch>,
     pub health: Health,
@@ -37,11 +37,20 @@ pub(super) struct Batch {
     pub stall_bound: Ns,
 }
 
+impl Batch {
+    /// What the model is to the first of its jobs: the tier of time that the house pays for.
+    pub fn tier(&self) -> Tier {
+        self.members.first().map_or(Tier::Primary, |member| member.tier)
+    }
+}
+
 /// Pairs of one job in a batch.
 #[derive(Debug)]
 pub(super) struct Member {
     pub slice: Slice,
     pub tenant: TenantId,
+    /// What the lane's model is to the job.
+    pub tier: Tier,
     /// Predicted device time: its weight when the measured time is divided.
     pub work: Ns,
 }
@@ -62,7 +71,7 @@ pub(super) enum Health {
 impl Lane {
     pub fn new(config: LaneConfig) -> Self {
         Self {
-            tier: config.tier,
+            model: config.model,
             on: config.on,
             running: VecDeque::new(),
             health: Health::Loading { rest_until: Ns::ZERO },
@@ -147,7 +156,7 @@ mod tests {
 
     fn lane(depth: usize) -> Lane {
         let mut lane =
-            Lane::new(LaneConfig { tier: Tier::Primary, on: DeviceId(0), batch_tokens_max: 1_024, depth });
+            Lane::new(LaneConfig { model: ModelId(0), on: DeviceId(0), batch_tokens_max: 1_024, depth });
         assert_eq!((lane.has_room(), lane.loaded(Ns::ZERO), lane.health), (false, None, Health::Up));
         lane
     }

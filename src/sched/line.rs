@@ -1,4 +1,4 @@
-//! A job's work in a tier's queue: added, taken, removed and put back.
+//! A job's work in a model's queue: added, taken, removed and put back.
 
 use super::Scheduler;
 use super::event::JobId;
@@ -26,13 +26,15 @@ impl Scheduler {
         if job.parts[tier].todo.is_empty() {
             return;
         }
+        let model = job.line[tier].expect("a tier that works on a job has a model");
+        let model = &mut self.models[model];
         let pairs = job.parts[tier].todo.iter().cloned().flatten().map(|place| job.pair(tier, place));
         let (mut tokens, mut work) = (0, Ns::ZERO);
         for load in pairs.chain([job.prefix(tier)]) {
             tokens += load.tokens;
-            work += self.predictors[tier].marginal(&load);
+            work += model.predictor.marginal(&load);
         }
-        let ticket = self.queues[tier].push(self.now, (job.tenant, id), job.due, (tokens, work));
+        let ticket = model.queue.push(self.now, (job.tenant, id), job.due, (tokens, work));
         let part = &mut job.parts[tier];
         (part.tokens, part.work, part.queued) = (tokens, work, Some(ticket));
     }
@@ -42,7 +44,8 @@ impl Scheduler {
         let job = self.jobs.get_mut(&id).expect("a job that leaves a queue is inside");
         let part = &mut job.parts[tier];
         if let Some(ticket) = part.queued.take() {
-            self.queues[tier].remove(job.tenant, ticket, (part.tokens, part.work));
+            let model = job.line[tier].expect("a part that waits has a model");
+            self.models[model].queue.remove(job.tenant, ticket, (part.tokens, part.work));
             (part.tokens, part.work) = (0, Ns::ZERO);
         }
     }

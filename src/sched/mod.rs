@@ -11,7 +11,8 @@
 //! | `hedge` | a budget is nearly spent: which jobs will be late |
 //! | `settle` | a batch ends: charge, learn, or recover from a fault |
 //! | `stage` | all transitions of a job, in one table |
-//! | `line` | a job's place in a tier's queue |
+//! | `line` | a job's place in a model's queue |
+//! | `model` | what a model has: a queue, a predictor, lanes |
 //! | `check` | the invariants, for the simulation |
 
 mod admit;
@@ -24,25 +25,27 @@ mod horizon;
 mod job;
 mod lane;
 mod line;
+mod model;
 mod queue;
 mod settle;
 mod stage;
 #[cfg(test)]
 mod tests;
 
+pub use crate::base::LaneId;
 pub use config::{Config, LaneConfig, Limits, TenantConfig};
 pub use event::{
-    Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId, Slice, digest,
+    Action, Answer, Arrival, Ask, BatchId, Dispatch, Done, Event, Fault, JobId, Line, Slice, digest,
 };
+pub use model::Gauge;
 
-use crate::base::{DeviceId, DeviceNs, Ns, PerTier, TenantId, Tier};
-use crate::forecast::predict::Predictor;
+use crate::base::{DeviceId, DeviceNs, ModelId, Ns, Slots, TenantId, Tier};
 use crate::rerank::{Degradation, Refusal, Served};
 use admit::Quota;
 use hedge::HedgeTokens;
 use job::Job;
 use lane::Lane;
-use queue::TierQueue;
+use model::Model;
 use stage::Stage;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -60,9 +63,12 @@ pub struct Scheduler {
     jobs: HashMap<JobId, Job, BuildHasherDefault<IdHasher>>,
     /// Pairs of all jobs inside.
     pairs: u64,
-    queues: PerTier<TierQueue>,
-    lanes: Vec<Lane>,
-    predictors: PerTier<Predictor>,
+    models: Slots<ModelId, Model>,
+    /// Models whose lanes are released once no job of theirs is inside.
+    retired: Vec<ModelId>,
+    lanes: Slots<LaneId, Lane>,
+    /// The tenants' weights.
+    weights: Vec<u32>,
     quotas: Vec<Quota>,
     hedges: HedgeTokens,
     timers: BinaryHeap<Reverse<(Ns, u64, Timer)>>,
@@ -73,6 +79,8 @@ pub struct Scheduler {
     stats: Stats,
     /// Device time booked by answers and discards. With the time that jobs hold it is the total.
     settled: DeviceNs,
+    /// Device time of lanes that are released.
+    released: DeviceNs,
 }
 
 /// Counts since the start, for metrics and reports.
@@ -100,19 +108,6 @@ pub struct Stats {
     pub faults: u64,
 }
 
-/// The present state of a tier, for metrics and the admin page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gauge {
-    /// Jobs waiting.
-    pub jobs: usize,
-    /// Tokens waiting.
-    pub tokens: u64,
-    /// Predicted device time of the waiting work.
-    pub work: Ns,
-    /// Lanes that accept work.
-    pub lanes_up: usize,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     /// The last moment at which the fallback can still meet a job's budget.
@@ -131,18 +126,16 @@ impl Scheduler {
     /// Builds a scheduler. Its lanes accept work after [`Event::LaneUp`].
     pub fn new(config: &Config) -> Self {
         assert!(!config.tenants.is_empty(), "there is at least the anonymous tenant");
-        let quantum = Ns(config.limits.batch_ns_max.0 / 4);
-        let lanes = |tier| config.lanes.iter().filter(|lane| lane.tier == tier).count();
-        let weights = || config.tenants.iter().map(|tenant| tenant.weight);
-        Self {
+        let mut scheduler = Self {
             limits: config.limits.clone(),
             now: Ns::ZERO,
             draining: false,
             jobs: HashMap::default(),
             pairs: 0,
-            queues: PerTier::from_fn(|tier| TierQueue::new(weights(), lanes(tier), quantum)),
-            lanes: config.lanes.iter().cloned().map(Lane::new).collect(),
-            predictors: PerTier::from_fn(|tier| Predictor::new(&config.seeds[tier])),
+            models: Slots::default(),
+            retired: Vec::new(),
+            lanes: Slots::default(),
+            weights: config.tenants.iter().map(|tenant| tenant.weight).collect(),
             quotas: config.tenants.iter().map(|tenant| Quota::new(tenant.quota)).collect(),
             hedges: HedgeTokens::new(&config.limits),
             timers: BinaryHeap::new(),
@@ -151,7 +144,17 @@ impl Scheduler {
             batch_seq: 0,
             stats: Stats::default(),
             settled: DeviceNs::ZERO,
+            released: DeviceNs::ZERO,
+        };
+        for (model, seeds) in (0..).map(ModelId).zip(&config.seeds) {
+            let lanes = (0..).map(LaneId).zip(config.lanes.iter().cloned());
+            let lanes: Vec<_> = lanes.filter(|(_, lane)| lane.model == model).collect();
+            // A model without a lane is not served.
+            if !lanes.is_empty() {
+                scheduler.add_model(model, seeds, lanes);
+            }
         }
+        scheduler
     }
 
     /// Handles an event and appends the actions that it causes, in order. Time never runs backwards here: an earlier
@@ -164,15 +167,26 @@ impl Scheduler {
             Event::Done(done) => self.settle(&done, out),
             Event::Ranked { job, order } => self.choose_k(job, order, out),
             Event::LaneUp { lane } => {
-                if let Some(until) = self.lanes[lane.0 as usize].loaded(self.now) {
+                // A lane that was released meanwhile is unknown.
+                let until = self.lanes.get_mut(lane).and_then(|lane| lane.loaded(self.now));
+                if let Some(until) = until {
                     self.set_timer(until, Timer::Rested(lane));
                 }
             }
+            Event::ModelUp { model, seeds, lanes } => {
+                let ids: Vec<LaneId> = lanes.iter().map(|&(lane, _)| lane).collect();
+                self.add_model(model, &seeds, lanes);
+                for lane in ids {
+                    self.lanes[lane].loaded(self.now);
+                }
+            }
+            Event::Retire { model } => self.retire(model),
             Event::Tick => {}
             Event::Drain => self.draining = true,
         }
         self.run_timers(out);
         self.fill_lanes(out);
+        self.release_retired(out);
     }
 
     /// When the driver must send [`Event::Tick`] if no other event comes before.
@@ -201,18 +215,6 @@ impl Scheduler {
         self.stats
     }
 
-    /// The present state of a tier.
-    pub fn gauge(&self, tier: Tier) -> Gauge {
-        let queue = &self.queues[tier];
-        let lanes_up = self.lanes_of(tier).filter(|lane| lane.health == lane::Health::Up).count();
-        Gauge { jobs: queue.jobs(), tokens: queue.tokens(), work: queue.work(), lanes_up }
-    }
-
-    /// A tier's predictor, for the metric of its error.
-    pub fn predictor(&self, tier: Tier) -> &Predictor {
-        &self.predictors[tier]
-    }
-
     fn run_timers(&mut self, out: &mut Vec<Action>) {
         while let Some(&Reverse((at, _, timer))) = self.timers.peek() {
             if at > self.now {
@@ -223,7 +225,11 @@ impl Scheduler {
                 Timer::Hedge(job) => self.hedge(job, out),
                 Timer::Deadline(job) => self.deadline(job, out),
                 Timer::Stall(lane, batch) => self.stalled(lane, batch, out),
-                Timer::Rested(lane) => self.lanes[lane.0 as usize].rested(self.now),
+                Timer::Rested(lane) => {
+                    if let Some(lane) = self.lanes.get_mut(lane) {
+                        lane.rested(self.now);
+                    }
+                }
                 Timer::Refill => self.refill_at = Ns::MAX,
             }
         }
@@ -247,14 +253,12 @@ impl Scheduler {
             Timer::Hedge(job) => self.jobs.get(&job).is_some_and(|job| job.stage == Stage::Full),
             Timer::Deadline(job) => self.jobs.contains_key(&job),
             Timer::Stall(lane, batch) => {
-                self.lanes[lane.0 as usize].running.iter().any(|running| running.id == batch)
+                let lane = self.lanes.get(lane);
+                lane.is_some_and(|lane| lane.running.iter().any(|running| running.id == batch))
             }
-            Timer::Rested(_) | Timer::Refill => true,
+            Timer::Rested(lane) => self.lanes.get(lane).is_some(),
+            Timer::Refill => true,
         }
-    }
-
-    fn lanes_of(&self, tier: Tier) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter().filter(move |lane| lane.tier == tier)
     }
 
     /// Answers a job and removes it. Work that still runs for it will be discarded.
@@ -269,13 +273,15 @@ impl Scheduler {
         if is_late {
             job.degraded = Some(Degradation::Late);
         }
+        job.degraded = job.degraded.or(job.passed_over);
         self.settle_tries(&job, is_late);
         if job.batches > 0 {
             job.compute += self.now.saturating_sub(job.busy_since);
         }
         self.stats.answered += 1;
         self.settled += job.charged.total();
-        let answer = Answer { served, degraded: job.degraded, charged: job.charged, compute: job.compute };
+        let Job { degraded, charged, compute, line, .. } = job;
+        let answer = Answer { served, degraded, charged, compute, line };
         out.push(Action::Answer { job: id, answer });
     }
 
@@ -297,21 +303,22 @@ impl Scheduler {
 
     fn discard_charged(&mut self, job: &Job, out: &mut Vec<Action>) {
         for (tier, on, device) in job.charged.iter() {
-            self.discard(Some(job.tenant), (tier, on), device, out);
+            let model = job.line[tier].expect("a tier that worked has a model");
+            self.discard(Some(job.tenant), (tier, model, on), device, out);
         }
     }
 
     fn discard(
         &mut self,
         tenant: Option<TenantId>,
-        (tier, on): (Tier, DeviceId),
+        (tier, model, on): (Tier, ModelId, DeviceId),
         device: DeviceNs,
         out: &mut Vec<Action>,
     ) {
         if device > DeviceNs::ZERO {
             self.settled += device;
             self.stats.discarded += device;
-            out.push(Action::Discard { tenant, tier, on, device });
+            out.push(Action::Discard { tenant, tier, model, on, device });
         }
     }
 
@@ -320,7 +327,8 @@ impl Scheduler {
             self.withdraw(id, tier);
         }
         let job = self.jobs.remove(&id).expect("a job that is answered or refused is inside");
-        self.pairs -= u64::from(job.pairs());
+        self.pairs -= u64::from(job.pairs);
+        self.count_inside(job.line, |inside| *inside -= 1);
         job
     }
 

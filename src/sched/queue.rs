@@ -1,4 +1,4 @@
-//! The waiting jobs of a tier: earliest due time first within a tenant, and fairness among tenants in predicted device
+//! The jobs that wait for a model: earliest due time first within a tenant, and fairness among tenants in predicted device
 //! time.
 //!
 //! Tenants take turns by deficit round robin (Shreedhar and Varghese 1995). A tenant saves the unused part of its
@@ -22,9 +22,9 @@ pub(super) struct Ticket {
     bucket: Bucket,
 }
 
-/// The queue of a tier.
+/// The queue of a model.
 #[derive(Debug)]
-pub(super) struct TierQueue {
+pub(super) struct WorkQueue {
     tenants: Vec<TenantQueue>,
     /// Tenants with waiting work; the first one has the turn.
     ring: VecDeque<TenantId>,
@@ -50,7 +50,7 @@ struct TenantQueue {
     horizon: Horizon,
 }
 
-impl TierQueue {
+impl WorkQueue {
     /// A queue for tenants with these weights and for this number of lanes.
     pub fn new(weights: impl Iterator<Item = u32>, lanes: usize, quantum: Ns) -> Self {
         let lanes = lanes as i64;
@@ -297,8 +297,8 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     /// A queue whose tenants have used up their savings.
-    fn spent(weights: &[u32]) -> TierQueue {
-        let mut queue = TierQueue::new(weights.iter().copied(), 1, Ns(MS));
+    fn spent(weights: &[u32]) -> WorkQueue {
+        let mut queue = WorkQueue::new(weights.iter().copied(), 1, Ns(MS));
         for tenant in 0..weights.len() as u32 {
             queue.charge(Ns::ZERO, TenantId(tenant), i64::MAX);
             queue.tenants[tenant as usize].deficit = 0;
@@ -306,7 +306,7 @@ mod tests {
         queue
     }
 
-    fn served(queue: &mut TierQueue, turns: usize) -> Vec<u64> {
+    fn served(queue: &mut WorkQueue, turns: usize) -> Vec<u64> {
         let mut order = Vec::new();
         for _ in 0..turns {
             let Some((tenant, job)) = queue.front(Ns::ZERO) else { break };
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_tenant_s_own_jobs_go_by_deadline() {
-        let mut queue = TierQueue::new([1].into_iter(), 1, Ns(MS));
+        let mut queue = WorkQueue::new([1].into_iter(), 1, Ns(MS));
         for (job, due) in [(1, 30), (2, 10), (3, 20), (4, 10)] {
             queue.push(Ns::ZERO, (TenantId(0), JobId(job)), Ns(due * MS), (1, Ns(MS)));
         }
@@ -370,11 +370,11 @@ mod tests {
         assert_eq!(queue.ahead(Ns::ZERO, TenantId(0), Ns(60 * MS), Ns(2 * MS)), Ns(1000 * MS));
     }
 
-    fn tenant(queue: &TierQueue, id: u32) -> (i64, i64) {
+    fn tenant(queue: &WorkQueue, id: u32) -> (i64, i64) {
         (queue.tenants[id as usize].deficit, queue.tenants[id as usize].saved)
     }
 
-    fn push(queue: &mut TierQueue, tenant: u32, job: u64, due_ms: u64) -> Ticket {
+    fn push(queue: &mut WorkQueue, tenant: u32, job: u64, due_ms: u64) -> Ticket {
         queue.push(Ns::ZERO, (TenantId(tenant), JobId(job)), Ns(due_ms * MS), (1, Ns(MS)))
     }
 
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_sole_tenant_needs_no_turn() {
-        let mut queue = TierQueue::new([1, 1].into_iter(), 1, Ns(MS));
+        let mut queue = WorkQueue::new([1, 1].into_iter(), 1, Ns(MS));
         push(&mut queue, 0, 1, 1);
         queue.tenants[0].deficit = -5;
         assert_eq!(queue.front(Ns::ZERO), Some((TenantId(0), JobId(1))));
@@ -426,7 +426,7 @@ mod tests {
             // All turns are used up: the next round begins.
             ([0, 0], 0, [MS as i64, 2 * MS as i64]),
         ] {
-            let mut queue = TierQueue::new([1, 2, 1].into_iter(), 1, Ns(MS));
+            let mut queue = WorkQueue::new([1, 2, 1].into_iter(), 1, Ns(MS));
             push(&mut queue, 0, 10, 20);
             push(&mut queue, 1, 11, 30);
             // The third one has the most urgent job and no savings.
@@ -444,7 +444,7 @@ mod tests {
 
     #[test]
     fn turns_and_debts_are_bounded_by_weight() {
-        let mut queue = TierQueue::new([1, 3].into_iter(), 2, Ns(MS));
+        let mut queue = WorkQueue::new([1, 3].into_iter(), 2, Ns(MS));
         for (id, bound) in [(0, 4 * MS as i64), (1, 12 * MS as i64)] {
             queue.charge(Ns::ZERO, TenantId(id), i64::MAX / 2);
             assert_eq!(tenant(&queue, id).0, -bound);
@@ -465,7 +465,7 @@ mod tests {
     #[test]
     fn savings_are_a_share_of_the_time_of_all_lanes() {
         // Weights 1 and 3 on two lanes: in a second the second tenant saves 3/4 of two seconds.
-        let mut queue = TierQueue::new([1, 3].into_iter(), 2, Ns(MS));
+        let mut queue = WorkQueue::new([1, 3].into_iter(), 2, Ns(MS));
         let second = 1_000 * MS as i64;
         assert_eq!(queue.saved(Ns::ZERO, TenantId(1)), 6 * second);
         queue.charge(Ns::ZERO, TenantId(1), second);
@@ -480,7 +480,7 @@ mod tests {
 
     #[test]
     fn a_tenant_is_within_its_share_with_half_of_its_savings_beyond_what_waits() {
-        let mut queue = TierQueue::new([1, 1].into_iter(), 1, Ns(MS));
+        let mut queue = WorkQueue::new([1, 1].into_iter(), 1, Ns(MS));
         let half = saved_max(1, 1) / 2;
         push(&mut queue, 0, 1, 1);
         for (saved, has_saved) in [(half + 2 * MS as i64, true), (half + 2 * MS as i64 - 1, false)] {
@@ -493,7 +493,7 @@ mod tests {
     fn what_is_ahead_is_the_more_urgent_work_and_the_rivals_part() {
         // Tenants 0 and 1 have savings or not; the third one never. Each has ten jobs due at 20 ms, and ten at 80 ms.
         let ahead = |saved: [bool; 2], weights: [u32; 3]| {
-            let mut queue = TierQueue::new(weights.into_iter(), 1, Ns(MS));
+            let mut queue = WorkQueue::new(weights.into_iter(), 1, Ns(MS));
             for job in 0..60 {
                 push(&mut queue, job as u32 % 3, job, if job < 30 { 20 } else { 80 });
             }
@@ -529,7 +529,7 @@ mod tests {
 
     #[test]
     fn a_weight_and_a_turn_are_at_least_one() {
-        let mut queue = TierQueue::new([0, 3].into_iter(), 1, Ns::ZERO);
+        let mut queue = WorkQueue::new([0, 3].into_iter(), 1, Ns::ZERO);
         assert_eq!((queue.tenants[0].weight, queue.weights), (1, 4));
         for id in 0..2 {
             push(&mut queue, id, u64::from(id), 1);

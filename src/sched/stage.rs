@@ -14,7 +14,8 @@
 
 use super::Scheduler;
 use super::event::{Action, JobId};
-use crate::base::{Ns, Tier};
+use super::job::Job;
+use crate::base::{ModelId, Ns, Tier};
 use crate::forecast::predict::Load;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
 use std::sync::Arc;
@@ -53,12 +54,12 @@ impl Scheduler {
         job.stage = stage;
         match stage {
             Stage::Full => {
-                let pairs = job.pairs();
+                let pairs = job.pairs;
                 self.enqueue_all(id, Tier::Primary, None, pairs);
                 self.arm_hedge(id);
             }
             Stage::Hedged | Stage::Fallback { .. } => {
-                let pairs = job.pairs();
+                let pairs = job.pairs;
                 self.enqueue_all(id, Tier::Fallback, None, pairs);
             }
             Stage::TopK { .. } | Stage::Ranking => {}
@@ -93,10 +94,9 @@ impl Scheduler {
     pub(super) fn may_fall_back(&self, id: JobId) -> bool {
         let job = &self.jobs[&id];
         job.policy == Policy::Auto
-            && !job.lengths.fallback.is_empty()
             && !job.failed.fallback
             && job.parts.fallback.running == 0
-            && self.is_available(Tier::Fallback)
+            && self.has_available(job, Tier::Fallback)
     }
 
     /// Called if a tier that begins a job's remaining work at `starts` is predicted to miss the deadline: with its
@@ -193,7 +193,7 @@ impl Scheduler {
             return;
         }
         match job.stage {
-            Stage::Fallback { then_top_k: true } if self.is_available(Tier::Primary) => {
+            Stage::Fallback { then_top_k: true } if self.has_available(job, Tier::Primary) => {
                 self.job(id).stage = Stage::Ranking;
                 out.push(Action::Rank { job: id });
             }
@@ -225,15 +225,16 @@ impl Scheduler {
         // Without a deadline all fit.
         let latest = job.deadline.unwrap_or(Ns::MAX);
         let best = order[..wanted].iter().map(|&candidate| job.lengths.primary[candidate as usize]);
-        let wait = self.finish(Tier::Primary, job.tenant, job.due, &Load::default());
+        let primary = job.line.primary.expect("a job that is ranked for the primary has one");
+        let wait = self.finish(primary, job.tenant, job.due, &Load::default());
         let prefix = job.prefixes.primary;
         let mut load = Load::behind(prefix, []);
         let fits = |length: &u32| {
             load.add_behind(prefix, *length);
-            wait.saturating_add(self.predictors.primary.surely(&load)) <= latest
+            wait.saturating_add(self.models[primary].predictor.surely(&load)) <= latest
         };
         let k = best.clone().take_while(fits).count();
-        let may_try = k < wanted && self.is_worth_a_try(Tier::Primary, &Load::behind(prefix, best), latest);
+        let may_try = k < wanted && self.is_worth_a_try(primary, &Load::behind(prefix, best), latest);
         if may_try && self.pay_for_try() {
             self.job(id).tried.primary = true;
             return self.start_top_k(id, order, wanted);
@@ -255,7 +256,7 @@ impl Scheduler {
     pub(super) fn answer_top_k(&mut self, id: JobId, why: Degradation, out: &mut Vec<Action>) {
         let job = self.job(id);
         let k = job.parts.primary.done_prefix();
-        if k == job.pairs() && job.policy == Policy::Auto {
+        if k == job.pairs && job.policy == Policy::Auto {
             job.degraded = None;
             return self.answer(id, Served::Full, out);
         }
@@ -303,16 +304,21 @@ impl Scheduler {
         let job = &self.jobs[&id];
         let part = &job.parts.primary;
         job.policy == Policy::Auto
-            && !job.lengths.primary.is_empty()
             && !job.failed.primary
             && part.running == 0
-            && self.is_available(Tier::Primary)
+            && self.has_available(job, Tier::Primary)
     }
 
-    /// No lane of a tier is left. Jobs that may use the other tier move there.
-    pub(super) fn tier_went_down(&mut self, tier: Tier, out: &mut Vec<Action>) {
-        for id in self.queues[tier].all() {
+    /// Whether a job has a model in a tier that is available.
+    fn has_available(&self, job: &Job, tier: Tier) -> bool {
+        job.line[tier].is_some_and(|model| self.is_available(model))
+    }
+
+    /// No lane of a model is left. Jobs that may use their other tier move there.
+    pub(super) fn model_went_down(&mut self, model: ModelId, out: &mut Vec<Action>) {
+        for id in self.models[model].queue.all() {
             let Some(job) = self.jobs.get(&id) else { continue };
+            let tier = job.tier_of(model);
             match (tier, job.stage) {
                 (Tier::Primary, Stage::Full | Stage::Hedged)
                     if job.stage == Stage::Hedged || self.may_fall_back(id) =>
@@ -336,15 +342,16 @@ impl Scheduler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{DeviceId, PerTier};
+    use crate::base::{DeviceId, LaneId, PerTier};
     use crate::sched::Event;
     use crate::sched::config::{LaneConfig, Limits};
-    use crate::sched::event::{Fault, LaneId};
+    use crate::sched::event::Fault;
     use crate::sched::hedge::HedgeTokens;
     use crate::sched::job::Part;
     use crate::sched::lane::Health;
     use crate::sched::tests::{
-        FALLBACK, MS, PRIMARY, World, config, config_without_tries, dispatched, dispatched_to,
+        FALLBACK, MS, PRIMARY, TEACHER, World, config, config_without_tries, dispatched, dispatched_to,
+        model_of,
     };
 
     const JOB: JobId = JobId(1);
@@ -438,14 +445,14 @@ mod tests {
         type Set = fn(&mut World);
         let obstacles: [(&str, Set); 5] = [
             ("the policy", |world| world.sched.job(JOB).policy = Policy::Full),
-            ("no pairs that it can read", |world| world.sched.job(JOB).lengths = PerTier::default()),
+            ("no pairs that it can read", |world| world.sched.job(JOB).line = PerTier::default()),
             ("it failed", |world| world.sched.job(JOB).failed = PerTier { primary: true, fallback: true }),
             ("its pairs still run", |world| {
                 Tier::ALL.iter().for_each(|&tier| world.sched.job(JOB).parts[tier].running = 1);
             }),
             ("no lane", |world| {
                 let rest = Health::Resting { until: Ns::MAX };
-                world.sched.lanes.iter_mut().for_each(|lane| lane.health = rest);
+                world.sched.lanes.values_mut().for_each(|lane| lane.health = rest);
             }),
         ];
         for (obstacle, set) in obstacles {
@@ -585,7 +592,7 @@ mod tests {
                 }
                 let mut out = Vec::new();
                 if goes_down {
-                    world.sched.tier_went_down(tier, &mut out);
+                    world.sched.model_went_down(model_of(tier), &mut out);
                 } else {
                     world.sched.tier_failed(JOB, tier, &mut out);
                 }
@@ -665,7 +672,7 @@ mod tests {
     /// Ranks job 1 of ten pairs on an idle primary, with this much time for them, and returns its state.
     fn ranked(top_k: Option<u32>, top_k_min: u32, time: impl Fn(&World) -> Option<Ns>) -> Now {
         let mut world = world(Stage::Ranking, Policy::Auto);
-        world.sched.lanes.iter_mut().for_each(|lane| lane.running.clear());
+        world.sched.lanes.values_mut().for_each(|lane| lane.running.clear());
         world.sched.limits.top_k_min = top_k_min;
         world.sched.now = Ns(50 * MS);
         let time = time(&world);
@@ -679,7 +686,8 @@ mod tests {
     #[test]
     fn the_primary_gets_as_many_of_the_best_as_surely_fit() {
         use Now::{Answered, In};
-        let surely = |world: &World, k: usize| world.sched.predictors.primary.surely(&Load::of(vec![100; k]));
+        let surely =
+            |world: &World, k: usize| world.sched.models[TEACHER].predictor.surely(&Load::of(vec![100; k]));
         let top = |k| In(Stage::TopK { k }, None);
         let predicted_late = Answered(Served::Fallback, Some(Degradation::PredictedLate));
         // To the nanosecond.
@@ -697,7 +705,7 @@ mod tests {
         assert_eq!(ranked(None, 0, |_| Some(Ns::ZERO)), predicted_late);
         // A busy lane leaves less time.
         let mut world = world(Stage::Ranking, Policy::Auto);
-        let free = world.sched.lanes[0].free_at(Ns::ZERO);
+        let free = world.sched.lanes[PRIMARY].free_at(Ns::ZERO);
         assert!(free > Ns::ZERO);
         world.sched.job(JOB).deadline = Some(free + surely(&world, 5));
         world.sched.choose_k(JOB, (0..PAIRS).collect(), &mut Vec::new());
@@ -715,11 +723,11 @@ mod tests {
     fn tried(is_idle: bool, wanted: u32, fits: usize) -> (bool, u64) {
         let mut world = world(Stage::Ranking, Policy::Auto);
         if is_idle {
-            world.sched.lanes[0].running.clear();
+            world.sched.lanes[PRIMARY].running.clear();
         }
         world.sched.hedges = HedgeTokens::new(&Limits::default());
-        let free = world.sched.lanes[0].free_at(Ns::ZERO);
-        let surely = world.sched.predictors.primary.surely(&Load::of(vec![100; fits]));
+        let free = world.sched.lanes[PRIMARY].free_at(Ns::ZERO);
+        let surely = world.sched.models[TEACHER].predictor.surely(&Load::of(vec![100; fits]));
         let job = world.sched.job(JOB);
         (job.top_k, job.deadline) = (Some(wanted), Some(free + surely));
         world.sched.choose_k(JOB, (0..PAIRS).collect(), &mut Vec::new());

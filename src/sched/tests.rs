@@ -2,6 +2,7 @@
 //! simulation covers random ones.
 
 use super::*;
+use crate::base::PerTier;
 use crate::forecast::predict::{Load, Measured};
 use crate::rerank::{Policy, Priority};
 use std::collections::VecDeque;
@@ -9,7 +10,26 @@ use std::sync::Arc;
 
 pub(super) const PRIMARY: LaneId = LaneId(0);
 pub(super) const FALLBACK: LaneId = LaneId(1);
+/// A second lane of the teacher, where a configuration has one.
+pub(super) const THIRD: LaneId = LaneId(2);
+pub(super) const TEACHER: ModelId = ModelId(0);
+pub(super) const STUDENT: ModelId = ModelId(1);
 pub(super) const MS: u64 = 1_000_000;
+
+pub(super) fn model_of(tier: Tier) -> ModelId {
+    match tier {
+        Tier::Primary => TEACHER,
+        Tier::Fallback => STUDENT,
+    }
+}
+
+/// A request with the pairs of each tier; a tier without lengths has no part in it.
+pub(super) fn asks(lengths: PerTier<&[u32]>) -> PerTier<Option<Ask>> {
+    PerTier::from_fn(|tier| {
+        let ask = Ask { model: model_of(tier), prefix: 0, lengths: lengths[tier].into() };
+        (!ask.lengths.is_empty()).then_some(ask)
+    })
+}
 
 /// A scheduler, its clock and all of its actions so far.
 pub(super) struct World {
@@ -34,11 +54,11 @@ pub(super) fn seeds_with_overhead() -> Vec<Measured> {
 }
 
 pub(super) fn config() -> Config {
-    let lane = |tier, on| LaneConfig { tier, on: DeviceId(on), batch_tokens_max: 4096, depth: 1 };
+    let lane = |model, on| LaneConfig { model, on: DeviceId(on), batch_tokens_max: 4096, depth: 1 };
     Config {
-        lanes: vec![lane(Tier::Primary, 0), lane(Tier::Fallback, 1)],
+        lanes: vec![lane(TEACHER, 0), lane(STUDENT, 1)],
         tenants: vec![TenantConfig::default(), TenantConfig::default()],
-        seeds: PerTier { primary: seeds(MS), fallback: seeds(MS / 10) },
+        seeds: vec![seeds(MS), seeds(MS / 10)],
         limits: Limits { batch_ns_max: Ns::from_millis(10), ..Limits::default() },
     }
 }
@@ -84,18 +104,27 @@ impl World {
         pairs: usize,
         (budget_ms, policy): (Option<u64>, Policy),
     ) -> Vec<Action> {
+        let arrival = self.arrival(pairs);
+        let deadline = budget_ms.map(|budget| self.now + Ns::from_millis(budget));
+        self.step(Event::Arrive(vec![Arrival { job: JobId(id), tenant, policy, deadline, ..arrival }]))
+    }
+
+    /// A request of the first tenant for both models, without a budget.
+    fn arrival(&self, pairs: usize) -> Arrival {
         let lengths: Arc<[u32]> = vec![100; pairs].into();
-        self.step(Event::Arrive(vec![Arrival {
-            job: JobId(id),
-            tenant,
+        let ask = |model| Ask { model, prefix: 0, lengths: lengths.clone() };
+        Arrival {
+            job: JobId(1),
+            tenant: TenantId(0),
             priority: Priority::Normal,
-            policy,
+            policy: Policy::Auto,
             arrived: self.now,
-            deadline: budget_ms.map(|budget| self.now + Ns::from_millis(budget)),
+            deadline: None,
             top_k: None,
-            prefixes: PerTier::default(),
-            lengths: PerTier { primary: lengths.clone(), fallback: lengths },
-        }]))
+            pairs: pairs as u32,
+            primaries: [ask(TEACHER)].into(),
+            fallback: Some(ask(STUDENT)),
+        }
     }
 
     pub fn done(&mut self, lane: LaneId, batch: BatchId, result: Result<(), Fault>) -> Vec<Action> {
@@ -104,9 +133,9 @@ impl World {
 
     /// Ends a lane's oldest batch after the time that was predicted for it, so that nothing is learned.
     pub fn end(&mut self, lane: LaneId) -> Vec<Action> {
-        let Lane { tier, running, .. } = &self.sched.lanes[lane.0 as usize];
+        let Lane { model, running, .. } = &self.sched.lanes[lane];
         let batch = running.front().expect("a batch that ends is running");
-        let (took, batch) = (self.sched.predictors[*tier].predict(&batch.load), batch.id);
+        let (took, batch) = (self.sched.predictor(*model).predict(&batch.load), batch.id);
         self.step(Event::Done(Done { lane, batch, device: DeviceNs(took.0), took, result: Ok(()) }))
     }
 
@@ -191,15 +220,15 @@ fn a_large_request_is_split_and_answered_once() {
 fn a_prefix_is_part_of_the_first_slice_on_each_lane() {
     let mut config = config();
     config.lanes.push(LaneConfig { on: DeviceId(2), ..config.lanes[0] });
-    let (mut world, other) = (World::new(config), LaneId(2));
-    let lengths = PerTier { primary: Arc::from([100; 40]), fallback: Arc::default() };
+    let (mut world, other) = (World::new(config), THIRD);
+    let primaries = [Ask { model: TEACHER, prefix: 70, lengths: Arc::from([100; 40]) }].into();
     let (job, tenant, priority, policy) = (JobId(1), TenantId(0), Priority::Normal, Policy::Full);
-    let (prefixes, arrived) = (PerTier { primary: 70, fallback: 0 }, Ns::ZERO);
-    let (deadline, top_k) = (None, None);
-    let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
+    let (arrived, deadline, top_k, pairs, fallback) = (Ns::ZERO, None, None, 40, None);
+    let arrival =
+        Arrival { job, tenant, priority, policy, arrived, deadline, top_k, pairs, primaries, fallback };
     let out = world.step(Event::Arrive(vec![arrival]));
     let ran = |world: &World, out: &[Action], lane: LaneId| {
-        let (dispatch, batch) = (dispatched_to(out, lane), &world.sched.lanes[lane.0 as usize].running[0]);
+        let (dispatch, batch) = (dispatched_to(out, lane), &world.sched.lanes[lane].running[0]);
         let pairs = dispatch.slices[0].range.len() as u64;
         assert_eq!((batch.id, batch.load.pairs as u64), (dispatch.batch, pairs));
         (dispatch, batch.load.tokens - 100 * pairs)
@@ -207,7 +236,7 @@ fn a_prefix_is_part_of_the_first_slice_on_each_lane() {
     let ((first, first_prefix), (second, second_prefix)) =
         (ran(&world, &out, PRIMARY), ran(&world, &out, other));
     assert_eq!((first_prefix, second_prefix), (70, 70));
-    assert_eq!(world.sched.gauge(Tier::Primary).tokens, 100 * (40 - second.slices[0].range.end as u64));
+    assert_eq!(world.sched.gauge(TEACHER).tokens, 100 * (40 - second.slices[0].range.end as u64));
     // A lane that has run the job has its prefix, whatever the other one has run since.
     let out = world.done(PRIMARY, first.batch, Ok(()));
     let (third, prefix) = ran(&world, &out, PRIMARY);
@@ -460,7 +489,7 @@ fn a_batch_beyond_its_lane_is_noticed_after_a_fault_too() {
     let again = dispatched(&world.done(PRIMARY, first.batch, Err(Fault::OutOfMemory))).unwrap();
     assert_eq!(again.slices[0].range, 0..5, "the bound is halved");
     // A scheduler that ignored the halved bound would have put all ten pairs into it.
-    world.sched.lanes[0].running[0].load.add(500);
+    world.sched.lanes[PRIMARY].running[0].load.add(500);
     world.sched.check();
 }
 
@@ -510,7 +539,13 @@ fn a_client_that_leaves_frees_the_queue_and_pays_for_what_ran() {
     let tenant = Some(TenantId(0));
     assert_eq!(
         actions,
-        [Action::Discard { tenant, tier: Tier::Primary, on: DeviceId(0), device: DeviceNs(5 * MS) }]
+        [Action::Discard {
+            tenant,
+            tier: Tier::Primary,
+            model: TEACHER,
+            on: DeviceId(0),
+            device: DeviceNs(5 * MS)
+        }]
     );
 }
 
@@ -556,7 +591,7 @@ fn urgent_work_overtakes_patient_work_of_the_same_tenant() {
 /// doubt: warm-up was 150 times slower than the device is.
 fn config_of_a_doubted_fallback() -> Config {
     let mut config = config();
-    config.seeds.fallback = seeds(15 * MS);
+    config.seeds[1] = seeds(15 * MS);
     config
 }
 
@@ -704,7 +739,7 @@ fn a_batch_that_ran_out_of_memory_never_raises_the_bound() {
     let second = dispatched(&world.arrive(2, 10, None, Policy::Full)).unwrap();
     world.done(PRIMARY, first.batch, Err(Fault::OutOfMemory));
     world.done(PRIMARY, second.batch, Err(Fault::OutOfMemory));
-    assert_eq!(world.sched.lanes[0].tokens_max, 100);
+    assert_eq!(world.sched.lanes[PRIMARY].tokens_max, 100);
 }
 
 #[test]
@@ -729,8 +764,8 @@ fn the_budget_that_is_needed_is_the_time_spent_the_fastest_tier_s_and_the_margin
     world.now = Ns::from_millis(50);
     let arrived = Ns::from_millis(30);
     let load = Load::of(vec![100; 4]);
-    let alone = PerTier::from_fn(|tier| world.sched.predictor(tier).p99(&load));
-    let lengths: Arc<[u32]> = vec![100; 4].into();
+    let alone = PerTier::from_fn(|tier| world.sched.predictor(model_of(tier)).p99(&load));
+    let asks = asks(PerTier::from_fn(|_| &[100; 4][..]));
     for (policy, tier) in
         [(Policy::Auto, Tier::Fallback), (Policy::Full, Tier::Primary), (Policy::TopK, Tier::Fallback)]
     {
@@ -742,8 +777,9 @@ fn the_budget_that_is_needed_is_the_time_spent_the_fastest_tier_s_and_the_margin
             arrived,
             deadline: Some(world.now + Limits::default().answer_ns_margin),
             top_k: None,
-            prefixes: PerTier::default(),
-            lengths: PerTier { primary: lengths.clone(), fallback: lengths.clone() },
+            pairs: 4,
+            primaries: asks.primary.iter().cloned().collect(),
+            fallback: asks.fallback.clone(),
         };
         world.step(Event::Arrive(vec![arrival]));
         let expected = Ns::from_millis(20) + alone[tier] + Limits::default().answer_ns_margin;
@@ -818,15 +854,17 @@ fn timers_of_finished_jobs_are_removed() {
 #[test]
 fn a_budget_is_met_or_too_short_to_the_nanosecond() {
     let needed = |world: &World, tier: Tier| {
-        world.sched.predictor(tier).p99(&Load::of(vec![100; 4])) + Limits::default().answer_ns_margin
+        world.sched.predictor(model_of(tier)).p99(&Load::of(vec![100; 4]))
+            + Limits::default().answer_ns_margin
     };
     let arrive = |world: &mut World, policy: Policy, budget: Ns, fallback: usize| {
         let deadline = Some(world.now + budget);
         let (job, tenant, priority) = (JobId(1), TenantId(0), Priority::Normal);
-        let lengths = PerTier { primary: vec![100; 4].into(), fallback: vec![100; fallback].into() };
-        let (arrived, top_k) = (world.now, None);
-        let prefixes = PerTier::default();
-        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
+        let asks = asks(PerTier { primary: &[100; 4], fallback: &[100; 4][..fallback] });
+        let (primaries, fallback) = (asks.primary.into_iter().collect(), asks.fallback);
+        let (arrived, top_k, pairs) = (world.now, None, 4);
+        let arrival =
+            Arrival { job, tenant, priority, policy, arrived, deadline, top_k, pairs, primaries, fallback };
         world.step(Event::Arrive(vec![arrival]));
         world.refusals().pop().map(|(_, refusal)| refusal)
     };
@@ -908,10 +946,10 @@ fn a_gauge_counts_lanes_that_are_up_and_what_waits() {
     let mut world = World::new(config());
     let batch = dispatched(&world.arrive(1, 10, None, Policy::Full)).unwrap().batch;
     world.arrive(2, 4, None, Policy::Full);
-    let work = world.sched.queues.primary.work();
-    assert_eq!(world.sched.gauge(Tier::Primary), Gauge { jobs: 1, tokens: 400, work, lanes_up: 1 });
+    let work = world.sched.models[TEACHER].queue.work();
+    assert_eq!(world.sched.gauge(TEACHER), Gauge { jobs: 1, tokens: 400, work, lanes_up: 1 });
     world.done(PRIMARY, batch, Err(Fault::Failed));
-    assert_eq!(world.sched.gauge(Tier::Primary).lanes_up, 0);
+    assert_eq!(world.sched.gauge(TEACHER).lanes_up, 0);
 }
 
 #[test]
@@ -930,7 +968,7 @@ fn pairs_of_a_lost_batch_are_dropped_if_the_job_has_left_the_tier() {
     world.sched.withdraw(JobId(1), Tier::Primary);
     world.sched.start(JobId(1), Stage::Fallback { then_top_k: false });
     world.done(PRIMARY, primary.batch, Err(Fault::Failed));
-    assert_eq!(world.sched.queues.primary.jobs(), 0);
+    assert_eq!(world.sched.models[TEACHER].queue.jobs(), 0);
 }
 
 #[test]
@@ -941,14 +979,14 @@ fn predictions_learn_from_the_time_on_the_lane_and_not_from_the_part_that_is_cha
         let took = Ns(3 * MS);
         world.step(Event::Done(Done { lane: PRIMARY, batch, device: DeviceNs(MS), took, result: Ok(()) }));
     }
-    assert!(world.sched.predictor(Tier::Primary).predict(&Load::of([100])) > Ns(2 * MS));
+    assert!(world.sched.predictor(TEACHER).predict(&Load::of([100])) > Ns(2 * MS));
 }
 
 /// A batch behind another on one lane: jobs 1 and 2 of ten pairs, 1 s each.
 fn world_with_two_batches() -> (World, [BatchId; 2]) {
     let mut config = config();
     config.lanes[0].depth = 2;
-    config.seeds.primary = seeds(100 * MS);
+    config.seeds[0] = seeds(100 * MS);
     config.limits.batch_ns_max = Ns::from_millis(1_000);
     config.tenants.truncate(1);
     let mut world = World::new(config);
@@ -972,13 +1010,13 @@ fn a_batch_behind_a_late_one_ends_later_and_one_behind_an_early_one_as_predicted
     for (first_took, is_late) in [(1, false), (19_000, true)] {
         let (mut world, [first, _]) = world_with_two_batches();
         let times = |world: &World, at: usize| {
-            let batch = &world.sched.lanes[0].running[at];
+            let batch = &world.sched.lanes[PRIMARY].running[at];
             (batch.ends, batch.ends_p99, batch.load)
         };
         let (ends, ends_p99, load) = times(&world, 1);
         world.wait(first_took);
         world.done(PRIMARY, first, Ok(()));
-        let predictor = &world.sched.predictors.primary;
+        let predictor = &world.sched.models[TEACHER].predictor;
         let later = (world.now + predictor.predict(&load), world.now + predictor.p99(&load));
         assert!(is_late == (later.0 > ends));
         let expected = if is_late { later } else { (ends, ends_p99) };
@@ -1003,8 +1041,13 @@ fn a_part_in_a_new_order_begins_anew() {
 
 #[test]
 fn what_a_job_was_charged_is_discarded_if_it_ends_without_an_answer() {
-    let discarded =
-        |device| Action::Discard { tenant: Some(TenantId(0)), tier: Tier::Primary, on: DeviceId(0), device };
+    let discarded = |device| Action::Discard {
+        tenant: Some(TenantId(0)),
+        tier: Tier::Primary,
+        model: TEACHER,
+        on: DeviceId(0),
+        device,
+    };
     let mut world = World::new(config());
     let first = dispatched(&world.arrive(1, 30, None, Policy::Full)).unwrap();
     world.done(PRIMARY, first.batch, Ok(()));
@@ -1045,4 +1088,94 @@ fn the_hash_of_an_id_keeps_neighbours_together_and_tells_them_apart() {
         hasher.write_u64(id);
         assert_eq!((hasher.finish() & ((1 << 57) - 1), hasher.finish() >> 57), (id, id & 127));
     }
+}
+
+/// Two lanes for another version of the teacher.
+fn next_version() -> Event {
+    let lane = |id, on| {
+        let config = LaneConfig { model: NEXT, on: DeviceId(on), batch_tokens_max: 4096, depth: 1 };
+        (LaneId(id), config)
+    };
+    Event::ModelUp { model: NEXT, seeds: seeds(MS), lanes: vec![lane(5, 0), lane(6, 2)] }
+}
+
+const NEXT: ModelId = ModelId(7);
+
+fn released(actions: &[Action]) -> Vec<u32> {
+    let released = |action: &Action| match action {
+        Action::Release { lane } => Some(lane.0),
+        _ => None,
+    };
+    actions.iter().filter_map(released).collect()
+}
+
+#[test]
+fn a_model_that_comes_up_takes_work_on_all_of_its_lanes() {
+    let mut world = World::new(config());
+    world.step(next_version());
+    let asks = |model| [Ask { model, prefix: 0, lengths: vec![100; 30].into() }].into();
+    let arrival = Arrival { primaries: asks(NEXT), ..world.arrival(30) };
+    let out = world.step(Event::Arrive(vec![arrival]));
+    let lanes: Vec<u32> = [5, 6].map(|lane| dispatched_to(&out, LaneId(lane)).lane.0).into();
+    assert_eq!(lanes, [5, 6]);
+    assert_eq!(world.sched.gauge(TEACHER), Gauge { lanes_up: 1, ..Gauge::default() });
+    world.run_all(out);
+    let line = PerTier { primary: Some(NEXT), fallback: Some(STUDENT) };
+    let answered = |action: &Action| matches!(action, Action::Answer { answer, .. } if answer.line == line);
+    assert!(world.actions.iter().any(answered), "{:?}", world.actions);
+}
+
+#[test]
+fn a_retired_model_ends_its_work_and_is_released_once() {
+    let mut world = World::new(config());
+    world.step(next_version());
+    let first = dispatched(&world.arrive(1, 10, None, Policy::Full)).unwrap();
+    world.arrive(2, 10, None, Policy::Full);
+    assert_eq!(released(&world.step(Event::Retire { model: TEACHER })), [] as [u32; 0]);
+    let second = world.done(PRIMARY, first.batch, Ok(()));
+    assert_eq!(released(&second), [] as [u32; 0], "a job waits");
+    let second = dispatched(&second).unwrap();
+    let out = world.done(PRIMARY, second.batch, Ok(()));
+    assert_eq!((released(&out), world.answers().len()), (vec![0], 2));
+    // What comes late is ignored, or has no primary.
+    assert_eq!(released(&world.step(Event::Retire { model: TEACHER })), [] as [u32; 0]);
+    world.done(PRIMARY, second.batch, Ok(()));
+    world.step(Event::LaneUp { lane: PRIMARY });
+    let late = world.arrive(3, 4, None, Policy::Auto);
+    world.run_all(late);
+    assert_eq!(world.answers()[2], (3, Served::Fallback, Some(Degradation::PrimaryUnavailable)));
+    world.arrive(4, 4, None, Policy::Full);
+    assert_eq!(world.refusals(), [(4, Refusal::Unavailable)]);
+}
+
+#[test]
+fn a_cancelled_job_s_batch_is_awaited_before_its_lane_is_released() {
+    let mut world = World::new(config());
+    let batch = dispatched(&world.arrive(1, 10, None, Policy::Full)).unwrap().batch;
+    world.step(Event::Retire { model: TEACHER });
+    assert_eq!(released(&world.step(Event::Cancel { job: JobId(1) })), [] as [u32; 0]);
+    assert_eq!(released(&world.done(PRIMARY, batch, Ok(()))), [0]);
+}
+
+#[test]
+fn a_lane_that_restarts_is_released_when_its_jobs_are_gone() {
+    let mut world = World::new(config());
+    let batch = dispatched(&world.arrive(1, 10, None, Policy::Auto)).unwrap().batch;
+    world.step(Event::Retire { model: TEACHER });
+    let out = world.done(PRIMARY, batch, Err(Fault::Failed));
+    assert_eq!(released(&out), [] as [u32; 0], "the job is on the fallback, and may come back");
+    let fallback = dispatched_to(&out, FALLBACK);
+    assert_eq!(released(&world.done(FALLBACK, fallback.batch, Ok(()))), [0]);
+}
+
+#[test]
+fn without_any_model_that_is_left_a_request_is_refused() {
+    let mut world = World::new(config());
+    for model in [TEACHER, STUDENT] {
+        world.step(Event::Retire { model });
+    }
+    world.arrive(1, 3, Some(100), Policy::Auto);
+    world.arrive(2, 0, None, Policy::Auto);
+    assert_eq!(world.refusals(), [(1, Refusal::Unavailable)]);
+    assert_eq!(world.answers(), [(2, Served::Full, None)]);
 }

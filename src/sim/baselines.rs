@@ -3,7 +3,7 @@
 
 use super::Machine;
 use super::scenario::Scenario;
-use crate::base::{DeviceId, DeviceNs, Ns, Tier, Used};
+use crate::base::{DeviceId, DeviceNs, Ns, PerTier, Tier, Used};
 use crate::rerank::{Degradation, Refusal, Served};
 use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Event, JobId, LaneId, Slice};
 use std::collections::{BTreeMap, VecDeque};
@@ -84,17 +84,19 @@ impl Window {
             };
             rest -= share;
             let Some(job) = self.jobs.get_mut(&slice.job) else {
-                out.push(Action::Discard { tenant: None, tier, on, device: DeviceNs(share) });
+                let (tenant, model, device) = (None, Scenario::model(tier), DeviceNs(share));
+                out.push(Action::Discard { tenant, tier, model, on, device });
                 continue;
             };
             job.charged.add(tier, on, DeviceNs(share));
             job.done += slice.range.len() as u32;
-            if job.done as usize == job.arrival.lengths.primary.len() {
+            if job.done == job.arrival.pairs {
                 let job = self.jobs.remove(&slice.job).expect("the job was just seen");
                 let late = job.arrival.deadline.is_some_and(|deadline| now > deadline);
                 let degraded = late.then_some(Degradation::Late);
-                let answer =
-                    Answer { served: Served::Full, degraded, charged: job.charged, compute: Ns::ZERO };
+                let (served, charged, compute) = (Served::Full, job.charged, Ns::ZERO);
+                let line = PerTier { primary: Some(Scenario::model(tier)), fallback: None };
+                let answer = Answer { served, degraded, charged, compute, line };
                 out.push(Action::Answer { job: slice.job, answer });
             }
         }
@@ -182,9 +184,14 @@ impl Window {
 }
 
 impl Waiting {
+    /// Tokens of each pair; baselines have a primary only.
+    fn lengths(&self) -> &[u32] {
+        &self.arrival.primaries[0].lengths
+    }
+
     /// Moves the next pair into a batch of `tokens` if it fits or the batch is empty. Returns whether it did.
     fn take_one(&mut self, tokens: &mut u64, tokens_max: u64) -> bool {
-        let Some(&length) = self.arrival.lengths.primary.get(self.next as usize) else { return false };
+        let Some(&length) = self.lengths().get(self.next as usize) else { return false };
         let fits = *tokens == 0 || *tokens + u64::from(length) <= tokens_max;
         if fits {
             *tokens += u64::from(length);
@@ -194,7 +201,7 @@ impl Waiting {
     }
 
     fn tokens_left(&self) -> u64 {
-        self.arrival.lengths.primary[self.next as usize..].iter().map(|&length| u64::from(length)).sum()
+        self.lengths()[self.next as usize..].iter().map(|&length| u64::from(length)).sum()
     }
 }
 
@@ -220,7 +227,10 @@ impl Machine for Window {
                     self.queue.retain(|&queued| queued != job);
                 }
                 let charged = self.jobs.remove(&job).map(|job| job.charged).unwrap_or_default();
-                let discard = |(tier, on, device)| Action::Discard { tenant: None, tier, on, device };
+                let discard = |(tier, on, device)| {
+                    let (tenant, model) = (None, Scenario::model(tier));
+                    Action::Discard { tenant, tier, model, on, device }
+                };
                 out.extend(charged.iter().map(discard));
             }
             Event::Done(done) => {
@@ -229,7 +239,12 @@ impl Machine for Window {
                 }
                 self.finish(now, (done.lane, done.batch), done.device, out);
             }
-            Event::Ranked { .. } | Event::LaneUp { .. } | Event::Tick | Event::Drain => {}
+            Event::Ranked { .. }
+            | Event::LaneUp { .. }
+            | Event::ModelUp { .. }
+            | Event::Retire { .. }
+            | Event::Tick
+            | Event::Drain => {}
         }
         self.fill(now, out);
     }

@@ -6,11 +6,15 @@
 //! | `scenario` | the inputs of a run: traffic, devices, faults; plain data |
 //! | `traffic` | arrival times, requests and cancellations |
 //! | `world` | virtual time and devices; runs one machine through one scenario |
+//! | `client` | a client that waits for its answer |
+//! | `models` | its models, and how other versions take their place |
 //! | `prefixes` | what a device computes once for the pairs of a request |
 //! | `baselines` | FIFO and fixed-window batchers with the same `step`, for comparison |
 //! | `report` | the results of a run: goodput, percentiles, tiers, waste |
 
 mod baselines;
+mod client;
+mod models;
 mod prefixes;
 mod report;
 mod scenario;

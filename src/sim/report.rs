@@ -24,6 +24,10 @@ pub struct Report {
     pub refused: u64,
     /// Requests that their client cancelled.
     pub cancelled: u64,
+    /// Versions of models that took the place of another.
+    pub swaps: u64,
+    /// Models that were evicted.
+    pub evictions: u64,
     /// Busy device time.
     pub busy: PerTier<DeviceNs>,
     /// The part of the busy time that no response includes.
@@ -173,7 +177,8 @@ mod tests {
         ]) {
             let (arrived, own, latency) = (Ns(1), Ns(own), Ns(latency));
             let seen = Seen { job: JobId(job), arrived, own, latency, served, is_late };
-            let answer = Answer { served, degraded: None, charged: Used::default(), compute: Ns::ZERO };
+            let (charged, compute, line) = (Used::default(), Ns::ZERO, PerTier::default());
+            let answer = Answer { served, degraded: None, charged, compute, line };
             report.answered(TenantId(tenant), seen, &answer);
         }
         report.refused(TenantId(1));

@@ -1,6 +1,6 @@
 //! The inputs of a simulated run: traffic, devices and faults. Plain data.
 
-use crate::base::{DeviceId, DeviceNs, Ns, PerTier, Tier};
+use crate::base::{DeviceId, DeviceNs, ModelId, Ns, Tier};
 use crate::forecast::predict::{Load, Measured};
 use crate::rerank::{Policy, Priority};
 use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
@@ -87,6 +87,9 @@ pub struct TenantMix {
 pub struct Device {
     /// The tier of its model.
     pub tier: Tier,
+    /// The place of its model among the primaries, the preferred one first.
+    #[serde(default)]
+    pub place: usize,
     /// Nanoseconds per batch.
     pub c0: f64,
     /// Nanoseconds per token.
@@ -99,6 +102,14 @@ pub struct Device {
     pub batch_tokens_max: u64,
     /// Batches that it may hold at once.
     pub depth: usize,
+}
+
+/// What a model is in a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Role {
+    pub tier: Tier,
+    /// Its place among the primaries.
+    pub place: usize,
 }
 
 /// A period in which devices are slower, for example because of a noisy neighbour. If it begins at zero it also slows
@@ -149,6 +160,13 @@ pub struct Hardships {
     pub cancel: f64,
     /// The largest factor of a slow change of all devices, with a period of ten seconds; 0 for none.
     pub drift: f64,
+    /// Requests at whose arrival another version of a model begins to load. It may fail to; else it takes the place of the
+    /// version before it, which is retired.
+    #[serde(default)]
+    pub swap: f64,
+    /// Requests at whose arrival a model is evicted until it is loaded again.
+    #[serde(default)]
+    pub evict: f64,
     /// Steps after which the clock jumps ahead by up to 100 ms, as after a pause of the machine.
     pub clock_gap: f64,
 }
@@ -164,6 +182,8 @@ impl Hardships {
         cancel: 0.03,
         drift: 1.5,
         clock_gap: 0.000_02,
+        swap: 0.000_5,
+        evict: 0.000_1,
     };
 
     /// The factor of the slow change on the time of a batch.
@@ -196,6 +216,7 @@ impl Scenario {
             devices: vec![
                 Device {
                     tier: Tier::Primary,
+                    place: 0,
                     c0: 400e3,
                     c1: 1500.0,
                     c2: 1.0,
@@ -205,6 +226,7 @@ impl Scenario {
                 },
                 Device {
                     tier: Tier::Fallback,
+                    place: 0,
                     c0: 50e3,
                     c1: 500.0,
                     c2: 0.5,
@@ -233,7 +255,7 @@ impl Scenario {
         let square = self.tokens_median.powi(2) * (2.0 * self.tokens_sigma.powi(2)).exp();
         self.devices
             .iter()
-            .filter(|device| device.tier == Tier::Primary)
+            .filter(|device| device.tier == Tier::Primary && device.place == 0)
             .map(|device| {
                 let pairs = device.batch_tokens_max as f64 / mean;
                 let pair = device.c0 / pairs + device.c1 * mean + device.c2 * square;
@@ -254,22 +276,14 @@ impl Scenario {
 
     /// The scheduler's configuration, its predictors seeded by noiseless runs of the devices.
     pub fn config(&self) -> Config {
-        let seeds = PerTier::from_fn(|tier| {
-            let lane = self.devices.iter().position(|device| device.tier == tier);
-            lane.map_or_else(Vec::new, |lane| self.warm_up(lane))
-        });
+        let roles = self.roles();
+        let seeds = roles.iter().map(|&role| self.seeds(role)).collect();
+        let model = |lane: usize| {
+            let place = roles.iter().position(|&role| self.lanes_of(role).any(|other| other == lane));
+            ModelId(place.expect("every lane has its model") as u32)
+        };
         Config {
-            lanes: self
-                .devices
-                .iter()
-                .zip(0..)
-                .map(|(device, lane)| LaneConfig {
-                    tier: device.tier,
-                    on: self.device_of(lane),
-                    batch_tokens_max: device.batch_tokens_max,
-                    depth: device.depth,
-                })
-                .collect(),
+            lanes: (0..self.devices.len()).map(|lane| self.lane_config(lane, model(lane))).collect(),
             tenants: self
                 .tenants
                 .iter()
@@ -278,6 +292,11 @@ impl Scenario {
             seeds,
             limits: self.limits.clone(),
         }
+    }
+
+    /// The warm-up runs of a model.
+    pub(super) fn seeds(&self, role: Role) -> Vec<Measured> {
+        self.lanes_of(role).next().map_or_else(Vec::new, |lane| self.warm_up(lane))
     }
 
     fn warm_up(&self, lane: usize) -> Vec<Measured> {
@@ -296,6 +315,31 @@ impl Scenario {
     /// The factor of all spells on the time of a batch of `tokens` on a lane.
     pub(super) fn slowness(&self, now: Ns, lane: usize, tokens: u64) -> f64 {
         self.spells.iter().map(|spell| spell.factor(now, lane, tokens)).product()
+    }
+
+    /// The first version of a tier's preferred model.
+    pub fn model(tier: Tier) -> ModelId {
+        ModelId(tier as u32)
+    }
+
+    /// The models that it has, by the number of their first versions: the preferred primary, the fallback, then the other
+    /// primaries.
+    pub(super) fn roles(&self) -> Vec<Role> {
+        let places = self.devices.iter().map(|device| device.place).max().unwrap_or(0);
+        let others = (1..=places).map(|place| Role { tier: Tier::Primary, place });
+        Tier::ALL.into_iter().map(|tier| Role { tier, place: 0 }).chain(others).collect()
+    }
+
+    /// The lanes of a model, by their positions.
+    pub(super) fn lanes_of(&self, role: Role) -> impl Iterator<Item = usize> + '_ {
+        let is_its = move |device: &Device| (device.tier, device.place) == (role.tier, role.place);
+        (0..self.devices.len()).filter(move |&lane| is_its(&self.devices[lane]))
+    }
+
+    /// A lane's configuration for a version of its model.
+    pub(super) fn lane_config(&self, lane: usize, model: ModelId) -> LaneConfig {
+        let Device { batch_tokens_max, depth, .. } = self.devices[lane];
+        LaneConfig { model, on: self.device_of(lane), batch_tokens_max, depth }
     }
 
     /// The device of a lane.

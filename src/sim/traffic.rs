@@ -1,11 +1,12 @@
 //! The clients of a scenario: arrival times, requests and cancellations.
 
-use super::scenario::{Arrivals, Scenario};
-use crate::base::{Ns, PerTier, TenantId};
-use crate::sched::{Arrival, JobId};
+use super::scenario::{Arrivals, Role, Scenario};
+use crate::base::{ModelId, Ns, TenantId, Tier};
+use crate::sched::{Arrival, Ask, JobId};
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Exp1, Geometric, LogNormal};
 use rand_pcg::Pcg64;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Generates a scenario's requests in order of arrival.
@@ -43,7 +44,7 @@ impl<'a> Traffic<'a> {
     }
 
     /// The request that arrives now, and the time at which its client cancels it unless it was answered before.
-    pub fn arrival(&mut self, now: Ns) -> (Arrival, Option<Ns>) {
+    pub fn arrival(&mut self, now: Ns, live: &BTreeMap<Role, ModelId>) -> (Arrival, Option<Ns>) {
         let scenario = self.scenario;
         let job = JobId(self.sent);
         self.sent += 1;
@@ -57,17 +58,21 @@ impl<'a> Traffic<'a> {
             let patience = budget.unwrap_or(Ns::from_millis(1_000)).0;
             now + Ns(self.random.random_range(0..patience))
         });
-        let lengths = PerTier::from_fn(|tier| match scenario.has(tier) {
-            true => lengths.clone(),
-            false => Arc::default(),
-        });
         let prefix = match scenario.prefix_tokens_max {
             0 => 0,
             most => self.random.random_range(0..=most),
         };
-        let prefixes = PerTier { primary: prefix, fallback: 0 };
+        let pairs = lengths.len() as u32;
+        let asks = |tier, prefix| {
+            let lengths = lengths.clone();
+            let ask = move |(_, &model)| Ask { model, prefix, lengths: lengths.clone() };
+            live.iter().filter(move |(role, _)| role.tier == tier).map(ask)
+        };
+        let primaries = asks(Tier::Primary, prefix).collect();
+        let fallback = asks(Tier::Fallback, 0).next();
         let (arrived, deadline, top_k) = (now, budget.map(|budget| now + budget), None);
-        let arrival = Arrival { job, tenant, priority, policy, arrived, deadline, top_k, prefixes, lengths };
+        let arrival =
+            Arrival { job, tenant, priority, policy, arrived, deadline, top_k, pairs, primaries, fallback };
         (arrival, leaves)
     }
 

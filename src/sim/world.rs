@@ -1,35 +1,34 @@
 //! Virtual time, devices and clients: runs a machine through a scenario, and checks its books against its own.
 
-use super::prefixes::{Kept, Pairs};
+use super::client::Client;
+use super::models::ledger;
+use super::prefixes::Kept;
 use super::report::Seen;
-use super::scenario::{Device, Scenario};
+use super::scenario::{Device, Role, Scenario};
 use super::traffic::Traffic;
 use super::{Machine, Report};
-use crate::base::{DeviceNs, Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
+use crate::base::{DeviceNs, Hour, ModelId, Nanodollars, Ns, PerTier, Tier};
 use crate::forecast::predict::Load;
-use crate::ledger::books::{Accounts, Charge, DeviceAccount, LaneAccount, Ledger, TierAccount};
-use crate::ledger::price::{DevicePrice, PriceBook, PriceConfig};
+use crate::ledger::books::{Charge, Ledger};
+use crate::ledger::price::DeviceKind;
 use crate::rerank::{Degradation, Policy, Refusal, Served};
-use crate::sched::{Action, Answer, Arrival, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId};
+use crate::sched::{Action, Answer, Arrival, Ask, BatchId, Dispatch, Done, Event, Fault, JobId, LaneId};
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, LogNormal};
 use rand_pcg::Pcg64;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// The time in which a scorer is replaced after a fault.
 const RELOAD: Ns = Ns::from_millis(200);
-
 /// Runs a machine through a scenario until every request is answered, refused or cancelled.
 ///
 /// # Panics
 /// If an invariant is broken. The message names it, and the scenario's seed reproduces the run.
 pub fn run(scenario: &Scenario, machine: &mut impl Machine) -> Report {
     let mut world = World::new(scenario);
-    for lane in 0..scenario.devices.len() as u32 {
-        world.step(machine, Event::LaneUp { lane: LaneId(lane) });
-    }
+    world.begin(machine);
     world.expect_next_client();
     while let Some(at) = world.next_time(machine) {
         world.now = world.now.max(at);
@@ -44,24 +43,24 @@ pub fn run(scenario: &Scenario, machine: &mut impl Machine) -> Report {
 
 /// A future event.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
+pub(super) enum Happening {
     Client,
     Leaves(JobId),
     Ends(BatchId),
     Loads(LaneId),
+    /// Another version of a model is loaded, or the same one after an eviction.
+    ModelLoads(Role),
 }
 
-/// A client that waits for its answer.
-struct Client {
-    tenant: TenantId,
-    arrived: Ns,
-    deadline: Option<Ns>,
-    policy: Policy,
-    pairs: Pairs,
-    /// For each candidate, which tiers have scored it.
-    scored: Vec<PerTier<bool>>,
-    /// The order that [`Action::Rank`] was answered with.
-    order: Option<Arc<[u32]>>,
+/// A lane of a version of a model.
+pub(super) struct Lane {
+    pub model: ModelId,
+    /// Its device, by position in the scenario.
+    pub place: usize,
+    /// When it finishes the batches that it holds.
+    pub free_at: Ns,
+    /// The prefixes that its scorer keeps.
+    pub kept: Kept,
 }
 
 /// A batch on a device.
@@ -71,27 +70,33 @@ struct Running {
     result: Result<(), Fault>,
 }
 
-struct World<'a> {
-    scenario: &'a Scenario,
-    now: Ns,
+pub(super) struct World<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) now: Ns,
     /// Has its own random numbers, so that every machine sees the same traffic.
     traffic: Traffic<'a>,
-    chance: Pcg64,
+    pub(super) chance: Pcg64,
     happenings: BinaryHeap<Reverse<(Ns, u64, Happening)>>,
     seq: u64,
     clients: HashMap<JobId, Client>,
-    /// When each lane's device finishes the batches that it holds.
-    free_at: Vec<Ns>,
-    /// The prefixes that each lane's scorer keeps.
-    kept: Vec<Kept>,
+    /// The version of each model that new requests get; none while it is evicted.
+    pub(super) live: BTreeMap<Role, ModelId>,
+    /// Models that are loading.
+    pub(super) loading: BTreeSet<Role>,
+    /// The numbers of the next model and of the next lane.
+    pub(super) next: (u32, u32),
+    pub(super) lanes: BTreeMap<LaneId, Lane>,
     running: BTreeMap<BatchId, Running>,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
+    /// The kinds of the tiers' devices.
+    pub(super) kinds: PerTier<DeviceKind>,
     price: Nanodollars,
-    report: Report,
+    pub(super) report: Report,
 }
 
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario) -> Self {
+        let (ledger, kinds) = ledger(scenario);
         Self {
             scenario,
             now: Ns::ZERO,
@@ -100,10 +105,13 @@ impl<'a> World<'a> {
             happenings: BinaryHeap::new(),
             seq: 0,
             clients: HashMap::new(),
-            free_at: vec![Ns::ZERO; scenario.devices.len()],
-            kept: vec![Kept::default(); scenario.devices.len()],
+            live: BTreeMap::new(),
+            loading: BTreeSet::new(),
+            next: (0, 0),
+            lanes: BTreeMap::new(),
             running: BTreeMap::new(),
-            ledger: Ledger::new(accounts(scenario), Ns::ZERO),
+            ledger,
+            kinds,
             price: Nanodollars::ZERO,
             report: Report::new(scenario.tenants.len()),
         }
@@ -122,7 +130,7 @@ impl<'a> World<'a> {
         due.then(|| self.happenings.pop().map(|Reverse((.., happening))| happening)).flatten()
     }
 
-    fn at(&mut self, at: Ns, happening: Happening) {
+    pub(super) fn at(&mut self, at: Ns, happening: Happening) {
         self.seq += 1;
         self.happenings.push(Reverse((at, self.seq, happening)));
     }
@@ -134,7 +142,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn happens(&mut self, share: f64) -> bool {
+    pub(super) fn happens(&mut self, share: f64) -> bool {
         share > 0.0 && self.chance.random::<f64>() < share
     }
 
@@ -144,6 +152,7 @@ impl<'a> World<'a> {
                 let arrival = self.arrival();
                 self.expect_next_client();
                 self.step(machine, Event::Arrive(vec![arrival]));
+                self.change_models(machine);
             }
             Happening::Leaves(job) => {
                 // No effect if it was answered before.
@@ -154,6 +163,7 @@ impl<'a> World<'a> {
             }
             Happening::Ends(batch) => self.end(machine, batch),
             Happening::Loads(lane) => self.step(machine, Event::LaneUp { lane }),
+            Happening::ModelLoads(role) => self.model_loads(machine, role),
         }
     }
 
@@ -166,21 +176,21 @@ impl<'a> World<'a> {
     /// Creates the next client and its request.
     fn arrival(&mut self) -> Arrival {
         self.report.requests += 1;
-        let (arrival, leaves) = self.traffic.arrival(self.now);
+        let (arrival, leaves) = self.traffic.arrival(self.now, &self.live);
         if let Some(leaves) = leaves {
             self.at(leaves, Happening::Leaves(arrival.job));
         }
-        let Arrival { tenant, arrived, deadline, policy, prefixes, .. } = arrival;
-        let lengths = arrival.lengths.clone();
-        let scored = vec![PerTier::default(); lengths.primary.len().max(lengths.fallback.len())];
-        let pairs = Pairs { prefixes, lengths };
-        let client = Client { tenant, arrived, deadline, policy, pairs, scored, order: None };
+        let Arrival { tenant, arrived, deadline, policy, pairs, .. } = arrival;
+        let asks: Vec<Ask> = arrival.primaries.iter().chain(&arrival.fallback).cloned().collect();
+        let scored = asks.iter().map(|ask| (ask.model, vec![false; pairs as usize])).collect();
+        let fallback = arrival.fallback.as_ref().map(|ask| ask.model);
+        let client = Client { tenant, arrived, deadline, policy, asks, fallback, scored, order: None };
         self.clients.insert(arrival.job, client);
         arrival
     }
 
     /// Passes an event to the machine, executes its actions, and checks its invariants.
-    fn step(&mut self, machine: &mut impl Machine, event: Event) {
+    pub(super) fn step(&mut self, machine: &mut impl Machine, event: Event) {
         let mut actions = Vec::new();
         machine.step(self.now, event, &mut actions);
         let mut actions = VecDeque::from(actions);
@@ -200,8 +210,8 @@ impl<'a> World<'a> {
 
     fn order(&mut self, job: JobId) -> Arc<[u32]> {
         let client = self.clients.get_mut(&job).expect("a job that is ranked waits");
-        assert!(client.scored.iter().all(|scored| scored.fallback), "what is ranked has all its scores");
-        let mut order: Vec<u32> = (0..client.scored.len() as u32).collect();
+        assert!(client.has_all(client.fallback), "what is ranked has all its scores");
+        let mut order: Vec<u32> = (0..client.pairs() as u32).collect();
         let shift = self.chance.random_range(0..order.len());
         order.rotate_left(shift);
         let order: Arc<[u32]> = order.into();
@@ -217,41 +227,47 @@ impl<'a> World<'a> {
             Action::Restart { lane, .. } => {
                 // The batches of its thread are lost, one that hangs included.
                 self.running.retain(|_, running| running.dispatch.lane != lane);
-                self.ledger.restart(lane.0 as usize, self.now);
-                self.free_at[lane.0 as usize] = self.now;
-                self.kept[lane.0 as usize] = Kept::default();
+                self.ledger.restart(lane, self.now);
+                let known = self.lanes.get_mut(&lane).expect("a lane that restarts is there");
+                (known.free_at, known.kept) = (self.now, Kept::default());
                 self.at(self.now + RELOAD, Happening::Loads(lane));
             }
-            Action::GaveUp { lane } => {
-                let device = self.ledger.give_up(Hour::default(), lane.0 as usize, self.now);
-                let tier = self.tier(lane);
+            Action::GaveUp { lane, tier } => {
+                let device = self.ledger.give_up(Hour::default(), lane, tier, self.now);
                 self.report.busy[tier] += device;
                 self.report.discarded += device;
             }
-            Action::Discard { tenant, tier, on, device } => {
-                self.ledger.discard(Hour::default(), tenant, tier, (on, device));
+            Action::Discard { tenant, tier, model, on, device } => {
+                self.ledger.discard(Hour::default(), tenant, (tier, model), (on, device));
                 self.report.discarded += device;
+            }
+            Action::Release { lane } => {
+                let holds = self.running.values().any(|running| running.dispatch.lane == lane);
+                assert!(!holds, "a lane that is released holds no batch");
+                let Lane { model, .. } = self.lanes.remove(&lane).expect("a lane is released once");
+                assert!(!self.live.values().any(|&live| live == model), "a live model keeps its lanes");
+                let waits = |client: &Client| client.scored.contains_key(&model) && client.needs(model);
+                assert!(!self.clients.values().any(waits), "no job waits for a model that is gone");
+                self.ledger.remove_lane(lane, self.now);
             }
             Action::Rank { .. } => unreachable!("a rank is answered where it is asked for"),
         }
     }
 
-    fn tier(&self, lane: LaneId) -> Tier {
-        self.scenario.devices[lane.0 as usize].tier
-    }
-
     /// Starts a batch on a device; draws its time and its result.
     fn dispatch(&mut self, dispatch: Dispatch) {
-        let lane = dispatch.lane.0 as usize;
-        self.ledger.begin(lane, self.now);
-        let device: &Device = &self.scenario.devices[lane];
+        self.ledger.begin(dispatch.lane, self.now);
+        let lane = self.lanes.get_mut(&dispatch.lane).expect("a lane that gets a batch is there");
+        let device: &Device = &self.scenario.devices[lane.place];
         let mut load = Load::default();
         for slice in &dispatch.slices {
-            self.kept[lane].run(slice, &self.clients[&slice.job].pairs, device.tier, &mut load);
+            let client = &self.clients[&slice.job];
+            lane.kept.run(slice, client.ask(lane.model), &mut load);
         }
         let noise = LogNormal::new(0.0, device.noise).expect("noise is a number");
         let mut took = device.mean_ns(&load) * noise.sample(&mut self.chance);
-        took *= self.scenario.slowness(self.now.max(self.free_at[lane]), lane, load.tokens);
+        let (begins, place) = (self.now.max(lane.free_at), lane.place);
+        took *= self.scenario.slowness(begins, place, load.tokens);
         let hardships = self.scenario.hardships;
         took *= hardships.drift_at(self.now);
         let mut result = Ok(());
@@ -269,8 +285,8 @@ impl<'a> World<'a> {
             took *= 0.1;
         }
         let device = DeviceNs(took as u64);
-        let ends = self.now.max(self.free_at[lane]) + Ns(device.0);
-        self.free_at[lane] = ends;
+        let ends = begins + Ns(device.0);
+        self.lanes.get_mut(&dispatch.lane).expect("it was just read").free_at = ends;
         self.at(ends, Happening::Ends(dispatch.batch));
         let known = self.running.insert(dispatch.batch, Running { dispatch, device, result });
         assert!(known.is_none(), "a batch has a number of its own");
@@ -279,14 +295,16 @@ impl<'a> World<'a> {
     fn end(&mut self, machine: &mut impl Machine, batch: BatchId) {
         // The lane was restarted meanwhile.
         let Some(Running { dispatch, device, result }) = self.running.remove(&batch) else { return };
-        let (tier, took) = (self.tier(dispatch.lane), Ns(device.0));
-        let device = self.ledger.end(Hour::default(), dispatch.lane.0 as usize, self.now, device);
+        let Lane { model, place, .. } = self.lanes[&dispatch.lane];
+        let (tier, took) = (self.scenario.devices[place].tier, Ns(device.0));
+        let device = self.ledger.end(Hour::default(), dispatch.lane, self.now, device);
         self.report.busy[tier] += device;
         for slice in dispatch.slices.iter().filter(|_| result.is_ok()) {
             let Some(client) = self.clients.get_mut(&slice.job) else { continue };
             for candidate in slice.candidates() {
-                let scored = std::mem::replace(&mut client.scored[candidate][tier], true);
-                assert!(!scored, "a pair is scored once by a tier");
+                let scored = client.scored.get_mut(&model).expect("a job runs on the models that it asks");
+                let scored = std::mem::replace(&mut scored[candidate], true);
+                assert!(!scored, "a pair is scored once by a model");
             }
         }
         self.step(machine, Event::Done(Done { lane: dispatch.lane, batch, device, took, result }));
@@ -294,8 +312,11 @@ impl<'a> World<'a> {
 
     fn answer(&mut self, job: JobId, answer: &Answer) {
         let client = self.clients.remove(&job).expect("each job is answered exactly once, if it still waits");
-        let all = |tier: Tier| client.scored.iter().all(|scored| scored[tier]);
-        let pairs = client.scored.len() as u64;
+        let line = Tier::ALL.into_iter().filter_map(|tier| answer.line[tier]);
+        let was_live = |model| client.scored.contains_key(&model);
+        assert!({ line }.all(was_live), "an answer is by versions that were live when it arrived");
+        let all = |tier: Tier| client.has_all(answer.line[tier]);
+        let pairs = client.pairs() as u64;
         let (answering, pairs) = match answer.served {
             Served::Full => {
                 assert!(all(Tier::Primary), "a full answer has the primary's scores");
@@ -307,15 +328,17 @@ impl<'a> World<'a> {
             }
             Served::TopK { k } => {
                 let order = client.order.as_ref().expect("a top-k was ranked");
-                let best = order[..k as usize].iter().all(|&place| client.scored[place as usize].primary);
+                let primary = &client.scored[&answer.line.primary.expect("a top-k has a primary")];
+                let best = order[..k as usize].iter().all(|&place| primary[place as usize]);
                 assert!(best && all(Tier::Fallback), "a top-k has the primary's scores of the best k");
                 (Tier::Primary, PerTier { primary: u64::from(k), fallback: pairs })
             }
         };
-        for tier in Tier::ALL.into_iter().filter(|&tier| self.scenario.has(tier)) {
+        for tier in Tier::ALL {
+            let Some(model) = answer.line[tier] else { continue };
             let (requests, pairs) = (u64::from(tier == answering), pairs[tier]);
             let (hour, tenant) = (Hour::default(), client.tenant);
-            let charge = Charge { hour, tenant, tier, requests, pairs };
+            let charge = Charge { hour, tenant, tier, model, requests, pairs };
             let cost = self.ledger.charge(&charge, answer.charged.of(tier));
             self.price += cost.expect("simulated devices have a price");
         }
@@ -323,8 +346,11 @@ impl<'a> World<'a> {
         let declared = answer.degraded == Some(Degradation::Late);
         assert!(!late || declared, "nothing late goes undeclared");
         let (is_declared, latency) = (answer.degraded.is_some(), self.now.saturating_sub(client.arrived));
+        let preferred = client.asks.first().map(|ask| ask.model);
+        let passes_over = answer.served != Served::Fallback && answer.line.primary != preferred;
+        assert!(!passes_over || is_declared, "another primary than the preferred one is declared");
         let is_allowed = match (answer.served, client.policy) {
-            (Served::Full, _) => !is_declared || declared,
+            (Served::Full, _) => !is_declared || declared || passes_over,
             (_, Policy::Auto) | (Served::Fallback, Policy::TopK) => is_declared,
             (Served::TopK { .. }, Policy::TopK) | (Served::Fallback, Policy::Fallback) => true,
             (Served::TopK { .. }, Policy::Full | Policy::Fallback) | (Served::Fallback, Policy::Full) => {
@@ -336,7 +362,8 @@ impl<'a> World<'a> {
         let is_less = matches!(answer.degraded, Some(Degradation::PredictedLate | Degradation::PrimaryLate));
         let has_limit = client.deadline.is_some() || client.policy != Policy::Auto;
         assert!(!is_less || has_limit, "without a budget an answer is not less for its lateness");
-        let (own, arrived) = (self.scenario.alone(&client.pairs.lengths.primary), client.arrived);
+        let (own, arrived) =
+            (client.asks.first().map_or(Ns::ZERO, |ask| self.scenario.alone(&ask.lengths)), client.arrived);
         let served = Seen { job, arrived, own, latency, served: answer.served, is_late: late };
         self.report.answered(client.tenant, served, answer);
     }
@@ -361,40 +388,5 @@ impl<'a> World<'a> {
         assert_eq!(self.price, booked, "the responses' prices are the ledger's");
         self.report.finish(self.now);
         self.report
-    }
-}
-
-fn accounts(scenario: &Scenario) -> Accounts {
-    let price = |tier: Tier, dollars_per_hour| DevicePrice {
-        name: tier.name().to_owned(),
-        dollars_per_hour,
-        watts: 0.0,
-        dollars_per_kwh: None,
-    };
-    let devices = vec![price(Tier::Primary, 2.5), price(Tier::Fallback, 0.05)];
-    let mut prices =
-        PriceBook::new(&PriceConfig { dollars_per_kwh: 0.0, devices }).expect("these are prices");
-    let mut kind = |tier: Tier| {
-        let named = if scenario.one_device { Tier::Primary } else { tier };
-        prices.kind(named.name())
-    };
-    let kinds = PerTier { primary: kind(Tier::Primary), fallback: kind(Tier::Fallback) };
-    let lanes: Vec<_> = (scenario.devices.iter().enumerate())
-        .map(|(lane, device)| LaneAccount { tier: device.tier, on: scenario.device_of(lane) })
-        .collect();
-    let count = if scenario.one_device { 1 } else { lanes.len() };
-    let device = |lane: &LaneAccount| DeviceAccount {
-        name: format!("device {}", lane.on.0).into(),
-        kind: kinds[lane.tier],
-    };
-    Accounts {
-        prices,
-        tiers: PerTier::from_fn(|tier: Tier| {
-            let (model, version) = (tier.name().into(), "simulated".into());
-            Some(TierAccount { model, version, kind: kinds[tier] })
-        }),
-        devices: lanes.iter().take(count).map(device).collect(),
-        lanes,
-        tenants: (0..scenario.tenants.len()).map(|tenant| format!("tenant {tenant}").into()).collect(),
     }
 }

@@ -5,7 +5,7 @@ pub use super::table::{METRICS, ModelLabels};
 use super::table::{
     BatchLabels, CostLabels, ReasonLabel, RequestLabels, ResultLabel, ServedLabels, Table, UseLabels,
 };
-use crate::base::{DeviceNs, Nanodollars, Ns, PerTier, TenantId, Tier};
+use crate::base::{DeviceNs, Nanodollars, Ns, TenantId};
 use crate::rerank::Outcome;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -17,15 +17,12 @@ use std::sync::atomic::Ordering;
 pub struct Metrics {
     registry: Registry,
     tenants: Vec<Arc<str>>,
-    models: PerTier<Option<ModelLabels>>,
     table: Table,
 }
 
 /// A finished batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchFacts {
-    /// The tier of the lane.
-    pub tier: Tier,
     /// `ok`, or the name of the fault.
     pub result: &'static str,
     /// Its pairs.
@@ -38,15 +35,17 @@ pub struct BatchFacts {
     pub device: DeviceNs,
 }
 
-/// The present state of a tier.
+/// The present state of a model.
 #[derive(Clone, Copy, Debug)]
-pub struct TierFacts {
+pub struct ModelFacts {
     /// Jobs waiting.
     pub jobs: usize,
     /// Tokens waiting.
     pub tokens: u64,
     /// Predicted device time of the waiting jobs.
     pub work: Ns,
+    /// Its lanes, and those of them that accept work.
+    pub lanes: usize,
     /// Lanes that accept work.
     pub lanes_up: usize,
     /// Mean relative error of predicted batch times.
@@ -55,17 +54,6 @@ pub struct TierFacts {
     pub memory_bytes: u64,
     /// Power draw of a device, if devices report it.
     pub watts: Option<f64>,
-}
-
-/// The time of a device since the start, by use.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceFacts {
-    /// Charged to responses.
-    pub charged: PerTier<DeviceNs>,
-    /// Discarded.
-    pub discarded: PerTier<DeviceNs>,
-    /// Idle.
-    pub idle: DeviceNs,
 }
 
 /// Counts of the scheduler since the start.
@@ -110,19 +98,11 @@ impl Metrics {
         self.tenants[tenant.0 as usize].clone()
     }
 
-    /// Registers the metrics of a server with these models, lanes per tier, and tenants.
-    pub fn new(models: PerTier<Option<ModelLabels>>, lanes: PerTier<usize>, tenants: Vec<Arc<str>>) -> Self {
+    /// Registers the metrics of a server with these tenants.
+    pub fn new(tenants: Vec<Arc<str>>) -> Self {
         let mut registry = Registry::default();
         let table = Table::new(&mut registry);
-        let metrics = Self { registry, tenants, models, table };
-        for (tier, labels) in metrics.served() {
-            metrics.table.lanes.get_or_create(labels).set(lanes[tier] as i64);
-        }
-        metrics
-    }
-
-    fn served(&self) -> impl Iterator<Item = (Tier, &ModelLabels)> {
-        Tier::ALL.into_iter().filter_map(|tier| Some((tier, self.models[tier].as_ref()?)))
+        Self { registry, tenants, table }
     }
 
     /// Counts a request that was answered with scores.
@@ -157,9 +137,13 @@ impl Metrics {
         self.table.requests.get_or_create(&RequestLabels { dialect, tenant, outcome }).inc();
     }
 
+    /// Counts a change of what is served, by its result.
+    pub fn deployed(&self, result: &'static str) {
+        self.table.deployments.get_or_create(&ResultLabel { result }).inc();
+    }
+
     /// Counts a batch.
-    pub fn batch(&self, facts: &BatchFacts) {
-        let Some(labels) = &self.models[facts.tier] else { return };
+    pub fn batch(&self, labels: &ModelLabels, facts: &BatchFacts) {
         let ModelLabels { model, version, tier } = labels.clone();
         self.table.batches.get_or_create(&BatchLabels { model, version, tier, result: facts.result }).inc();
         self.table.batch_tokens.get_or_create(labels).observe(facts.tokens as f64);
@@ -169,8 +153,14 @@ impl Metrics {
     }
 
     /// Adds the price and the energy of an answer, if they are known.
-    pub fn charged(&self, tier: Tier, tenant: TenantId, cost: Option<Nanodollars>, joules: Option<f64>) {
-        let Some(ModelLabels { model, version, tier }) = self.models[tier].clone() else { return };
+    pub fn charged(
+        &self,
+        labels: &ModelLabels,
+        tenant: TenantId,
+        cost: Option<Nanodollars>,
+        joules: Option<f64>,
+    ) {
+        let ModelLabels { model, version, tier } = labels.clone();
         let tenant = self.tenants[tenant.0 as usize].clone();
         let labels = CostLabels { model, version, tier, tenant };
         if let Some(cost) = cost {
@@ -181,12 +171,12 @@ impl Metrics {
         }
     }
 
-    /// Replaces the state of a tier.
-    pub fn tier(&self, tier: Tier, facts: &TierFacts) {
-        let Some(labels) = &self.models[tier] else { return };
+    /// Replaces the state of a model.
+    pub fn model(&self, labels: &ModelLabels, facts: &ModelFacts) {
         self.table.queued_jobs.get_or_create(labels).set(facts.jobs as i64);
         self.table.queued_tokens.get_or_create(labels).set(facts.tokens as i64);
         self.table.queued_work.get_or_create(labels).set(facts.work.as_secs_f64());
+        self.table.lanes.get_or_create(labels).set(facts.lanes as i64);
         self.table.lanes_up.get_or_create(labels).set(facts.lanes_up as i64);
         self.table.prediction_error.get_or_create(labels).set(facts.prediction_error);
         if facts.memory_bytes > 0 {
@@ -197,21 +187,33 @@ impl Metrics {
         }
     }
 
-    /// Replaces what is known of a device's time.
-    pub fn device(&self, device: &Arc<str>, facts: &DeviceFacts) {
-        let put = |labels: Option<&ModelLabels>, r#use, time: DeviceNs| {
-            let nobody = || ModelLabels { model: "".into(), version: "".into(), tier: "" };
-            let ModelLabels { model, version, tier } = labels.cloned().unwrap_or_else(nobody);
-            let labels = UseLabels { device: device.clone(), model, version, tier, r#use };
-            let seconds = time.0 as f64 / 1e9;
-            let counter = self.table.device.get_or_create_owned(&labels);
-            counter.inner().store(seconds.to_bits(), Ordering::Relaxed);
-        };
-        for (tier, labels) in self.served() {
-            put(Some(labels), "charged", facts.charged[tier]);
-            put(Some(labels), "discarded", facts.discarded[tier]);
-        }
-        put(None, "idle", facts.idle);
+    /// Removes the state of a model that serves no longer. What it has done is still counted.
+    pub fn forget(&self, labels: &ModelLabels) {
+        self.table.queued_jobs.remove(labels);
+        self.table.queued_tokens.remove(labels);
+        self.table.queued_work.remove(labels);
+        self.table.lanes.remove(labels);
+        self.table.lanes_up.remove(labels);
+        self.table.prediction_error.remove(labels);
+        self.table.memory.remove(labels);
+        self.table.power.remove(labels);
+    }
+
+    /// Replaces a device's time since the start in one use (`charged`, `discarded`, `idle`) by one model; idle time has no
+    /// model.
+    pub fn device(
+        &self,
+        device: &Arc<str>,
+        labels: Option<&ModelLabels>,
+        r#use: &'static str,
+        time: DeviceNs,
+    ) {
+        let nobody = || ModelLabels { model: "".into(), version: "".into(), tier: "" };
+        let ModelLabels { model, version, tier } = labels.cloned().unwrap_or_else(nobody);
+        let labels = UseLabels { device: device.clone(), model, version, tier, r#use };
+        let seconds = time.0 as f64 / 1e9;
+        let counter = self.table.device.get_or_create_owned(&labels);
+        counter.inner().store(seconds.to_bits(), Ordering::Relaxed);
     }
 
     /// Replaces the scheduler's counts.
@@ -254,11 +256,23 @@ mod tests {
     use crate::rerank::{Degradation, Receipt, Served, Truncated};
 
     fn metrics() -> Metrics {
-        let labels =
-            |tier: Tier| Some(ModelLabels { model: "m".into(), version: "v".into(), tier: tier.name() });
-        let lanes = PerTier { primary: 2, fallback: 0 };
-        Metrics::new(PerTier { primary: labels(Tier::Primary), fallback: None }, lanes, vec!["acme".into()])
+        Metrics::new(vec!["acme".into()])
     }
+
+    fn labels() -> ModelLabels {
+        ModelLabels { model: "m".into(), version: "v".into(), tier: "primary" }
+    }
+
+    const MODEL: ModelFacts = ModelFacts {
+        jobs: 1,
+        tokens: 1,
+        work: Ns(1),
+        lanes: 2,
+        lanes_up: 1,
+        prediction_error: 0.1,
+        memory_bytes: 1,
+        watts: Some(1.0),
+    };
 
     const SERVER: ServerFacts = ServerFacts {
         token_lookups: (3, 1),
@@ -287,7 +301,8 @@ mod tests {
             joules: None,
             truncated: Truncated { documents: 1, query_tokens: elapsed as u32 / 50 },
         };
-        Outcome { scores: vec![1.0, 2.0], truncated: vec![true, false], tokens: Tokens(9), receipt }
+        let (scores, truncated, tokens) = (vec![1.0, 2.0], vec![true, false], Tokens(9));
+        Outcome { scores, truncated, tokens, without_instruction: Vec::new(), receipt }
     }
 
     #[test]
@@ -296,7 +311,8 @@ mod tests {
         metrics.answered("tei", TenantId(0), &outcome(5));
         metrics.answered("tei", TenantId(0), &outcome(50));
         metrics.refused("tei", None, "unauthorized");
-        metrics.charged(Tier::Primary, TenantId(0), Some(Nanodollars(1_500_000_000)), Some(2.5));
+        metrics.charged(&labels(), TenantId(0), Some(Nanodollars(1_500_000_000)), Some(2.5));
+        metrics.model(&labels(), &MODEL);
         let text = metrics.scrape(&SERVER);
         for line in [
             r#"podium_requests_total{dialect="tei",tenant="acme",outcome="full"} 2"#,
@@ -335,20 +351,28 @@ mod tests {
         let metrics = metrics();
         let degraded = Receipt { degraded: Some(Degradation::Late), ..outcome(5).receipt };
         metrics.answered("tei", TenantId(0), &Outcome { receipt: degraded, ..outcome(5) });
-        metrics.charged(Tier::Primary, TenantId(0), Some(Nanodollars(1)), Some(1.0));
+        metrics.charged(&labels(), TenantId(0), Some(Nanodollars(1)), Some(1.0));
         let device = DeviceNs(1);
-        let (tier, result) = (Tier::Primary, "ok");
-        metrics.batch(&BatchFacts { tier, result, pairs: 1, tokens: 10, tokens_max: 100, device });
-        let (jobs, tokens, work, lanes_up, prediction_error) = (1, 1, Ns(1), 1, 0.1);
-        let (memory_bytes, watts) = (1, Some(1.0));
-        let facts = TierFacts { jobs, tokens, work, lanes_up, prediction_error, memory_bytes, watts };
-        metrics.tier(Tier::Primary, &facts);
-        let used = PerTier { primary: device, fallback: DeviceNs::ZERO };
-        metrics.device(&"cpu".into(), &DeviceFacts { charged: used, discarded: used, idle: device });
+        metrics.batch(&labels(), &BatchFacts { result: "ok", pairs: 1, tokens: 10, tokens_max: 100, device });
+        metrics.model(&labels(), &MODEL);
+        metrics.deployed("made");
+        metrics.device(&"cpu".into(), Some(&labels()), "charged", device);
         let text = metrics.scrape(&SERVER);
         for (name, _) in METRICS {
             let family = name.trim_end_matches("_total");
             assert_eq!(text.matches(&format!("# HELP {family} ")).count(), 1, "{family}");
         }
+    }
+
+    #[test]
+    fn a_model_that_is_gone_has_no_state_but_what_it_has_done() {
+        let metrics = metrics();
+        metrics.model(&labels(), &MODEL);
+        metrics.charged(&labels(), TenantId(0), Some(Nanodollars(1_000_000_000)), None);
+        metrics.forget(&labels());
+        let text = metrics.scrape(&SERVER);
+        let of_it: Vec<&str> = text.lines().filter(|line| line.contains(r#"model="m""#)).collect();
+        let cost = r#"podium_cost_dollars_total{model="m",version="v",tier="primary",tenant="acme"} 1.0"#;
+        assert_eq!(of_it, [cost]);
     }
 }

@@ -87,6 +87,8 @@ table! {
         "podium_cancelled_total", "Requests whose client disconnected before the answer";
     faults: Counter = Counter::default(),
         "podium_faults_total", "Faults of lanes, including out of memory";
+    deployments: Family<ResultLabel, Counter> = Family::default(),
+        "podium_deployments_total", "Changes of what is served, by result (made, abandoned)";
     device: Family<UseLabels, Seconds> = Family::default(),
         "podium_device_seconds_total", "Device seconds by device, model and use (charged, discarded, idle); idle time has no model";
     cost: Family<CostLabels, Seconds> = Family::default(),
