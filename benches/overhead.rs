@@ -59,9 +59,9 @@ fn main() {
     let soak = arguments.iter().position(|argument| argument == "--soak");
     let soak = soak.map(|place| arguments[place + 1].parse::<u64>().expect("--soak takes a number"));
     let mut setup = setup(Scripted::default(), None);
-    setup.lanes[0].depth = 2;
-    setup.lanes[0].batch_tokens_max = 1 << 14;
-    setup.lanes[0].make = Arc::new(|| Ok(Box::new(Instantly)));
+    setup.models[0].lanes[0].depth = 2;
+    setup.models[0].lanes[0].batch_tokens_max = 1 << 14;
+    setup.models[0].lanes[0].make = Arc::new(|| Ok(Box::new(Instantly)));
     let server = TestServer::start(setup, Options::default());
     let request = request();
     match soak {

@@ -141,11 +141,12 @@ fn pack(tokenizer: &Tokenizer, documents: &[String]) -> Packed {
 
 fn over_http(model: &CpuModel, threads: usize, tokenizer: &Arc<Tokenizer>, rounds: &[Vec<String>]) -> f64 {
     let mut setup = setup(Scripted::default(), None);
-    let tier = setup.tiers.primary.as_mut().expect("there is a primary");
+    let tier = &mut setup.models[0];
     (tier.tokenizer, tier.pair_tokens_max) = (tokenizer.clone(), 512);
     let model = model.clone();
-    setup.lanes[0].batch_tokens_max = 16_384;
-    setup.lanes[0].make = Arc::new(move || Ok(Box::new(Cpu::new(model.clone(), threads))));
+    let lane = &mut setup.models[0].lanes[0];
+    lane.batch_tokens_max = 16_384;
+    lane.make = Arc::new(move || Ok(Box::new(Cpu::new(model.clone(), threads))));
     let server = TestServer::start(setup, Options::default());
     let mut stream = BufReader::new(server.connect());
     let mut times = Vec::new();

@@ -4,7 +4,7 @@ mod common;
 
 use common::{logit, setup};
 use podium::backend::{DeviceState, Play, ScoreError, Scorer, Script, Scripted};
-use podium::base::{DeviceNs, Ns, PerTier, Side, TenantId, Tier, Tokens};
+use podium::base::{DeviceNs, Ns, Side, TenantId, Tier, Tokens};
 use podium::engine::{Caller, Engine, Handle, Journal, JournalEntry, SelfCheck, Setup, StartError, State};
 use podium::model::Golden;
 use podium::rerank::{
@@ -359,7 +359,7 @@ fn the_scheduler_gets_the_prefix_where_scorers_share_it() {
     let place = folder.path().join("journal.jsonl");
     block_on(async {
         let mut setup = setup(Scripted::default(), Some(Scripted::default()));
-        setup.tiers.primary.as_mut().unwrap().shares_prefixes = true;
+        setup.models[0].shares_prefixes = true;
         setup.books.journal = Some(Journal::create(&place).unwrap());
         let engine = up(setup).await;
         rank(&engine.handle(), Request::new("ab", ["abc", "x"])).await.unwrap();
@@ -372,17 +372,18 @@ fn the_scheduler_gets_the_prefix_where_scorers_share_it() {
         .skip(1)
         .map(|line| serde_json::from_str::<JournalEntry>(line).unwrap().event)
         .flat_map(|event| if let Event::Arrive(arrivals) = event { arrivals } else { Vec::new() })
-        .map(|arrival| (arrival.prefixes, arrival.lengths))
+        .map(|arrival| {
+            arrival.primaries.into_iter().chain(arrival.fallback).map(|ask| (ask.prefix, ask.lengths))
+        })
+        .map(Vec::from_iter)
         .collect();
-    let lengths = |primary: [u32; 2], fallback: [u32; 2]| PerTier {
-        primary: Arc::<[u32]>::from(primary),
-        fallback: Arc::from(fallback),
+    let asks = |prefix, primary: [u32; 2], fallback: [u32; 2]| {
+        vec![(prefix, Arc::<[u32]>::from(primary)), (0, Arc::from(fallback))]
     };
-    let prefix = |primary| PerTier { primary, fallback: 0 };
     // Of [CLS] a b [SEP] a b c [SEP] scorers keep the first token, and compute the next three once.
     assert_eq!(
         arrivals,
-        [(prefix(3), lengths([4, 2], [8, 6])), (prefix(0), lengths([7, 4], [8, 5]))],
+        [asks(3, [4, 2], [8, 6]), asks(0, [7, 4], [8, 5])],
         "the second request has a query for each document"
     );
 }
@@ -391,7 +392,7 @@ fn the_scheduler_gets_the_prefix_where_scorers_share_it() {
 fn a_top_k_declares_what_either_tier_did_not_read() {
     block_on(async {
         let mut setup = setup(Scripted::default(), Some(Scripted::default()));
-        setup.tiers.fallback.as_mut().unwrap().pair_tokens_max = 16;
+        setup.models[1].pair_tokens_max = 16;
         let engine = up(setup).await;
         let ask = async |policy: Policy| {
             let options = Options { policy: Some(policy), top_k: Some(1), ..Options::default() };
@@ -416,8 +417,8 @@ fn a_pair_that_may_not_be_cut_is_refused_only_if_a_tier_that_the_policy_needs_ca
             (16, 128, [Some(Policy::Fallback); 3], [Policy::Auto, Policy::Full]),
         ] {
             let mut setup = setup(Scripted::default(), Some(Scripted::default()));
-            setup.tiers.primary.as_mut().unwrap().pair_tokens_max = primary;
-            setup.tiers.fallback.as_mut().unwrap().pair_tokens_max = fallback;
+            setup.models[0].pair_tokens_max = primary;
+            setup.models[1].pair_tokens_max = fallback;
             let engine = up(setup).await;
             let ask = async |policy: Option<Policy>| {
                 let options = Options { policy, ..Options::default() };
@@ -622,7 +623,7 @@ fn a_model_s_golden_pairs_are_scored_before_it_is_ready() {
         block_on(async {
             let golden = Golden::parse(json.as_bytes()).unwrap();
             let mut setup = setup(Scripted::default(), None);
-            let tier = setup.tiers.primary.as_mut().unwrap();
+            let tier = &mut setup.models[0];
             let (limits, tokenizer) = ((128, 4_096), tier.tokenizer.clone());
             let check = SelfCheck::new(&golden, (Tier::Primary, "m"), tokenizer, limits, dtype).unwrap();
             tier.self_check = Some(Arc::new(check));
@@ -656,7 +657,7 @@ fn start_with_golden(script: &Script, pairs: usize) -> Result<(), String> {
         let pair = json!({"query": "ab", "document": "ab", "logit": logit("ab", "ab")});
         let golden = Golden::parse(json!(vec![pair; pairs]).to_string().as_bytes()).unwrap();
         let mut setup = setup(scripted(script), None);
-        let tier = setup.tiers.primary.as_mut().unwrap();
+        let tier = &mut setup.models[0];
         let (limits, tokenizer) = ((128, 35), tier.tokenizer.clone());
         let check = SelfCheck::new(&golden, (Tier::Primary, "m"), tokenizer, limits, "float32").unwrap();
         tier.self_check = Some(Arc::new(check));
@@ -699,7 +700,7 @@ fn a_golden_pair_s_instruction_has_a_place_or_is_an_error() {
     let json = r#"[{"query": "ab", "document": "a", "logit": 1},
         {"query": "ab", "document": "a", "instruction": "", "logit": 1}]"#;
     let golden = Golden::parse(json.as_bytes()).unwrap();
-    let tokenizer = setup(Scripted::default(), None).tiers.primary.unwrap().tokenizer;
+    let tokenizer = setup(Scripted::default(), None).models.remove(0).tokenizer;
     let check = SelfCheck::new(&golden, (Tier::Primary, "m"), tokenizer, (128, 128), "float32");
     let expected = "pair 1: instruction: the model's prompt has no place for one; remove it from the pair";
     assert_eq!(check.unwrap_err().to_string(), expected);
@@ -711,7 +712,7 @@ fn a_golden_pair_s_instruction_has_a_place_or_is_an_error() {
 fn a_scorer_that_cannot_be_made_is_told_at_the_start() {
     block_on(async {
         let mut setup = setup(Scripted::default(), None);
-        setup.lanes[0].make = Arc::new(|| Err("no such device".to_owned()));
+        setup.models[0].lanes[0].make = Arc::new(|| Err("no such device".to_owned()));
         let mut engine = Engine::start(setup).unwrap();
         let error = engine.ready().await.unwrap_err();
         assert_eq!(error.to_string(), "lane 0 did not start: no such device");
@@ -723,8 +724,8 @@ fn a_scorer_that_cannot_be_made_is_told_at_the_start() {
 #[test]
 fn a_tier_without_a_lane_is_an_error() {
     let mut setup = setup(Scripted::default(), None);
-    setup.lanes.clear();
-    assert!(matches!(Engine::start(setup), Err(StartError::Incomplete { what: "a model but no lane", .. })));
+    setup.models[0].lanes.clear();
+    assert!(matches!(Engine::start(setup), Err(StartError::Incomplete { what: "no lane", .. })));
 }
 
 #[test]
@@ -840,7 +841,7 @@ fn a_text_in_a_prompt_has_other_tokens_as_a_query_than_as_a_document() {
         let letters = std::fs::read(common::small_model().path().join("tokenizer.json")).unwrap();
         let tokenizer = Arc::new(Tokenizer::parse(&letters).unwrap().with_prompt(prompt).unwrap());
         let mut setup = setup(Scripted::default(), None);
-        setup.tiers.primary.as_mut().unwrap().tokenizer = tokenizer.clone();
+        setup.models[0].tokenizer = tokenizer.clone();
         let engine = up(setup).await;
         let expected = |query: &str, document: &str| {
             let whole = tokenizer.encode(&format!("q q query {query} text {document} z")).unwrap();
@@ -881,7 +882,7 @@ fn an_instruction_is_read_in_its_place_and_known_texts_stay_right() {
     block_on(async {
         let tokenizer = instructed();
         let mut setup = setup(Scripted::default(), None);
-        setup.tiers.primary.as_mut().unwrap().tokenizer = tokenizer.clone();
+        setup.models[0].tokenizer = tokenizer.clone();
         let engine = up(setup).await;
         let expected = |instruction: Option<&str>, query: &str, document: &str| {
             let before = match instruction {
@@ -914,7 +915,7 @@ fn an_instruction_is_read_in_its_place_and_known_texts_stay_right() {
 fn an_instruction_that_is_too_long_is_refused_with_the_most_that_it_may_have() {
     block_on(async {
         let mut setup = setup(Scripted::default(), None);
-        setup.tiers.primary.as_mut().unwrap().tokenizer = instructed();
+        setup.models[0].tokenizer = instructed();
         let engine = up(setup).await;
         let with = |tokens: u32| Request { instruction: Some(words(0..tokens)), ..plain() };
         // The model reads 128 tokens: 3 of the prompt and 2 of texts leave 123, one of which stands before the text.
@@ -934,15 +935,16 @@ fn an_instruction_that_is_too_long_is_refused_with_the_most_that_it_may_have() {
 fn a_model_without_a_place_for_an_instruction_is_named() {
     block_on(async {
         let mut setup = setup(Scripted::default(), Some(Scripted::default()));
-        setup.tiers.primary.as_mut().unwrap().tokenizer = instructed();
+        setup.models[0].tokenizer = instructed();
         let engine = up(setup).await;
-        let without = |served: Served| -> Vec<String> {
-            let handle = engine.handle();
-            handle.without_instruction(served).map(|model| model.name.to_string()).collect()
-        };
-        assert_eq!(without(Served::Full), Vec::<String>::new());
-        assert_eq!(without(Served::TopK { k: 1 }), ["small"]);
-        assert_eq!(without(Served::Fallback), ["small"]);
+        for (policy, names) in
+            [(Policy::Full, &[][..]), (Policy::TopK, &["small"]), (Policy::Fallback, &["small"])]
+        {
+            let options = Options { policy: Some(policy), ..Options::default() };
+            let outcome = rank(&engine.handle(), Request { options, ..plain() }).await.unwrap();
+            let found: Vec<&str> = outcome.without_instruction.iter().map(|name| &**name).collect();
+            assert_eq!(found, names, "{policy:?}");
+        }
         // It answers as it does without one, however long the instruction is.
         let options = Options { policy: Some(Policy::Fallback), ..Options::default() };
         let request = Request { instruction: Some(words(0..500)), options, ..plain() };

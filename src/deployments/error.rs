@@ -51,19 +51,19 @@ pub enum DeploymentError {
         /// The swap that is open.
         id: i64,
         /// Its models.
-        to: Served,
+        to: Box<Served>,
         /// Its step.
         step: Step,
     },
     /// Something else is live than the swap is to replace.
-    #[error("route `{route}`: {} is live, and the swap is to replace {}", shown(.live.as_ref()), shown(.from.as_ref()))]
+    #[error("route `{route}`: {} is live, and the swap is to replace {}", shown(.live.as_deref()), shown(.from.as_deref()))]
     Moved {
         /// The route.
         route: String,
         /// What is live.
-        live: Option<Served>,
+        live: Option<Box<Served>>,
         /// What was thought to be.
-        from: Option<Served>,
+        from: Option<Box<Served>>,
     },
     /// No open swap has the number.
     #[error("swap {id}: there is no such swap, or it has ended")]
@@ -87,7 +87,7 @@ pub enum DeploymentError {
         /// The route.
         route: String,
         /// What is live.
-        live: Served,
+        live: Box<Served>,
     },
     /// Nothing is live on a route.
     #[error("route `{route}`: nothing is live on it; routes are {}", if .routes.is_empty() { "none".to_owned() } else { .routes.join(", ") })]

@@ -17,12 +17,21 @@ pub(super) fn begin(transaction: &Transaction, intent: &Intent, now: Ns) -> Resu
     let Intent { route, from, to, who, why } = intent;
     if let Some(open) = swaps(transaction, "route = ?1 AND ended_ns IS NULL", [route])?.pop() {
         let (id, step, to) = (open.id, open.step(), open.intent.to);
-        return Err(Refusal::Told(DeploymentError::InProgress { route: route.clone(), id, to, step }));
+        return Err(Refusal::Told(DeploymentError::InProgress {
+            route: route.clone(),
+            id,
+            to: Box::new(to),
+            step,
+        }));
     }
     let live = live(transaction, route)?.map(|live| live.served);
     if live != *from {
         let from = from.clone();
-        return Err(Refusal::Told(DeploymentError::Moved { route: route.clone(), live, from }));
+        return Err(Refusal::Told(DeploymentError::Moved {
+            route: route.clone(),
+            live: live.map(Box::new),
+            from: from.map(Box::new),
+        }));
     }
     let (from, to) = (from.as_ref().map(json), json(to));
     transaction.execute(

@@ -176,7 +176,7 @@ impl Deployments {
         let swap = swap(&self.connection, live.swap).map_err(failed)?.expect("what is live has a swap");
         match swap.intent.from {
             Some(before) => Ok((live.served, before)),
-            None => Err(DeploymentError::NothingBefore { route, live: live.served }),
+            None => Err(DeploymentError::NothingBefore { route, live: Box::new(live.served) }),
         }
     }
 

@@ -1,13 +1,13 @@
 //! The driver's record of a job: its pairs, its scores so far, and the channel for its reply.
 
-use super::TierSetup;
 use super::books::Price;
 use super::driver::Submission;
-use super::pairs::Prepared;
-use crate::base::{Ns, PerTier, TenantId, Tier};
+use super::pairs::{Part, Prepared};
+use crate::base::{ModelId, Ns, TenantId, Tier, Tokens};
 use crate::rerank::{Outcome, Receipt, Refusal, Served, Truncated, merge_top_k, order};
-use crate::sched::{Answer, Arrival, Slice};
+use crate::sched::{Answer, Arrival, Line, Slice};
 use crate::token::Pair;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -18,8 +18,8 @@ pub(super) struct Entry {
     budget: Option<Ns>,
     prepared: Prepared,
     tokenise: Ns,
-    /// For each tier a logit per candidate, on the tier's own scale; empty until the tier's first slice is scored.
-    scores: PerTier<Vec<f32>>,
+    /// For each model that has scored a slice a logit per candidate, on the model's own scale.
+    scores: SmallVec<[(ModelId, Vec<f32>); 2]>,
     /// Candidates from best to worst by the fallback; set when a top-k needs it.
     order: Option<Arc<[u32]>>,
     reply: oneshot::Sender<Result<Outcome, Refusal>>,
@@ -30,7 +30,7 @@ impl Entry {
     pub fn new(submission: Submission) -> (Arrival, Self) {
         let Submission { arrival, prepared, tokenise, budget, reply } = submission;
         let (tenant, arrived) = (arrival.tenant, arrival.arrived);
-        let (scores, order) = (PerTier::default(), None);
+        let (scores, order) = (SmallVec::new(), None);
         (arrival, Self { tenant, arrived, budget, prepared, tokenise, scores, order, reply })
     }
 
@@ -39,28 +39,29 @@ impl Entry {
         self.tenant
     }
 
-    /// The pairs for a tier, one per candidate.
-    pub fn pairs(&self, tier: Tier) -> Arc<[Pair]> {
-        self.prepared[tier].pairs.clone()
+    /// The pairs for a model, one per candidate.
+    pub fn pairs(&self, model: ModelId) -> Arc<[Pair]> {
+        self.prepared.of(model).pairs.pairs.clone()
     }
 
     /// The number of candidates.
     pub fn candidates(&self) -> usize {
-        self.prepared.primary.lengths.len().max(self.prepared.fallback.lengths.len())
+        self.prepared.candidates
     }
 
     /// Tokens of a slice's pairs.
-    pub fn tokens(&self, tier: Tier, slice: &Slice) -> u64 {
-        let lengths = &self.prepared[tier].lengths;
+    pub fn tokens(&self, model: ModelId, slice: &Slice) -> u64 {
+        let lengths = &self.prepared.of(model).pairs.lengths;
         slice.candidates().map(|candidate| u64::from(lengths[candidate])).sum()
     }
 
-    /// Stores a tier's logits of a slice.
-    pub fn keep(&mut self, tier: Tier, slice: &Slice, logits: &[f32]) {
-        let scores = &mut self.scores[tier];
-        if scores.is_empty() {
-            scores.resize(self.prepared[tier].pairs.len(), 0.0);
-        }
+    /// Stores a model's logits of a slice.
+    pub fn keep(&mut self, model: ModelId, slice: &Slice, logits: &[f32]) {
+        let place = self.scores.iter().position(|&(known, _)| known == model).unwrap_or_else(|| {
+            self.scores.push((model, vec![0.0; self.prepared.candidates]));
+            self.scores.len() - 1
+        });
+        let scores = &mut self.scores[place].1;
         for (candidate, &logit) in slice.candidates().zip(logits) {
             scores[candidate] = logit;
         }
@@ -68,7 +69,10 @@ impl Entry {
 
     /// Orders the candidates by the fallback's scores, best first.
     pub fn rank(&mut self) -> Arc<[u32]> {
-        let order = order(&self.scores.fallback).expect("a lane reports finite scores only");
+        let fallback = self.prepared.fallback.as_ref().expect("a job that is ranked has a fallback").model.id;
+        let scores = self.scores.iter().find(|&&(model, _)| model == fallback);
+        let (_, scores) = scores.expect("a job is ranked when the fallback has scored it");
+        let order = order(scores).expect("a lane reports finite scores only");
         let order: Arc<[u32]> = order.into_iter().map(|index| index as u32).collect();
         self.order = Some(order.clone());
         order
@@ -80,14 +84,12 @@ impl Entry {
     }
 
     /// Sends the outcome to the caller.
-    pub fn answer(mut self, now: Ns, answer: &Answer, price: Price, tiers: &PerTier<Option<TierSetup>>) {
-        let tier = match answer.served {
-            Served::Full | Served::TopK { .. } => Tier::Primary,
-            Served::Fallback => Tier::Fallback,
-        };
-        let setup = tiers[tier].as_ref().expect("a tier that answers is configured");
+    pub fn answer(mut self, now: Ns, answer: &Answer, price: Price) {
+        // A request without candidates has no line if its models are gone; then the preferred one signs.
+        let part = self.part(answer.line, answer.served.tiers()[0]).or_else(|| self.preferred());
+        let setup = &part.expect("a request has a model").model.setup;
         let elapsed = now.saturating_sub(self.arrived);
-        let (truncated, all) = self.truncated(answer.served);
+        let (truncated, all) = self.truncated(answer);
         let receipt = Receipt {
             served: answer.served,
             degraded: answer.degraded,
@@ -104,17 +106,33 @@ impl Entry {
             joules: price.joules,
             truncated: all,
         };
-        let tokens = self.prepared[tier].tokens();
-        let scores = self.merge(answer.served, tiers);
-        let _ = self.reply.send(Ok(Outcome { scores, truncated, tokens, receipt }));
+        let tokens = part.map_or_else(Tokens::default, |part| part.pairs.tokens());
+        let without_instruction = self.parts(answer).filter(|part| !part.model.info.takes_instruction);
+        let without_instruction = without_instruction.map(|part| part.model.setup.name.clone()).collect();
+        let scores = self.merge(answer);
+        let _ = self.reply.send(Ok(Outcome { scores, truncated, tokens, without_instruction, receipt }));
     }
 
-    /// Whether each document lost tokens in a tier that scored it for the answer, and what was lost in all.
-    fn truncated(&self, served: Served) -> (Vec<bool>, Truncated) {
+    /// The part of a tier's model.
+    fn part(&self, line: Line, tier: Tier) -> Option<&Part> {
+        line[tier].map(|model| self.prepared.of(model))
+    }
+
+    fn preferred(&self) -> Option<&Part> {
+        self.prepared.primaries.first().or(self.prepared.fallback.as_ref())
+    }
+
+    /// The parts of the models whose scores are in the answer.
+    fn parts(&self, answer: &Answer) -> impl Iterator<Item = &Part> {
+        answer.served.tiers().iter().filter_map(|&tier| self.part(answer.line, tier))
+    }
+
+    /// Whether each document lost tokens in a model that scored it for the answer, and what was lost in all.
+    fn truncated(&self, answer: &Answer) -> (Vec<bool>, Truncated) {
         let mut documents = vec![false; self.candidates()];
         let mut all = Truncated::default();
-        for &tier in served.tiers() {
-            for (document, pair) in documents.iter_mut().zip(&*self.prepared[tier].pairs) {
+        for part in self.parts(answer) {
+            for (document, pair) in documents.iter_mut().zip(&*part.pairs.pairs) {
                 *document |= pair.document_lost() > 0;
                 all.query_tokens = all.query_tokens.max(pair.query_lost());
             }
@@ -124,17 +142,23 @@ impl Entry {
     }
 
     /// The scores of the answer, on the primary's scale.
-    fn merge(&mut self, served: Served, tiers: &PerTier<Option<TierSetup>>) -> Vec<f32> {
-        let primary = std::mem::take(&mut self.scores.primary);
-        let mut fallback = std::mem::take(&mut self.scores.fallback);
-        if served == Served::Full {
+    fn merge(&mut self, answer: &Answer) -> Vec<f32> {
+        let scores = &mut self.scores;
+        let mut take = |tier: Tier| {
+            let of_it = scores.iter_mut().find(|(model, _)| answer.line[tier] == Some(*model));
+            of_it.map_or_else(Vec::new, |(_, scores)| std::mem::take(scores))
+        };
+        let primary = take(Tier::Primary);
+        if answer.served == Served::Full {
             return primary;
         }
-        let calibration = tiers.fallback.as_ref().expect("the fallback answered").calibration;
+        let mut fallback = take(Tier::Fallback);
+        let part = self.part(answer.line, Tier::Fallback).expect("the fallback answered");
+        let calibration = part.model.setup.calibration;
         for score in &mut fallback {
             *score = calibration.apply(*score);
         }
-        if let Served::TopK { k } = served {
+        if let Served::TopK { k } = answer.served {
             let order = self.order.as_ref().expect("a top-k was ranked");
             let best = order[..k as usize].iter().map(|&index| index as usize);
             let block: Vec<(usize, f32)> = best.map(|index| (index, primary[index])).collect();

@@ -1,17 +1,18 @@
 //! The one place that updates metrics, ledger and journal.
 
 use super::clock::Clock;
+use super::driver::LaneFactory;
 use super::journal::Journal;
-use super::{LaneSetup, Setup};
+use super::{ModelSetup, Setup};
 use crate::backend::DeviceState;
-use crate::base::{Hour, Nanodollars, Ns, PerTier, TenantId, Tier};
-use crate::ledger::books::{Accounts, Charge, DeviceAccount, LaneAccount, Ledger, TierAccount, Totals};
+use crate::base::{DeviceId, Hour, LaneId, ModelId, Nanodollars, Ns, PerTier, Slots, TenantId, Tier};
+use crate::ledger::books::{Accounts, Charge, DeviceAccount, Ledger, ModelAccount, Totals};
 use crate::ledger::price::PriceBook;
 use crate::ledger::rows::add_cost;
 use crate::ledger::store::Store;
 use crate::rerank::Served;
-use crate::sched::{Action, Answer, Config, Done, Event, LaneId, Scheduler};
-use crate::telemetry::metrics::{BatchFacts, CountFacts, DeviceFacts, Metrics, ModelLabels, TierFacts};
+use crate::sched::{Action, Answer, Config, Done, Event, Scheduler};
+use crate::telemetry::metrics::{BatchFacts, CountFacts, Metrics, ModelFacts, ModelLabels};
 use std::sync::Arc;
 
 /// Updates are flushed this long after the first of them; a kill loses no more.
@@ -46,44 +47,75 @@ pub(super) struct Books {
     ledger: Ledger,
     store: Option<Arc<Store>>,
     journal: Option<Journal>,
-    lanes: Vec<LaneSetup>,
-    /// The last reported state of each lane's device.
-    devices: Vec<Option<DeviceState>>,
+    models: Slots<ModelId, ModelLabels>,
+    lanes: Slots<LaneId, Lane>,
     /// When updates were last flushed, and whether there are newer ones.
     handed_over: Ns,
     fresh: bool,
 }
 
+struct Lane {
+    model: ModelId,
+    batch_tokens_max: u64,
+    /// The last reported state of its device.
+    state: Option<DeviceState>,
+}
+
 impl Books {
     pub fn new(setup: &mut Setup) -> Self {
-        let BooksSetup { mut prices, store, journal } = std::mem::take(&mut setup.books);
-        let kinds: Vec<_> = setup.devices().map(|(name, kind)| (name.clone(), prices.kind(kind))).collect();
-        let accounts = Accounts {
-            tiers: PerTier::from_fn(|tier| {
-                setup.tiers[tier].as_ref().map(|model| TierAccount {
-                    model: model.name.clone(),
-                    version: model.version.clone(),
-                    kind: prices.kind(&model.device),
-                })
-            }),
-            devices: kinds.into_iter().map(|(name, kind)| DeviceAccount { name, kind }).collect(),
-            lanes: (setup.lanes.iter())
-                .map(|lane| LaneAccount { tier: lane.tier, on: setup.device_of(lane) })
-                .collect(),
-            tenants: setup.tenants.iter().map(|(name, _)| name.clone()).collect(),
-            prices,
-        };
+        let BooksSetup { prices, store, journal } = std::mem::take(&mut setup.books);
+        let tenants: Vec<Arc<str>> = setup.tenants.iter().map(|(name, _)| name.clone()).collect();
         let now = setup.clock.now();
+        let accounts = Accounts { prices, devices: Vec::new(), tenants: tenants.clone() };
         Self {
             clock: setup.clock,
-            metrics: Arc::new(metrics(setup)),
+            metrics: Arc::new(Metrics::new(tenants)),
             ledger: Ledger::new(accounts, now),
             store,
             journal,
-            lanes: setup.lanes.clone(),
-            devices: vec![None; setup.lanes.len()],
+            models: Slots::default(),
+            lanes: Slots::default(),
             handed_over: now,
             fresh: false,
+        }
+    }
+
+    /// Opens the accounts of a model and its lanes. Returns the lanes' devices.
+    pub fn add_model(
+        &mut self,
+        now: Ns,
+        (id, model): (ModelId, &ModelSetup),
+        lanes: &[(LaneId, &LaneFactory, Option<DeviceState>)],
+    ) -> Vec<DeviceId> {
+        self.fresh = true;
+        let (name, version, kind) =
+            (model.name.clone(), model.version.clone(), self.ledger.kind(&model.device));
+        self.ledger.add_model(id, ModelAccount { model: name.clone(), version: version.clone(), kind });
+        self.models.insert(id, ModelLabels { model: name, version, tier: model.tier.name() });
+        let mut devices = Vec::new();
+        for &(lane, LaneFactory { device, batch_tokens_max, .. }, state) in lanes {
+            let known = self.ledger.devices().find(|(_, name)| *name == device).map(|(on, _)| on);
+            let account = || DeviceAccount { name: device.clone(), kind };
+            let on = known.unwrap_or_else(|| self.ledger.add_device(account(), now));
+            self.ledger.add_lane(lane, id, on);
+            let batch_tokens_max = *batch_tokens_max;
+            self.lanes.insert(lane, Lane { model: id, batch_tokens_max, state });
+            devices.push(on);
+        }
+        devices
+    }
+
+    /// Closes the account of a lane, and that of its model with the last one.
+    pub fn remove_lane(&mut self, now: Ns, lane: LaneId) {
+        self.fresh = true;
+        self.ledger.remove_lane(lane, now);
+        let Some(Lane { model, .. }) = self.lanes.remove(lane) else { return };
+        if self.lanes.values().all(|other| other.model != model) {
+            self.devices_told(now);
+            self.ledger.remove_model(model);
+            if let Some(labels) = self.models.remove(model) {
+                self.metrics.forget(&labels);
+            }
         }
     }
 
@@ -110,40 +142,39 @@ impl Books {
 
     /// Books that a batch is sent to a lane.
     pub fn begin_batch(&mut self, now: Ns, lane: LaneId) {
-        self.ledger.begin(lane.0 as usize, now);
+        self.ledger.begin(lane, now);
     }
 
     /// Books that a lane is restarted, and its batches are lost.
     pub fn restart(&mut self, now: Ns, lane: LaneId) {
-        self.ledger.restart(lane.0 as usize, now);
+        self.ledger.restart(lane, now);
     }
 
     /// Books a finished batch and gives it its share of the device's time, which the scheduler then divides.
     pub fn end_batch(&mut self, now: Ns, done: &mut Done, (pairs, tokens): (usize, u64)) {
         self.fresh = true;
-        let lane = &self.lanes[done.lane.0 as usize];
-        done.device = self.ledger.end(self.hour(), done.lane.0 as usize, now, done.device);
+        done.device = self.ledger.end(self.hour(), done.lane, now, done.device);
+        let Lane { model, batch_tokens_max: tokens_max, .. } = self.lanes[done.lane];
         let result = done.result.map_or_else(|fault| fault.name(), |()| "ok");
-        let (tier, tokens_max, device) = (lane.tier, lane.batch_tokens_max, done.device);
-        self.metrics.batch(&BatchFacts { tier, result, pairs, tokens, tokens_max, device });
+        let facts = BatchFacts { result, pairs, tokens, tokens_max, device: done.device };
+        self.metrics.batch(&self.models[model], &facts);
     }
 
     /// Stores the reported state of a lane's device.
     pub fn device(&mut self, lane: LaneId, state: DeviceState) {
         self.fresh = true;
-        self.devices[lane.0 as usize] = Some(state);
+        self.lanes[lane].state = Some(state);
     }
 
-    /// The reported states of a tier's devices.
-    fn devices(&self, tier: Tier) -> impl Iterator<Item = DeviceState> {
-        let lanes = self.lanes.iter().zip(&self.devices);
-        lanes.filter_map(move |(lane, state)| state.filter(|_| lane.tier == tier))
+    /// The reported states of a model's devices.
+    fn states(&self, model: ModelId) -> impl Iterator<Item = DeviceState> + '_ {
+        self.lanes.values().filter(move |lane| lane.model == model).filter_map(|lane| lane.state)
     }
 
-    /// The mean power of a tier's lanes, if any reports it.
-    fn watts(&self, tier: Tier) -> Option<f64> {
-        let (sum, count) =
-            self.devices(tier).filter_map(|state| state.watts).fold((0.0, 0), |(sum, n), w| (sum + w, n + 1));
+    /// The mean power of a model's lanes, if any reports it.
+    fn watts(&self, model: ModelId) -> Option<f64> {
+        let reported = self.states(model).filter_map(|state| state.watts);
+        let (sum, count) = reported.fold((0.0, 0), |(sum, n), watts| (sum + watts, n + 1));
         (count > 0).then(|| sum / f64::from(count))
     }
 
@@ -159,13 +190,14 @@ impl Books {
         };
         let mut price = Price { cost: None, joules: None };
         for tier in Tier::ALL {
+            let Some(model) = answer.line[tier] else { continue };
             let (device, pairs) = (answer.charged.tier(tier), pairs[tier]);
             let requests = u64::from(tier == answering);
             if requests + pairs + device.0 > 0 {
-                let charge = Charge { hour, tenant, tier, requests, pairs };
+                let charge = Charge { hour, tenant, tier, model, requests, pairs };
                 let cost = self.ledger.charge(&charge, answer.charged.of(tier));
-                let joules = self.watts(tier).map(|watts| watts * device.0 as f64 / 1e9);
-                self.metrics.charged(tier, tenant, cost, joules);
+                let joules = self.watts(model).map(|watts| watts * device.0 as f64 / 1e9);
+                self.metrics.charged(&self.models[model], tenant, cost, joules);
                 add_cost(&mut price.cost, cost);
                 price.joules = joules.map(|joules| joules + price.joules.unwrap_or(0.0)).or(price.joules);
             }
@@ -177,11 +209,11 @@ impl Books {
     pub fn act(&mut self, now: Ns, action: &Action) {
         let hour = self.hour();
         match action {
-            Action::GaveUp { lane } => {
-                self.ledger.give_up(hour, lane.0 as usize, now);
+            Action::GaveUp { lane, tier } => {
+                self.ledger.give_up(hour, *lane, *tier, now);
             }
-            Action::Discard { tenant, tier, on, device } => {
-                self.ledger.discard(hour, *tenant, *tier, (*on, *device));
+            Action::Discard { tenant, tier, model, on, device } => {
+                self.ledger.discard(hour, *tenant, (*tier, *model), (*on, *device));
             }
             _ => return,
         }
@@ -210,26 +242,22 @@ impl Books {
         if let Some(store) = &self.store {
             store.add(increments);
         }
-        for tier in Tier::ALL {
-            let gauge = sched.gauge(tier);
-            self.metrics.tier(
-                tier,
-                &TierFacts {
-                    jobs: gauge.jobs,
-                    tokens: gauge.tokens,
-                    work: gauge.work,
-                    lanes_up: gauge.lanes_up,
-                    prediction_error: sched.predictor(tier).error(),
-                    memory_bytes: self.devices(tier).map(|state| state.memory_bytes).sum(),
-                    watts: self.watts(tier),
-                },
-            );
+        for model in sched.models() {
+            let gauge = sched.gauge(model);
+            let lanes = self.lanes.values().filter(|lane| lane.model == model).count();
+            let facts = ModelFacts {
+                jobs: gauge.jobs,
+                tokens: gauge.tokens,
+                work: gauge.work,
+                lanes,
+                lanes_up: gauge.lanes_up,
+                prediction_error: sched.predictor(model).error(),
+                memory_bytes: self.states(model).map(|state| state.memory_bytes).sum(),
+                watts: self.watts(model),
+            };
+            self.metrics.model(&self.models[model], &facts);
         }
-        let devices: Vec<_> = self.ledger.devices().map(|(on, name)| (on, name.clone())).collect();
-        for (on, name) in devices {
-            let Totals { charged, discarded, idle, .. } = self.ledger.totals(on, now);
-            self.metrics.device(&name, &DeviceFacts { charged, discarded, idle });
-        }
+        self.devices_told(now);
         let stats = sched.stats();
         self.metrics.counts(&CountFacts {
             hedges: stats.hedges,
@@ -241,19 +269,21 @@ impl Books {
         });
     }
 
+    /// Passes the devices' time by use to the metrics.
+    fn devices_told(&mut self, now: Ns) {
+        let devices: Vec<_> = self.ledger.devices().map(|(on, name)| (on, name.clone())).collect();
+        for (on, name) in devices {
+            let Totals { idle, .. } = self.ledger.totals(on, now);
+            for (model, used) in self.ledger.used(on) {
+                let labels = Some(&self.models[model]);
+                self.metrics.device(&name, labels, "charged", used.charged);
+                self.metrics.device(&name, labels, "discarded", used.discarded);
+            }
+            self.metrics.device(&name, None, "idle", idle);
+        }
+    }
+
     fn hour(&self) -> Hour {
         Hour::at(self.clock.unix_seconds())
     }
-}
-
-fn metrics(setup: &Setup) -> Metrics {
-    let models = PerTier::from_fn(|tier| {
-        setup.tiers[tier].as_ref().map(|model| ModelLabels {
-            model: model.name.clone(),
-            version: model.version.clone(),
-            tier: tier.name(),
-        })
-    });
-    let lanes = PerTier::from_fn(|tier| setup.lanes.iter().filter(|lane| lane.tier == tier).count());
-    Metrics::new(models, lanes, setup.tenants.iter().map(|(name, _)| name.clone()).collect())
 }

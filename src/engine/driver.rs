@@ -5,13 +5,14 @@ use super::books::Books;
 use super::clock::Clock;
 use super::handle::Shared;
 use super::lane::{LaneEvent, Report, Spawn, Work};
+use super::loading::{Loading, Releasing, Starting};
 use super::mailbox::{Mailbox, Post};
 use super::pairs::Prepared;
-use super::{StartError, TierSetup};
-use crate::base::{Ns, PerTier, Tier};
-use crate::forecast::predict::Measured;
+use super::served::Served;
+use super::{ModelSetup, RouteSetup, StartError};
+use crate::base::{LaneId, ModelId, Ns, Slots};
 use crate::rerank::{Outcome, Refusal};
-use crate::sched::{Action, Arrival, BatchId, Config, Dispatch, Event, JobId, LaneId, Scheduler, Slice};
+use crate::sched::{Action, Arrival, BatchId, Config, Dispatch, Event, JobId, Scheduler, Slice};
 use crossbeam_channel::RecvTimeoutError;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,6 +29,16 @@ pub(super) enum Message {
     Submit(Box<Submission>),
     Cancel(JobId),
     Report(Report),
+    /// Loads a model beside those that serve. It serves once the router names it.
+    Load {
+        model: Box<ModelSetup>,
+        done: oneshot::Sender<Result<Arc<Served>, StartError>>,
+    },
+    /// Retires a model that the router names no longer; signals `done` once its lanes are released.
+    Retire {
+        model: ModelId,
+        done: oneshot::Sender<()>,
+    },
     Drain,
     /// Flushes the books, unless that was done less than `ago` before now; then signals `done`.
     HandOver {
@@ -50,14 +61,17 @@ pub(super) struct Submission {
 
 /// Makes a lane's thread, at the start and after each fault.
 pub(super) struct LaneFactory {
-    pub tier: Tier,
+    pub device: Arc<str>,
+    pub batch_tokens_max: u64,
+    pub depth: usize,
     /// From a generation and a time to wait first. Generation 0 warms up in full.
     pub spawn: Box<dyn Fn(u32, Ns) -> Spawn + Send>,
 }
 
 /// A lane's thread as the driver sees it.
-struct LaneThread {
-    factory: LaneFactory,
+pub(super) struct LaneThread {
+    pub model: ModelId,
+    pub factory: LaneFactory,
     generation: u32,
     /// Consecutive failures to make its scorer.
     failures: u32,
@@ -67,117 +81,79 @@ struct LaneThread {
 }
 
 pub(super) struct Driver {
-    pub clock: Clock,
-    pub inbox: Mailbox<Message>,
-    pub shared: Arc<Shared>,
-    pub books: Books,
-    pub tiers: PerTier<Option<TierSetup>>,
-    pub config: Config,
-    pub factories: Vec<LaneFactory>,
-    /// Receives once whether every lane came up.
-    pub started: oneshot::Sender<Result<(), StartError>>,
-}
-
-/// The driver after every lane came up.
-struct Running {
-    clock: Clock,
+    pub(super) clock: Clock,
+    /// For reports of lanes.
+    pub(super) sender: Post<Message>,
     inbox: Mailbox<Message>,
+    pub(super) shared: Arc<Shared>,
     /// The message that ended a series of arrivals, to be handled next.
-    next: Option<Message>,
-    books: Books,
-    tiers: PerTier<Option<TierSetup>>,
+    pub(super) next: Option<Message>,
+    pub(super) books: Books,
     sched: Scheduler,
-    threads: Vec<LaneThread>,
+    pub(super) batch_ns_max: Ns,
+    pub(super) threads: Slots<LaneId, LaneThread>,
+    pub(super) starting: Option<Starting>,
+    pub(super) loading: Vec<Loading>,
+    pub(super) releasing: Vec<Releasing>,
+    pub(super) next_model: u32,
+    pub(super) next_lane: u32,
     entries: HashMap<JobId, Entry>,
     actions: Vec<Action>,
     /// Events for the scheduler that precede any message.
     replies: VecDeque<Event>,
 }
 
+impl LaneThread {
+    /// Starts a lane of a model.
+    pub fn start(model: ModelId, factory: LaneFactory) -> Self {
+        let work = (factory.spawn)(0, Ns::ZERO).start();
+        Self { model, factory, generation: 0, failures: 0, work, running: VecDeque::new() }
+    }
+}
+
 impl Driver {
-    /// Brings the lanes up, then runs until told to stop.
-    pub fn run(mut self) {
-        let mut threads: Vec<LaneThread> = self
-            .factories
-            .into_iter()
-            .map(|factory| {
-                let work = (factory.spawn)(0, Ns::ZERO).start();
-                LaneThread { factory, generation: 0, failures: 0, work, running: VecDeque::new() }
-            })
-            .collect();
-        let mut config = self.config;
-        match warm_up(&self.inbox, &threads, &mut self.books) {
-            Ok(seeds) => config.seeds = seeds,
-            Err(error) => {
-                threads.clear();
-                let _ = self.started.send(Err(error));
-                return;
-            }
-        }
-        self.books.begin(&config);
-        let mut running = Running {
-            clock: self.clock,
-            inbox: self.inbox,
+    pub fn new(
+        (clock, sender, inbox): (Clock, Post<Message>, Mailbox<Message>),
+        shared: Arc<Shared>,
+        mut books: Books,
+        config: Config,
+    ) -> Self {
+        books.begin(&config);
+        Self {
+            clock,
+            sender,
+            inbox,
+            shared,
             next: None,
-            books: self.books,
-            tiers: self.tiers,
+            books,
             sched: Scheduler::new(&config),
-            threads,
+            batch_ns_max: config.limits.batch_ns_max,
+            threads: Slots::default(),
+            starting: None,
+            loading: Vec::new(),
+            releasing: Vec::new(),
+            next_model: 0,
+            next_lane: 0,
             entries: HashMap::new(),
             actions: Vec::new(),
             replies: VecDeque::new(),
-        };
-        for lane in 0..running.threads.len() as u32 {
-            running.step(Event::LaneUp { lane: LaneId(lane) });
-        }
-        // A drain that came while loading must not be undone.
-        self.shared.loaded();
-        let _ = self.started.send(Ok(()));
-        running.run();
-    }
-}
-
-/// Waits until every lane is up and returns their warm-up measurements, by tier.
-fn warm_up(
-    inbox: &Mailbox<Message>,
-    threads: &[LaneThread],
-    books: &mut Books,
-) -> Result<PerTier<Vec<Measured>>, StartError> {
-    let mut seeds: PerTier<Vec<Measured>> = PerTier::default();
-    let mut missing = threads.len();
-    while missing > 0 {
-        match inbox.recv_until(None) {
-            Ok(Message::Report(Report { lane, event: LaneEvent::Up(measured), .. })) => {
-                seeds[threads[lane.0 as usize].factory.tier].extend(measured);
-                missing -= 1;
-            }
-            Ok(Message::Report(Report { lane, event: LaneEvent::Down(why), .. })) => {
-                return Err(StartError::Lane { lane: lane.0, why });
-            }
-            Ok(Message::Report(Report { event: LaneEvent::Unfit(why), .. })) => {
-                return Err(StartError::Unfit { why });
-            }
-            Ok(Message::Report(Report { lane, event: LaneEvent::Device(state), .. })) => {
-                books.device(lane, state)
-            }
-            Ok(Message::Report(Report { event: LaneEvent::Ended { .. }, .. })) => {
-                unreachable!("no batch is sent before every lane is up")
-            }
-            // The handle refuses requests while loading; this one raced with the start.
-            Ok(Message::Submit(submission)) => {
-                let _ = submission.reply.send(Err(Refusal::Unavailable));
-            }
-            Ok(Message::Cancel(_) | Message::Drain | Message::HandOver { .. }) => {}
-            Ok(Message::Stop) | Err(_) => {
-                return Err(StartError::Stopped);
-            }
         }
     }
-    Ok(seeds)
-}
 
-impl Running {
-    fn run(&mut self) {
+    /// Brings the models up, then runs until told to stop.
+    pub fn run(
+        mut self,
+        models: Vec<ModelSetup>,
+        routes: Vec<RouteSetup>,
+        started: oneshot::Sender<Result<(), StartError>>,
+    ) {
+        let missing = models.len();
+        self.starting = Some(Starting { routes, models: Vec::new(), missing, started });
+        models.into_iter().for_each(|model| self.load(model, None));
+        self.work();
+    }
+
+    fn work(&mut self) {
         loop {
             let tick = self.sched.next_wake().unwrap_or(Ns::MAX);
             let wake = self.clock.instant(tick.min(self.books.due()));
@@ -220,6 +196,8 @@ impl Running {
                 self.step(Event::Cancel { job });
             }
             Message::Report(report) => self.handle_report(report),
+            Message::Load { model, done } => self.load(*model, Some(done)),
+            Message::Retire { model, done } => self.retire(model, done),
             Message::Drain => self.step(Event::Drain),
             Message::HandOver { ago, done } => {
                 self.books.hand_over_after(ago, self.clock.now(), &self.sched);
@@ -237,13 +215,15 @@ impl Running {
     }
 
     fn handle_report(&mut self, report: Report) {
-        let thread = &mut self.threads[report.lane.0 as usize];
-        if report.generation != thread.generation {
-            tracing::info!(
-                lane = report.lane.0,
-                "a lane that was given up has reported; the report is ignored"
-            );
+        let current = self.threads.get_mut(report.lane);
+        let Some(thread) = current.filter(|thread| thread.generation == report.generation) else {
+            let lane = report.lane.0;
+            tracing::info!(lane, "a lane that was given up has reported; the report is ignored");
             return;
+        };
+        let model = thread.model;
+        if let Some(place) = self.loading.iter().position(|loading| loading.id == model) {
+            return self.report_of_loading(place, report.lane, report.event);
         }
         match report.event {
             LaneEvent::Up(_) => {
@@ -260,14 +240,13 @@ impl Running {
                 let (batch, slices, tokens) =
                     thread.running.pop_front().expect("a lane reports only batches that it was sent");
                 assert_eq!(batch, done.batch, "a lane runs its batches in order");
-                let tier = thread.factory.tier;
                 if done.result.is_ok() {
                     let mut rest = &logits[..];
                     for slice in &slices {
                         let (part, tail) = rest.split_at(slice.range.len());
                         rest = tail;
                         if let Some(entry) = self.entries.get_mut(&slice.job) {
-                            entry.keep(tier, slice, part);
+                            entry.keep(model, slice, part);
                         }
                     }
                 }
@@ -278,7 +257,7 @@ impl Running {
     }
 
     /// Passes an event to the scheduler and executes its actions, until no further event results.
-    fn step(&mut self, event: Event) {
+    pub(super) fn step(&mut self, event: Event) {
         self.replies.push_back(event);
         while let Some(event) = self.replies.pop_front() {
             let now = self.clock.now();
@@ -308,7 +287,7 @@ impl Running {
             Action::Answer { job, answer } => {
                 let Some(entry) = self.entries.remove(&job) else { return };
                 let price = self.books.charge(entry.tenant(), entry.candidates(), &answer);
-                entry.answer(now, &answer, price, &self.tiers);
+                entry.answer(now, &answer, price);
             }
             Action::Refuse { job, refusal } => {
                 if let Some(entry) = self.entries.remove(&job) {
@@ -320,22 +299,23 @@ impl Running {
                 self.books.restart(now, lane);
                 self.restart(lane);
             }
+            Action::Release { lane } => self.release(now, lane),
             Action::GaveUp { .. } | Action::Discard { .. } => self.books.act(now, &action),
         }
     }
 
     fn dispatch(&mut self, now: Ns, dispatch: Dispatch) {
         self.books.begin_batch(now, dispatch.lane);
-        let thread = &mut self.threads[dispatch.lane.0 as usize];
-        let tier = thread.factory.tier;
+        let thread = &mut self.threads[dispatch.lane];
+        let model = thread.model;
         let mut tokens = 0;
         let slices = dispatch
             .slices
             .iter()
             .map(|slice| {
                 let entry = self.entries.get(&slice.job).expect("a job that is dispatched has its entry");
-                tokens += entry.tokens(tier, slice);
-                (slice.clone(), entry.pairs(tier))
+                tokens += entry.tokens(model, slice);
+                (slice.clone(), entry.pairs(model))
             })
             .collect();
         thread.running.push_back((dispatch.batch, dispatch.slices, tokens));
@@ -344,7 +324,7 @@ impl Running {
     }
 
     fn restart(&mut self, lane: LaneId) {
-        let thread = &mut self.threads[lane.0 as usize];
+        let thread = &mut self.threads[lane];
         thread.generation += 1;
         thread.running.clear();
         let wait = match thread.failures {

@@ -1,13 +1,16 @@
 //! The interface of the engine: from a request to its outcome.
 
-use super::Setup;
 use super::clock::Clock;
 use super::driver::{Message, Submission};
 use super::mailbox::Post;
-use super::pairs::Prepared;
+use super::pairs::Part;
 use super::prepare::Prepare;
-use crate::base::{Ns, PerTier, TenantId, Tier};
-use crate::rerank::{Outcome, Overflow, Policy, Refusal, Request, Served};
+use super::router::{Resolved, Router, Routes};
+use super::served::{Candidates, ModelInfo, Served};
+use super::{ModelSetup, Setup};
+use crate::base::{ModelId, Ns, TenantId, Tier};
+use crate::deployments::Served as Line;
+use crate::rerank::{Outcome, Overflow, Policy, Refusal, Request};
 use crate::sched::{Arrival, JobId};
 use crate::telemetry::metrics::Metrics;
 use crate::token::Tokenizer;
@@ -43,30 +46,6 @@ pub enum State {
     Draining,
 }
 
-/// A model that is served.
-#[derive(Clone, Debug)]
-pub struct ModelInfo {
-    /// Its name.
-    pub name: Arc<str>,
-    /// The first 12 hex digits of its weights' sha256.
-    pub version: Arc<str>,
-    /// Primary or fallback.
-    pub tier: Tier,
-    /// The data type of its linear maps: `float32`, `bfloat16` or `int8` on a CPU; `float16`, `bfloat16` or
-    /// `float8_e4m3` on a GPU.
-    pub dtype: &'static str,
-    /// The reason for that data type.
-    pub dtype_reason: Arc<str>,
-    /// Most tokens of a pair.
-    pub pair_tokens_max: u32,
-    /// Whether its prompt has a place for a request's instruction.
-    pub takes_instruction: bool,
-    /// Its licence.
-    pub licence: Arc<str>,
-    /// When the engine was started, in seconds since 1970.
-    pub created_unix: u64,
-}
-
 /// What the engine takes at once, and what it does with texts that are too long.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
@@ -85,7 +64,7 @@ pub(super) struct Shared {
     driver: Post<Message>,
     prepare: Prepare,
     metrics: Arc<Metrics>,
-    models: Vec<ModelInfo>,
+    pub router: Router,
     any_model: bool,
     default_budget: Option<Ns>,
     state: AtomicU8,
@@ -93,32 +72,27 @@ pub(super) struct Shared {
     /// Requests that are neither answered nor refused.
     inside: AtomicUsize,
     capacity: Capacity,
-    /// The primary's tokenizer; the fallback's if there is no primary.
+    /// The models that were configured, until they are up.
+    configured: Arc<[ModelInfo]>,
+    /// The tokenizer of the first of them.
     tokenizer: Arc<Tokenizer>,
 }
 
 impl Shared {
-    pub fn new(setup: &Setup, driver: Post<Message>, prepare: Prepare, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        setup: &Setup,
+        (driver, prepare): (Post<Message>, Prepare),
+        models: &[ModelSetup],
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let created_unix = setup.clock.unix_seconds();
-        let info = |tier: Tier| {
-            setup.tiers[tier].as_ref().map(|model| ModelInfo {
-                name: model.name.clone(),
-                version: model.version.clone(),
-                tier,
-                dtype: model.dtype,
-                dtype_reason: model.dtype_reason.clone(),
-                pair_tokens_max: model.pair_tokens_max,
-                takes_instruction: model.tokenizer.takes_instruction(),
-                licence: model.licence.clone(),
-                created_unix,
-            })
-        };
+        let lanes = models.iter().flat_map(|model| &model.lanes);
         Self {
             clock: setup.clock,
             driver,
             prepare,
             metrics,
-            models: Tier::ALL.into_iter().filter_map(info).collect(),
+            router: Router::default(),
             any_model: setup.any_model,
             default_budget: setup.default_budget,
             state: AtomicU8::new(State::Loading as u8),
@@ -127,15 +101,20 @@ impl Shared {
             capacity: Capacity {
                 // Requests being tokenised come on top of the scheduler's own bound.
                 requests_max: setup.limits.jobs_max + setup.prepare.queued_max,
-                batch_tokens_max: setup.lanes.iter().map(|lane| lane.batch_tokens_max).max().unwrap_or(0),
+                batch_tokens_max: lanes.map(|lane| lane.batch_tokens_max).max().unwrap_or(0),
                 tokenizers: setup.prepare.threads,
                 truncates: setup.truncation.policy != Overflow::Refuse,
             },
-            tokenizer: {
-                let tier = setup.tiers.primary.as_ref().or(setup.tiers.fallback.as_ref());
-                tier.expect("a setup that was checked has a model").tokenizer.clone()
-            },
+            configured: models.iter().map(|model| ModelInfo::new(model, created_unix)).collect(),
+            tokenizer: models.first().expect("a setup that was checked has a model").tokenizer.clone(),
         }
+    }
+
+    /// A version of a model whose lanes are up.
+    pub fn served(&self, id: ModelId, setup: ModelSetup) -> Arc<Served> {
+        let info = ModelInfo::new(&setup, self.clock.unix_seconds());
+        let reader = self.prepare.reader(&setup);
+        Arc::new(Served::new(id, setup, reader, info))
     }
 
     /// Accepts requests from now on, unless a drain came while loading.
@@ -171,6 +150,11 @@ impl Handle {
         self.shared.clock.now()
     }
 
+    /// The engine's clock.
+    pub(super) fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
     /// Seconds since 1970.
     pub fn unix_seconds(&self) -> u64 {
         self.shared.clock.unix_seconds()
@@ -190,9 +174,10 @@ impl Handle {
         }
     }
 
-    /// The models that are served, the primary first.
-    pub fn models(&self) -> &[ModelInfo] {
-        &self.shared.models
+    /// The models that are served, the first route's primary first. Until they are up, those that are configured.
+    pub fn models(&self) -> Arc<[ModelInfo]> {
+        let models = self.shared.router.infos();
+        if models.is_empty() { self.shared.configured.clone() } else { models }
     }
 
     /// Refuses new requests; those inside are answered.
@@ -215,14 +200,45 @@ impl Handle {
         }
     }
 
-    pub(super) fn stop(&self) {
-        let _ = self.shared.driver.send(Message::Stop);
+    /// The model that answers a request of that name where nothing is degraded: that of a route, or the one that is named, with
+    /// or without a version. None for a name that is not served.
+    pub fn answering(&self, name: &str) -> Option<ModelInfo> {
+        let routes = self.routes();
+        if routes.routes.is_empty() {
+            // While the models load.
+            return self.shared.configured.iter().find(|model| *model.name == *name).cloned();
+        }
+        let resolved = routes.resolve(Some(name), false).ok()?;
+        let is_fallback = resolved.policy == Some(Policy::Fallback);
+        let Candidates { primaries, fallback } = resolved.candidates;
+        let preferred = primaries.into_iter().next().filter(|_| !is_fallback).or(fallback);
+        preferred.map(|model| model.info.clone())
     }
 
-    /// The models of an answer whose prompts have no place for a request's instruction.
-    pub fn without_instruction(&self, served: Served) -> impl Iterator<Item = &ModelInfo> {
-        let models = self.models().iter();
-        models.filter(move |model| served.tiers().contains(&model.tier) && !model.takes_instruction)
+    /// The routes with the versions that serve on them.
+    pub fn serving(&self) -> Vec<(Arc<str>, Line)> {
+        let routes = self.routes();
+        routes.routes.iter().map(|route| (route.name.clone(), routes.line(route))).collect()
+    }
+
+    /// The present routes.
+    pub(super) fn routes(&self) -> Arc<Routes> {
+        self.shared.router.routes()
+    }
+
+    /// Replaces the routes for all requests that come from now on.
+    pub(super) fn publish(&self, routes: Routes) {
+        self.shared.router.publish(routes);
+    }
+
+    /// # Errors
+    /// The driver has ended.
+    pub(super) fn send(&self, message: Message) -> Result<(), ()> {
+        self.shared.driver.send(message).map_err(|_| ())
+    }
+
+    pub(super) fn stop(&self) {
+        let _ = self.shared.driver.send(Message::Stop);
     }
 
     /// Hits and misses of the token cache since the start.
@@ -231,8 +247,13 @@ impl Handle {
     }
 
     /// The tokenizer of the model that answers where nothing is degraded.
-    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
-        &self.shared.tokenizer
+    pub fn tokenizer(&self) -> Arc<Tokenizer> {
+        let routes = self.shared.router.routes();
+        let first = routes.resolve(None, true).ok().and_then(|resolved| {
+            let Candidates { primaries, fallback } = resolved.candidates;
+            primaries.into_iter().next().or(fallback)
+        });
+        first.map_or_else(|| self.shared.tokenizer.clone(), |model| model.setup.tokenizer.clone())
     }
 
     /// What is taken at once.
@@ -257,7 +278,10 @@ impl Handle {
             State::Draining => return Err(Refusal::Draining),
             State::Ready => {}
         }
-        let policy = self.policy(&request, caller.policy)?;
+        let resolved = shared.router.routes().resolve(request.model.as_deref(), shared.any_model)?;
+        let policy = policy(&request, &resolved, caller.policy)?;
+        let budget = request.options.latency_budget.or(resolved.default_budget).or(shared.default_budget);
+        let candidates = resolved.candidates;
         let job = JobId(shared.jobs.fetch_add(1, Ordering::Relaxed));
         if shared.inside.fetch_add(1, Ordering::Relaxed) >= shared.capacity.requests_max {
             shared.inside.fetch_sub(1, Ordering::Relaxed);
@@ -266,10 +290,22 @@ impl Handle {
         let mut guard = CancelOnDrop { shared, job, answered: false };
         let result = async {
             let begun = self.now();
-            let prepared = shared.prepare.prepare(&request, policy).await?;
+            let prepared = shared.prepare.prepare(&request, policy, candidates).await?;
             let tokenise = self.now().saturating_sub(begun);
             let (reply, outcome) = oneshot::channel();
-            let submission = self.submission(&request, policy, (job, caller), (prepared, tokenise, reply));
+            let arrival = Arrival {
+                job,
+                tenant: caller.tenant,
+                priority: request.options.priority,
+                policy,
+                arrived: caller.arrived,
+                deadline: budget.map(|budget| caller.arrived.saturating_add(budget)),
+                top_k: request.options.top_k,
+                pairs: prepared.candidates as u32,
+                primaries: prepared.primaries.iter().map(Part::ask).collect(),
+                fallback: prepared.fallback.as_ref().map(Part::ask),
+            };
+            let submission = Submission { arrival, prepared, tokenise, budget, reply };
             shared.driver.send(Message::Submit(Box::new(submission))).map_err(|_| Refusal::Draining)?;
             // The driver drops a reply only when it ends.
             outcome.await.unwrap_or(Err(Refusal::Draining))
@@ -278,56 +314,29 @@ impl Handle {
         guard.answered = true;
         result
     }
+}
 
-    fn submission(
-        &self,
-        request: &Request,
-        policy: Policy,
-        (job, caller): (JobId, Caller),
-        (prepared, tokenise, reply): (Prepared, Ns, oneshot::Sender<Result<Outcome, Refusal>>),
-    ) -> Submission {
-        let budget = request.options.latency_budget.or(self.shared.default_budget);
-        let arrival = Arrival {
-            job,
-            tenant: caller.tenant,
-            priority: request.options.priority,
-            policy,
-            arrived: caller.arrived,
-            deadline: budget.map(|budget| caller.arrived.saturating_add(budget)),
-            top_k: request.options.top_k,
-            prefixes: PerTier::from_fn(|tier| prepared[tier].prefix),
-            lengths: PerTier::from_fn(|tier| prepared[tier].beyond.clone()),
-        };
-        Submission { arrival, prepared, tokenise, budget, reply }
-    }
-
-    /// The effective policy. A request that names the fallback's model gets [`Policy::Fallback`]. Refused if a tier that
-    /// the policy needs has no model.
-    fn policy(&self, request: &Request, default: Policy) -> Result<Policy, Refusal> {
-        let shared = &*self.shared;
-        let served = |tier: Tier| shared.models.iter().find(|model| model.tier == tier);
-        let mut policy = request.options.policy.unwrap_or(default);
-        if let Some(name) = request.model.as_deref() {
-            let named = shared.models.iter().find(|model| &*model.name == name);
-            match named.map(|model| model.tier) {
-                Some(Tier::Fallback) if served(Tier::Primary).is_some() => policy = Policy::Fallback,
-                Some(_) => {}
-                None if shared.any_model => {}
-                None => return Err(Refusal::UnknownModel { name: name.to_owned() }),
-            }
-        }
-        let needs: &[Tier] = match policy {
-            Policy::Auto => &[],
-            Policy::Full => &[Tier::Primary],
-            Policy::TopK => &[Tier::Primary, Tier::Fallback],
-            Policy::Fallback => &[Tier::Fallback],
-        };
-        match needs.iter().find(|&&tier| served(tier).is_none()) {
-            None => Ok(policy),
-            Some(tier) => Err(Refusal::Invalid {
-                field: "policy".to_owned(),
-                message: format!("`{}` needs a {} model, and none is configured", policy.name(), tier.name()),
-            }),
-        }
+/// The effective policy: that of the name, of the request, of the route, or the default. Refused if it needs a tier
+/// that has no model.
+fn policy(request: &Request, resolved: &Resolved, default: Policy) -> Result<Policy, Refusal> {
+    let Candidates { primaries, fallback } = &resolved.candidates;
+    let asked = request.options.policy.or(resolved.default_policy).unwrap_or(default);
+    let policy = resolved.policy.unwrap_or(asked);
+    let is_served = |tier: Tier| match tier {
+        Tier::Primary => !primaries.is_empty(),
+        Tier::Fallback => fallback.is_some(),
+    };
+    let needs: &[Tier] = match policy {
+        Policy::Auto => &[],
+        Policy::Full => &[Tier::Primary],
+        Policy::TopK => &[Tier::Primary, Tier::Fallback],
+        Policy::Fallback => &[Tier::Fallback],
+    };
+    match needs.iter().find(|&&tier| !is_served(tier)) {
+        None => Ok(policy),
+        Some(tier) => Err(Refusal::Invalid {
+            field: "policy".to_owned(),
+            message: format!("`{}` needs a {} model, and none is configured", policy.name(), tier.name()),
+        }),
     }
 }

@@ -8,42 +8,57 @@
 //! |---|---|
 //! | `handle` | [`Handle::rank`], from request to outcome |
 //! | `prepare` | tokenisation: pool, cache |
+//! | `reading` | a request that is being tokenised |
 //! | `pairs` | a request's pairs, as lanes score them and as the scheduler counts them |
 //! | `driver` | the loop that passes events to the scheduler and executes its actions |
+//! | `served` | a version of a model that serves, and the models that may answer a request |
+//! | `pool` | loads versions of models beside those that serve, and swaps them |
+//! | `record` | which versions are live on which route, on disk |
+//! | `router` | routes: from the name in a request to models |
+//! | `loading` | models that come up and are retired, for the driver |
 //! | `answer` | merges the scores of both tiers into an outcome with its receipt |
 //! | `books` | the one place that updates metrics, ledger and journal |
 //! | `journal` | a record of the scheduler's events and decisions, for replay |
 //! | `lane` | a scorer's thread |
 //! | `mailbox` | a channel whose receiver sleeps without spinning |
 //! | `self_check` | a model's golden pairs, scored before its lane is ready |
-//! | `pool` | what a lane's thread is made from; its warm-up batches |
+//! | `factory` | what a lane's thread is made from; its warm-up batches |
 //! | `clock` | the only reader of time |
 
 mod answer;
 mod books;
 mod clock;
 mod driver;
+mod factory;
 mod handle;
 mod journal;
 mod lane;
+mod loading;
 mod mailbox;
 mod pairs;
 mod pool;
 mod prepare;
+mod reading;
+mod record;
+mod router;
 mod self_check;
+mod served;
 
 pub use books::BooksSetup;
 pub use clock::Clock;
-pub use handle::{Caller, Capacity, Handle, ModelInfo, State};
+pub use handle::{Caller, Capacity, Handle, State};
 pub use journal::{Entry as JournalEntry, Journal};
 pub use lane::MakeScorer;
+pub use pool::{Author, Change, Changed, Listed, ModelPool, PoolError, Source};
 pub use prepare::PrepareLimits;
+pub use router::RouteSetup;
 pub use self_check::{GoldenError, Mismatch, SelfCheck, SelfCheckError};
+pub use served::ModelInfo;
 
-use crate::base::{DeviceId, Ns, PerTier, Tier};
+use crate::base::{Ns, Tier};
 use crate::model::Calibration;
 use crate::rerank::TruncationDefaults;
-use crate::sched::{Config, LaneConfig, Limits, TenantConfig};
+use crate::sched::{Config, Limits, TenantConfig};
 use crate::token::Tokenizer;
 use books::Books;
 use driver::Driver;
@@ -72,34 +87,20 @@ impl Engine {
         setup.check()?;
         let clock = setup.clock;
         let (driver_sender, inbox) = mailbox::mailbox();
-        let factories =
-            pool::factories(&setup.lanes, &setup.tiers, setup.limits.batch_ns_max, clock, &driver_sender);
-        let config = Config {
-            lanes: setup.lanes.iter().map(|lane| setup.lane_config(lane)).collect(),
-            tenants: setup.tenants.iter().map(|(_, config)| config.clone()).collect(),
-            seeds: PerTier::default(),
-            limits: setup.limits.clone(),
-        };
+        let models = std::mem::take(&mut setup.models);
         let books = Books::new(&mut setup);
-        let prepare = Prepare::start(&setup.tiers, setup.truncation.clone(), setup.prepare.clone());
-        let shared = Arc::new(Shared::new(&setup, driver_sender, prepare, books.metrics()));
+        let prepare = Prepare::start(setup.truncation.clone(), setup.prepare.clone());
+        let shared = Shared::new(&setup, (driver_sender.clone(), prepare), &models, books.metrics());
+        let (shared, config) = (Arc::new(shared), setup.config());
         let (started, receiver) = oneshot::channel();
-        let driver = Driver {
-            clock,
-            inbox,
-            shared: shared.clone(),
-            books,
-            tiers: setup.tiers,
-            config,
-            factories,
-            started,
-        };
+        let driver = Driver::new((clock, driver_sender, inbox), shared.clone(), books, config);
         let (alive, ended) = oneshot::channel();
+        let routes = setup.routes;
         let driver = thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || {
                 let _alive = alive;
-                driver.run();
+                driver.run(models, routes, started);
             })
             .expect("the system has room for one more thread");
         Ok(Self { handle: Handle::new(shared), driver: Some(driver), started: Some(receiver), alive: ended })
@@ -142,9 +143,9 @@ pub struct Setup {
     /// The clock of all times.
     pub clock: Clock,
     /// The models; at least one.
-    pub tiers: PerTier<Option<TierSetup>>,
-    /// The lanes; at least one for each tier that has a model.
-    pub lanes: Vec<LaneSetup>,
+    pub models: Vec<ModelSetup>,
+    /// The routes; the first one is that of requests that name no model.
+    pub routes: Vec<RouteSetup>,
     /// The tenants with their names; the first is the anonymous one.
     pub tenants: Vec<(Arc<str>, TenantConfig)>,
     /// The scheduler's bounds.
@@ -162,64 +163,50 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Checks that models, lanes and devices go together.
+    /// Checks that models, routes, lanes and devices go together.
     ///
     /// # Errors
-    /// [`StartError::Incomplete`] and [`StartError::TwoKinds`].
+    /// [`StartError::Incomplete`], [`StartError::Route`] and [`StartError::TwoKinds`].
     pub fn check(&self) -> Result<(), StartError> {
-        let incomplete = |tier, what| Err(StartError::Incomplete { tier, what });
-        if self.tiers.primary.is_none() && self.tiers.fallback.is_none() {
-            return incomplete(Tier::Primary, "no model, and the fallback tier has none either");
+        if self.models.is_empty() || self.routes.is_empty() {
+            let what = "no model, and the fallback tier has none either";
+            return Err(StartError::Incomplete { model: "primary".into(), what });
         }
-        for tier in Tier::ALL {
-            let lanes = self.lanes.iter().filter(|lane| lane.tier == tier).count();
-            match (&self.tiers[tier], lanes) {
-                (Some(_), 0) => return incomplete(tier, "a model but no lane"),
-                (None, 1..) => return incomplete(tier, "a lane but no model"),
-                (Some(_), 1..) | (None, 0) => {}
-            }
+        if let Some(model) = self.models.iter().find(|model| model.lanes.is_empty()) {
+            return Err(StartError::Incomplete { model: model.name.clone(), what: "no lane" });
         }
-        for (name, kind) in self.devices() {
-            let on_it = self.lanes.iter().filter(|lane| lane.device == *name);
-            let kinds = on_it.filter_map(|lane| self.tiers[lane.tier].as_ref().map(|tier| &tier.device));
-            if let Some(other) = kinds.into_iter().find(|other| *other != kind) {
-                let (device, kinds) = (name.clone(), [kind.clone(), other.clone()]);
-                return Err(StartError::TwoKinds { device, kinds });
+        self.routes.iter().try_for_each(|route| route.check(&self.models))?;
+        let lanes = || self.models.iter().flat_map(|model| model.lanes.iter().map(move |lane| (model, lane)));
+        for (model, lane) in lanes() {
+            let other = lanes().find(|(other, at)| at.device == lane.device && other.device != model.device);
+            if let Some((other, _)) = other {
+                let kinds = [model.device.clone(), other.device.clone()];
+                return Err(StartError::TwoKinds { device: lane.device.clone(), kinds });
             }
         }
         Ok(())
     }
 
-    /// The devices with their kinds, by [`DeviceId`].
-    fn devices(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
-        let first = |place: usize| {
-            let device = &self.lanes[place].device;
-            self.lanes[..place].iter().all(|lane| lane.device != *device)
-        };
-        (0..self.lanes.len()).filter(move |&place| first(place)).filter_map(move |place| {
-            let lane = &self.lanes[place];
-            Some((&lane.device, &self.tiers[lane.tier].as_ref()?.device))
-        })
-    }
-
-    fn device_of(&self, lane: &LaneSetup) -> DeviceId {
-        let place = self.devices().position(|(name, _)| *name == lane.device);
-        DeviceId(place.expect("a lane's device is among the lanes' devices") as u32)
-    }
-
-    fn lane_config(&self, lane: &LaneSetup) -> LaneConfig {
-        let LaneSetup { tier, batch_tokens_max, depth, .. } = *lane;
-        LaneConfig { tier, on: self.device_of(lane), batch_tokens_max, depth }
+    /// The scheduler's configuration; models are added as they come up.
+    fn config(&self) -> Config {
+        Config {
+            lanes: Vec::new(),
+            tenants: self.tenants.iter().map(|(_, config)| config.clone()).collect(),
+            seeds: Vec::new(),
+            limits: self.limits.clone(),
+        }
     }
 }
 
-/// One tier's model, apart from its scorers.
+/// One version of a model.
 #[derive(Clone)]
-pub struct TierSetup {
+pub struct ModelSetup {
     /// The name under which it is served.
     pub name: Arc<str>,
-    /// The first 12 hex digits of its weights' sha256.
+    /// Its version: the first 12 hex digits of its weights' sha256.
     pub version: Arc<str>,
+    /// Its role in metrics and lists.
+    pub tier: Tier,
     /// Its licence, for `/v1/models`.
     pub licence: Arc<str>,
     /// The data type of its linear maps: `float32`, `bfloat16` or `int8` on a CPU; `float16`, `bfloat16` or
@@ -239,13 +226,13 @@ pub struct TierSetup {
     pub calibration: Calibration,
     /// What each of its lanes scores before it is ready, if the model has golden pairs.
     pub self_check: Option<Arc<SelfCheck>>,
+    /// Its lanes; at least one.
+    pub lanes: Vec<LaneSetup>,
 }
 
 /// One lane.
 #[derive(Clone)]
 pub struct LaneSetup {
-    /// The tier whose model it runs.
-    pub tier: Tier,
     /// The device that it runs on, by a name that lanes on the same one share: `cpu`, or `gpu 0`.
     pub device: Arc<str>,
     /// Most tokens of a batch.
@@ -259,13 +246,21 @@ pub struct LaneSetup {
 /// Why an engine could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// Neither a primary nor a fallback is configured, or a tier has no lane.
-    #[error("the {} tier has {what}", .tier.name())]
+    /// No model is configured, or a model has no lane.
+    #[error("{model} has {what}")]
     Incomplete {
-        /// The tier.
-        tier: Tier,
+        /// The model.
+        model: Arc<str>,
         /// The fault in its configuration.
         what: &'static str,
+    },
+    /// A route names what is not there.
+    #[error("route `{route}`: {why}")]
+    Route {
+        /// The route.
+        route: Arc<str>,
+        /// What is wrong with it.
+        why: String,
     },
     /// Two tiers on one device call it by different kinds, and so by two prices.
     #[error(

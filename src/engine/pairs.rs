@@ -1,13 +1,46 @@
 //! A request's pairs, as lanes score them and as the scheduler counts them.
 
-use crate::base::{PerTier, Tokens};
+use super::served::Served;
+use crate::base::{ModelId, Tokens};
+use crate::sched::Ask;
 use crate::token::{Pair, Template};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// A request's pairs for each tier; empty for a tier that is not configured or cannot read the request.
-pub(super) type Prepared = PerTier<Pairs>;
+/// A request's pairs for each model that may answer it and can read it.
+#[derive(Clone)]
+pub(super) struct Prepared {
+    /// The number of candidates.
+    pub candidates: usize,
+    /// The preferred primary first.
+    pub primaries: SmallVec<[Part; 1]>,
+    pub fallback: Option<Part>,
+}
 
-/// One tier's pairs, in the caller's order.
+/// A request as one model reads it.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub model: Arc<Served>,
+    pub pairs: Pairs,
+}
+
+impl Prepared {
+    /// A model's part.
+    pub fn of(&self, model: ModelId) -> &Part {
+        let mut parts = self.primaries.iter().chain(&self.fallback);
+        parts.find(|part| part.model.id == model).expect("a job runs on the models that it asks")
+    }
+}
+
+impl Part {
+    /// As the scheduler sees it.
+    pub fn ask(&self) -> Ask {
+        let Pairs { prefix, beyond, .. } = &self.pairs;
+        Ask { model: self.model.id, prefix: *prefix, lengths: beyond.clone() }
+    }
+}
+
+/// One model's pairs, in the caller's order.
 #[derive(Clone)]
 pub(super) struct Pairs {
     pub pairs: Arc<[Pair]>,

@@ -14,6 +14,8 @@ pub struct Outcome {
     pub truncated: Vec<bool>,
     /// Tokens of all pairs, special tokens included.
     pub tokens: Tokens,
+    /// The names of the answer's models whose prompts have no place for a request's instruction.
+    pub without_instruction: Vec<Arc<str>>,
     /// The receipt.
     pub receipt: Receipt,
 }

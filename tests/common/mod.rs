@@ -3,9 +3,10 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use podium::backend::{Scorer, Scripted};
-use podium::base::{Ns, PerTier, TenantId, Tier};
+use podium::base::{Ns, TenantId, Tier};
 use podium::engine::{
-    BooksSetup, Clock, Engine, Handle, LaneSetup, MakeScorer, PrepareLimits, Setup, TierSetup,
+    BooksSetup, Clock, Engine, Handle, LaneSetup, MakeScorer, ModelPool, ModelSetup, PrepareLimits,
+    RouteSetup, Setup, Source,
 };
 use podium::http::{App, Auth, Connections, Policies, Server, ServerLimits, TlsFiles};
 use podium::model::{
@@ -81,9 +82,10 @@ fn save_letters(path: &Path) {
 /// An engine of scripted scorers over [`letters`]: a primary with one lane, and optionally a fallback.
 pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scripted>) -> Setup {
     let tokenizer = letters();
-    let tier = |name: &str| TierSetup {
+    let model = |tier: Tier, name: &str, make: MakeScorer| ModelSetup {
         name: name.into(),
         version: "0123456789ab".into(),
+        tier,
         licence: "Apache-2.0".into(),
         tokenizer: tokenizer.clone(),
         pair_tokens_max: 128,
@@ -93,21 +95,22 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
         device: "cpu".into(),
         calibration: Calibration::default(),
         self_check: None,
+        lanes: vec![LaneSetup { device: "cpu".into(), batch_tokens_max: 4_096, depth: 2, make }],
     };
-    let lane = |tier: Tier, make: MakeScorer| LaneSetup {
-        tier,
-        device: "cpu".into(),
-        batch_tokens_max: 4_096,
-        depth: 2,
-        make,
+    let mut models = vec![model(Tier::Primary, "large", Arc::new(move || Ok(Box::new(primary.clone()))))];
+    let small =
+        |scorer: Scripted| model(Tier::Fallback, "small", Arc::new(move || Ok(Box::new(scorer.clone()))));
+    models.extend(fallback.map(small));
+    let route = RouteSetup {
+        name: "large".into(),
+        primaries: vec!["large".parse().unwrap()],
+        fallback: models.get(1).map(|model| model.name.parse().unwrap()),
+        ..RouteSetup::default()
     };
-    let tiers = PerTier { primary: Some(tier("large")), fallback: fallback.as_ref().map(|_| tier("small")) };
-    let mut lanes = vec![lane(Tier::Primary, Arc::new(move || Ok(Box::new(primary.clone()))))];
-    lanes.extend(fallback.map(|scorer| lane(Tier::Fallback, Arc::new(move || Ok(Box::new(scorer.clone()))))));
     Setup {
         clock: Clock::start(),
-        tiers,
-        lanes,
+        models,
+        routes: vec![route],
         tenants: vec![("anonymous".into(), TenantConfig::default())],
         limits: Limits { rest_ns_min: Ns::from_millis(1), ..Limits::default() },
         truncation: TruncationDefaults::default(),
@@ -139,6 +142,8 @@ pub struct Options {
     pub admin: Option<&'static str>,
     pub tls: Option<TlsFiles>,
     pub spans: Option<Arc<Spans>>,
+    /// Models that can be loaded.
+    pub models: Option<Box<dyn Source>>,
 }
 
 /// A server on its own port. Dropping it drains it.
@@ -164,6 +169,7 @@ impl TestServer {
                 let store = setup.books.store.clone();
                 let mut engine = Engine::start(setup).unwrap();
                 engine.ready().await.unwrap();
+                let pool = options.models.map(|models| ModelPool::start(engine.handle(), models, None));
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let app = Arc::new(App {
                     handle: engine.handle(),
@@ -174,6 +180,7 @@ impl TestServer {
                     connections: open.clone(),
                     ids: Mutex::new(Pcg64::new(1, 2)),
                     drain: for_app,
+                    pool,
                     store,
                     spans: options.spans,
                 });

@@ -46,6 +46,7 @@ fn decoded(path: &str, body: &Value) -> Decoded {
 fn outcome(scores: &[f32]) -> Outcome {
     let truncated: Vec<bool> = scores.iter().map(|&score| score == 0.5).collect();
     Outcome {
+        without_instruction: Vec::new(),
         scores: scores.to_vec(),
         truncated: truncated.clone(),
         tokens: Tokens(21),
