@@ -27,11 +27,13 @@ fn the_peers_clients_get_right_answers() {
         std::fs::write(&file, primary + pin).unwrap();
         Serving::start(&["--config", file.to_str().unwrap()])
     };
+    let folder = tempfile::tempdir().unwrap();
     // Each server's checks; without a name, all that need no pin.
     let runs = [
         (serve(""), None),
         (serve("[wire.pins]\nrerank = 'vllm'\n"), Some("pinned_vllm")),
         (serve("[wire.pins]\nrerank = 'infinity'\n"), Some("pinned_infinity")),
+        (serve_repository(folder.path(), &model), Some("repository_")),
     ];
     let (mut passed, mut skipped, mut failed) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
     for environment in std::env::split_paths(&environments) {
@@ -54,6 +56,25 @@ fn the_peers_clients_get_right_answers() {
     }
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
     assert!(!passed.is_empty(), "no check ran");
+}
+
+/// A server with a repository: `large` with two versions, and `other` with one.
+fn serve_repository(folder: &Path, model: &Path) -> Serving {
+    let repository = folder.join("models");
+    for version in ["large/1", "large/2", "other/1"] {
+        let version = repository.join(version);
+        std::fs::create_dir_all(version.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(model.canonicalize().unwrap(), version).unwrap();
+    }
+    let models = ["large", "other"]
+        .map(|name| format!("[[models]]\nname = '{name}'\nprecision = 'f32'\nengine = 'cpu'\n"));
+    let server = format!(
+        "model_repository = '{}'\nrepository_mode = 'explicit'\nadmin_key = 'secret-key'\n",
+        repository.display()
+    );
+    let file = folder.join("podium.toml");
+    std::fs::write(&file, server + &models.concat()).unwrap();
+    Serving::start(&["--config", file.to_str().unwrap()])
 }
 
 /// A line of `run.py`.

@@ -4,6 +4,9 @@
 use crate::base::Tier;
 use std::collections::BTreeMap;
 
+/// The niceness of threads that load a model beside those that serve: they get about a tenth of what others get.
+const LOADING_NICE: i32 = 10;
+
 /// Threads of a lane, where the configuration does not say. Two hardware threads of a core share its arithmetic units, so
 /// that one computes; one hardware thread is left to connections. A container's quota (`cpu.max`) counts as cores.
 pub(super) fn compute_threads() -> usize {
@@ -54,6 +57,14 @@ pub(super) fn pin(to: &[usize]) -> Result<(), String> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn pin(_to: &[usize]) -> Result<(), String> {
     Err("pin: only Linux pins threads".to_owned())
+}
+
+/// Gives the calling thread, and those that it starts from now on, less of the processor than others want.
+pub(super) fn yield_to_others() {
+    #[cfg(target_os = "linux")]
+    if rustix::process::getpriority_process(None).is_ok_and(|nice| nice < LOADING_NICE) {
+        let _ = rustix::process::setpriority_process(None, LOADING_NICE);
+    }
 }
 
 /// A hardware thread of each physical core that this process may use; none where the system does not say.

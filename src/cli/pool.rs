@@ -4,8 +4,8 @@ use super::Failure;
 use super::config::{Config, TenantEntry};
 use super::place::{Placed, check_memory, place};
 use super::tier::TierConfig;
-use crate::base::{DeviceNs, Ns, PerTier, Tier};
-use crate::engine::{BooksSetup, Clock, Engine, LaneSetup, SelfCheck, Setup, TierSetup};
+use crate::base::{DeviceNs, ModelRef, Ns, Tier};
+use crate::engine::{BooksSetup, Clock, Engine, LaneSetup, ModelSetup, RouteSetup, SelfCheck, Setup};
 use crate::model::{BUNDLED, Model, ModelError, Place, UnreadModel, locate};
 use crate::sched::TenantConfig;
 use crate::token::{Prompt, Tokenizer};
@@ -13,32 +13,50 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Opens the configured models.
+/// Tokenizers that were opened, with the files that they are made of.
+pub(super) type Tokenizers = Vec<(Files, Arc<Tokenizer>)>;
+
+/// Opens the models of `[primary]` and `[fallback]`.
 pub(super) fn setup(config: &Config, clock: Clock, books: BooksSetup) -> Result<Setup, Failure> {
-    let mut tokenizers = Vec::new();
-    let mut tiers = PerTier::default();
-    let mut lanes = Vec::new();
+    let mut tokenizers = Tokenizers::new();
+    let mut models: Vec<ModelSetup> = Vec::new();
     for (tier, configured) in [(Tier::Primary, &config.primary), (Tier::Fallback, &config.fallback)] {
         let Some(configured) = configured else { continue };
-        let (setup, placed) = open(tier, configured, config.self_check, &mut tokenizers)
+        let model = open(tier, configured, config.self_check, &mut tokenizers)
             .map_err(|error| Failure::usage(format!("{} model: {error}", tier.name())))?;
-        config.check_price(tier.name(), &setup.device)?;
-        tiers[tier] = Some(setup);
-        let (batch_tokens_max, depth) = (placed.batch_tokens_max, placed.depth);
-        let lane = |(device, make)| LaneSetup { tier, device, batch_tokens_max, depth, make };
-        lanes.extend(placed.lanes.into_iter().map(lane));
+        config.check_price(tier.name(), &model.device)?;
+        models.push(model);
     }
-    if let PerTier { primary: Some(primary), fallback: Some(fallback) } = &tiers
-        && primary.name == fallback.name
+    if let [ModelSetup { name, .. }, fallback] = &models[..]
+        && *name == fallback.name
     {
-        let name = &primary.name;
         let message = format!("fallback.name: the primary has the name `{name}` too; the names must differ");
         return Err(Failure::usage(message));
     }
+    let named = |tier| {
+        let of_tier = models.iter().filter(move |model| model.tier == tier);
+        of_tier.map(|model| ModelRef { name: model.name.to_string(), version: None })
+    };
+    let route = RouteSetup {
+        name: models.first().map_or_else(Arc::default, |model| model.name.clone()),
+        primaries: named(Tier::Primary).collect(),
+        fallback: named(Tier::Fallback).next(),
+        ..RouteSetup::default()
+    };
+    assemble(config, clock, books, (models, vec![route]))
+}
+
+/// The setup of an engine with these models and routes.
+pub(super) fn assemble(
+    config: &Config,
+    clock: Clock,
+    books: BooksSetup,
+    (models, routes): (Vec<ModelSetup>, Vec<RouteSetup>),
+) -> Result<Setup, Failure> {
     let setup = Setup {
         clock,
-        tiers,
-        lanes,
+        models,
+        routes,
         tenants: tenants(&config.tenants),
         limits: config.limits.clone(),
         truncation: config.truncation.clone(),
@@ -72,14 +90,18 @@ fn tenants(configured: &[TenantEntry]) -> Vec<(Arc<str>, TenantConfig)> {
 }
 
 /// What a tokenizer is made of: its file, and a decoder's prompt.
-type Files = (Cow<'static, [u8]>, Option<Prompt>);
+pub(super) type Files = (Cow<'static, [u8]>, Option<Prompt>);
 
-fn open(
+/// Opens a model and places it on lanes.
+///
+/// # Errors
+/// Why it cannot be served.
+pub(super) fn open(
     tier: Tier,
     configured: &TierConfig,
     self_check: bool,
-    tokenizers: &mut Vec<(Files, Arc<Tokenizer>)>,
-) -> Result<(TierSetup, Placed), String> {
+    tokenizers: &mut Tokenizers,
+) -> Result<ModelSetup, String> {
     let found = find_model(&configured.model).map_err(|error| error.to_string())?;
     let in_model = |error: &dyn std::fmt::Display| format!("{}: {error}", configured.model);
     check_memory(tier, configured, &found.plan).map_err(|error| in_model(&error))?;
@@ -121,9 +143,12 @@ fn open(
             SelfCheck::new(&golden, (tier, &configured.model), tokenizer.clone(), limits, placed.dtype);
         check.map_err(|error| format!("{}: golden.json: {error}", configured.model))
     });
-    let setup = TierSetup {
+    let Placed { batch_tokens_max, depth, lanes, .. } = placed;
+    let lane = |(device, make)| LaneSetup { device, batch_tokens_max, depth, make };
+    Ok(ModelSetup {
         name: configured.name.as_deref().unwrap_or(&model.manifest.name).into(),
         version: model.manifest.version().into(),
+        tier,
         licence: model.manifest.licence.as_str().into(),
         dtype: placed.dtype,
         dtype_reason: placed.dtype_reason.clone(),
@@ -133,8 +158,8 @@ fn open(
         device: placed.kind.as_str().into(),
         calibration: model.manifest.calibration,
         self_check: self_check.transpose()?.map(Arc::new),
-    };
-    Ok((setup, placed))
+        lanes: lanes.into_iter().map(lane).collect(),
+    })
 }
 
 /// The bundled model, or that of a directory or a hub id, of whose weights only the headers are read.

@@ -8,7 +8,7 @@ use crate::backend::Precision;
 use crate::base::{TenantId, line_text};
 use crate::engine::{BooksSetup, Caller, Clock, Engine, Handle};
 use crate::model::BUNDLED;
-use crate::rerank::{Policy, Ranked, Refusal, Request, ScoreForm, Served, Truncated, rank};
+use crate::rerank::{Policy, Ranked, Refusal, Request, ScoreForm, Truncated, rank};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, IsTerminal, Write, stdin, stdout};
@@ -112,7 +112,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 
 /// Says that an instruction has no effect, if so.
 fn tell_ignored(handle: &Handle, what: &str) {
-    for model in handle.without_instruction(Served::Full) {
+    let models = handle.models();
+    if let Some(model) = models.first().filter(|model| !model.takes_instruction) {
         eprintln!("podium: {what} was ignored: the prompt of `{}` has no place for one", model.name);
     }
 }

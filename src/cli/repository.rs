@@ -141,7 +141,7 @@ fn check(name: &str, directory: &Path) -> Result<String, String> {
     let config = Config { primary: Some(tier), ..Config::default() };
     let setup =
         pool::setup(&config, Clock::start(), BooksSetup::default()).map_err(|failure| failure.message)?;
-    let primary = setup.tiers.primary.as_ref().expect("the configuration has a primary");
+    let primary = setup.models.first().expect("the configuration has a primary");
     let (version, dtype) = (primary.version.clone(), primary.dtype);
     let stated = match states_sha256(directory) {
         true => "as podium.json states",

@@ -35,7 +35,7 @@ pub(super) struct RouteEntry {
 pub(super) struct ModelEntry {
     /// The name by which routes and requests ask for it.
     pub name: String,
-    /// Whether it stays loaded. Default false: it may be evicted.
+    /// Whether it is loaded from the start and stays so. Default false.
     pub pinned: bool,
     /// Which versions of a repository's model are served: `{ latest = n }`, `"all"` or `{ specific = [1, 3] }`. Default the
     /// newest.

@@ -1,15 +1,17 @@
 //! `podium serve`: starts a server from its configuration, and ends it.
 
 use super::config::Config;
+use super::follow::Follower;
 use super::routes::RepositoryMode;
+use super::shelf::Shelf;
 use super::tier::TierConfig;
-use super::{Failure, pool};
+use super::{Failure, files, pool};
 use crate::backend::Precision;
-use crate::base::{TenantId, Tier};
-use crate::engine::{BooksSetup, Clock, Engine, Journal, Setup};
+use crate::base::TenantId;
+use crate::deployments::Deployments;
+use crate::engine::{BooksSetup, Clock, Engine, ModelPool, Setup};
 use crate::http::{App, Auth, Connections, Policies, Server, listen};
 use crate::ledger::price::PriceBook;
-use crate::ledger::store::Store;
 use crate::telemetry::spans::Spans;
 use rand_pcg::Pcg64;
 use std::collections::hash_map::RandomState;
@@ -102,21 +104,26 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     init_log(&args.log, args.log_json)?;
     let (check, config) = (args.check, merge(args)?);
     config.check()?;
-    config.check_routes(check)?;
+    let shelf = config.has_routes().then(|| Shelf::new(&config)).transpose()?;
+    let config = shelf.as_ref().map_or(config, |shelf| shelf.config().clone());
     let addresses = config.addresses()?;
     let tls = config.tls.as_ref().map(|files| files.load()).transpose();
     let tls = tls.map_err(|message| Failure::usage(format!("tls: {message}")))?;
     let clock = Clock::start();
     let prices = PriceBook::new(&config.prices).map_err(|error| Failure::usage(error.to_string()))?;
-    let mut setup = pool::setup(&config, clock, BooksSetup { prices, ..BooksSetup::default() })?;
+    let books = BooksSetup { prices, ..BooksSetup::default() };
+    let (mut setup, pool) = match shelf {
+        None => (pool::setup(&config, clock, books)?, None),
+        Some(shelf) => shelf.setup(clock, books, check).map(|(setup, pool)| (setup, Some(pool)))?,
+    };
     if check {
-        check_files(&config)?;
+        files::check(&config)?;
         let mut described = Vec::new();
         describe(&config, &addresses, &setup, &mut described).expect("a vector takes all");
         pool::check_golden(&config, setup)?;
         return super::printed(std::io::stdout().lock().write_all(&described));
     }
-    open_books(&config, &mut setup.books)?;
+    files::open_books(&config, &mut setup.books)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(IO_THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -129,46 +136,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Err(error) = rlimit::increase_nofile_limit(config.http.connections_max as u64 + 256) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-    let result = runtime.block_on(serve((&config, addresses.as_slice()), setup, tls, spans.clone()));
+    let result = runtime.block_on(serve((&config, addresses.as_slice()), (setup, pool), tls, spans.clone()));
     if let Some(spans) = spans {
         spans.shutdown();
     }
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
-}
-
-/// Checks what `open_books` would open, without creating files.
-fn check_files(config: &Config) -> Result<(), Failure> {
-    for (key, path) in [("ledger", &config.ledger), ("journal", &config.journal)] {
-        let Some(path) = path else { continue };
-        if path.as_os_str().is_empty() {
-            return Err(Failure::usage(format!("{key}: must not be empty")));
-        }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if folder.is_some_and(|folder| !folder.is_dir()) {
-            return Err(Failure::usage(format!("{key}: the folder of {} does not exist", path.display())));
-        }
-    }
-    if let Some(path) = &config.ledger {
-        Store::check(path).map_err(|error| Failure::usage(error.to_string()))?;
-    }
-    match config.journal.as_ref().filter(|path| path.exists()) {
-        Some(path) => Err(Failure::usage(format!("journal: {} already exists", path.display()))),
-        None => Ok(()),
-    }
-}
-
-/// Opens the ledger and the journal, which are ours from now on.
-fn open_books(config: &Config, books: &mut BooksSetup) -> Result<(), Failure> {
-    if let Some(path) = &config.ledger {
-        let store = Store::open(path).map_err(|error| Failure::usage(error.to_string()))?;
-        books.store = Some(Arc::new(store));
-    }
-    if let Some(path) = &config.journal {
-        let complain = |error| Failure::usage(format!("journal: {}: {error}", path.display()));
-        books.journal = Some(Journal::create(path).map_err(complain)?);
-    }
-    Ok(())
 }
 
 fn init_log(filter: &str, json: bool) -> Result<(), Failure> {
@@ -200,6 +173,10 @@ fn merge(args: Args) -> Result<Config, Failure> {
     tier(&mut config.primary, args.primary);
     tier(&mut config.fallback, args.fallback);
     config.complete();
+    if config.has_routes() && (args.precision.is_some() || args.pin) {
+        let flag = if args.pin { "--pin" } else { "--precision" };
+        return Err(Failure::usage(format!("{flag}: set it by model in [[models]] where there are routes")));
+    }
     if let Some(precision) = args.precision {
         // A fallback runs on the CPU.
         let fallback = config.fallback.as_mut().filter(|_| !precision.is_for_gpus());
@@ -229,18 +206,16 @@ fn describe(
     setup: &Setup,
     mut out: impl Write,
 ) -> std::io::Result<()> {
-    for tier in Tier::ALL {
-        let Some(model) = &setup.tiers[tier] else { continue };
-        let lanes: Vec<_> = setup.lanes.iter().filter(|lane| lane.tier == tier).collect();
+    for model in &setup.models {
         writeln!(
             out,
             "{:<9} {} version {} licence {}; {} lane(s) of {} tokens, {} on {}; reads {} tokens a pair",
-            tier.name(),
+            model.tier.name(),
             model.name,
             model.version,
             model.licence,
-            lanes.len(),
-            lanes[0].batch_tokens_max,
+            model.lanes.len(),
+            model.lanes[0].batch_tokens_max,
             model.dtype,
             model.device,
             model.pair_tokens_max,
@@ -259,14 +234,19 @@ fn describe(
 
 async fn serve(
     (config, addresses): (&Config, &[(SocketAddr, &str)]),
-    setup: Setup,
+    (setup, pool): (Setup, Option<(Shelf, Option<Deployments>)>),
     tls: Option<tokio_rustls::TlsAcceptor>,
     spans: Option<Arc<Spans>>,
 ) -> Result<(), Failure> {
     let listeners = listeners(addresses)?;
-    let store = setup.books.store.clone();
+    let (store, clock) = (setup.books.store.clone(), setup.clock);
     let mut engine = Engine::start(setup).map_err(|error| Failure::usage(error.to_string()))?;
     let handle = engine.handle();
+    let pool = pool.map(|(shelf, deployments)| {
+        let follower = Follower::new(config, &shelf, clock);
+        (ModelPool::start(handle.clone(), Box::new(shelf), deployments), follower)
+    });
+    let models = pool.as_ref().map(|(pool, _)| pool.clone());
     let (drain, draining) = watch::channel(false);
     let app = Arc::new(App {
         handle: handle.clone(),
@@ -282,6 +262,7 @@ async fn serve(
         // Seeded by the system: ids must be distinct, not secret.
         ids: Mutex::new(Pcg64::new(seed(), seed())),
         drain: drain.clone(),
+        pool: models.clone(),
         store,
         spans,
     });
@@ -293,7 +274,7 @@ async fn serve(
         let server = Server { app: app.clone(), tls: tls.clone() };
         servers.spawn(server.run(listener, draining.clone()));
     }
-    let result = until_the_end(&mut engine, draining).await;
+    let result = until_the_end(&mut engine, pool, draining).await;
     handle.drain();
     drain.send_replace(true);
     tracing::info!(inside = handle.inside(), "draining");
@@ -328,7 +309,11 @@ fn is_taken(error: &std::io::Error) -> bool {
 }
 
 /// Waits for a signal, a drain by the admin, or a failure.
-async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>) -> Result<(), Failure> {
+async fn until_the_end(
+    engine: &mut Engine,
+    pool: Option<(ModelPool, Option<Follower>)>,
+    mut draining: watch::Receiver<bool>,
+) -> Result<(), Failure> {
     let handler = |kind| signal(kind).map_err(|error| Failure::unavailable(format!("signals: {error}")));
     let (mut terminate, mut interrupt) =
         (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
@@ -347,14 +332,27 @@ async fn until_the_end(engine: &mut Engine, mut draining: watch::Receiver<bool>)
         () = &mut stop => return Ok(()),
     }
     let handle = engine.handle();
-    for model in handle.models() {
+    for model in &*handle.models() {
         let (name, tier, dtype, reason) =
             (&*model.name, model.tier.name(), model.dtype, &*model.dtype_reason);
         tracing::info!(name, tier, dtype, reason, "model");
     }
     let models: Vec<_> = handle.models().iter().map(|model| model.name.clone()).collect();
     tracing::info!(?models, "ready");
+    let following = async {
+        match pool {
+            Some((pool, follower)) => {
+                pool.ready().await;
+                match follower {
+                    Some(follower) => follower.run(pool).await,
+                    None => std::future::pending().await,
+                }
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = following => Err(Failure::internal("the model pool has ended; the reason is in the log above")),
         () = engine.ended() => Err(Failure::internal("the scheduler panicked; the panic is in the log above")),
         () = stop => Ok(()),
     }

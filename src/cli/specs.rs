@@ -5,13 +5,11 @@ use super::config::Config;
 use super::routes::{DeviceEntry, NONE, RepositoryMode};
 use super::tier::TierConfig;
 use crate::base::{ModelRef, Ns};
-use crate::deployments::Deployments;
 use crate::ledger::price::{DevicePrice, PriceBook, PriceConfig};
 use crate::model::BUNDLED;
-use crate::model::repository::{Scan, VersionPolicy, scan};
+use crate::model::repository::{Scan, VersionPolicy};
 use crate::rerank::Policy;
 use std::fmt::Write;
-use std::path::PathBuf;
 
 /// What is served: consistent lists, in the configuration's order.
 #[derive(Debug, Default)]
@@ -80,30 +78,6 @@ impl Config {
     /// Whether what is served is said by routes, models or a repository, and not by `[primary]` and `[fallback]`.
     pub fn has_routes(&self) -> bool {
         !self.routes.is_empty() || !self.models.is_empty() || self.model_repository.is_some()
-    }
-
-    /// Checks the routes, their models in the repository as it is now, and the file of deployments, and prints what is
-    /// served if wanted.
-    ///
-    /// # Errors
-    /// As [`Config::specs`]. Only `[primary]` and `[fallback]` can be served yet, so routes without errors are one too.
-    pub fn check_routes(&self, print: bool) -> Result<(), Failure> {
-        let complain = |error: &dyn std::fmt::Display| Failure::usage(error.to_string());
-        let read = |root: &PathBuf| scan(root, &Scan::default()).map_err(|error| complain(&error));
-        let specs = self.specs(&self.model_repository.as_ref().map(read).transpose()?.unwrap_or_default())?;
-        if let Some(path) = &self.deployments {
-            Deployments::check(path).map_err(|error| complain(&error))?;
-        }
-        if !self.has_routes() {
-            return Ok(());
-        }
-        if print {
-            super::print(&specs.describe())?;
-        }
-        wrong(
-            "routes: several routes cannot be served yet; give a model as [primary], and one as [fallback]"
-                .to_owned(),
-        )
     }
 
     /// What is served, by the configuration and a scan of its repository. `[primary]` and `[fallback]` are one route.
@@ -212,13 +186,7 @@ impl Config {
                 spec.name == *name || matches!(&spec.source, Source::Repository(model) if model == name)
             });
             if !is_configured && (self.repository_mode != RepositoryMode::Explicit || is_named(name)) {
-                specs.push(ModelSpec {
-                    name: name.clone(),
-                    source: Source::Repository(name.clone()),
-                    versions: VersionPolicy::default(),
-                    pinned: false,
-                    settings: TierConfig { name: Some(name.clone()), ..TierConfig::new(name.clone()) },
-                });
+                specs.push(ModelSpec::of_repository(name));
             }
         }
         // A route without a fallback has this one.
@@ -279,6 +247,20 @@ impl Config {
             }
         }
         Ok(specs)
+    }
+}
+
+impl ModelSpec {
+    /// A repository's model that is not configured.
+    pub fn of_repository(name: &str) -> Self {
+        let name = name.to_owned();
+        Self {
+            source: Source::Repository(name.clone()),
+            versions: VersionPolicy::default(),
+            pinned: false,
+            settings: TierConfig { name: Some(name.clone()), ..TierConfig::new(name.clone()) },
+            name,
+        }
     }
 }
 

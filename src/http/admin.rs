@@ -47,7 +47,7 @@ impl App {
     }
 
     /// The answer to a request without the admin key.
-    fn closed(&self, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
+    pub(super) fn closed(&self, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
         match self.auth.admin(headers) {
             Admin::Allowed => None,
             Admin::Unknown => Some(self.fail(Dialect::Podium, Code::Unauthorized, "the admin key is needed")),

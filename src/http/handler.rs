@@ -7,7 +7,7 @@ use super::rank::{Answer, Ask};
 use super::route::{Route, route};
 use super::server::{Connections, ServerLimits};
 use crate::base::Ns;
-use crate::engine::{Caller, Handle, State};
+use crate::engine::{Caller, Handle, ModelPool, State};
 use crate::ledger::store::Store;
 use crate::telemetry::metrics::ServerFacts;
 use crate::telemetry::spans::Spans;
@@ -48,6 +48,8 @@ pub struct App {
     pub ids: Mutex<Pcg64>,
     /// Set when an admin drains the server.
     pub drain: watch::Sender<bool>,
+    /// Loads and unloads models, if they come from a repository.
+    pub pool: Option<ModelPool>,
     /// The ledger on disk, if one is kept.
     pub store: Option<Arc<Store>>,
     /// The exporter of spans, if configured.
@@ -68,7 +70,7 @@ impl App {
             Route::Health => pages::ready(self.handle.state()),
             Route::Ready => pages::ready(self.handle.state()),
             Route::Metrics => pages::metrics(self.metrics().await),
-            Route::Models => pages::json(&pages::models(self.handle.models())),
+            Route::Models => pages::json(&pages::models(&self.handle.models())),
             Route::ModelStats => pages::json(&pages::model_stats(&self.handle)),
             Route::Version => pages::json(&pages::version()),
             Route::Tokenize => self.tokenize(request).await,
@@ -78,20 +80,23 @@ impl App {
             Route::OipServer => pages::json(&pages::oip_server()),
             Route::OipLive => pages::json(&pages::oip_live()),
             Route::OipReady => self.oip_ready(pages::oip_live()),
-            Route::OipModel(model) => match pages::oip_model(self.handle.models(), &model) {
+            Route::OipModel(model) => match pages::oip_model(&self.handle, &model) {
                 Some(page) => pages::json(&page),
                 None => self.not_served(&model),
             },
-            Route::OipModelConfig(model) => match pages::oip_config(self.handle.models(), &model) {
+            Route::OipModelConfig(model) => match pages::oip_config(&self.handle, &model) {
                 Some(page) => pages::json(&page),
                 None => self.not_served(&model),
             },
-            Route::OipModelReady(model) => match pages::oip_model(self.handle.models(), &model) {
+            Route::OipModelReady(model) => match pages::oip_model(&self.handle, &model) {
                 Some(_) => self.oip_ready(pages::oip_model_ready(&model)),
                 None => self.not_served(&model),
             },
             Route::Costs => self.costs(&request).await,
+            Route::Repository(path) => self.repository(path, request).await,
             Route::AdminDrain => self.begin_drain(request.headers()),
+            Route::AdminRoutes => self.routes(request.headers()),
+            Route::AdminRollback(route) => self.roll_back(route, request.headers()).await,
             Route::WrongMethod { allow, dialect } => {
                 let message =
                     format!("{} does not support {}, only {allow}", request.uri().path(), request.method());

@@ -11,6 +11,7 @@
 //! | `handler` | the life of a request, on one screen |
 //! | `rank` | from a request's bytes to its answer's, for any transport |
 //! | `admin` | costs and the drain |
+//! | `models` | loads and unloads models, and rolls routes back |
 //! | `tokens` | TEI's tokens of texts |
 //! | `pages` | models, health, descriptions |
 
@@ -18,6 +19,7 @@ mod admin;
 mod auth;
 mod guard;
 mod handler;
+mod models;
 mod pages;
 mod policy;
 mod rank;

@@ -1,6 +1,7 @@
 //! Pages about the server and its models, in the shapes of the dialects.
 
 use crate::engine::{Handle, ModelInfo, State};
+use crate::wire::repository::EXTENSIONS;
 use crate::wire::{LABEL, ModelRef, Settings};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -88,7 +89,8 @@ pub(super) fn version() -> Value {
 
 /// TEI's description.
 pub(super) fn info(handle: &Handle, settings: &Settings) -> Value {
-    let (model, capacity) = (&handle.models()[0], handle.capacity());
+    let (models, capacity) = (handle.models(), handle.capacity());
+    let model = &models[0];
     value!({
         "model_id": *model.name, "model_sha": *model.version, "model_dtype": model.dtype,
         "model_dtype_reason": *model.dtype_reason, "served_model_name": *model.name,
@@ -103,7 +105,8 @@ pub(super) fn info(handle: &Handle, settings: &Settings) -> Value {
 
 /// The Open Inference Protocol's server metadata.
 pub(super) fn oip_server() -> Value {
-    value!({"name": "podium", "version": env!("CARGO_PKG_VERSION"), "extensions": ["binary_tensor_data"]})
+    let extensions = ["binary_tensor_data"].into_iter().chain(EXTENSIONS).collect::<Vec<_>>();
+    value!({"name": "podium", "version": env!("CARGO_PKG_VERSION"), "extensions": extensions})
 }
 
 /// The server is alive.
@@ -116,15 +119,16 @@ pub(super) fn oip_model_ready(asked: &ModelRef) -> Value {
     value!({"name": asked.name, "ready": true})
 }
 
-/// The model of a path; none for a model or version that is not served.
-fn served<'a>(models: &'a [ModelInfo], asked: &ModelRef) -> Option<&'a ModelInfo> {
-    let model = models.iter().find(|model| *model.name == asked.name)?;
-    asked.version.as_ref().is_none_or(|version| is_version(model, version)).then_some(model)
+/// The model of a path, which may name a route; none for a model or version that is not served.
+fn served(handle: &Handle, asked: &ModelRef) -> Option<ModelInfo> {
+    let exact = asked.version.as_ref().and_then(|_| handle.answering(&asked.to_string()));
+    let any = || handle.answering(&asked.name).filter(|_| is_any_version(asked));
+    exact.or_else(any)
 }
 
-/// Whether a model is served in a version: its own (of the weights), or 1, which Triton's clients use.
-pub(super) fn is_version(model: &ModelInfo, version: &str) -> bool {
-    version == "1" || *version == *model.version
+/// Whether any version is asked for: none, or 1, which Triton's clients name where they know no other.
+pub(super) fn is_any_version(asked: &ModelRef) -> bool {
+    asked.version.as_ref().is_none_or(|version| version == "1")
 }
 
 /// The error for a model or version that is not served.
@@ -136,10 +140,14 @@ pub(super) fn not_served(asked: &ModelRef) -> String {
 }
 
 /// The Open Inference Protocol's model metadata.
-pub(super) fn oip_model(models: &[ModelInfo], asked: &ModelRef) -> Option<Value> {
-    let model = served(models, asked)?;
+pub(super) fn oip_model(handle: &Handle, asked: &ModelRef) -> Option<Value> {
+    let model = served(handle, asked)?;
+    let mut versions = vec!["1".to_owned()];
+    let serving = handle.models();
+    let of_it = serving.iter().filter(|other| other.name == model.name);
+    versions.extend(of_it.map(|other| other.version.to_string()).filter(|version| version != "1"));
     Some(value!({
-        "name": *model.name, "versions": ["1", *model.version], "platform": "podium",
+        "name": asked.name, "versions": versions, "platform": "podium",
         "inputs": [
             {"name": "QUERY", "datatype": "BYTES", "shape": [-1]},
             {"name": "PASSAGE", "datatype": "BYTES", "shape": [-1]},
@@ -152,10 +160,10 @@ pub(super) fn oip_model(models: &[ModelInfo], asked: &ModelRef) -> Option<Value>
 }
 
 /// Triton's model configuration.
-pub(super) fn oip_config(models: &[ModelInfo], asked: &ModelRef) -> Option<Value> {
-    let model = served(models, asked)?;
+pub(super) fn oip_config(handle: &Handle, asked: &ModelRef) -> Option<Value> {
+    served(handle, asked)?;
     Some(value!({
-        "name": *model.name, "platform": "podium", "backend": "podium", "max_batch_size": 0,
+        "name": asked.name, "platform": "podium", "backend": "podium", "max_batch_size": 0,
         "input": [
             {"name": "QUERY", "data_type": "TYPE_STRING", "dims": [-1]},
             {"name": "PASSAGE", "data_type": "TYPE_STRING", "dims": [-1]},

@@ -9,6 +9,7 @@ use crate::telemetry::spans::SpanFacts;
 use crate::wire::{ApiError, Code, Decoded, Dialect, Encoded, ModelRef, Place, Stamp, decode, encode_error};
 use bytes::Bytes;
 use http::HeaderMap;
+use std::sync::Arc;
 
 /// A larger body is decoded off the I/O threads, which takes about half a millisecond.
 const DECODE_INLINE_MAX: usize = 256 << 10;
@@ -29,6 +30,16 @@ pub(super) struct Ask {
     pub caller: Caller,
 }
 
+/// What a request's model and version name.
+enum Named {
+    /// What serves by that name.
+    AsAsked,
+    /// One of several versions, by this name.
+    Version(String),
+    /// Nothing; the warning says what answers.
+    Unknown(String),
+}
+
 /// An answer or an error in the dialect's shape, with the facts for its span.
 pub(super) type Answer = (Encoded, SpanFacts);
 
@@ -37,13 +48,14 @@ impl App {
     pub(super) async fn rank(&self, ask: Ask, stamp: &Stamp) -> Answer {
         let caller = ask.caller;
         let version = ask.place.version().map(str::to_owned);
-        let Decoded { request, reply, mut warnings } = match self.decode(ask).await {
+        let Decoded { mut request, reply, mut warnings } = match self.decode(ask).await {
             Ok(decoded) => decoded,
             Err((dialect, error)) => return self.refuse(dialect, Some(caller.tenant), &error, stamp),
         };
         match self.named(request.model.as_deref(), version) {
-            Ok(None) => {}
-            Ok(Some(warning)) => warnings.push(warning),
+            Ok(Named::AsAsked) => {}
+            Ok(Named::Version(model)) => Arc::make_mut(&mut request).model = Some(model),
+            Ok(Named::Unknown(warning)) => warnings.push(warning),
             Err(error) => return self.refuse(reply.dialect(), Some(caller.tenant), &error, stamp),
         }
         match self.handle.rank(request.clone(), caller).await {
@@ -53,8 +65,8 @@ impl App {
                 let Receipt { served, degraded, elapsed, .. } = &outcome.receipt;
                 tracing::debug!(served = served.name(), ?degraded, ms = elapsed.as_millis_f64(), "answered");
                 if request.instruction.is_some() {
-                    let ignored = self.handle.without_instruction(*served);
-                    warnings.extend(ignored.map(|model| ignored_instruction(&model.name)));
+                    warnings
+                        .extend(outcome.without_instruction.iter().map(|model| ignored_instruction(model)));
                 }
                 let encoded = reply.encode(&request, &outcome, stamp, &warnings);
                 let documents = outcome.scores.len();
@@ -65,23 +77,33 @@ impl App {
         }
     }
 
-    /// Checks the model and version that a request names. Returns a warning for the caller, if any.
+    /// Checks the model and version that a request names.
     ///
     /// # Errors
     /// If the version is not served. The engine checks the model.
-    fn named(&self, model: Option<&str>, version: Option<String>) -> Result<Option<String>, ApiError> {
-        let models = self.handle.models();
-        let found = model.and_then(|name| models.iter().find(|model| *model.name == *name));
-        let answers = found.unwrap_or(&models[0]);
-        if version.as_deref().is_some_and(|version| !pages::is_version(answers, version)) {
-            let asked = ModelRef { name: model.unwrap_or_default().to_owned(), version };
-            return Err(ApiError::new(Code::UnknownModel, pages::not_served(&asked)));
+    fn named(&self, model: Option<&str>, version: Option<String>) -> Result<Named, ApiError> {
+        let found = model.and_then(|name| self.handle.answering(name));
+        let is_known = model.is_none() || found.is_some();
+        if is_known && version.is_none() {
+            return Ok(Named::AsAsked);
         }
-        let unknown = model.filter(|_| found.is_none());
-        Ok(unknown.map(|name| {
-            let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-            format!("model `{name}` is not served: `{}` answers, as any_model is true", answers.name)
-        }))
+        let answers = found.unwrap_or_else(|| self.handle.models()[0].clone());
+        if let Some(version) = version.filter(|version| *answers.version != **version) {
+            let asked = ModelRef { name: model.unwrap_or_default().to_owned(), version: Some(version) };
+            let exact = asked.to_string();
+            return match self.handle.answering(&exact) {
+                Some(_) => Ok(Named::Version(exact)),
+                None if pages::is_any_version(&asked) => Ok(Named::AsAsked),
+                None => Err(ApiError::new(Code::UnknownModel, pages::not_served(&asked))),
+            };
+        }
+        if is_known {
+            return Ok(Named::AsAsked);
+        }
+        let name: String = model.unwrap_or_default().chars().take(NAME_CHARS_MAX).collect();
+        let message =
+            format!("model `{name}` is not served: `{}` answers, as any_model is true", answers.name);
+        Ok(Named::Unknown(message))
     }
 
     /// An error answer; counts it.

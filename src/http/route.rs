@@ -1,5 +1,6 @@
 //! Finds the route of a request by method and path.
 
+use crate::wire::repository::RepositoryPath;
 use crate::wire::{Dialect, ModelRef, Place};
 use http::Method;
 
@@ -36,7 +37,12 @@ pub(super) enum Route {
     OipModelConfig(ModelRef),
     /// Whether a model is ready.
     OipModelReady(ModelRef),
+    /// Triton's repository extension.
+    Repository(RepositoryPath),
     AdminDrain,
+    AdminRoutes,
+    /// Makes live on a route what was before.
+    AdminRollback(String),
     /// The path exists for these other methods.
     WrongMethod {
         allow: &'static str,
@@ -84,6 +90,7 @@ fn page(path: &str) -> Option<Route> {
         "/openapi.json" => Route::OpenApi,
         "/info" => Route::Info,
         "/version" => Route::Version,
+        "/admin/routes" => Route::AdminRoutes,
         "/v2" => Route::OipServer,
         "/v2/health/live" => Route::OipLive,
         "/v2/health/ready" => Route::OipReady,
@@ -102,8 +109,18 @@ fn action(path: &str) -> Option<Route> {
         "/tokenize" => Some(Route::Tokenize),
         "/decode" => Some(Route::Decode),
         "/admin/drain" => Some(Route::AdminDrain),
-        _ => Place::of(path).map(Route::Rank),
+        _ => RepositoryPath::of(path)
+            .map(Route::Repository)
+            .or_else(|| rollback(path))
+            .or_else(|| Place::of(path).map(Route::Rank)),
     }
+}
+
+/// `/admin/routes/{route}/rollback`
+fn rollback(path: &str) -> Option<Route> {
+    let route = path.strip_prefix("/admin/routes/")?.strip_suffix("/rollback")?;
+    let route = percent_encoding::percent_decode_str(route).decode_utf8_lossy();
+    (!route.is_empty()).then(|| Route::AdminRollback(route.into_owned()))
 }
 
 #[cfg(test)]

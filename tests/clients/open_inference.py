@@ -177,3 +177,43 @@ def open_inference_json():
     assert outputs["INDEX"] == ORDER
     assert answer["model_name"] == MODEL
     assert get(f"/v2/models/{MODEL}/ready", 200)
+
+
+@check("tritonclient", "numpy")
+def repository_loads_and_unloads():
+    # The server has a repository in explicit mode: `large` with the versions 1 and 2, and `other` with the version 1.
+    import tritonclient.utils
+
+    triton, admin = client(), {"authorization": "Bearer secret-key"}
+
+    def states():
+        index = triton.get_model_repository_index()
+        return {(entry["name"], entry["version"]): entry["state"] for entry in index}
+
+    assert {"model_repository", "model_repository(unload_dependents)"} <= set(
+        triton.get_server_metadata()["extensions"]
+    )
+    assert states()["large", "1"] == states()["large", "2"] == "UNAVAILABLE", states()
+    assert not triton.is_model_ready("large")
+    triton.load_model("large", headers=admin)
+    assert states()["large", "2"] == "READY", states()
+    assert triton.is_model_ready("large") and triton.is_model_ready("large", "2")
+    right(scores(triton.infer("large", inputs())), order=[0, 1, 2])
+    triton.load_model("large@1", headers=admin)
+    assert triton.is_model_ready("large", "1") and not triton.is_model_ready("large", "2")
+    right(scores(triton.infer("large", inputs(), model_version="1")), order=[0, 1, 2])
+    triton.load_model("other", headers=admin)
+    assert triton.is_model_ready("other")
+    for model in ("other", "large"):
+        triton.unload_model(model, headers=admin, unload_dependents=True)
+        assert not triton.is_model_ready(model), model
+    kind = tritonclient.utils.InferenceServerException
+    for call, status in [
+        (lambda: triton.load_model("large"), "401"),
+        (lambda: triton.load_model("huge", headers=admin), "404"),
+        (lambda: triton.unload_model("large", headers=admin), "404"),
+        (lambda: triton.load_model("large", headers=admin, config="{}"), "400"),
+        (lambda: triton.load_model("large", headers=admin, config="{}", files={"file:1/a": b"b"}), "400"),
+    ]:
+        error = raised(kind, call)
+        assert error.status() == status, error

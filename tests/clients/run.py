@@ -6,7 +6,7 @@
 
 Nothing but the base address differs from how each client is used against its own service. Prints `ok`, `FAILED` or
 `skipped` and the name of each check; names choose checks by their beginning (`pinned_vllm`, `pinned_infinity` need a
-server with that pin). Ends with 1 if a check failed.
+server with that pin, `repository_` one with a repository). Ends with 1 if a check failed.
 """
 
 import os
@@ -28,7 +28,7 @@ import official, gateway, frameworks, bodies, open_inference, contracts, fuzz  #
 
 def chosen(name, names):
     # What needs a server with a pin (`[wire.pins] rerank = "vllm"`, or "infinity") runs only where it is named.
-    return name.startswith(tuple(names)) if names else not name.startswith("pinned_")
+    return name.startswith(tuple(names)) if names else not name.startswith(("pinned_", "repository_"))
 
 
 def main():

@@ -223,7 +223,10 @@ impl Version {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) use tests::listing;
+
+#[cfg(test)]
+mod tests {
     use super::*;
 
     /// A listing from paths such as `m/1/config.json`, with each file's length and time of modification.

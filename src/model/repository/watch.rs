@@ -132,7 +132,7 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scan::tests::listing;
+    use super::super::scan::listing;
     use super::super::{Entry, Facts};
     use super::*;
 
