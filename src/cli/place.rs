@@ -94,7 +94,7 @@ fn instead(tier: Tier, configured: &TierConfig, model: &Model, why: &str) -> Res
 }
 
 fn on_cpu(tier: Tier, configured: &TierConfig, model: &Model) -> Result<Placed, String> {
-    let threads = configured.threads;
+    let (_, threads) = configured.lanes_and_threads();
     let packed = match CpuModel::open(model, configured.precision, threads, memory::available()) {
         Err(error @ Unsupported::Plan { .. }) => {
             tracing::warn!(%error, "the model runs on the reference engine, in f32 on one thread, which is many times slower");
@@ -131,16 +131,19 @@ fn on(
     make: MakeScorer,
     (dtype, dtype_reason): (&'static str, Arc<str>),
 ) -> Result<Placed, String> {
-    let count = configured.lanes.unwrap_or(1);
-    let lanes = match configured.pin {
-        false => vec![(CPU.into(), make); count],
-        true => {
+    let (count, threads) = configured.lanes_and_threads();
+    let cores = match configured.pin {
+        true => Some(cores::of_lanes(tier, count, threads)?),
+        false => cores::nodes_of_lanes(count, threads),
+    };
+    let lanes = match cores {
+        None => vec![(CPU.into(), make); count],
+        Some(cores) => {
             let pinned = |to: Vec<usize>| -> (Arc<str>, MakeScorer) {
                 let make = make.clone();
                 // This runs on the lane's thread, which starts the others.
                 (CPU.into(), Arc::new(move || cores::pin(&to).and_then(|()| make())))
             };
-            let cores = cores::of_lanes(tier, count, configured.threads)?;
             tracing::info!(tier = tier.name(), ?cores, "the lanes are pinned to hardware threads");
             cores.into_iter().map(pinned).collect()
         }

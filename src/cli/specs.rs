@@ -441,7 +441,7 @@ mod tests {
             ]
         );
         let specs = specs(text).unwrap();
-        assert_eq!(specs.models[0].settings.threads, 2);
+        assert_eq!(specs.models[0].settings.threads, Some(2));
         assert_eq!(specs.models[1].source, Source::Given("owner/name@main".to_owned()));
         assert_eq!(specs.models[4].settings.name.as_deref(), Some("mid"));
     }

@@ -1,7 +1,7 @@
 //! The configuration of a tier.
 
 use super::Failure;
-use super::cores::compute_threads;
+use super::cores::lanes_and_threads;
 use crate::backend::Precision;
 use crate::model::BUNDLED;
 use serde::Deserialize;
@@ -31,15 +31,15 @@ pub(super) struct TierConfig {
     /// be faster than f32, else f32.
     #[serde(default)]
     pub precision: Precision,
-    /// Threads of each lane. Default: one per physical core that the process and its container's quota may use; at least
-    /// one hardware thread is left for connections.
-    #[serde(default = "compute_threads")]
-    pub threads: usize,
+    /// Threads of each lane. Default: the lanes share the physical cores that the process and its container's quota may use,
+    /// at most those of a NUMA node for each; at least one hardware thread is left for connections.
+    #[serde(default)]
+    pub threads: Option<usize>,
     /// Whether each lane on a CPU is pinned to physical cores of its own, as many as it has threads: a primary's lanes to the
     /// first cores, a fallback's to the last. Default false.
     #[serde(default)]
     pub pin: bool,
-    /// Lanes: scorers with their own thread. Default: 1 on a CPU, one per GPU.
+    /// Lanes: scorers with their own thread. Default: 1 on a CPU, or as many as its NUMA nodes need; one per GPU.
     #[serde(default)]
     pub lanes: Option<usize>,
     /// Most tokens of a batch. Default 4096, on a GPU 16384.
@@ -79,12 +79,17 @@ impl TierConfig {
             device: None,
             engine: EngineKind::Auto,
             precision: Precision::Auto,
-            threads: compute_threads(),
+            threads: None,
             pin: false,
             lanes: None,
             batch_tokens_max: None,
             depth: None,
         }
+    }
+
+    /// The lanes on a CPU, and the threads of each.
+    pub fn lanes_and_threads(&self) -> (usize, usize) {
+        lanes_and_threads(self.lanes, self.threads)
     }
 
     /// Checks the values of the table `key`; errors name the key.
@@ -96,8 +101,8 @@ impl TierConfig {
         if let Some(lanes) = self.lanes.filter(|lanes| !(1..=256).contains(lanes)) {
             return wrong(format!("{key}.lanes: {lanes} is not between 1 and 256"));
         }
-        if !(1..=256).contains(&self.threads) {
-            return wrong(format!("{key}.threads: {} is not between 1 and 256", self.threads));
+        if let Some(threads) = self.threads.filter(|threads| !(1..=256).contains(threads)) {
+            return wrong(format!("{key}.threads: {threads} is not between 1 and 256"));
         }
         let precision = self.precision;
         if let Some(has) = match (self.engine, precision) {
