@@ -12,9 +12,10 @@
 //!                                                     or portable
 //!
 //! W1 is 100 pairs with a query of 11 tokens and documents of lognormal length (median pair 90 tokens, at most 256). W2
-//! is 100 pairs of 43 tokens. Times are medians: CPU time on one thread, wall time on two. The floor is the time for
-//! the linear maps at this machine's peak in their dtype, plus attention at the peak in bf16 (f32 if the maps are f32).
-//! Peaks are the best of the same rounds.
+//! is 100 pairs of 43 tokens. A short request is 2 pairs of 26 tokens (L12H384). Times are medians: CPU time on one
+//! thread, wall time on two. The floor is the time for the linear maps at this machine's peak in their dtype, plus
+//! attention at the peak in bf16 (f32 if the maps are f32). The second floor is the time to read the maps' weights once,
+//! at the rate at which one thread reads as many bytes again and again. Peaks and rates are the best of the same rounds.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -26,7 +27,7 @@ use common::{Kind, bert, random_batch, random_plan};
 use cpu_time::ProcessTime;
 use podium::backend::{Cpu, CpuModel, Precision, Processor, Reference, Scorer};
 use podium::model::{Attention, Block, FeedForward, Forward, Linear, Plan, Pool, Reach};
-use podium::ops::{Bf16, Dtype, F32, Int8, Simd, SimdBf16, multiply_on_tiles};
+use podium::ops::{Bf16, Buffer, Dtype, F32, Int8, Simd, SimdBf16, multiply_on_tiles};
 use podium::token::Packed;
 use shared::{Peak, lognormal, median};
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -75,6 +76,7 @@ fn main() {
         let workloads = match name {
             // 20 documents of 128 tokens with a query of 16.
             "Qwen3" => vec![("20 x 144", vec![144; 20])],
+            "L12H384" => vec![("W1", lognormal()), ("W2", vec![43; 100]), ("2 x 26", vec![26; 2])],
             _ => vec![("W1", lognormal()), ("W2", vec![43; 100])],
         };
         for (workload, lengths) in workloads {
@@ -169,6 +171,13 @@ fn compare(
         None => Vec::new(),
     };
     let (mut theirs, mut peaks) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+    let weights: Vec<Buffer> = ours
+        .iter()
+        .map(|(precision, _, _)| {
+            Buffer::in_huge_pages(weight_bytes(processor, *precision, plan) / size_of::<u32>())
+        })
+        .collect();
+    let mut rates = vec![0.0_f64; ours.len()];
     for round in 0..=rounds {
         // The first round warms up. Candle is many times slower and runs every fifth round.
         for (place, (_, single, double)) in ours.iter_mut().enumerate() {
@@ -177,6 +186,9 @@ fn compare(
             if round > 0 {
                 one[place].push(cpu);
                 two[place].push(wall);
+                // Twice: the first one may bring them from memory, as the forward's time is that of weights in a cache.
+                let rate = (0..2).map(|_| read_rate(&weights[place])).fold(0.0, f64::max);
+                rates[place] = rates[place].max(rate);
             }
         }
         peers.iter_mut().for_each(Peer::run);
@@ -203,7 +215,8 @@ fn compare(
     for peer in &peers {
         println!("    {} in batches of {}: {:.2} ms on one core", peer.name, peer.batch, peer.median());
     }
-    for ((precision, _, _), (one, two)) in ours.iter().zip(one.into_iter().zip(two)) {
+    let measured = one.into_iter().zip(two).zip(weights.iter().zip(rates));
+    for ((precision, _, _), ((one, two), (weights, rate))) in ours.iter().zip(measured) {
         let (one, two) = (median(one), median(two));
         let (linear_peak, attention_peak) = match precision {
             Precision::F32 => (f32_peak, f32_peak),
@@ -213,11 +226,15 @@ fn compare(
             Precision::Int8 => (int8_peak, bf16_peak),
         };
         let floor = (linear / linear_peak + attention / attention_peak) * 1e3;
+        let bytes = size_of_val(weights.words()) as f64;
         println!(
-            "    {:<5} {one:8.2} ms on one core, {:4.1}% of the floor's {floor:.2} ms; two threads {two:8.2} ms, \
-             {:.2} times one{}{}",
+            "    {:<5} {one:8.2} ms on one core, {:4.1}% of the floor's {floor:.2} ms; weights {:.1} MB, read once at \
+             {:.1} GB/s {:.2} ms; two threads {two:8.2} ms, {:.2} times one{}{}",
             precision.name(),
             floor / one * 100.0,
+            bytes / 1e6,
+            rate / 1e9,
+            bytes / rate * 1e3,
             one / two,
             if is_quick() { String::new() } else { format!("; candle takes {:.1} times", candle / one) },
             peers
@@ -354,6 +371,40 @@ fn multiplications(plan: &Plan, lengths: &[usize]) -> (f64, f64) {
     }
     let dense = plan.head.dense.as_ref().map_or(0.0, |(dense, _)| size(dense));
     (linear + lengths.len() as f64 * dense, attention)
+}
+
+/// Bytes of the linear maps' weights.
+fn weight_bytes(processor: Processor, precision: Precision, plan: &Plan) -> usize {
+    let weight = match precision {
+        Precision::F32 => 4,
+        // Two values of 16 bits to a word where there are no byte products.
+        Precision::Int8 if processor != Processor::Avx2 => 1,
+        _ => 2,
+    };
+    let maps = plan.blocks.iter().flat_map(|Block { attention, feed_forward, .. }| {
+        let Attention { query, key, value, out, .. } = attention;
+        let FeedForward { gate, up, down, .. } = feed_forward;
+        [query, key, value, out, up, down].into_iter().chain(gate)
+    });
+    maps.map(|map| map.outputs() * map.inputs() * weight).sum()
+}
+
+/// Bytes per second at which one thread reads memory, in four streams.
+fn read_rate(memory: &Buffer) -> f64 {
+    const STREAMS: usize = 4;
+    let started = ProcessTime::now();
+    let lines = memory.words().as_chunks::<16>().0;
+    let stream = lines.len() / STREAMS;
+    let mut sums = [[0_u32; 16]; STREAMS];
+    for line in 0..stream {
+        for (place, sums) in sums.iter_mut().enumerate() {
+            sums.iter_mut()
+                .zip(&lines[place * stream + line])
+                .for_each(|(sum, &word)| *sum = sum.wrapping_add(word));
+        }
+    }
+    std::hint::black_box(sums);
+    (STREAMS * stream * size_of::<[u32; 16]>()) as f64 / started.elapsed().as_secs_f64()
 }
 
 /// Multiplications per second in f32, bf16 and int8: on register operands, for tiles on the L1 cache.
