@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Kind, bert, families, random_batch, random_plan};
+use common::{FIXTURES, Kind, bert, fixture, random_batch, random_plan};
 use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer, Unsupported};
 use podium::model::{Activation, Bert, Block, Forward, Gelu, Model, Plan, Pool, Reach, Tensor};
 use podium::token::Packed;
@@ -111,12 +111,13 @@ fn an_absorbed_layer_scores_as_in_the_reference_whatever_stands_around_it() {
 }
 
 #[test]
-fn the_families_score_as_in_transformers() {
-    for (name, plan, batch, logits) in families() {
+fn every_architecture_scores_as_in_transformers() {
+    for name in FIXTURES {
+        let (_, plan, batch, logits) = fixture(name);
         for processor in Processor::here() {
             let model = model(processor, &plan, Precision::F32).unwrap();
             for (found, logit) in score(&model, &batch, 2).into_iter().zip(&logits) {
-                assert!((found - logit).abs() < 1e-4, "{name}: {found} and {logit}");
+                assert!((found - logit).abs() < 1e-4, "{name}, {processor:?}: {found} and {logit}");
             }
         }
     }

@@ -11,6 +11,7 @@ mod int8_gate;
 mod layer;
 mod prefix;
 mod processor;
+mod relative;
 mod size;
 mod stack;
 
