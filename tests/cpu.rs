@@ -210,6 +210,26 @@ fn auto_is_a_float_unless_int8_is_faster_and_keeps_the_order() {
 }
 
 #[test]
+fn auto_is_refused_before_weights_are_read_where_it_would_be_after() {
+    let mut model = Model::bundled();
+    let least = |precision: Precision| match CpuModel::within(&model.plan, precision, Some(1)).err() {
+        Some(Unsupported::Memory { needed, .. }) => needed,
+        other => panic!("{other:?}"),
+    };
+    let [float, int8] = [Precision::Float, Precision::Int8].map(least);
+    assert!(int8 < float);
+    for says in [None, Some(false), Some(true)] {
+        model.manifest.int8 = says;
+        for available in [int8 - 1, int8, float - 1, float] {
+            let checked = CpuModel::check(&model.plan, Precision::Auto, says, Some(available));
+            let opened = CpuModel::open(&model, Precision::Auto, 1, Some(available));
+            assert_eq!(checked.as_ref().err(), opened.as_ref().err(), "{says:?} {available}");
+            assert!(says == Some(true) || checked.is_ok() == (available >= float), "{says:?} {available}");
+        }
+    }
+}
+
+#[test]
 fn a_batch_of_another_model_is_an_error() {
     let model = CpuModel::new(&random_plan(bert(1, 32, 1, 32).plan(), 6), Precision::Auto).unwrap();
     let mut scorer = Cpu::new(model, 1);
