@@ -4,7 +4,7 @@
 //!     cargo bench --bench cpu -- --rounds 21 L2H128   more rounds, one model
 //!     cargo bench --bench cpu -- --python PYTHON      onnxruntime and PyTorch beside it, by a Python that
 //!                                                     has them (`benches/peers`)
-//!     cargo bench --bench cpu -- ModernBERT Qwen3     the models that take long, by name
+//!     cargo bench --bench cpu -- ModernBERT Mxbai70m Qwen3  the models that take long, by name
 //!     cargo bench --bench cpu -- --quick              the engine alone, in bf16 and int8
 //!     cargo bench --bench cpu -- Prefix               what a decoder saves where pairs share a prefix
 //!     cargo bench --bench cpu -- --processor avx2     uses only these instructions: amx, avx512,
@@ -59,6 +59,8 @@ fn main() {
         ("L12H768", true, bert(12, 768, 12, 3072)),
         ("Ettin32m", true, modernbert(10, [384, 6, 64, 576])),
         ("ModernBERT", true, modernbert(22, [768, 12, 64, 1152])),
+        ("Mxbai70m", true, deberta(12, [384, 6, 64, 1536])),
+        ("DeBERTa", true, deberta(12, [768, 12, 64, 3072])),
         ("Qwen3", true, Kind::Qwen3.plan(28, [1024, 16, 128, 3072])),
         ("Prefix", true, Kind::Qwen3.plan(28, [1024, 16, 128, 3072])),
     ];
@@ -146,6 +148,18 @@ fn modernbert(layers: usize, sizes: [usize; 4]) -> Plan {
             *places = 64;
         }
     }
+    plan
+}
+
+/// The layers of DeBERTa-v3 (He et al. 2021) as mxbai-rerank-v1 has them: distances go through the maps of queries and keys.
+fn deberta(layers: usize, sizes: [usize; 4]) -> Plan {
+    let mut plan = Kind::Deberta.plan(layers, sizes);
+    for relative in plan.blocks.iter_mut().filter_map(|block| block.attention.relative.as_mut()) {
+        relative.own = None;
+    }
+    let relative = plan.relative.as_mut().expect("it has one");
+    (relative.buckets, relative.distance_max) = (256, 512);
+    relative.table.shape[0] = 2 * relative.buckets;
     plan
 }
 
@@ -249,7 +263,7 @@ fn compare(
 const PEERS: [(&str, &str, &[&str]); 3] = [
     ("onnxruntime", "fp32", &["bert", "modernbert"]),
     ("onnxruntime", "int8", &["bert", "modernbert"]),
-    ("torch", "bf16", &["modernbert", "qwen3"]),
+    ("torch", "bf16", &["modernbert", "deberta-v2", "qwen3"]),
 ];
 
 /// A peer on the same lengths, in its own process.
@@ -304,6 +318,7 @@ impl Peer {
 fn config(plan: &Plan) -> serde_json::Value {
     let Block { attention, feed_forward, .. } = &plan.blocks[0];
     let kind = match (attention.rope, plan.head.at) {
+        (None, _) if attention.relative.is_some() => "deberta-v2",
         (None, _) => "bert",
         (Some(_), Pool::Last) => "qwen3",
         (Some(_), Pool::First | Pool::Mean) => "modernbert",
@@ -326,6 +341,15 @@ fn config(plan: &Plan) -> serde_json::Value {
         "layer_norm_eps": 1e-12,
         "local_attention": 128,
         "global_attn_every_n_layers": 3,
+        "relative_attention": true,
+        "position_buckets": 256,
+        "max_relative_positions": -1,
+        "max_position_embeddings": 512,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": true,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": false,
+        "pooler_hidden_size": plan.hidden(),
     })
 }
 
@@ -347,26 +371,28 @@ fn timed(scorer: &mut dyn Scorer, batch: &Packed) -> (f64, f64) {
 }
 
 /// Multiplications of linear maps and attention that the forward needs. Where the head reads one token, the last layer
-/// attends from that one only, and absorbs keys and values into its query if that is less.
+/// attends from that one only, and absorbs keys and values into its query if that is less. With relative positions a score is
+/// three products.
 fn multiplications(plan: &Plan, lengths: &[usize]) -> (f64, f64) {
     let size = |map: &Linear| (map.outputs() * map.inputs()) as f64;
     let tokens: f64 = lengths.iter().map(|&length| length as f64).sum();
     let (mut linear, mut attention) = (0.0, 0.0);
     for (place, Block { attention: own, feed_forward, .. }) in plan.blocks.iter().enumerate() {
-        let Attention { heads, head_dim, query, key, value, out, reach, rope, .. } = own;
+        let Attention { heads, head_dim, query, key, value, out, reach, rope, relative, .. } = own;
+        let products = if relative.is_some() { 4.0 } else { 2.0 };
         let FeedForward { gate, up, down, .. } = feed_forward;
         let rest = size(out) + gate.as_ref().map_or(0.0, size) + size(up) + size(down);
         let keys = |length: usize| (0..length).map(move |token| reach.keys(token, length).len() as f64);
         let width = (heads * head_dim) as f64;
         if place + 1 < plan.blocks.len() || plan.head.at == Pool::Mean {
             linear += tokens * (size(query) + size(key) + size(value) + rest);
-            attention += 2.0 * width * lengths.iter().flat_map(|&length| keys(length)).sum::<f64>();
-        } else if rope.is_none() {
+            attention += products * width * lengths.iter().flat_map(|&length| keys(length)).sum::<f64>();
+        } else if rope.is_none() && relative.is_none() {
             linear += lengths.len() as f64 * (size(query) + size(key) + size(value) + rest);
             attention += tokens * 2.0 * *heads as f64 * plan.hidden() as f64;
         } else {
             linear += tokens * (size(key) + size(value)) + lengths.len() as f64 * (size(query) + rest);
-            attention += 2.0 * width * tokens;
+            attention += products * width * tokens;
         }
     }
     let dense = plan.head.dense.as_ref().map_or(0.0, |(dense, _)| size(dense));

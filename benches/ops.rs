@@ -214,6 +214,7 @@ fn maps<S: Simd, D: Dtype<S>, A: Float<S>>(criterion: &mut Criterion, simd: S, d
         before: &[],
         kv_heads: HEADS.count,
         reach: Reach::All,
+        distances: None,
     };
     let mut group = criterion.benchmark_group(format!("attention {dtype}"));
     group.bench_function("ours", |bencher| {

@@ -268,15 +268,22 @@ fn a_model_that_does_not_fit_is_refused_before_its_weights_are_read() {
     fs::write(model.path().join("config.json"), config).unwrap();
     let serve = podium(&["serve", "--check", "--fallback", "none", "--precision", "f32", "--primary"]);
     // `ulimit` counts in KB.
-    let limited = |flag: &str, kilobytes: u64| {
+    let limited = |program: &Command, flag: &str, kilobytes: u64| {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit {flag} {kilobytes} && exec \"$0\" \"$@\"")]);
-        command.arg(serve.get_program()).args(serve.get_args()).arg(model.path());
-        command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.arg(program.get_program()).args(program.get_args()).arg(model.path());
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         answer(command.output().unwrap())
     };
+    let (code, printed, errors) = limited(&podium(&["models", "inspect"]), "-v", 3_000_000);
+    assert!(code == 0 && !errors.contains("read and hashed"), "{code} {errors}");
+    assert!(
+        printed.contains("engine        none: the model takes about 7.68 GB of memory, and "),
+        "{printed}"
+    );
+    assert!(printed.contains("(version unread, "), "{printed}");
     for flag in ["-v", "-d"] {
-        let (code, _, errors) = limited(flag, 3_000_000);
+        let (code, _, errors) = limited(&serve, flag, 3_000_000);
         let expected = "the model takes about 7.68 GB of memory, and ";
         assert!(code == 64 && errors.contains(expected), "{flag}: {code} {errors}");
         assert!(!errors.contains("read and hashed"), "{flag}: {errors}");

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Kind, bert, families, random_batch, random_plan};
+use common::{FIXTURES, Kind, bert, fixture, random_batch, random_plan};
 use podium::backend::{Cpu, CpuModel, Precision, Processor, ScoreError, Scorer, Unsupported};
 use podium::model::{Activation, Bert, Block, Forward, Gelu, Model, Plan, Pool, Reach, Tensor};
 use podium::token::Packed;
@@ -111,12 +111,13 @@ fn an_absorbed_layer_scores_as_in_the_reference_whatever_stands_around_it() {
 }
 
 #[test]
-fn the_families_score_as_in_transformers() {
-    for (name, plan, batch, logits) in families() {
+fn every_architecture_scores_as_in_transformers() {
+    for name in FIXTURES {
+        let (_, plan, batch, logits) = fixture(name);
         for processor in Processor::here() {
             let model = model(processor, &plan, Precision::F32).unwrap();
             for (found, logit) in score(&model, &batch, 2).into_iter().zip(&logits) {
-                assert!((found - logit).abs() < 1e-4, "{name}: {found} and {logit}");
+                assert!((found - logit).abs() < 1e-4, "{name}, {processor:?}: {found} and {logit}");
             }
         }
     }
@@ -206,6 +207,26 @@ fn auto_is_a_float_unless_int8_is_faster_and_keeps_the_order() {
     }
     let refused = CpuModel::open(&model, Precision::Auto, 1, Some(1)).err();
     assert!(matches!(refused, Some(Unsupported::Memory { .. })), "{refused:?}");
+}
+
+#[test]
+fn auto_is_refused_before_weights_are_read_where_it_would_be_after() {
+    let mut model = Model::bundled();
+    let least = |precision: Precision| match CpuModel::within(&model.plan, precision, Some(1)).err() {
+        Some(Unsupported::Memory { needed, .. }) => needed,
+        other => panic!("{other:?}"),
+    };
+    let [float, int8] = [Precision::Float, Precision::Int8].map(least);
+    assert!(int8 < float);
+    for says in [None, Some(false), Some(true)] {
+        model.manifest.int8 = says;
+        for available in [int8 - 1, int8, float - 1, float] {
+            let checked = CpuModel::check(&model.plan, Precision::Auto, says, Some(available));
+            let opened = CpuModel::open(&model, Precision::Auto, 1, Some(available));
+            assert_eq!(checked.as_ref().err(), opened.as_ref().err(), "{says:?} {available}");
+            assert!(says == Some(true) || checked.is_ok() == (available >= float), "{says:?} {available}");
+        }
+    }
 }
 
 #[test]

@@ -39,7 +39,9 @@ class Encoder:
     def __init__(self, config, dtype):
         self.config = config
         kind = transformers.AutoModelForSequenceClassification
-        self.model = kind.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+        # DeBERTa's attention has no other implementation.
+        attention = "eager" if config.model_type == "deberta-v2" else "sdpa"
+        self.model = kind.from_config(config, dtype=dtype, attn_implementation=attention).eval()
 
     def prepare(self, lengths):
         ids = torch.randint(self.config.vocab_size, (len(lengths), lengths[0]))

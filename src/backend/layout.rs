@@ -107,9 +107,10 @@ pub(super) fn join<const N: usize>(maps: [Dense; N]) -> Dense {
     joined
 }
 
-/// What queries are multiplied with for a softmax in powers of two.
+/// What queries are multiplied with for a softmax in powers of two. With relative positions a score has three terms.
 pub(super) fn softmax_scale(attention: &Attention) -> f32 {
-    LOG2_E / (attention.head_dim as f32).sqrt()
+    let terms = if attention.relative.is_some() { 3 } else { 1 };
+    LOG2_E / ((terms * attention.head_dim) as f32).sqrt()
 }
 
 /// To queries, keys and values. Queries are scaled for a softmax in powers of two, where a norm does not follow.

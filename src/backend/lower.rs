@@ -61,8 +61,8 @@ pub(super) fn check(plan: &Plan) -> Result<(), &'static str> {
         if *norms == Norms::Post && attention_norm.is_none() {
             return Err("it has a layer without a norm after its attention");
         }
-        if attention.relative.is_some() {
-            return Err("its attention has relative positions");
+        if attention.relative.is_some() && (attention.rope.is_some() || attention.reach != Reach::All) {
+            return Err("it has relative positions together with rotary ones or a mask");
         }
         if attention.query_key_norms.is_some() && attention.rope.is_none() {
             return Err("it norms queries and keys without rotary positions");
@@ -86,6 +86,9 @@ pub(super) fn check(plan: &Plan) -> Result<(), &'static str> {
 /// Says what it is.
 pub fn check_for_gpu(plan: &Plan, tokens: u32) -> Result<(), String> {
     check(plan)?;
+    if plan.blocks.iter().any(|block| block.attention.relative.is_some()) {
+        return Err("its attention has relative positions".to_owned());
+    }
     let hidden = plan.hidden();
     let head_dim = plan.blocks.iter().map(|block| block.attention.head_dim).max().unwrap_or(0);
     if head_dim > HEAD_MAX {

@@ -1,7 +1,7 @@
 //! `podium models`: what a model is, before it is served, and what was served.
 
 use super::Failure;
-use super::place::place;
+use super::place::{check_memory, place};
 use super::pool::find_model;
 use super::tier::TierConfig;
 use super::{deployments, repository};
@@ -85,7 +85,10 @@ fn inspect(spec: String) -> Result<(), Failure> {
     let wrong = |error: ModelError| Failure::usage(error.to_string());
     let found = find_model(&spec).map_err(wrong)?;
     let golden = found.golden().map_err(wrong)?;
-    let model = found.read().map_err(wrong)?;
+    let configured = TierConfig::new(spec.clone());
+    let fits = check_memory(Tier::Primary, &configured, &found);
+    // Gigabytes are not read to say that there is no room for them.
+    let model = if fits.is_ok() { found.read() } else { found.unchecked() }.map_err(wrong)?;
     let tokenizer = model.read_tokenizer().map_err(|error| Failure::usage(format!("{spec}: {error}")))?;
     let mut text = String::new();
     describe(&mut text, &model, golden.as_ref(), &tokenizer);
@@ -95,7 +98,7 @@ fn inspect(spec: String) -> Result<(), Failure> {
         Err(reason) => format!("does not run: {reason}"),
     };
     line(&mut text, "on a GPU", &on_gpu);
-    let engine = match place(Tier::Primary, &TierConfig::new(spec), &Arc::new(model)) {
+    let engine = match fits.and_then(|()| place(Tier::Primary, &configured, &Arc::new(model))) {
         Ok(placed) => format!("{} in {} ({})", placed.kind, placed.dtype, placed.dtype_reason),
         Err(why) => format!("none: {why}"),
     };
@@ -160,7 +163,7 @@ fn describe(text: &mut String, model: &Model, golden: Option<&Golden>, tokenizer
 
 fn layer(block: &Block) -> String {
     let Block { norms, attention, feed_forward, feed_forward_norm, .. } = block;
-    let Attention { heads, kv_heads, head_dim, rope, reach, query_key_norms, .. } = attention;
+    let Attention { heads, kv_heads, head_dim, rope, reach, query_key_norms, relative, .. } = attention;
     let mut parts = vec![match heads == kv_heads {
         true => format!("{heads} heads of {head_dim}"),
         false => format!("{heads} heads of {head_dim} on {kv_heads} of keys"),
@@ -171,6 +174,7 @@ fn layer(block: &Block) -> String {
         Reach::Window(places) => format!("tokens see {places} to either side"),
     });
     parts.extend(rope.map(|rope| format!("rotary positions to the base {}", rope.theta)));
+    parts.extend(relative.is_some().then(|| "relative positions".to_owned()));
     parts.extend(query_key_norms.is_some().then(|| "normed queries and keys".to_owned()));
     let gated = if feed_forward.gate.is_some() { "gated " } else { "" };
     parts.push(format!("{gated}feed-forward of {}", feed_forward.up.outputs()));

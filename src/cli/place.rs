@@ -2,10 +2,10 @@
 
 use super::tier::{EngineKind, TierConfig};
 use super::{cores, memory};
-use crate::backend::{Cpu, CpuModel, Precision, Reference, Unsupported};
+use crate::backend::{Cpu, CpuModel, Precision, Reference, Unsupported, check_for_gpu};
 use crate::base::Tier;
 use crate::engine::MakeScorer;
-use crate::model::{Forward, Model, Plan, Tensor};
+use crate::model::{Forward, Model, Plan, Tensor, UnreadModel};
 use std::sync::Arc;
 
 /// The default for most tokens of a batch on a CPU, which gains nothing from larger ones.
@@ -37,9 +37,11 @@ pub(super) struct Placed {
 }
 
 /// Checks, before the values of a model's tensors are read, that the CPU has the memory for it where the CPU will run it.
-pub(super) fn check_memory(tier: Tier, configured: &TierConfig, plan: &Plan) -> Result<(), String> {
+pub(super) fn check_memory(tier: Tier, configured: &TierConfig, found: &UnreadModel) -> Result<(), String> {
+    let plan = &found.plan;
     let may_use_gpus = configured.engine == EngineKind::Cuda || may_use_gpus(tier, configured);
-    if may_use_gpus && gpu::is_there() {
+    let tokens_max = configured.max_tokens.unwrap_or(found.pair_tokens_max());
+    if may_use_gpus && check_for_gpu(plan, tokens_max).is_ok() && gpu::is_there() {
         return Ok(());
     }
     // As `instead` does.
@@ -48,7 +50,7 @@ pub(super) fn check_memory(tier: Tier, configured: &TierConfig, plan: &Plan) -> 
     let checked = match configured.engine {
         EngineKind::Reference => check_reference(plan),
         EngineKind::Auto | EngineKind::Cpu | EngineKind::Cuda => {
-            match CpuModel::check(plan, precision, memory::available()) {
+            match CpuModel::check(plan, precision, found.int8, memory::available()) {
                 Err(Unsupported::Plan { .. }) => check_reference(plan),
                 checked => checked,
             }

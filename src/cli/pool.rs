@@ -104,7 +104,7 @@ pub(super) fn open(
 ) -> Result<ModelSetup, String> {
     let found = find_model(&configured.model).map_err(|error| error.to_string())?;
     let in_model = |error: &dyn std::fmt::Display| format!("{}: {error}", configured.model);
-    check_memory(tier, configured, &found.plan).map_err(|error| in_model(&error))?;
+    check_memory(tier, configured, &found).map_err(|error| in_model(&error))?;
     // What needs no weights is told before gigabytes are read.
     let golden = if self_check { found.golden().map_err(|error| error.to_string())? } else { None };
     let mut model = found.read().map_err(|error| error.to_string())?;

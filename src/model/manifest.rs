@@ -11,7 +11,8 @@ use std::path::Path;
 pub struct Manifest {
     /// The name under which it is served.
     pub name: String,
-    /// sha256 of `model.safetensors`, or of its shards one after the other, and of its modules' weights, in hex.
+    /// sha256 of `model.safetensors`, or of its shards one after the other, and of its modules' weights, in hex. Empty if they
+    /// were not read.
     pub sha256: String,
     /// An SPDX name, or `unknown`.
     pub licence: String,
@@ -58,11 +59,13 @@ struct Stated {
     prompt: Option<DeclaredPrompt>,
 }
 
-/// The part of `podium.json` by which a plan is made.
+/// The part of `podium.json` that is needed before weights are read.
 #[derive(Default)]
 pub(super) struct Declared {
     /// The label that is the score.
     pub label: Option<Label>,
+    /// Whether int8 keeps the model's order.
+    pub int8: Option<bool>,
     /// The prompt of a decoder.
     pub prompt: Option<DeclaredPrompt>,
 }
@@ -73,8 +76,8 @@ impl Declared {
     /// # Errors
     /// An invalid `podium.json`.
     pub fn parse(papers: Option<&[u8]>, directory: &Path) -> Result<Self, ModelError> {
-        let Stated { label, prompt, .. } = stated(papers, directory)?;
-        Ok(Self { label, prompt })
+        let Stated { label, int8, prompt, .. } = stated(papers, directory)?;
+        Ok(Self { label, int8, prompt })
     }
 }
 
@@ -91,11 +94,17 @@ impl Manifest {
     ///
     /// # Errors
     /// An invalid `podium.json`, or another checksum.
-    pub(super) fn parse(papers: Option<&[u8]>, directory: &Path, sha256: String) -> Result<Self, ModelError> {
+    pub(super) fn parse(
+        papers: Option<&[u8]>,
+        directory: &Path,
+        sha256: Option<String>,
+    ) -> Result<Self, ModelError> {
         let path = directory.join("podium.json");
         let unusable = |reason: String| ModelError::Unusable { path: path.clone(), reason };
         let stated = stated(papers, directory)?;
-        if let Some(expected) = stated.sha256.filter(|expected| *expected != sha256) {
+        if let (Some(sha256), Some(expected)) = (&sha256, stated.sha256)
+            && *sha256 != expected
+        {
             return Err(unusable(format!("sha256 of the weights is {sha256}, and {expected} is stated")));
         }
         let scale = stated.calibration.scale;
@@ -104,16 +113,16 @@ impl Manifest {
         }
         Ok(Self {
             name: stated.name.unwrap_or_else(|| name_of(directory)),
-            sha256,
+            sha256: sha256.unwrap_or_default(),
             licence: stated.licence.unwrap_or_else(|| licence_of(directory)),
             calibration: stated.calibration,
             int8: stated.int8,
         })
     }
 
-    /// The first 12 hex digits of the checksum.
+    /// The first 12 hex digits of the checksum; `unread` if the weights were not read.
     pub fn version(&self) -> &str {
-        &self.sha256[..12]
+        self.sha256.get(..12).unwrap_or("unread")
     }
 }
 
@@ -155,14 +164,14 @@ mod tests {
         let model = place.path().join("tiny");
         std::fs::create_dir(&model).unwrap();
         write(model.join("README.md"), "---\nlanguage: en\nlicense: mit\n---\n# Tiny\n").unwrap();
-        let manifest = Manifest::parse(None, &model, "9a129038d9a0c4".to_owned()).unwrap();
+        let manifest = Manifest::parse(None, &model, Some("9a129038d9a0c4".to_owned())).unwrap();
         assert_eq!((manifest.name.as_str(), manifest.licence.as_str()), ("tiny", "mit"));
         assert_eq!(manifest.version(), "9a129038d9a0");
     }
 
     #[test]
     fn another_checksum_than_stated_is_an_error() {
-        let error = Manifest::parse(Some(br#"{"sha256": "00"}"#), Path::new("x"), "01".to_owned());
+        let error = Manifest::parse(Some(br#"{"sha256": "00"}"#), Path::new("x"), Some("01".to_owned()));
         let error = error.unwrap_err().to_string();
         assert!(error.contains("and 00 is stated"), "{error}");
     }
@@ -170,7 +179,7 @@ mod tests {
     #[test]
     fn a_calibration_that_turns_the_order_round_is_an_error() {
         let papers = br#"{"calibration": {"scale": -1, "offset": 0}}"#;
-        let error = Manifest::parse(Some(papers), Path::new("x"), String::new()).unwrap_err().to_string();
+        let error = Manifest::parse(Some(papers), Path::new("x"), None).unwrap_err().to_string();
         assert!(error.contains("calibration"), "{error}");
     }
 

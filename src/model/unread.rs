@@ -23,6 +23,8 @@ const LARGE_BYTES: u64 = 1_000_000_000;
 pub struct UnreadModel {
     /// Its parts, with the shapes of their tensors.
     pub plan: Plan,
+    /// Whether int8 keeps its order, where `podium.json` says it.
+    pub int8: Option<bool>,
     /// Where its files are, or [`BUNDLED`].
     directory: PathBuf,
     /// The golden pairs of the bundled model; others have theirs in their directory.
@@ -57,7 +59,8 @@ impl UnreadModel {
         let prompt = prompt.map_err(|fault| unusable(&directory, fault))?;
         source.answers = prompt.as_ref().and_then(|(found, _)| found.answers);
         let plan = plan(&directory, &parts, &source)?;
-        Ok(Self { plan, directory, golden, parts, source, tokenizer, tokens_max, prompt })
+        let int8 = declared.int8;
+        Ok(Self { plan, int8, directory, golden, parts, source, tokenizer, tokens_max, prompt })
     }
 
     /// Texts with the scores that the model must give them, if there is a `golden.json`.
@@ -79,14 +82,34 @@ impl UnreadModel {
     /// # Errors
     /// As [`Model::open`].
     pub fn read(self) -> Result<Model, ModelError> {
-        let Self { mut plan, directory, parts, source, tokenizer, tokens_max, prompt, .. } = self;
+        let Self { plan, directory, parts, .. } = &self;
         let bytes: u64 = parts.weights.iter().map(|shard| shard.content.bytes()).sum();
         if bytes > LARGE_BYTES {
             let gigabytes = format!("{:.1}", bytes as f64 / 1e9);
             tracing::info!(model = %directory.display(), gigabytes, "the weights are read and hashed");
         }
-        let sha256 = parts.weights.read(&plan);
-        let sha256 = sha256.map_err(|error| weights_error(&directory, &parts.weights, error))?;
+        let sha256 = parts.weights.read(plan);
+        let sha256 = sha256.map_err(|error| weights_error(directory, &parts.weights, error))?;
+        self.model(Some(sha256))
+    }
+
+    /// The model to be shown and not to be run: its weights are neither checked nor hashed.
+    ///
+    /// # Errors
+    /// An invalid `podium.json`.
+    pub fn unchecked(self) -> Result<Model, ModelError> {
+        self.model(None)
+    }
+
+    /// The longest pair that it reads, as [`Model::pair_tokens_max`].
+    pub fn pair_tokens_max(&self) -> u32 {
+        let by_prompt = self.prompt.as_ref().and_then(|(found, _)| found.tokens_max);
+        self.tokens_max.into_iter().chain(by_prompt).fold(self.plan.tokens_max, u32::min)
+    }
+
+    fn model(self, sha256: Option<String>) -> Result<Model, ModelError> {
+        let pair_tokens_max = self.pair_tokens_max();
+        let Self { mut plan, directory, parts, source, tokenizer, prompt, .. } = self;
         let (found, prompted) = prompt.unzip();
         if let (Some(Found { scale, .. }), Score::Tokens { yes, no }) = (&found, &mut plan.head.score) {
             let rows = [yes].into_iter().chain(no);
@@ -98,8 +121,6 @@ impl UnreadModel {
         }
         let manifest = Manifest::parse(parts.papers.as_deref(), &directory, sha256)?;
         let positions = plan.tokens_max;
-        let by_prompt = found.as_ref().and_then(|found| found.tokens_max);
-        let pair_tokens_max = tokens_max.into_iter().chain(by_prompt).fold(positions, u32::min);
         let prompt = found.map(|found| found.prompt);
         let mut hashed = Sha256::new()
             .chain_update(Sha256::digest(&parts.config))

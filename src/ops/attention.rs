@@ -2,6 +2,7 @@
 //! length, and scores exist for one tile of rows at a time, in the first-level cache.
 
 use super::attention_on_tiles::OnTiles;
+use super::distances::{BlockOfScores, Sums};
 use super::dtype::Float;
 use super::epilogue::Epilogue;
 use super::linear::{Product, tiles, zeros};
@@ -38,6 +39,8 @@ pub struct Scratch {
     pub(super) weights: Buffer,
     /// Rows of keys or values that lie in several places.
     pub(super) aside: Buffer,
+    /// What distances add to scores.
+    pub(super) by_distance: Sums,
 }
 
 /// What stands for the score of a key before those that a query sees: its weight is no more than 2^-125.
@@ -88,6 +91,9 @@ pub fn attention<S: Simd, A: Float<S>>(
     let rows = if A::ON_TILES { tokens.next_multiple_of(BLOCK) } else { tokens };
     let is_whole = heads.size.is_multiple_of(PAD) && projected.is_whole(heads, groups, rows);
     assert!(is_whole, "rows have their parts");
+    let is_plain = projected.before.is_empty() && projected.reach == Reach::All;
+    let fits = projected.distances.is_none_or(|distances| is_plain && distances.fits::<S, A>(heads));
+    assert!(fits, "distances are those of these heads, and between all tokens");
     let padded = projected.sequence().next_multiple_of(PAD);
     let height = S::ROWS.max(BLOCK);
     scratch.keys.grow(padded * groups);
@@ -158,10 +164,15 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
             }
             let score_stride = padded + LINE;
             let weight_stride = padded / A::GROUP + LINE;
-            let tile_count = tokens.div_ceil(S::ROWS);
+            // What distances add is computed for whole blocks of queries.
+            let height = if projected.distances.is_some() { BLOCK } else { S::ROWS };
+            let tile_count = tokens.div_ceil(height);
             let mut row = 0;
             for tile in 0..tile_count {
-                let rows = (tokens - row).div_ceil(tile_count - tile);
+                let rows = match projected.distances {
+                    Some(_) => (tokens - row).min(BLOCK),
+                    None => (tokens - row).div_ceil(tile_count - tile),
+                };
                 let product = Product {
                     groups,
                     a: queries.add(row * stride),
@@ -185,7 +196,19 @@ impl<S: Simd, A: Float<S>> Kernel<S> for Head<'_, A> {
                     let product = Product { b: product.b.add(block * groups * S::LANES), ..product };
                     tiles::<S, A, _, 1>(simd, rows, (0, block * S::LANES), product, scores);
                 }
-                let mut inverse = [0.0; 16];
+                if let Some(distances) = projected.distances {
+                    let at = BlockOfScores {
+                        head,
+                        block: tile,
+                        rows,
+                        queries: (product.a, stride),
+                        keys: keys.rows(0..sequence, aside),
+                        sequence,
+                        scores: (scores.to, score_stride),
+                    };
+                    distances.add::<S, A>(simd, &mut scratch.by_distance, at);
+                }
+                let mut inverse = [0.0; BLOCK];
                 for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {
                     let scores = scratch.scores.floats_mut()[i * score_stride + seen.start..].as_mut_ptr();
                     let weights =
@@ -315,6 +338,16 @@ pub fn attention_reference(
     heads: Heads,
     reach: Reach,
 ) -> Vec<f32> {
+    attend_reference([query, key, value], heads, reach, |_, _, _| 0.0)
+}
+
+/// The same; `more` is added to the score of a head, a query and a key.
+pub(super) fn attend_reference(
+    [query, key, value]: [&[f32]; 3],
+    heads: Heads,
+    reach: Reach,
+    more: impl Fn(usize, usize, usize) -> f64,
+) -> Vec<f32> {
     let width = heads.width();
     let tokens = query.len() / width;
     let kv_width = key.len() / tokens;
@@ -330,7 +363,10 @@ pub fn attention_reference(
             let asked = values_of(query, token * width + head * heads.size);
             let is_seen = |other: &usize| reach.keys(token, tokens).contains(other);
             let score = |other: usize| match is_seen(&other) {
-                true => std::iter::zip(&asked, row(key, other)).map(|(q, k)| q * k).sum::<f64>(),
+                true => {
+                    let product: f64 = std::iter::zip(&asked, row(key, other)).map(|(q, k)| q * k).sum();
+                    product + more(head, token, other)
+                }
                 false => f64::NEG_INFINITY,
             };
             let scores: Vec<f64> = (0..tokens).map(score).collect();

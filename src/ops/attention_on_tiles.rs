@@ -5,6 +5,7 @@
 //! contexts.
 
 use super::attention::{Heads, LINE, Scratch, weigh};
+use super::distances::BlockOfScores;
 use super::dtype::Float;
 use super::linear::zeros;
 use super::projected::{OneHead, Projected};
@@ -83,6 +84,18 @@ impl<S: Simd, A: Float<S>> Kernel<S> for OnTiles<'_, A> {
                             sums_stride: score_stride,
                             ..same
                         });
+                    }
+                    if let Some(distances) = projected.distances {
+                        let at = BlockOfScores {
+                            head,
+                            block: row / BLOCK,
+                            rows,
+                            queries: (own_queries.add(row * stride), stride),
+                            keys: own_keys.rows(0..sequence, aside),
+                            sequence,
+                            scores: (scores, score_stride),
+                        };
+                        distances.add::<S, A>(simd, &mut scratch.by_distance, at);
                     }
                     let mut inverse = [0.0; BLOCK];
                     for (i, inverse) in inverse.iter_mut().enumerate().take(rows) {

@@ -11,6 +11,7 @@
 //! | `rotate` | norms and rotary positions of queries and keys |
 //! | `projected` | the queries, keys and values that attention reads |
 //! | `attention`, `attention_on_tiles` | within each sequence |
+//! | `distances` | what relative positions add to its scores |
 //! | `first_token` | the same, for the last layer's first tokens alone |
 //! | `layer_norm`, `embed`, `head` | what is left of an encoder |
 //! | `buffer`, `pages` | memory for vectors, in huge pages where it is large |
@@ -31,6 +32,7 @@ mod attention;
 mod attention_on_tiles;
 mod buffer;
 pub mod cuda;
+mod distances;
 mod dtype;
 mod embed;
 mod epilogue;
@@ -51,6 +53,7 @@ mod tests;
 
 pub use attention::{Heads, Scratch, attention, attention_reference};
 pub use buffer::Buffer;
+pub use distances::{Distances, attention_by_distance_reference};
 pub use dtype::{Bf16, Dtype, F32, Float, Input, Int8};
 pub use embed::{Table, embed};
 pub use epilogue::{AddTo, Epilogue, Keep, ScaleAndAddTo};

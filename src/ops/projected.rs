@@ -2,6 +2,7 @@
 
 use super::Reach;
 use super::attention::Heads;
+use super::distances::Distances;
 use std::ops::Range;
 use std::ptr::copy_nonoverlapping;
 
@@ -21,6 +22,8 @@ pub struct Projected<'a> {
     pub kv_heads: usize,
     /// Which keys a query sees.
     pub reach: Reach,
+    /// What the distances of keys from queries add to scores, where all tokens see each other.
+    pub distances: Option<&'a Distances>,
 }
 
 /// Keys and values of tokens without their queries.

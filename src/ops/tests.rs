@@ -2,11 +2,11 @@
 //! magnitudes. Tolerances are at most twice the error of the naive version in the same dtype.
 
 use super::{
-    Activation, AddTo, Angles, Before, Bf16, Buffer, Dense, Dtype, F32, FirstScratch, FirstToken, Float,
-    Gelu, Head, HeadScratch, Heads, Input, Int8, Kernel, Linear, Norm, Operand, PAD, Portable, Projected,
-    Reach, Rotation, Scratch, Simd, attention, attention_reference, first_token_attention, gate,
-    gelu_reference, layer_norm, layer_norm_into, layer_norm_reference, linear, linear_reference, norm_into,
-    rotate,
+    Activation, AddTo, Angles, Before, Bf16, Buffer, Dense, Distances, Dtype, F32, FirstScratch, FirstToken,
+    Float, Gelu, Head, HeadScratch, Heads, Input, Int8, Kernel, Linear, Norm, Operand, PAD, Portable,
+    Projected, Reach, Rotation, Scratch, Simd, attention, attention_by_distance_reference,
+    attention_reference, first_token_attention, gate, gelu_reference, layer_norm, layer_norm_into,
+    layer_norm_reference, linear, linear_reference, norm_into, rotate,
 };
 use half::bf16;
 use rand::RngExt;
@@ -289,9 +289,16 @@ fn contexts<S: Simd, A: Float<S>>(
         kept.iter().map(|&(ref words, stride, tokens)| Before { words, stride, tokens }).collect();
     let own = [(query, width), (key, kv_width), (value, kv_width)];
     let (words, stride) = joined::<S, A>(simd, &own.map(|(rows, width)| (&rows[place * width..], width)));
+    let projected =
+        Projected { words: &words, stride, tokens, before: &before, kv_heads, reach, distances: None };
+    attended::<S, A>(simd, projected, heads)
+}
+
+/// Contexts by [`attention`].
+fn attended<S: Simd, A: Float<S>>(simd: S, projected: Projected<'_>, heads: Heads) -> Vec<f32> {
+    let (tokens, width) = (projected.tokens, heads.width());
     let (mut scratch, mut context) = (Scratch::default(), Operand::default());
     context.shape::<S, A>(tokens + 1, width);
-    let projected = Projected { words: &words, stride, tokens, before: &before, kv_heads, reach };
     attention::<S, A>(simd, projected, heads, &mut scratch, (&mut context, 1));
     let mut floats = Operand::default();
     floats.fill_from::<S, F32, A>(simd, context.all());
@@ -325,6 +332,67 @@ fn attention_is_the_reference_s_at_ragged_lengths() {
                 assert!(error(&found, &naive) < 0.008, "{tokens} tokens, {heads:?}, {reach:?}");
             });
         }
+    }
+}
+
+/// Contexts with distances, of which 96 to each side have rows of their own or share them with neighbours.
+fn contexts_by_distance<S: Simd, A: Float<S>>(
+    simd: S,
+    [query, key, value]: [&[f32]; 3],
+    heads: Heads,
+    rows: [&[f32]; 2],
+) -> Vec<f32> {
+    let width = heads.width();
+    let places: Vec<usize> = (-128..128).map(row_of_distance).collect();
+    let distances = Distances::pack::<S, A>(rows, &places, heads);
+    let (words, stride) = joined::<S, A>(simd, &[query, key, value].map(|rows| (rows, width)));
+    let (tokens, kv_heads) = (query.len() / width, heads.count);
+    let distances = Some(&distances);
+    attended::<S, A>(
+        simd,
+        Projected { words: &words, stride, tokens, before: &[], kv_heads, reach: Reach::All, distances },
+        heads,
+    )
+}
+
+const ROWS_OF_DISTANCES: usize = 65;
+
+/// Pairs and triples of distances share rows, more of them farther away; from 96 on all.
+fn row_of_distance(distance: isize) -> usize {
+    let far = distance.unsigned_abs().min(96);
+    let row = if far < 16 { far } else { 16 + (far - 16).div_ceil(5) };
+    if distance < 0 { 32 - row } else { 32 + row }
+}
+
+#[test]
+fn attention_by_distance_is_the_reference_s_at_ragged_lengths() {
+    let mut random = random(16);
+    let lengths = [1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 65, 96, 127, 129, 200, 300];
+    for (number, tokens) in lengths.into_iter().enumerate() {
+        let heads = [Heads { count: 1, size: 64 }, Heads { count: 2, size: 32 }][number % 2];
+        let magnitude = if number % 5 == 4 { 8.0 } else { 1.0 };
+        let mut states = |rows: usize| values(&mut random, rows * heads.width(), magnitude);
+        let [query, key, value] = [(); 3].map(|()| states(tokens));
+        let rows = [(); 2].map(|()| states(ROWS_OF_DISTANCES));
+        let exact = attention_by_distance_reference(
+            [&query, &key, &value],
+            heads,
+            rows.each_ref().map(|rows| &rows[..]),
+            row_of_distance,
+        );
+        on_every_processor!(|simd| {
+            let rows = rows.each_ref().map(|rows| &rows[..]);
+            let found = contexts_by_distance::<_, F32>(simd, [&query, &key, &value], heads, rows);
+            assert!(error(&found, &exact) < 1e-4, "{tokens} tokens: {}", error(&found, &exact));
+        });
+        let [query, key, value] = [&query, &key, &value].map(|states| rounded(states));
+        let rows = rows.map(|rows| rounded(&rows));
+        let rows = rows.each_ref().map(|rows| &rows[..]);
+        let naive = attention_by_distance_reference([&query, &key, &value], heads, rows, row_of_distance);
+        on_every_bf16!(|simd| {
+            let found = contexts_by_distance::<_, Bf16>(simd, [&query, &key, &value], heads, rows);
+            assert!(error(&found, &naive) < 0.008, "{tokens} tokens: {}", error(&found, &naive));
+        });
     }
 }
 

@@ -28,6 +28,8 @@ macro_rules! fields {
             "instruction",
             // Not vLLM's: SGLang's and DashScope's.
             "instruct",
+            // What vLLM renders a model's chat template with.
+            "chat_template_kwargs",
         ]
     };
 }
@@ -160,7 +162,7 @@ fn common(fields: &mut Fields, query: Query, documents: Vec<Arc<str>>) -> Result
     };
     Ok(Request {
         model: fields.text("model")?,
-        instruction: fields.instruction()?,
+        instruction: instruction(fields)?,
         score: if activation { ScoreForm::Probability } else { ScoreForm::Logit },
         truncation: Truncation {
             policy: None,
@@ -173,6 +175,38 @@ fn common(fields: &mut Fields, query: Query, documents: Vec<Arc<str>>) -> Result
         options: Options { priority, ..Options::default() },
         ..Request::plain(query, documents)
     })
+}
+
+/// Takes the instruction by a name of its own, or from what a model's chat template is rendered with.
+fn instruction(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let own = fields.instruction()?;
+    let values = match fields.take("chat_template_kwargs") {
+        None => return Ok(own),
+        Some(Field::Object(values)) => values,
+        Some(other) => return Err(must_be("chat_template_kwargs", "an object", &other)),
+    };
+    let mut of_template = None;
+    for (name, value) in values {
+        match (name.as_str(), value) {
+            ("instruction", Value::Null) => {}
+            ("instruction", Value::String(text)) => of_template = Some(text),
+            ("instruction", _) => {
+                return Err(ApiError::invalid("chat_template_kwargs.instruction", "must be a string"));
+            }
+            _ => fields
+                .warnings
+                .push(format!("`chat_template_kwargs.{name}` was ignored: `instruction` is read")),
+        }
+    }
+    match (&own, &of_template) {
+        (Some(_), Some(_)) => {
+            let warning = "`chat_template_kwargs.instruction` was ignored: another instruction was read";
+            fields.warnings.push(warning.to_owned());
+        }
+        (None, Some(_)) => fields.names.push(("instruction", "chat_template_kwargs.instruction")),
+        (_, None) => {}
+    }
+    Ok(own.or(of_template))
 }
 
 /// Clients detect a too long input by vLLM's sentence.

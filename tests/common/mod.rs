@@ -11,7 +11,7 @@ use podium::engine::{
 use podium::http::{App, Auth, Connections, Policies, Server, ServerLimits, TlsFiles};
 use podium::model::{
     Activation, Attention, Bert, Block, Calibration, Embed, Family, FeedForward, Gelu, Head, Linear, Norm,
-    NormKind, Norms, Plan, Pool, Reach, Rope, Score, Tensor,
+    NormKind, Norms, Plan, Pool, Reach, Relative, RelativeMaps, Rope, Score, Tensor,
 };
 use podium::rerank::TruncationDefaults;
 use podium::sched::{Limits, TenantConfig};
@@ -335,28 +335,36 @@ pub enum Kind {
     Qwen3,
     /// Layers that norm their output, rotary positions and gates.
     Gte,
+    /// Layers that norm their output, relative positions by maps of their own in every second layer.
+    Deberta,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] =
-        [Self::ModernBert(Pool::First), Self::ModernBert(Pool::Mean), Self::Qwen3, Self::Gte];
+    pub const ALL: [Self; 5] =
+        [Self::ModernBert(Pool::First), Self::ModernBert(Pool::Mean), Self::Qwen3, Self::Gte, Self::Deberta];
+
+    /// Those that the GPU engine runs.
+    pub fn on_gpu() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|kind| *kind != Self::Deberta).collect()
+    }
 
     /// A model of this kind, without values.
     pub fn plan(self, layers: usize, [hidden, heads, head_dim, inner]: [usize; 4]) -> Plan {
-        let (is_qwen, is_gte) = (self == Self::Qwen3, self == Self::Gte);
+        let (is_qwen, is_deberta) = (self == Self::Qwen3, self == Self::Deberta);
+        let is_post_norm = self == Self::Gte || is_deberta;
         let norm = |name: &str, width: usize| match self {
             Self::Qwen3 => Norm::unbiased(NormKind::Rms, name, width, 1e-6),
             Self::ModernBert(_) => Norm::unbiased(NormKind::Layer, name, width, 1e-5),
-            Self::Gte => Norm::layer(name, width, 1e-12),
+            Self::Gte | Self::Deberta => Norm::layer(name, width, 1e-12),
         };
         let map = |name: &str, outputs: usize, inputs: usize| match self {
-            Self::Gte => Linear::new(name, outputs, inputs),
+            Self::Gte | Self::Deberta => Linear::new(name, outputs, inputs),
             Self::Qwen3 | Self::ModernBert(_) => Linear::unbiased(name, outputs, inputs),
         };
         let kv_heads = if is_qwen { heads / 2 } else { heads };
         let block = |layer: usize| Block {
-            norms: if is_gte { Norms::Post } else { Norms::Pre },
-            attention_norm: (is_gte || is_qwen || layer > 0).then(|| norm("attention_norm", hidden)),
+            norms: if is_post_norm { Norms::Post } else { Norms::Pre },
+            attention_norm: (is_post_norm || is_qwen || layer > 0).then(|| norm("attention_norm", hidden)),
             attention: Attention {
                 heads,
                 kv_heads,
@@ -366,18 +374,22 @@ impl Kind {
                 value: map("value", kv_heads * head_dim, hidden),
                 out: map("out", hidden, heads * head_dim),
                 query_key_norms: is_qwen.then(|| [norm("query_norm", head_dim), norm("key_norm", head_dim)]),
-                rope: Some(Rope::new(if layer.is_multiple_of(3) { 1e5 } else { 100.0 })),
+                rope: (!is_deberta).then(|| Rope::new(if layer.is_multiple_of(3) { 1e5 } else { 100.0 })),
                 reach: match self {
                     Self::Qwen3 => Reach::Causal,
                     Self::ModernBert(_) if !layer.is_multiple_of(3) => Reach::Window(9),
-                    Self::ModernBert(_) | Self::Gte => Reach::All,
+                    Self::ModernBert(_) | Self::Gte | Self::Deberta => Reach::All,
                 },
-                relative: None,
+                relative: is_deberta.then(|| RelativeMaps {
+                    own: (layer % 2 == 1).then(|| {
+                        ["relative_query", "relative_key"].map(|name| map(name, heads * head_dim, hidden))
+                    }),
+                }),
             },
             feed_forward_norm: norm("feed_forward_norm", hidden),
             feed_forward: FeedForward {
                 activation: if is_qwen { Activation::Silu } else { Activation::Gelu(Gelu::Erf) },
-                gate: Some(map("gate", inner, hidden)),
+                gate: (!is_deberta).then(|| map("gate", inner, hidden)),
                 up: map("up", inner, hidden),
                 down: map("down", hidden, inner),
             },
@@ -391,9 +403,15 @@ impl Kind {
                 types: None,
                 norm: (!is_qwen).then(|| norm("embedding_norm", hidden)),
             },
-            relative: None,
+            // Of mxbai-rerank-v1, but distances from 256 on, which a pair may have, share a row.
+            relative: is_deberta.then(|| Relative {
+                table: Tensor::new("distances".to_owned(), &[256, hidden]),
+                norm: Some(norm("distances_norm", hidden)),
+                buckets: 128,
+                distance_max: 256,
+            }),
             blocks: (0..layers).map(block).collect(),
-            final_norm: (!is_gte).then(|| norm("final_norm", hidden)),
+            final_norm: (!is_post_norm).then(|| norm("final_norm", hidden)),
             head: match self {
                 Self::ModernBert(at) => Head {
                     at,
@@ -407,7 +425,7 @@ impl Kind {
                     norm: None,
                     score: Score::Tokens { yes: row("yes"), no: Some(row("no")) },
                 },
-                Self::Gte => Head {
+                Self::Gte | Self::Deberta => Head {
                     at: Pool::First,
                     dense: Some((map("dense", hidden, hidden), Activation::Tanh)),
                     norm: None,
@@ -430,12 +448,32 @@ pub fn random_batch(lengths: &[usize], seed: u64) -> Packed {
     batch
 }
 
-/// Small random models of BERT's families, with sequences and the logits that Python's `transformers` gives them.
-pub fn families() -> Vec<(&'static str, Plan, Packed, Vec<f32>)> {
-    ["bert", "bert_tanh", "roberta", "xlm_roberta"].map(fixture).into()
-}
+/// The models of `tests/fixtures/encoders` that have one logit.
+pub const FIXTURES: [&str; 18] = [
+    "bert",
+    "bert_tanh",
+    "bert_f16",
+    "bert_gamma",
+    "roberta",
+    "xlm_roberta",
+    "modernbert_cls",
+    "modernbert_mean",
+    "modernbert_biases",
+    "ettin",
+    "new",
+    "new_ntk",
+    "qwen3",
+    "qwen3_untied",
+    "qwen3_classifier",
+    "qwen2",
+    "deberta_v2",
+    "deberta_v2_far",
+];
 
-/// The same of one model of `tests/fixtures/encoders`.
+/// Those of BERT's families, one of each.
+pub const FAMILIES: [&str; 4] = ["bert", "bert_tanh", "roberta", "xlm_roberta"];
+
+/// A small random model of `tests/fixtures/encoders`, with sequences and the logits that Python's `transformers` gives them.
 pub fn fixture(name: &'static str) -> (&'static str, Plan, Packed, Vec<f32>) {
     #[derive(serde::Deserialize)]
     struct Case {

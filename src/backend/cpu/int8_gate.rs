@@ -8,7 +8,7 @@ use super::size::{map_values, peak_bytes};
 use super::{Cpu, CpuModel, Processor, Unsupported};
 use crate::backend::sample::{Agreement, sample};
 use crate::backend::{Precision, Scorer};
-use crate::model::Model;
+use crate::model::{Model, Plan};
 use crate::token::Packed;
 use std::time::{Duration, Instant};
 
@@ -54,12 +54,23 @@ pub(super) fn open(model: &Model, threads: usize, available: Option<u64>) -> Res
     Ok(if keeps_order { with(in_int8(said), int8) } else { with(in_float(said), finer) })
 }
 
+/// Whether a plan is in int8 without a test against f32 or bf16, for which there may be no memory: `podium.json` says that it
+/// keeps the order, and it is faster here.
+pub(super) fn needs_no_test(plan: &Plan, keeps_order: Option<bool>) -> bool {
+    let speeds = choose(Processor::here()[0], plan).speeds;
+    keeps_order == Some(true) && speeds.is_some_and(|speeds| speedup(speeds) >= FASTER)
+}
+
+fn speedup(speeds: Speeds) -> f64 {
+    speeds.int8 / speeds.float
+}
+
 /// What can be said without running the model.
 fn verdict(model: &Model, choice: &Choice, threads: usize) -> Verdict {
     let Some(speeds) = choice.speeds else {
         return Verdict::NotUsed("has no instructions here".to_owned());
     };
-    let speedup = speeds.int8 / speeds.float;
+    let speedup = speedup(speeds);
     let faster = format!("has {speedup:.1} times the speed of {}", choice.precision.name());
     if speedup < FASTER {
         return Verdict::NotUsed(format!("{faster}, and is used from {FASTER}"));

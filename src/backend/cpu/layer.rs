@@ -1,10 +1,11 @@
 //! The parts of a layer, packed for one kind of processor.
 
+use super::relative::Embeddings;
 use crate::backend::layout::{Width, absorb, join, pad, projections, softmax_scale, spread};
-use crate::model::{self, NormKind, Norms};
+use crate::model::{self, NormKind, Norms, Plan};
 use crate::ops::{
-    Activation, AddTo, Angles, Buffer, Dtype, Float, Gelu, Input, Keep, Linear, Norm, Operand, Reach,
-    Rotation, Rows, ScaleAndAddTo, Simd, gate, layer_norm, layer_norm_into, linear, norm_into,
+    Activation, AddTo, Angles, Buffer, Distances, Dtype, Float, Gelu, Input, Keep, Linear, Norm, Operand,
+    Reach, Rotation, Rows, ScaleAndAddTo, Simd, gate, layer_norm, layer_norm_into, linear, norm_into,
 };
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ pub(super) struct Mixer<S, L> {
     pub rotation: Option<Rotation>,
     pub kv_heads: usize,
     pub reach: Reach,
+    /// What distances add to scores.
+    pub distances: Option<Distances>,
 }
 
 /// What follows a layer's attention.
@@ -73,27 +76,36 @@ pub(super) struct Operands {
     row: Buffer,
 }
 
-/// Angles that layers share: one table for each base.
-#[derive(Default)]
-pub(super) struct SharedAngles(Vec<(Vec<f32>, Arc<Angles>)>);
+/// What layers share of a model's positions.
+pub(super) struct Places {
+    tokens_max: usize,
+    /// One table of angles for each base.
+    angles: Vec<(Vec<f32>, Arc<Angles>)>,
+    embeddings: Option<Embeddings>,
+}
 
-impl SharedAngles {
-    fn get(&mut self, frequencies: Vec<f32>, positions: usize) -> Arc<Angles> {
-        if let Some((_, angles)) = self.0.iter().find(|(known, _)| *known == frequencies) {
+impl Places {
+    pub fn of<S: Simd>(simd: S, plan: &Plan) -> Self {
+        let tokens_max = plan.tokens_max as usize;
+        Self { tokens_max, angles: Vec::new(), embeddings: Embeddings::of(simd, plan) }
+    }
+
+    fn angles(&mut self, frequencies: Vec<f32>) -> Arc<Angles> {
+        if let Some((_, angles)) = self.angles.iter().find(|(known, _)| *known == frequencies) {
             return angles.clone();
         }
-        let angles = Arc::new(Angles::new(&frequencies, positions));
-        self.0.push((frequencies, angles.clone()));
+        let angles = Arc::new(Angles::new(&frequencies, self.tokens_max));
+        self.angles.push((frequencies, angles.clone()));
         angles
     }
 }
 
 impl<S: Simd, L: Dtype<S>> Mixer<S, L> {
-    /// Packs what comes before a layer's attention; sequences have at most `positions` tokens.
-    pub fn new(block: &model::Block, positions: usize, shared: &mut SharedAngles) -> Self {
+    /// Packs what comes before a layer's attention, which is in `A`.
+    pub fn new<A: Float<S>>(simd: S, block: &model::Block, places: &mut Places) -> Self {
         let attention = &block.attention;
         let rotation = attention.rope.map(|rope| {
-            let angles = shared.get(rope.frequencies(attention.head_dim), positions);
+            let angles = places.angles(rope.frequencies(attention.head_dim));
             let rotation = Rotation::new(angles);
             let Some([query, key]) = &attention.query_key_norms else { return rotation };
             let head = Width::rotated(1, attention.head_dim);
@@ -108,6 +120,7 @@ impl<S: Simd, L: Dtype<S>> Mixer<S, L> {
             rotation,
             kv_heads: attention.kv_heads,
             reach: attention.reach,
+            distances: places.embeddings.as_ref().and_then(|all| all.of_layer::<S, A>(simd, attention)),
         }
     }
 }

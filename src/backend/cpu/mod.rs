@@ -11,6 +11,7 @@ mod int8_gate;
 mod layer;
 mod prefix;
 mod processor;
+mod relative;
 mod size;
 mod stack;
 
@@ -26,6 +27,7 @@ use auto::Choice;
 pub use choice::Unsupported;
 use choice::choice;
 pub use int8_gate::keeps_order_in_int8;
+use int8_gate::needs_no_test;
 use prefix::{End, PART_TOKENS_MIN, Prefixes, Span};
 pub use processor::Processor;
 use stack::{Forward, Stack, Workspace};
@@ -104,15 +106,21 @@ impl CpuModel {
     }
 
     /// Checks, before the values of a plan's tensors are read, that this engine runs it here and that packing takes no
-    /// more than these bytes of memory.
+    /// more than these bytes of memory. `keeps_order` is what `podium.json` says of int8.
     ///
     /// # Errors
     /// [`Unsupported`], which says what.
-    pub fn check(plan: &Plan, precision: Precision, available: Option<u64>) -> Result<(), Unsupported> {
+    pub fn check(
+        plan: &Plan,
+        precision: Precision,
+        keeps_order: Option<bool>,
+        available: Option<u64>,
+    ) -> Result<(), Unsupported> {
         let checked = |precision| choice(Processor::here()[0], plan, precision, available).map(drop);
         match (precision, checked(precision)) {
-            // It may be int8, which takes less.
-            (Precision::Auto, Err(Unsupported::Memory { .. })) => checked(Precision::Int8),
+            (Precision::Auto, Err(Unsupported::Memory { .. })) if needs_no_test(plan, keeps_order) => {
+                checked(Precision::Int8)
+            }
             (_, checked) => checked,
         }
     }

@@ -1,8 +1,10 @@
 //! How much memory a model takes when it is packed.
 
 use super::Processor;
+use super::relative::distances;
 use crate::backend::Precision;
 use crate::model::{Block, Plan, Tensor};
+use crate::ops::PAD;
 
 /// Maps of up to this size are laid end to end across layers, because the third-level cache may hold them, and a layer's last
 /// map then fetches the next layer's first. Maps of larger models come from memory, and are laid end to end in each layer:
@@ -25,7 +27,22 @@ pub(super) fn peak_bytes(plan: &Plan, precision: Precision, processor: Processor
     };
     let largest = plan.tensors().into_iter().map(Tensor::count).max().unwrap_or(0);
     let others = plan.parameters() - map_values(plan);
-    (map_bytes(plan, group) + (others + largest) * size_of::<f32>()) as u64
+    let in_bf16 = match precision {
+        Precision::Int8 => processor.has_bf16() && processor != Processor::Portable,
+        precision => precision == Precision::Bf16,
+    };
+    let by_distance = distance_values(plan) * size_of::<f32>() / if in_bf16 { 2 } else { 1 };
+    (map_bytes(plan, group) + by_distance + (others + largest) * size_of::<f32>()) as u64
+}
+
+/// Values of the embeddings of distances, as keys and as queries of each layer.
+fn distance_values(plan: &Plan) -> usize {
+    let Some(relative) = &plan.relative else { return 0 };
+    let of_layer = |Block { attention, .. }: &Block| match &attention.relative {
+        Some(_) => 2 * attention.heads * attention.head_dim.next_multiple_of(PAD),
+        None => 0,
+    };
+    distances(relative, plan.tokens_max as usize) * plan.blocks.iter().map(of_layer).sum::<usize>()
 }
 
 /// Weights of the maps of all layers.

@@ -1,6 +1,6 @@
 //! The forward of a model in one dtype on one kind of processor, by the fused operations.
 
-use super::layer::{GAP, Mixer, NextInput, Operands, Rest, SharedAngles, norm, read_states};
+use super::layer::{GAP, Mixer, NextInput, Operands, Places, Rest, norm, read_states};
 use super::prefix::{End, Sharing, Span};
 use super::size::{TOGETHER_BYTES_MAX, map_bytes};
 use crate::backend::layout::{Width, pad, projections, score_weights};
@@ -101,11 +101,10 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
     pub fn new(simd: S, plan: &Plan) -> Self {
         let hidden = Width::plain(plan.hidden());
         let last = LastLayer::of(plan);
-        let positions = plan.tokens_max as usize;
-        let mut angles = SharedAngles::default();
+        let mut places = Places::of(simd, plan);
         let is_together = map_bytes(plan, L::GROUP) <= TOGETHER_BYTES_MAX;
         let mut layer = |block: &model::Block| {
-            let (mut mixer, mut rest) = (Mixer::new(block, positions, &mut angles), Rest::new(block));
+            let (mut mixer, mut rest) = (Mixer::new::<A>(simd, block, &mut places), Rest::new(block));
             if !is_together {
                 let [out, first, down] = rest.maps();
                 lay_together(&mut [&mut mixer.projection, out, first, down]);
@@ -192,10 +191,10 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
         scratch: &mut Scratch,
         context: (&mut Operand, usize),
     ) {
-        let (Mixer { kv_heads, reach, rotation, .. }, stride) = (&self.layers[layer].0, self.stride());
-        let (tokens, kv_heads, reach) = (span.tokens.len(), *kv_heads, *reach);
+        let (mixer, stride) = (&self.layers[layer].0, self.stride());
+        let (tokens, kv_heads, reach) = (span.tokens.len(), mixer.kv_heads, mixer.reach);
         let own = &mut words[..tokens * stride];
-        if let Some(rotation) = rotation {
+        if let Some(rotation) = &mixer.rotation {
             rotate::<S, A>(self.simd, rotation, (own, stride), span.place(), [self.heads.count, kv_heads]);
         }
         if let End::Prefix(prefix) = &span.end {
@@ -210,7 +209,8 @@ impl<S: Simd, L: Dtype<S>, A: Float<S>> Stack<S, L, A> {
         if let Some(shared) = &span.before {
             shared.read(layer, &mut before);
         }
-        let projected = Projected { words, stride, tokens, before: &before, kv_heads, reach };
+        let distances = mixer.distances.as_ref();
+        let projected = Projected { words, stride, tokens, before: &before, kv_heads, reach, distances };
         attention::<S, A>(self.simd, projected, self.heads, scratch, context);
     }
 

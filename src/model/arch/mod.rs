@@ -33,7 +33,7 @@ use std::borrow::Cow;
 type Describe = fn(&Source) -> Result<Plan, Fault>;
 
 /// The names in `architectures`, and what describes a model of each.
-const SERVED: [(&str, Describe); 11] = [
+const SERVED: [(&str, Describe); 12] = [
     ("BertForSequenceClassification", bert::describe),
     ("RobertaForSequenceClassification", bert::describe),
     ("XLMRobertaForSequenceClassification", bert::describe),
@@ -41,6 +41,7 @@ const SERVED: [(&str, Describe); 11] = [
     ("ModernBertModel", modernbert::describe),
     ("DebertaV2ForSequenceClassification", deberta::describe),
     ("NewForSequenceClassification", gte::describe),
+    ("GteForSequenceClassification", gte::describe),
     ("Qwen3ForCausalLM", qwen::describe),
     ("Qwen3ForSequenceClassification", qwen::describe),
     ("Qwen2ForCausalLM", qwen::describe),

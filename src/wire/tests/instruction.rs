@@ -72,6 +72,41 @@ fn an_instruction_is_a_parameter_of_the_open_inference_protocol() {
 }
 
 #[test]
+fn an_instruction_is_what_vllm_renders_a_chat_template_with() {
+    let body = |values: Value| with(documents(), "chat_template_kwargs", values);
+    let read = decoded("/rerank", &body(json!({"instruction": "judge"})));
+    assert_eq!(read.reply.dialect(), Dialect::Vllm);
+    assert_eq!(read.request.instruction.as_deref(), Some("judge"));
+    assert!(read.warnings.is_empty(), "{:?}", read.warnings);
+    assert_eq!(refused(&read), "chat_template_kwargs.instruction: is too long");
+    let others = decoded(
+        "/score",
+        &json!({"text_1": "q", "text_2": "a", "chat_template_kwargs": {
+            "instruction": null, "enable_thinking": false,
+        }}),
+    );
+    assert_eq!(others.request.instruction, None);
+    assert_eq!(
+        others.warnings,
+        ["`chat_template_kwargs.enable_thinking` was ignored: `instruction` is read"]
+    );
+    let both = with(body(json!({"instruction": "judge"})), "instruct", json!("weigh"));
+    let both = decoded("/v2/rerank", &both);
+    assert_eq!(both.request.instruction.as_deref(), Some("weigh"));
+    assert_eq!(
+        both.warnings,
+        ["`chat_template_kwargs.instruction` was ignored: another instruction was read"]
+    );
+    for (values, message) in [
+        (json!({"instruction": 7}), "chat_template_kwargs.instruction: must be a string"),
+        (json!("judge"), "chat_template_kwargs: must be an object, and is a string"),
+    ] {
+        let (_, error) = try_decode("/rerank", &body(values)).unwrap_err();
+        assert_eq!(error, message);
+    }
+}
+
+#[test]
 fn a_client_of_ours_writes_it_where_its_dialect_has_it() {
     let documents = ["a".to_owned()];
     let ask = Ask { query: "q", documents: &documents, instruction: Some("judge") };
