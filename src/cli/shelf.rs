@@ -11,6 +11,7 @@ use crate::deployments::{DeploymentError, Deployments, Live};
 use crate::engine::{BooksSetup, Clock, Listed, ModelSetup, RouteSetup, Setup, Source};
 use crate::model::BUNDLED;
 use crate::model::repository::{Scan, VersionPolicy, scan};
+use crate::rerank::Policy;
 use std::collections::BTreeMap;
 
 /// Where a running server's models come from.
@@ -126,8 +127,8 @@ impl Shelf {
                     routes.push(RouteSetup::implicit(&model.name, Some(bundled.clone())));
                 }
             }
-            let (name, fallback) = (BUNDLED.into(), Some(bundled));
-            routes.push(RouteSetup { name, fallback, ..RouteSetup::default() });
+            let (name, fallback, policy) = (BUNDLED.into(), Some(bundled), Some(Policy::Fallback));
+            routes.push(RouteSetup { name, fallback, policy, ..RouteSetup::default() });
         }
         routes
     }
@@ -160,9 +161,18 @@ impl Shelf {
     fn first(&self, live: &[Live]) -> Vec<(ModelRef, bool)> {
         let mut first = Vec::new();
         if self.specs.routes.is_empty() {
-            // What was loaded on request when the server ended.
-            let was = live.iter().flat_map(|live| &live.served.primaries);
-            first.extend(was.filter(|was| self.has(was)).map(|was| (was.clone(), false)));
+            // What was loaded on request when the server ended; else the newest version that is left.
+            for was in live.iter().flat_map(|live| &live.served.primaries) {
+                let newest = ModelRef { version: None, ..was.clone() };
+                match self.has(was) {
+                    true => first.push((was.clone(), false)),
+                    false if self.is_in_repository(&was.name) => {
+                        tracing::warn!(%was, "what was live is not in the repository any more");
+                        first.push((newest, false));
+                    }
+                    false => tracing::error!(%was, "what was live is not in the repository any more"),
+                }
+            }
         }
         for RouteSpec { name, primaries, fallback, .. } in &self.specs.routes {
             let was = live.iter().find(|live| live.route == *name).map(|live| &live.served);

@@ -174,7 +174,8 @@ impl Deployments {
             return Err(DeploymentError::NoRoute { route, routes });
         };
         let swap = swap(&self.connection, live.swap).map_err(failed)?.expect("what is live has a swap");
-        match swap.intent.from {
+        // A route whose models were unloaded had none.
+        match swap.intent.from.filter(|from| !from.primaries.is_empty() || from.fallback.is_some()) {
             Some(before) => Ok((live.served, before)),
             None => Err(DeploymentError::NothingBefore { route, live: Box::new(live.served) }),
         }

@@ -17,6 +17,7 @@ pub struct Served {
 impl fmt::Display for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let primaries: Vec<String> = self.primaries.iter().map(ModelRef::to_string).collect();
+        f.write_str(if primaries.is_empty() { "no primary" } else { "" })?;
         f.write_str(&primaries.join(", "))?;
         match &self.fallback {
             Some(fallback) => write!(f, "; fallback {fallback}"),

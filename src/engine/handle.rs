@@ -200,15 +200,16 @@ impl Handle {
         }
     }
 
-    /// The model that answers a request of that name where nothing is degraded: that of a route, or the one that is named, with
-    /// or without a version. None for a name that is not served.
-    pub fn answering(&self, name: &str) -> Option<ModelInfo> {
+    /// The model that answers a request of that name, or without one, where nothing is degraded: that of a route, or the one
+    /// that is named, with or without a version. None for a name that is not served.
+    pub fn answering(&self, name: Option<&str>) -> Option<ModelInfo> {
         let routes = self.routes();
         if routes.routes.is_empty() {
             // While the models load.
-            return self.shared.configured.iter().find(|model| *model.name == *name).cloned();
+            let mut configured = self.shared.configured.iter();
+            return configured.find(|model| name.is_none_or(|name| *model.name == *name)).cloned();
         }
-        let resolved = routes.resolve(Some(name), false).ok()?;
+        let resolved = routes.resolve(name, false).ok()?;
         let is_fallback = resolved.policy == Some(Policy::Fallback);
         let Candidates { primaries, fallback } = resolved.candidates;
         let preferred = primaries.into_iter().next().filter(|_| !is_fallback).or(fallback);

@@ -175,9 +175,7 @@ impl Routes {
         let is_fallback = route.fallback.as_ref().is_some_and(|fallback| fallback.name == name);
         if is_fallback {
             let candidates = Candidates { fallback: Some(model.clone()), ..resolved.candidates };
-            // Where there is no primary the policies mean the fallback anyway.
-            let policy = (!route.primaries.is_empty()).then_some(Policy::Fallback);
-            return Resolved { candidates, policy, ..resolved };
+            return Resolved { candidates, policy: Some(Policy::Fallback), ..resolved };
         }
         let candidates = Candidates { primaries: [model.clone()].into(), ..resolved.candidates };
         Resolved { candidates, ..resolved }

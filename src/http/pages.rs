@@ -121,8 +121,8 @@ pub(super) fn oip_model_ready(asked: &ModelRef) -> Value {
 
 /// The model of a path, which may name a route; none for a model or version that is not served.
 fn served(handle: &Handle, asked: &ModelRef) -> Option<ModelInfo> {
-    let exact = asked.version.as_ref().and_then(|_| handle.answering(&asked.to_string()));
-    let any = || handle.answering(&asked.name).filter(|_| is_any_version(asked));
+    let exact = asked.version.as_ref().and_then(|_| handle.answering(Some(&asked.to_string())));
+    let any = || handle.answering(Some(&asked.name)).filter(|_| is_any_version(asked));
     exact.or_else(any)
 }
 

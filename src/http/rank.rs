@@ -82,16 +82,17 @@ impl App {
     /// # Errors
     /// If the version is not served. The engine checks the model.
     fn named(&self, model: Option<&str>, version: Option<String>) -> Result<Named, ApiError> {
-        let found = model.and_then(|name| self.handle.answering(name));
+        let found = model.and_then(|_| self.handle.answering(model));
         let is_known = model.is_none() || found.is_some();
         if is_known && version.is_none() {
             return Ok(Named::AsAsked);
         }
-        let answers = found.unwrap_or_else(|| self.handle.models()[0].clone());
+        let first = || self.handle.answering(None).unwrap_or_else(|| self.handle.models()[0].clone());
+        let answers = found.unwrap_or_else(first);
         if let Some(version) = version.filter(|version| *answers.version != **version) {
             let asked = ModelRef { name: model.unwrap_or_default().to_owned(), version: Some(version) };
             let exact = asked.to_string();
-            return match self.handle.answering(&exact) {
+            return match self.handle.answering(Some(&exact)) {
                 Some(_) => Ok(Named::Version(exact)),
                 None if pages::is_any_version(&asked) => Ok(Named::AsAsked),
                 None => Err(ApiError::new(Code::UnknownModel, pages::not_served(&asked))),

@@ -81,7 +81,9 @@ fn read(path: &Path, depth: usize) -> Option<Entry> {
         Ok(metadata) if metadata.is_dir() => {
             Some(entries(path, depth - 1).map_or_else(Entry::Unreadable, Entry::Folder))
         }
-        Ok(metadata) => Some(Entry::File(stamp(&metadata))),
+        Ok(metadata) if metadata.is_file() => Some(Entry::File(stamp(&metadata))),
+        // Opening a pipe would wait for its writer.
+        Ok(_) => Some(Entry::Unreadable("it is neither a file nor a folder".to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match path.is_symlink() {
             true => Some(Entry::Unreadable("it is a link to nothing".to_owned())),
             false => None,
