@@ -77,6 +77,7 @@ impl Source for Shelf {
     fn open(&mut self, model: &ModelRef) -> Result<ModelSetup, String> {
         let found = self.0.iter().find(|known| Some(&*known.version) == model.version.as_deref());
         let found = found.ok_or("it is gone")?.clone();
+        assert!(*found.version != *"666", "a model that panics");
         if found.lanes.is_empty() { Err("its weights are cut short".to_owned()) } else { Ok(found) }
     }
 }
@@ -175,14 +176,16 @@ fn a_version_that_is_not_fit_changes_nothing_and_says_why() {
     wrong.self_check = Some(Arc::new(check.unwrap()));
     let script = Script::default();
     script.extend([Play::NonFinite]);
+    let panics = model("large", "666", Scripted::default());
     let broken = model("large", "5", Scripted { script, ..Scripted::default() });
     block_on(async {
-        let (engine, pool) = with_pool(vec![cut_short, unmade, wrong, broken], Some(&record)).await;
+        let (engine, pool) = with_pool(vec![cut_short, unmade, wrong, broken, panics], Some(&record)).await;
         for (asked, expected) in [
             ("large@2", "its weights are cut short"),
             ("large@3", "no such device"),
             ("large@4", "the self-check of the primary large in float32 failed"),
             ("large@5", "a warm-up score is not finite"),
+            ("large@666", "opening it panicked"),
             ("large@6", "there is no model `large@6`"),
             ("huge", "there is no model `huge`"),
         ] {
@@ -200,8 +203,8 @@ fn a_version_that_is_not_fit_changes_nothing_and_says_why() {
             Ended::Open | Ended::Switched { .. } => None,
         })
         .collect();
-    assert_eq!(reasons.len(), 4, "{reasons:?}");
-    assert!(reasons[3].starts_with("large@2 its weights are cut short"), "{reasons:?}");
+    assert_eq!(reasons.len(), 5, "{reasons:?}");
+    assert!(reasons[4].starts_with("large@2 its weights are cut short"), "{reasons:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{ModelSetup, StartError};
 use crate::base::ModelRef;
 use crate::deployments::{Deployments, Step};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use thiserror::Error;
@@ -245,17 +246,25 @@ impl Keeper {
         let drained = self.record.step(&swaps, Step::Draining);
         let gone = down.iter().map(|model| model.named()).collect();
         down.into_iter().for_each(|model| self.retire(model));
-        if let Err(error) = drained.and_then(|()| self.record.finish(&swaps)) {
+        self.end(&swaps, drained);
+        Ok(Changed { up, down: gone })
+    }
+
+    /// Records that a change that was made is complete.
+    fn end(&mut self, swaps: &Swaps, drained: Result<(), PoolError>) {
+        if let Err(error) = drained.and_then(|()| self.record.finish(swaps)) {
             tracing::error!(%error, "a deployment that was made is not recorded as complete");
         }
-        Ok(Changed { up, down: gone })
     }
 
     /// Loads versions beside those that serve, verified and warm.
     fn bring_up(&mut self, models: &[ModelRef], swaps: &Swaps) -> Result<Vec<Arc<Served>>, PoolError> {
         let mut opened = Vec::new();
         for model in models {
-            opened.push(self.source.open(model).map_err(PoolError::Failed)?);
+            // A panic fails this change only.
+            let open = catch_unwind(AssertUnwindSafe(|| self.source.open(model)));
+            let open = open.unwrap_or_else(|_| Err("opening it panicked; the log has the panic".to_owned()));
+            opened.push(open.map_err(PoolError::Failed)?);
         }
         self.record.step(swaps, Step::Verifying)?;
         let mut loaded: Vec<Arc<Served>> = Vec::new();
@@ -314,23 +323,18 @@ impl Keeper {
                 "model `{model}` is the last one of route `{route}`; load another version, which takes its place"
             )));
         }
-        let mut swaps = Vec::new();
-        for route in ends {
-            swaps.push(self.record.begin_end(&route.name, author)?);
-        }
+        let swaps = self.record.begin_end(&ends, author)?;
         for step in [Step::Verifying, Step::Switching] {
-            swaps.iter().try_for_each(|swap| self.record.step(swap, step))?;
+            if let Err(error) = self.record.step(&swaps, step) {
+                return Err(self.record.abandon(&swaps, error));
+            }
         }
         drop(before);
         self.handle.publish(routes);
+        let drained = self.record.step(&swaps, Step::Draining);
         let down = gone.iter().map(|model| model.named()).collect();
-        for swap in &swaps {
-            self.record.step(swap, Step::Draining)?;
-        }
         gone.into_iter().for_each(|model| self.retire(model));
-        for swap in &swaps {
-            self.record.finish(swap)?;
-        }
+        self.end(&swaps, drained);
         Ok(Changed { up: Vec::new(), down })
     }
 }

@@ -60,9 +60,10 @@ impl Record {
         self.begin_all(changes, author)
     }
 
-    /// Records that a route begins to have no models.
-    pub fn begin_end(&mut self, route: &str, author: &Author) -> Result<Swaps, PoolError> {
-        self.begin_all(vec![(route.to_owned(), Line { primaries: Vec::new(), fallback: None })], author)
+    /// Records that routes begin to have no models.
+    pub fn begin_end(&mut self, routes: &[RouteSetup], author: &Author) -> Result<Swaps, PoolError> {
+        let none = Line { primaries: Vec::new(), fallback: None };
+        self.begin_all(routes.iter().map(|route| (route.name.to_string(), none.clone())).collect(), author)
     }
 
     fn begin_all(&mut self, changes: Vec<(String, Line)>, author: &Author) -> Result<Swaps, PoolError> {
