@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{logit, setup};
+use common::{block_on, logit, setup, up};
 use podium::backend::{DeviceState, Play, ScoreError, Scorer, Script, Scripted};
 use podium::base::{DeviceNs, Ns, Side, TenantId, Tier, Tokens};
 use podium::engine::{Caller, Engine, Handle, Journal, JournalEntry, SelfCheck, Setup, StartError, State};
@@ -22,16 +22,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
-}
-
-async fn up(setup: Setup) -> Engine {
-    let mut engine = Engine::start(setup).unwrap();
-    engine.ready().await.unwrap();
-    engine
-}
 
 async fn rank(handle: &Handle, request: Request) -> Result<Outcome, Refusal> {
     let caller = Caller { tenant: TenantId(0), arrived: handle.now(), policy: Policy::Auto };

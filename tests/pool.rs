@@ -2,13 +2,13 @@
 
 mod common;
 
-use common::{logit, setup};
+use common::{block_on, logit, setup, up};
 use podium::backend::{Play, Script, Scripted};
 use podium::base::{ModelRef, Ns, TenantId, Tier};
 use podium::deployments::{Deployments, Outcome as Ended};
 use podium::engine::{
     Author, Caller, Change, Changed, Engine, Handle, Listed, ModelPool, ModelSetup, PoolError, RouteSetup,
-    SelfCheck, Setup, Source,
+    SelfCheck, Source,
 };
 use podium::model::Golden;
 use podium::rerank::{Degradation, Options, Outcome, Policy, Refusal, Request, Served};
@@ -16,16 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
-}
-
-async fn up(setup: Setup) -> Engine {
-    let mut engine = Engine::start(setup).unwrap();
-    engine.ready().await.unwrap();
-    engine
-}
 
 async fn rank(handle: &Handle, model: Option<&str>, options: Options) -> Result<Outcome, Refusal> {
     let caller = Caller { tenant: TenantId(0), arrived: handle.now(), policy: Policy::Auto };

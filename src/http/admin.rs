@@ -16,7 +16,7 @@ use serde_json::json;
 impl App {
     /// The rows of the ledger up to now.
     pub(super) async fn costs(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if let Some(closed) = self.closed(request.headers()) {
+        if let Some(closed) = self.closed(Dialect::Podium, request.headers()) {
             return closed;
         }
         let Some(store) = self.store.clone() else {
@@ -40,20 +40,20 @@ impl App {
 
     /// Begins to drain.
     pub(super) fn begin_drain(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        self.closed(headers).unwrap_or_else(|| {
+        self.closed(Dialect::Podium, headers).unwrap_or_else(|| {
             self.drain.send_replace(true);
             pages::text(StatusCode::OK, "draining")
         })
     }
 
-    /// The answer to a request without the admin key.
-    pub(super) fn closed(&self, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
+    /// The answer to a request without the admin key, in a dialect's shape.
+    pub(super) fn closed(&self, dialect: Dialect, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
         match self.auth.admin(headers) {
             Admin::Allowed => None,
-            Admin::Unknown => Some(self.fail(Dialect::Podium, Code::Unauthorized, "the admin key is needed")),
+            Admin::Unknown => Some(self.fail(dialect, Code::Unauthorized, "the admin key is needed")),
             Admin::Closed => {
                 let message = "closed: no admin_key is configured";
-                Some(self.fail(Dialect::Podium, Code::Forbidden, message))
+                Some(self.fail(dialect, Code::Forbidden, message))
             }
         }
     }

@@ -30,7 +30,7 @@ impl App {
     ) -> Response<Full<Bytes>> {
         let (parts, body) = request.into_parts();
         if path != RepositoryPath::Index
-            && let Some(closed) = self.closed(&parts.headers)
+            && let Some(closed) = self.closed(Dialect::Oip, &parts.headers)
         {
             return closed;
         }
@@ -92,7 +92,7 @@ impl App {
 
     /// The routes with the versions that serve on them.
     pub(super) fn routes(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        self.closed(headers).unwrap_or_else(|| {
+        self.closed(Dialect::Podium, headers).unwrap_or_else(|| {
             let models = |models: &[ModelRef]| models.iter().map(ModelRef::to_string).collect::<Vec<_>>();
             let route = |(name, line): (Arc<str>, Served)| {
                 json!({
@@ -107,7 +107,7 @@ impl App {
 
     /// Makes live again what was live on a route before.
     pub(super) async fn roll_back(&self, route: String, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        if let Some(closed) = self.closed(headers) {
+        if let Some(closed) = self.closed(Dialect::Podium, headers) {
             return closed;
         }
         let rolled_back = async {

@@ -121,6 +121,18 @@ pub fn setup(primary: impl Scorer + Clone + Sync + 'static, fallback: Option<Scr
     }
 }
 
+/// Runs a future on this thread.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+/// Starts an engine and waits until it is ready.
+pub async fn up(setup: Setup) -> Engine {
+    let mut engine = Engine::start(setup).unwrap();
+    engine.ready().await.unwrap();
+    engine
+}
+
 /// The scripted scorer's logit of a pair.
 pub fn logit(query: &str, document: &str) -> f32 {
     let tokenizer = letters();
